@@ -1,0 +1,1 @@
+"""Measures: loader, step, stalls, scaling, rivals."""

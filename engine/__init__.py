@@ -1,0 +1,1 @@
+"""Runs: command line, configuration, training, evaluation, checkpoints and reports."""

@@ -1,0 +1,48 @@
+"""The `photochrom` command: finds the verb, runs it, and turns what a user can mend into one sentence."""
+
+import os
+import sys
+import traceback
+from importlib import import_module
+
+from .console import console
+from .parser import nearest
+
+VERBS = {
+    "pack": "packs a folder of photographs into a shard set",
+    "train": "trains a colorizer on a shard set",
+    "evaluate": "scores models over whole shard sets, with the best and the worst pictures",
+    "colorize": "colorizes photographs at full resolution",
+    "doctor": "says what this machine can do and what is missing",
+}
+
+_USAGE = "usage: photochrom VERB ...\n\n" + "\n".join(f"  {verb:10} {what}" for verb, what in VERBS.items())
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs `photochrom argv`; returns the exit code: 0 done, 1 failed, 2 bad usage, 130 interrupted."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print(f"{_USAGE}\n\n'photochrom VERB --help' explains a verb.")
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        from .. import __version__
+
+        print(__version__)
+        return 0
+    verb, *rest = argv
+    if verb not in VERBS:
+        console.print(f"photochrom: there is no verb {verb!r}{nearest(verb, VERBS)}\n\n{_USAGE}")
+        return 2
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # for a model or loss of one's own; last, so that it hides nothing
+    try:
+        return int(import_module(f".commands.{verb}", __package__).main(rest))
+    except KeyboardInterrupt:
+        console.print(f"photochrom {verb}: interrupted")
+        return 130
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
+        if os.environ.get("PHOTOCHROM_TRACEBACK"):
+            traceback.print_exc()
+        console.print(f"photochrom {verb}: {error}")
+        return 1

@@ -1,0 +1,29 @@
+"""photochrom pack SOURCE OUT"""
+
+from ...losses.quantization import ab_histogram
+from ...pipelines.pack import PackConfig, pack
+from ..config import save_yaml
+from ..console import progress_bar
+from ..output import write_json
+from ..parser import Parser, add_options
+
+
+def main(argv: list[str]) -> int:
+    parser = Parser(prog="photochrom pack")
+    add_options(parser, PackConfig, positional=("source", "out"))
+    config = PackConfig(**vars(parser.parse_args(argv)))
+    with progress_bar("packing", "files") as progress:
+        summary = pack(config, ab_histogram=ab_histogram, progress=progress)
+    save_yaml(config, config.out / "config.yaml")
+    write_json(config.out / "summary.json", summary)
+    print(
+        f"{config.out}: {summary['num_packed']} photographs in {summary['num_shards']} shards, "
+        f"{summary['bytes'] / 1e6:.1f} MB, {summary['images_per_second']:.0f} files/s"
+    )
+    for outcome in ("dropped", "rejected"):
+        if reasons := ", ".join(f"{number} {reason}" for reason, number in summary[outcome].items()):
+            print(
+                f"  {outcome}: {reasons}"
+                + (f", listed in {config.out / 'rejects.csv'}" if outcome == "rejected" else "")
+            )
+    return 0

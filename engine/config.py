@@ -1,0 +1,215 @@
+"""The configuration of a training run: plain frozen data, checked where it is made."""
+
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from ..pipelines.augment import Crop
+
+Precision = Literal["auto", "bf16", "fp16", "fp32"]
+Device = Literal["auto", "cuda", "cpu"]
+
+
+def _positive(name: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{name}={value} is not a positive number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """A model or loss to be built: its class, by known name or import path, and its constructor's arguments."""
+
+    class_path: str
+    init_args: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What to train on.
+
+    Args:
+        train: Shard set to train on.
+        val: Shard set to validate on.
+        size: Side of the square crops in pixels, a multiple of 8.
+        crop: How training cuts a square: random_resized, random, center or squash.
+        scale: Share of the photograph's area in a random_resized crop, smallest and largest.
+        flip: Mirror one photograph in two.
+    """
+
+    train: Path
+    val: Path | None = None
+    size: int = 256
+    crop: Crop = "random_resized"
+    scale: tuple[float, float] = (0.25, 1.0)
+    flip: bool = True
+
+    def __post_init__(self) -> None:
+        if self.size < 8 or self.size % 8:
+            near = max(8, round(self.size / 8) * 8)
+            raise ValueError(f"data.size={self.size} is not a positive multiple of 8, the network's stride: try {near}")
+        low, high = self.scale
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"data.scale={list(self.scale)} is no range within (0, 1]: try [0.25, 1]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderConfig:
+    """How to load it.
+
+    Args:
+        backend: What decodes the photographs.
+        threads: CPU threads that decode, per process; by default all cores shared among this machine's processes.
+        prefetch: Batches prepared ahead.
+    """
+
+    backend: Literal["dali"] = "dali"
+    threads: int | None = None
+    prefetch: int = 2
+
+    def __post_init__(self) -> None:
+        if self.threads is not None:
+            _positive("loader.threads", self.threads)
+        _positive("loader.prefetch", self.prefetch)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Adam.
+
+    Args:
+        lr: Learning rate.
+        betas: Decay of the two moments.
+        weight_decay: L2 penalty on the weights.
+    """
+
+    lr: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.lr > 0:
+            raise ValueError(f"optim.lr={self.lr} is not positive: nothing would be learnt")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"optim.betas={list(self.betas)} are not in [0, 1)")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"optim.weight_decay={self.weight_decay} is negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long, how much at once, and on what.
+
+    Args:
+        epochs: Passes over the training set.
+        steps: Optimizer steps; when given, it replaces epochs.
+        batch_size: Photographs per optimizer step, over all processes.
+        accumulate: Parts in which each process computes its share of the batch, one after another, to save memory.
+        precision: Of the network's arithmetic; auto takes bf16 on GPUs that have it, fp16 on others, fp32 on CPUs.
+        device: Where to train; auto takes the GPU if there is one.
+        seed: Of weights, order and augmentation.
+    """
+
+    epochs: int = 100
+    steps: int | None = None
+    batch_size: int = 224
+    accumulate: int = 1
+    precision: Precision = "auto"
+    device: Device = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulate"):
+            _positive(f"train.{name}", getattr(self, name))
+        if self.steps is not None:
+            _positive("train.steps", self.steps)
+        if self.seed < 0:
+            raise ValueError(f"train.seed={self.seed} is negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When to save.
+
+    Args:
+        every: Steps between checkpoints.
+        keep: Checkpoints that are kept; older ones are removed.
+    """
+
+    every: int = 1000
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        _positive("checkpoint.every", self.every)
+        _positive("checkpoint.keep", self.keep)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    """What to report.
+
+    Args:
+        every: Steps between lines of metrics.jsonl.
+        validate_every: Steps between validations on data.val.
+        preview_every: Steps between preview pictures.
+        num_previews: Photographs in a preview.
+    """
+
+    every: int = 20
+    validate_every: int = 1000
+    preview_every: int = 1000
+    num_previews: int = 8
+
+    def __post_init__(self) -> None:
+        for name in ("every", "validate_every", "preview_every", "num_previews"):
+            _positive(f"log.{name}", getattr(self, name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Trains a colorizer.
+
+    Args:
+        out: Folder of the run; a run that is there already is continued.
+        resume: auto continues the run in out, never refuses to, and the path of a checkpoint starts from that one.
+    """
+
+    out: Path
+    data: DataConfig
+    model: Spec = Spec(class_path="VGGColorizer")
+    loss: Spec = Spec(class_path="L2")
+    optim: OptimConfig = OptimConfig()
+    loader: LoaderConfig = LoaderConfig()
+    train: TrainConfig = TrainConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    log: LogConfig = LogConfig()
+    resume: str = "auto"
+
+
+def plain(config: Any) -> Any:
+    """A configuration as JSON values: what config.yaml and the checkpoints hold."""
+    if is_dataclass(config) and not isinstance(config, type):
+        return {f.name: plain(getattr(config, f.name)) for f in fields(config)}
+    if isinstance(config, dict):
+        return {key: plain(value) for key, value in config.items()}
+    if isinstance(config, list | tuple):
+        return [plain(value) for value in config]
+    return str(config) if isinstance(config, Path) else config
+
+
+def save_yaml(config: Any, path: Path) -> None:
+    """Writes the resolved configuration, which `--config` reads back."""
+    path.write_text(yaml.safe_dump(plain(config), sort_keys=False))
+
+
+def differences(before: Any, now: Any, prefix: str = "") -> list[str]:
+    """One line, 'key: before -> now', for every value in which two plain configurations differ."""
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return [] if before == now else [f"{prefix}: {before} -> {now}"]
+    keys = [*before, *(key for key in now if key not in before)]
+    return [
+        line
+        for key in keys
+        for line in differences(before.get(key), now.get(key), f"{prefix}.{key}" if prefix else str(key))
+    ]

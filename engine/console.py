@@ -1,0 +1,52 @@
+"""What a person sees while something runs; all of it on stderr, so that results on stdout can be piped."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def progress_bar(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar that is told (done, total); nothing is drawn where stderr is no terminal."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+class LiveLine:
+    """One line that follows training: redrawn in a terminal, else printed anew; nothing if not `enabled`."""
+
+    def __init__(self, first: int, total: int, *, enabled: bool) -> None:
+        self._enabled, self._total = enabled, total
+        columns = (
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=20),
+            TextColumn("{task.description}"),
+            TimeRemainingColumn(),
+        )
+        self._bar = Progress(*columns, console=console, disable=not (enabled and console.is_terminal))
+        self._task = self._bar.add_task("", completed=first, total=total)
+        self._bar.start()
+
+    def step(self, step: int) -> None:
+        self._bar.update(self._task, completed=step)
+
+    def show(self, step: int, text: str) -> None:
+        self._bar.update(self._task, completed=step, description=text)
+        if self._enabled and not console.is_terminal:
+            console.print(f"step {step}/{self._total}  {text}")
+
+    def close(self) -> None:
+        self._bar.stop()

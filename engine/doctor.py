@@ -1,0 +1,124 @@
+"""What this machine can do, found out by trying it."""
+
+import io
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .. import __version__
+
+Verdict = Literal["ok", "note", "missing", "broken"]
+
+_PACKAGES = (
+    "torch",
+    "kornia",
+    "accelerate",
+    "webdataset",
+    "numpy",
+    "scikit-image",
+    "safetensors",
+    "simplejpeg",
+    "pillow",
+)
+_DALI = ("nvidia-dali-cuda130", "nvidia-dali-cuda120")
+_DALI_ADVICE = "pip install 'photochrom[cuda13]', or 'photochrom[cuda12]' for V100; both also run without a GPU"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that was looked at: what was found, and what to do where that is not as it should be."""
+
+    what: str
+    verdict: Verdict
+    found: str
+    advice: str = ""
+
+
+def examine() -> Iterator[Finding]:
+    """Looks at all that training, evaluation and colorizing need."""
+    yield Finding(what="photochrom", verdict="ok", found=f"{__version__} on Python {platform.python_version()}")
+    cores = len(os.sched_getaffinity(0))
+    capability = torch.backends.cpu.get_cpu_capability()
+    yield Finding(what="CPU", verdict="ok", found=f"{cores} of {os.cpu_count()} cores usable, {capability}")
+    yield Finding(what="disk", verdict="ok", found=f"{shutil.disk_usage('.').free / 1e9:.0f} GB free in this folder")
+    yield from map(_package, _PACKAGES)
+    yield from _gpus()
+    yield from _dali()
+
+
+def _package(name: str) -> Finding:
+    try:
+        return Finding(what=name, verdict="ok", found=version(name))
+    except PackageNotFoundError:
+        return Finding(what=name, verdict="missing", found="not installed", advice=f"pip install {name}")
+
+
+def _gpus() -> Iterator[Finding]:
+    if not torch.cuda.is_available():
+        build = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "for the CPU only"
+        advice = "" if torch.version.cuda else "with a GPU in this machine: install a CUDA build of torch"
+        yield Finding(what="GPU", verdict="note", found=f"none; torch is built {build}", advice=advice)
+        yield Finding(
+            what="precisions", verdict="ok", found="fp32; bf16 too, slowly where the CPU has no instructions for it"
+        )
+        return
+    for number in range(torch.cuda.device_count()):
+        yield _gpu(number)
+
+
+def _gpu(number: int) -> Finding:
+    facts = torch.cuda.get_device_properties(number)
+    precisions = "bf16, fp16, fp32" if facts.major >= 8 else "fp16, fp32"
+    found = f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB, compute {facts.major}.{facts.minor}, {precisions}"
+    try:
+        ones = torch.ones(64, 64, device=f"cuda:{number}")
+        assert (ones @ ones).sum().item() == 64**3
+    except RuntimeError as error:
+        advice = "install a torch built for this GPU: V100 needs a CUDA 12.6 build"
+        return Finding(what=f"GPU {number}", verdict="broken", found=f"{found}: {_first_line(error)}", advice=advice)
+    return Finding(what=f"GPU {number}", verdict="ok", found=found)
+
+
+def _dali() -> Iterator[Finding]:
+    installed = {name: finding.found for name in _DALI if (finding := _package(name)).verdict == "ok"}
+    if not installed:
+        yield Finding(what="DALI", verdict="missing", found="not installed", advice=_DALI_ADVICE)
+        return
+    yield Finding(what="DALI", verdict="ok", found=", ".join(f"{name} {number}" for name, number in installed.items()))
+    for device in ["cpu", "mixed"] if torch.cuda.is_available() else ["cpu"]:
+        place = "on the CPU" if device == "cpu" else "on the GPU"
+        try:
+            _decode_with_dali(device)
+        except Exception as error:  # whatever keeps DALI from working here is the finding
+            yield Finding(what=f"JPEG {place}", verdict="broken", found=_first_line(error), advice=_DALI_ADVICE)
+        else:
+            yield Finding(what=f"JPEG {place}", verdict="ok", found="decoded by DALI")
+
+
+def _decode_with_dali(device: str) -> None:
+    """Decodes one small JPEG and looks at its pixels."""
+    from nvidia.dali import Pipeline, fn
+
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 48), (200, 100, 50)).save(buffer, "JPEG", quality=95, subsampling=0)
+    data = np.frombuffer(buffer.getvalue(), np.uint8)
+    pipeline = Pipeline(batch_size=1, num_threads=1, device_id=0 if device == "mixed" else None)
+    with pipeline:
+        jpegs = fn.external_source(source=lambda: [data])
+        pipeline.set_outputs(fn.decoders.image(jpegs, device=device))
+    (images,) = pipeline.run()
+    pixels: Any = np.asarray((images.as_cpu() if device == "mixed" else images).at(0))
+    if pixels.shape != (48, 64, 3) or np.abs(pixels.mean(axis=(0, 1)) - (200, 100, 50)).max() > 2:
+        raise RuntimeError(f"the test picture came out wrong, as {pixels.shape} of mean {pixels.mean():.1f}")
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,0 +1,72 @@
+"""Devices, precisions and processes: Accelerate's launcher, and what a run may ask of this machine."""
+
+import os
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+
+from .config import Device, Precision
+
+T = TypeVar("T")
+
+
+def make_accelerator(device: Device, precision: Precision) -> Accelerator:
+    """The Accelerator of this process. Raises ValueError when the machine lacks what is asked for."""
+    kind = resolve_device(device).type
+    return Accelerator(
+        cpu=kind == "cpu",
+        mixed_precision=_MIXED[resolve_precision(precision, kind)],
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+    )
+
+
+def resolve_device(device: Device) -> torch.device:
+    """The device that is meant; auto is the GPU if there is one. Raises ValueError when there is none."""
+    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU only"
+        raise ValueError(
+            f"device=cuda was asked for, and torch {torch.__version__}, built for {build}, sees no GPU: "
+            "use device=cpu, or see 'photochrom doctor'"
+        )
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+
+
+def resolve_precision(precision: Precision, kind: str) -> Precision:
+    """The precision that is meant on a device of that kind. Raises ValueError when it has none such."""
+    if kind == "cpu":
+        if precision == "fp16":
+            raise ValueError("precision=fp16 needs a GPU: use fp32, or bf16, on a CPU")
+        return "fp32" if precision == "auto" else precision
+    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    if precision == "bf16" and not has_bf16:
+        raise ValueError(f"precision=bf16 is not in {torch.cuda.get_device_name()}'s hardware: use fp16")
+    if precision == "auto":
+        return "bf16" if has_bf16 else "fp16"
+    return precision
+
+
+def threads_per_process() -> int:
+    """This process's share of the cores it may use, as divided by the launcher among the processes of this machine."""
+    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
+def is_first_process() -> bool:
+    """Whether this is the one process, of all that a launcher started, that speaks and writes."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def gather(rows: list[T]) -> list[T]:
+    """The rows of all processes, in every process."""
+    if not dist.is_initialized():
+        return rows
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, rows)
+    return [row for part in parts for row in part]
+
+
+_MIXED = {"bf16": "bf16", "fp16": "fp16", "fp32": "no"}

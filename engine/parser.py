@@ -1,0 +1,113 @@
+"""Command-line parsers: jsonargparse, with errors of one sentence that offer the nearest name."""
+
+import dataclasses
+import difflib
+import re
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn, get_type_hints
+
+import docstring_parser
+import jsonargparse
+
+from .console import console
+
+
+class Parser(jsonargparse.ArgumentParser):
+    """Exits with 2 and one sentence on bad usage.
+
+    `known` names settings that are not options of their own, such as those of a model.
+    """
+
+    known: Iterable[str] = ()
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        names = [option[2:] for action in self._actions for option in action.option_strings if option.startswith("--")]
+        console.print(
+            f"{self.prog}: {_in_one_sentence(message, [*names, *self.known])} ('{self.prog} --help' explains)"
+        )
+        sys.exit(2)
+
+
+def add_options(parser: Parser, config: type, *, positional: Iterable[str] = ()) -> None:
+    """Adds an option, --with-dashes, for each field of a dataclass, its help taken from the docstring's Args.
+
+    Fields named in `positional` become positional arguments; lists take one or more values.
+    """
+    doc = docstring_parser.parse(config.__doc__ or "")
+    parser.description = doc.description
+    texts = {param.arg_name: param.description for param in doc.params}
+    hints = get_type_hints(config)
+    for field in dataclasses.fields(config):
+        required = field.default is dataclasses.MISSING
+        options: dict[str, Any] = {"help": texts[field.name]}
+        if (hint := hints[field.name]) in (list[str], list[Any]):
+            options |= {"nargs": "+", "type": str}
+        elif hint is bool:
+            options |= {"action": "store_true"}
+        else:
+            options |= {"type": hint}
+        if not required and hint is not bool:
+            options |= {"default": field.default}
+        if field.name in positional:
+            parser.add_argument(field.name, **options)
+        else:
+            parser.add_argument(f"--{field.name.replace('_', '-')}", required=required, **options)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """'; did you mean X?' for the known name most like `name`, or nothing."""
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    return f"unknown setting {name}{nearest(name, known)}"
+
+
+# What jsonargparse says over several lines, and how a person would say it.
+_PHRASES: list[tuple[str, Callable[[re.Match[str], list[str]], str]]] = [
+    (r"unrecognized arguments: --([\w.-]+)", lambda m, known: _unknown(m[1], known)),
+    (r"unrecognized arguments: (.+)", lambda m, known: f"{m[1]} is one argument too many"),
+    (r"Group '(\S+)' does not accept option '(\S+)'", lambda m, known: _unknown(f"{m[1]}.{m[2]}", known)),
+    (r'Parser key "(\S+)".*Option \'(\S+)\' is not accepted', lambda m, known: _unknown(f"{m[1]}.{m[2]}", known)),
+    (r"Option '(\S+)' is not accepted", lambda m, known: _unknown(m[1], known)),
+    (r"the following arguments are required: (.+)", lambda m, known: f"{m[1]} must be given"),
+    (
+        r'Parser key "(\S+)".*Expected an? (.+?)\. Got value: (.*)',
+        lambda m, known: f"{m[1]}={m[3]} is not {_type(m[2])}",
+    ),
+    (
+        r'Parser key "(\S+)".*Subtypes: \[(.+)\] Errors:.*Given value: (.*)',
+        lambda m, known: f"{m[1]}={m[3]} is not {' or '.join(map(_type, m[2].split(', <')))}",
+    ),
+    (r'Parser key "(\S+)".*Import path (\S+) (does not .*)', lambda m, known: f"{m[1]}={m[2]} {m[3]}"),
+    (
+        r'Parser key "(\S+)".*Expected a dot import path string: (\S+)',
+        lambda m, known: (
+            f"{m[1]}={m[2]} is no known name{nearest(m[2], known)}, and no import path such as my_module.MyClass"
+        ),
+    ),
+    (
+        r"Parser key \"(\S+)\".*class_path '(\S+)': (No module named .*)",
+        lambda m, known: f"{m[1]}={m[2]} cannot be imported: {m[3]}",
+    ),
+]
+
+_TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text", "NoneType": "null"}
+
+
+def _type(text: str) -> str:
+    """A type as a person would name it: "<class 'int'>", "typing.Literal['a', 'b']"."""
+    if text.startswith("typing.Literal"):
+        return "one of " + ", ".join(re.findall(r"'([^']*)'", text))
+    name = re.sub(r"<?class |[<>']", "", text)
+    return _TYPES.get(name, f"a {name}")
+
+
+def _in_one_sentence(message: str, known: list[str]) -> str:
+    text = " ".join(message.split())
+    for pattern, phrase in _PHRASES:
+        if match := re.search(pattern, text):
+            return phrase(match, known)
+    return text

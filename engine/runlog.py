@@ -1,0 +1,63 @@
+"""Where a run's metrics go: metrics.jsonl, TensorBoard and preview pictures. Only the first process writes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+
+class RunLog:
+    """Writes to a run's folder; a run that resumes at `step` takes back what was logged after it."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._folder = folder
+        path = folder / "metrics.jsonl"
+        kept = [line for line in path.read_text().splitlines() if _logged_by(line, step)] if path.exists() else []
+        path.write_text("".join(f"{line}\n" for line in kept))
+        self._file = open(path, "a", buffering=1)  # noqa: SIM115  closed with the log
+        self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
+
+    def metrics(self, values: dict[str, float], step: int) -> None:
+        """Adds one line of metrics; their keys carry the units."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        for key, value in values.items():
+            self._tensorboard.add_scalar(key, value, step)
+
+    def preview(self, picture: NDArray[np.uint8], step: int) -> None:
+        """Saves a picture (H, W, 3) of how the run colorizes."""
+        folder = self._folder / "previews"
+        folder.mkdir(exist_ok=True)
+        Image.fromarray(picture).save(folder / f"step-{step:08d}.jpg", quality=95, subsampling=0)
+        self._tensorboard.add_image("preview", picture, step, dataformats="HWC")
+
+    def close(self) -> None:
+        self._file.close()
+        self._tensorboard.close()
+
+
+class NoLog(RunLog):
+    """The log of every process but the first."""
+
+    def __init__(self) -> None:
+        pass
+
+    def metrics(self, values: dict[str, float], step: int) -> None:
+        pass
+
+    def preview(self, picture: NDArray[np.uint8], step: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def _logged_by(line: str, step: int) -> bool:
+    """Whether a line was whole and logged no later than `step`; a killed run can leave its last line cut."""
+    try:
+        return bool(json.loads(line)["step"] <= step)
+    except (ValueError, KeyError, TypeError):
+        return False

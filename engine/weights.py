@@ -1,0 +1,151 @@
+"""Model files: safetensors whose header holds all that is needed to build the model again."""
+
+import importlib
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from .. import __version__
+from ..losses import LOSSES, ColorLoss
+from ..models import MODELS, Colorizer
+from .config import Spec, plain
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a model was made: what to build it from, and the run that trained it, in plain JSON.
+
+    `data` is the digest of the shard set it was trained on, `config` the run's resolved configuration.
+    """
+
+    model: Spec
+    loss: Spec
+    size: int
+    step: int
+    data: str
+    config: dict[str, Any]
+
+
+def build_model(spec: Spec) -> Colorizer:
+    """The untrained model; see `find_class` for what it may name."""
+    model: Colorizer = find_class(spec.class_path, Colorizer, MODELS)(**spec.init_args)
+    return model
+
+
+def build_loss(spec: Spec) -> ColorLoss:
+    """The loss; see `find_class` for what it may name."""
+    loss: ColorLoss = find_class(spec.class_path, ColorLoss, LOSSES)(**spec.init_args)
+    return loss
+
+
+def save_model(model: Colorizer, recipe: Recipe, path: Path) -> None:
+    """Writes weights and recipe to a model file."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    header = {"photochrom": __version__, "recipe": json.dumps(plain(recipe))}
+    save_file(tensors, path, metadata=header)
+
+
+def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Colorizer:
+    """The trained model in a model file, a checkpoint or a run folder, in evaluation mode.
+
+    Nothing in the file is executed: a class of your own must have been imported before. Raises ValueError when there is
+    no model there, or one that cannot be built.
+    """
+    return load_with_recipe(path, device)[0]
+
+
+def load_with_recipe(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> tuple[Colorizer, Recipe]:
+    """The trained model as `load` gives it, and how it was made."""
+    file = model_file(Path(path))
+    recipe = read_recipe(file)
+    model = build_model(recipe.model)
+    load_weights(model, file)
+    return model.to(device).eval(), recipe
+
+
+def model_file(path: Path) -> Path:
+    """The model file that a path means: itself, a checkpoint's, or a run's final or newest one."""
+    if path.is_file():
+        return path
+    if not path.exists():
+        raise ValueError(f"there is no checkpoint at {path}: name a run folder or a model.safetensors")
+    checkpoints = sorted(path.glob("checkpoints/step-*/model.safetensors"), reverse=True)
+    for file in [path / "model.safetensors", *checkpoints]:
+        if file.is_file():
+            return file
+    raise ValueError(f"{path} holds no model.safetensors and no checkpoints: name a run folder or a model.safetensors")
+
+
+def read_recipe(file: Path) -> Recipe:
+    """The recipe in a model file's header."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            header = opened.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file} is no intact model file: {error}") from None
+    if "recipe" not in header:
+        raise ValueError(f"{file} was not written by photochrom: its header holds no recipe")
+    try:
+        values = json.loads(header["recipe"])
+        return Recipe(**{**values, "model": Spec(**values["model"]), "loss": Spec(**values["loss"])})
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{file} was written by photochrom {header.get('photochrom')}, and this one, {__version__}, cannot read its "
+            f"recipe ({error!r})"
+        ) from None
+
+
+def load_weights(model: Colorizer, file: Path) -> None:
+    """Fills the model from a model file. Raises ValueError naming the first tensors that do not fit."""
+    ours = model.state_dict()
+    try:
+        with safe_open(file, framework="pt") as opened:
+            theirs = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  no mapping
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file} is no intact model file: {error}") from None
+    faults = [f"{name} is missing" for name in ours if name not in theirs]
+    faults += [f"{name} is not part of the model" for name in theirs if name not in ours]
+    faults += [
+        f"{name} is {list(theirs[name].shape)} there and {list(ours[name].shape)} here"
+        for name in ours
+        if name in theirs and ours[name].shape != theirs[name].shape
+    ]
+    if faults:
+        more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
+        raise ValueError(f"{file} does not fit this model: {'; '.join(faults[:5])}{more}")
+    model.load_state_dict(theirs)
+
+
+def find_class(class_path: str, base: type, known: Mapping[str, type]) -> type[Any]:
+    """The class of that name or import path.
+
+    Only modules that are imported already are looked at: a path read from a file must not import, which runs code.
+    """
+    if class_path in known:
+        return known[class_path]
+    module, _, name = class_path.rpartition(".")
+    found = getattr(sys.modules.get(module), name, None)
+    if isinstance(found, type) and issubclass(found, base):
+        return found
+    raise ValueError(
+        f"{class_path} is no known {base.__name__}; known are {', '.join(known)}, and your own once its module is "
+        "imported (--plugin MODULE)"
+    )
+
+
+def import_plugin(module: str | None) -> None:
+    """Imports the module in which a user's own models and losses are defined, when one is named."""
+    if module is None:
+        return
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise ValueError(f"--plugin {module} cannot be imported: {error}") from None

@@ -1,0 +1,24 @@
+"""What every colorizer is."""
+
+# Shapes: B samples, H W pixels.
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from .prediction import ColorPrediction
+
+
+class Colorizer(nn.Module, ABC):
+    """A map from L to a ColorPrediction; subclass it to plug in your own.
+
+    The constructor takes plain values only (numbers, strings, lists), since checkpoints store them as JSON. `head` says
+    what the network puts out ("ab": colours), for the losses to check.
+    """
+
+    head: ClassVar[str] = "ab"
+
+    @abstractmethod
+    def forward(self, L: Tensor) -> ColorPrediction:
+        """The colours of L (B, 1, H, W) in [0, 100], of any size."""

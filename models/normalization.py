@@ -1,0 +1,44 @@
+"""From Lab units to what a network sees, and back; part of the model, saved with it."""
+
+# Shapes: B samples, H W pixels.
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+Preset = Literal["zhang", "seed"]
+
+# (L centre, L scale, ab scale, ab offset): in (L - centre) / scale, out ab * scale + offset.
+_PRESETS: dict[str, tuple[float, float, float, float]] = {
+    "zhang": (50.0, 100.0, 110.0, 0.0),  # eccv16.py of richzhang/colorization
+    "seed": (0.0, 100.0, 256.0, -128.0),  # the original project: L / 100 and (ab + 128) / 256
+}
+
+
+class Normalization(nn.Module):
+    """Affine maps of L and ab, held as buffers so that a checkpoint cannot lose them."""
+
+    constants: Tensor
+
+    def __init__(self, preset: Preset = "zhang") -> None:
+        super().__init__()
+        if preset not in _PRESETS:
+            raise ValueError(f"normalization={preset!r} is unknown; known are {', '.join(get_args(Preset))}")
+        self.register_buffer("constants", torch.tensor(_PRESETS[preset]))
+
+    def encode(self, L: Tensor) -> Tensor:
+        """What the network sees, (B, 1, H, W), of L in [0, 100]."""
+        centre, scale, _, _ = self.constants
+        return (L - centre) / scale
+
+    def decode(self, output: Tensor) -> Tensor:
+        """ab (B, 2, H, W) in Lab units of the network's output."""
+        _, _, scale, offset = self.constants
+        return output * scale + offset
+
+    @property
+    def grey(self) -> float:
+        """The output that means no colour at all, ab = 0."""
+        _, _, scale, offset = self.constants.tolist()
+        return -offset / scale

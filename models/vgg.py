@@ -1,0 +1,92 @@
+"""The VGG colorizer of Zhang et al., "Colorful Image Colorization" (ECCV 2016), modified to emit ab directly."""
+
+# Shapes: B samples, H W pixels, C channels.
+
+from collections import OrderedDict
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .colorizer import Colorizer
+from .normalization import Normalization, Preset
+from .prediction import ColorPrediction
+
+_STRIDE = 8  # of the deepest features; inputs are padded to multiples of it
+
+
+class VGGColorizer(Colorizer):
+    """The ECCV16 trunk, conv1_1 to conv8_3, and in place of its 313-way layer a 1x1 convolution to ab.
+
+    32,155,458 parameters at width 1. The output has a quarter of the input's sides.
+
+    Args:
+        width: Multiplies the channels of all layers.
+        normalization: What the network sees and emits: 'zhang' (L - 50) / 100 and ab / 110, as the ECCV16 release, or
+            'seed' L / 100 and (ab + 128) / 256, as the original project.
+    """
+
+    def __init__(self, width: float = 1.0, normalization: Preset = "zhang") -> None:
+        super().__init__()
+        if not width > 0 or round(64 * width) < 1:
+            raise ValueError(f"model.width={width} leaves no channels: 1 is the published network, 0.25 a small one")
+        c64, c128, c256, c512 = (round(channels * width) for channels in (64, 128, 256, 512))
+        self.normalization = Normalization(normalization)
+        self.block1 = _block(1, 1, c64, num_convs=2, stride=2)
+        self.block2 = _block(2, c64, c128, num_convs=2, stride=2)
+        self.block3 = _block(3, c128, c256, num_convs=3, stride=2)
+        self.block4 = _block(4, c256, c512, num_convs=3)
+        self.block5 = _block(5, c512, c512, num_convs=3, dilation=2)
+        self.block6 = _block(6, c512, c512, num_convs=3, dilation=2)
+        self.block7 = _block(7, c512, c512, num_convs=3)
+        self.block8 = nn.Sequential(
+            OrderedDict(
+                conv8_1=nn.ConvTranspose2d(c512, c256, 4, stride=2, padding=1),
+                relu8_1=nn.ReLU(inplace=True),
+                conv8_2=nn.Conv2d(c256, c256, 3, padding=1),
+                relu8_2=nn.ReLU(inplace=True),
+                conv8_3=nn.Conv2d(c256, c256, 3, padding=1),
+                relu8_3=nn.ReLU(inplace=True),
+            )
+        )
+        self.to_ab = nn.Conv2d(c256, 2, 1)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """He initialisation; the last layer begins near grey."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                assert module.bias is not None
+                nn.init.zeros_(module.bias)
+        nn.init.normal_(self.to_ab.weight, std=1e-3)
+        assert self.to_ab.bias is not None
+        nn.init.constant_(self.to_ab.bias, self.normalization.grey)
+
+    def forward(self, L: Tensor) -> ColorPrediction:
+        height, width = L.shape[-2:]
+        features = self.normalization.encode(_pad(L))
+        for block in (self.block1, self.block2, self.block3, self.block4, self.block5, self.block6, self.block7):
+            features = block(features)
+        features = self.block8(features)
+        with torch.autocast(L.device.type, enabled=False):  # bfloat16 would round ab to steps of up to half a unit
+            ab = self.normalization.decode(self.to_ab(features.float()))
+        return ColorPrediction(output=ab[..., : -(-height // 4), : -(-width // 4)], input_size=(height, width))
+
+
+def _block(number: int, c_in: int, c_out: int, *, num_convs: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:
+    """3x3 convolutions with ReLU, the last one strided, and a BatchNorm at the end, under the names of the paper."""
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for i in range(1, num_convs + 1):
+        step = stride if i == num_convs else 1
+        layers[f"conv{number}_{i}"] = nn.Conv2d(c_in, c_out, 3, step, padding=dilation, dilation=dilation)
+        layers[f"relu{number}_{i}"] = nn.ReLU(inplace=True)
+        c_in = c_out
+    layers[f"norm{number}"] = nn.BatchNorm2d(c_out)
+    return nn.Sequential(layers)
+
+
+def _pad(L: Tensor) -> Tensor:
+    """L with its last row and column repeated until both sides are multiples of the stride."""
+    height, width = L.shape[-2:]
+    return F.pad(L, (0, -width % _STRIDE, 0, -height % _STRIDE), mode="replicate")

@@ -1,0 +1,34 @@
+"""Makes Lab batches from photographs: packing, shard sets, order, augmentation, loaders.
+
+Names are imported when they are first used, so that neither DALI nor torch is loaded by who needs only the packer.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .batch import LabBatch as LabBatch
+    from .color import lab_to_rgb as lab_to_rgb
+    from .color import rgb_to_lab as rgb_to_lab
+    from .dali import DaliLoader as DaliLoader
+    from .pack import PackConfig as PackConfig
+    from .pack import pack as pack
+    from .shards import Sample as Sample
+    from .shards import ShardSet as ShardSet
+
+_MODULES = {
+    "LabBatch": "batch",
+    "lab_to_rgb": "color",
+    "rgb_to_lab": "color",
+    "DaliLoader": "dali",
+    "PackConfig": "pack",
+    "pack": "pack",
+    "Sample": "shards",
+    "ShardSet": "shards",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_MODULES[name]}", __name__), name)

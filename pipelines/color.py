@@ -1,0 +1,55 @@
+"""sRGB to CIE Lab and back by Kornia, on whatever device the pixels are.
+
+Lab is D65, 2 degree observer, always float32: in bfloat16 it errs by up to 0.45.
+"""
+
+# Shapes: B samples, H W pixels. L in [0, 100], ab about -110..110; rgb is sRGB.
+
+import torch
+from torch import Tensor
+
+
+def rgb_to_lab(rgb: Tensor) -> tuple[Tensor, Tensor]:
+    """L (B, 1, H, W) and ab (B, 2, H, W) of sRGB pixels: uint8 (B, H, W, 3), or float (B, 3, H, W) in [0, 1].
+
+    Agrees with `skimage.color.rgb2lab` to 1e-3.
+    """
+    from kornia.color import rgb_to_lab as kornia_rgb_to_lab
+
+    if rgb.dtype == torch.uint8:
+        rgb = rgb.permute(0, 3, 1, 2).float().div_(255)
+    with torch.autocast(rgb.device.type, enabled=False):
+        lab = kornia_rgb_to_lab(rgb.float())
+    return lab[:, :1], lab[:, 1:]
+
+
+def lab_to_rgb(L: Tensor, ab: Tensor) -> Tensor:
+    """sRGB (B, 3, H, W) float32 in [0, 1] of L (B, 1, H, W) and ab (B, 2, H, W); colours out of gamut are clipped."""
+    from kornia.color import lab_to_rgb as kornia_lab_to_rgb
+
+    with torch.autocast(L.device.type, enabled=False):
+        return kornia_lab_to_rgb(torch.cat([L, ab], dim=1).float(), clip=True)
+
+
+def lab_to_gamut(L: Tensor, ab: Tensor, steps: int = 8) -> tuple[Tensor, float]:
+    """sRGB (B, 3, H, W) of L (B, 1, H, W) and ab (B, 2, H, W) with L kept, and the share of pixels that were changed.
+
+    Colours that sRGB cannot show lose chroma, at their lightness and hue, until it can, to 1 / 2^steps of their chroma;
+    clipping their rgb, as `lab_to_rgb` does, would change their lightness.
+    """
+    from kornia.color import lab_to_rgb as kornia_lab_to_rgb
+
+    rgb = kornia_lab_to_rgb(torch.cat([L, ab], dim=1), clip=False)
+    outside = ((rgb < -1e-3) | (rgb > 1 + 1e-3)).any(dim=1)
+    if outside.any():
+        # Only the pixels outside, as pictures one pixel wide.
+        L_out, ab_out = L.movedim(1, -1)[outside].T[None, ..., None], ab.movedim(1, -1)[outside].T[None, ..., None]
+        low, high = torch.zeros_like(L_out), torch.ones_like(L_out)
+        for _ in range(steps):
+            middle = (low + high) / 2
+            inner = kornia_lab_to_rgb(torch.cat([L_out, middle * ab_out], dim=1), clip=False)
+            fits = ((inner > -1e-3) & (inner < 1 + 1e-3)).all(dim=1, keepdim=True)
+            low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
+        fitted = kornia_lab_to_rgb(torch.cat([L_out, low * ab_out], dim=1), clip=False)
+        rgb.movedim(1, -1)[outside] = fitted[0, ..., 0].T
+    return rgb.clamp(0, 1), float(outside.float().mean())

@@ -1,0 +1,171 @@
+"""DaliLoader: NVIDIA DALI reads, decodes, crops, resizes and mirrors; one graph for the CPU and the GPU.
+
+DALI's own shuffling is a buffer, and its checkpoints load silently into other data. But its WebDataset reader follows
+an index file to the letter, so the order is written down as index files: one entry (tar, index) per run of samples that
+lie in one tar. That gives any order on any number of ranks, without Python in the path of the pixels.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .loader import BatchPlan, Loader
+from .shards import ShardSet
+
+# One pipeline serves an era: as many batches as keep these two in bounds. Each entry costs DALI a memory map (it fails
+# at 40,000 entries), and each sample a line to write before the first batch.
+_MAX_ENTRIES = 1024
+_MAX_SAMPLES = 16384
+# Index files live for as long as a pipeline takes to build; making one takes 1 ms on a busy disk, 20 us in memory.
+_INDEX_FOLDER = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
+class DaliLoader(Loader):
+    """Loader that decodes with DALI, on the GPU when `device` is one.
+
+    Args:
+        threads: DALI's CPU threads; by default all cores that this process may use.
+        prefetch: Batches that DALI prepares ahead.
+
+    All else is as in Loader. Raises ImportError when DALI is not installed, RuntimeError when a photograph fails to
+    decode.
+    """
+
+    def __init__(self, *args: Any, threads: int | None = None, prefetch: int = 2, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        require_dali()
+        self.threads = threads or len(os.sched_getaffinity(0))
+        self.prefetch = prefetch
+        self._era: _Era | None = None
+
+    def _pixels(self, number: int, plan: BatchPlan) -> Tensor:
+        if self._era is None or self._era.next_number != number:
+            self._era = None  # the old pipeline's memory goes before the new one's comes
+            self._era = _Era(self, number)
+        return self._era.run()[: len(plan.index)]
+
+
+class _Era:
+    """One DALI pipeline over consecutive batches, the first of which is the global batch `first`."""
+
+    def __init__(self, loader: DaliLoader, first: int) -> None:
+        self.next_number: int | None = first
+        self._loader = loader
+        self._batches = _padded(_plans(loader, first), -(-loader.batch_size // loader.world_size))
+        self._end = first + len(self._batches)
+        with tempfile.TemporaryDirectory(prefix="photochrom-", dir=_INDEX_FOLDER) as folder:
+            tars, indices = _write_indices(loader.data, self._batches, Path(folder))
+            self._pipeline = self._build(tars, indices)
+
+    def run(self) -> Tensor:
+        """sRGB uint8 (share, S, S, 3) of the next batch."""
+        assert self.next_number is not None
+        on_gpu = self._loader.device.type == "cuda"
+        stream = torch.cuda.current_stream(self._loader.device) if on_gpu else None
+        try:
+            (images,) = self._pipeline.run(stream)
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"DALI stopped at batch {self.next_number} of {self._loader.data.root}: {_essence(error)}; "
+                "if the shards have changed since they were packed, pack again"
+            ) from error
+        self.next_number += 1
+        if self.next_number == self._end:
+            self.next_number = None  # nothing is left in this pipeline
+        pixels: Tensor = torch.from_dlpack(images.as_tensor())
+        return pixels
+
+    def _build(self, tars: list[str], indices: list[str]) -> Any:
+        from nvidia.dali import Pipeline, fn, types
+
+        loader = self._loader
+        on_gpu = loader.device.type == "cuda"
+        pipeline = Pipeline(
+            batch_size=len(self._batches[0].index),
+            num_threads=loader.threads,
+            device_id=loader.device.index or 0 if on_gpu else None,
+            prefetch_queue_depth=loader.prefetch,
+        )
+        with pipeline:
+            jpegs = fn.readers.webdataset(
+                paths=tars, index_paths=indices, ext=["jpg"], missing_component_behavior="error"
+            )
+            start, shape, size = fn.external_source(
+                source=self._windows(), num_outputs=3, dtype=[types.INT32, types.INT32, types.FLOAT]
+            )
+            images = fn.decoders.image_slice(
+                jpegs, start=start, shape=shape, axes=[0, 1], device="mixed" if on_gpu else "cpu"
+            )
+            pipeline.set_outputs(fn.resize(images, size=size, interp_type=types.INTERP_LINEAR, antialias=True))
+        pipeline.build()
+        return pipeline
+
+    def _windows(self) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]]:
+        """Each batch's crop origins, crop shapes and output sizes; a negative width mirrors the picture."""
+        for plan in self._batches:
+            window = plan.window.astype(np.int32)
+            width = np.where(plan.flip, -self._loader.size, self._loader.size)
+            size = np.stack([np.full_like(width, self._loader.size), width], axis=1).astype(np.float32)
+            yield np.ascontiguousarray(window[:, :2]), np.ascontiguousarray(window[:, 2:]), size
+
+
+def _plans(loader: DaliLoader, first: int) -> list[BatchPlan]:
+    """The plans of one era: bounded by entries and samples, and in evaluation by the end of the pass."""
+    plans: list[BatchPlan] = []
+    num_entries = num_samples = 0
+    while num_entries < _MAX_ENTRIES and num_samples < _MAX_SAMPLES:
+        plan = loader.plan(first + len(plans))
+        if not len(plan.index):
+            break
+        plans.append(plan)
+        num_entries += 1 + int(np.count_nonzero(np.diff(loader.data.shard_of(plan.index))))
+        num_samples += len(plan.index)
+    return plans
+
+
+def _padded(plans: list[BatchPlan], share: int) -> list[BatchPlan]:
+    """The plans filled up to `share` samples each by repeating the last one: DALI's batches all have one size."""
+
+    def fill(values: NDArray[Any]) -> NDArray[Any]:
+        return np.concatenate([values, np.repeat(values[-1:], share - len(values), axis=0)])
+
+    return [BatchPlan(index=fill(plan.index), window=fill(plan.window), flip=fill(plan.flip)) for plan in plans]
+
+
+def _write_indices(data: ShardSet, plans: list[BatchPlan], folder: Path) -> tuple[list[str], list[str]]:
+    """Writes the plans' order as index files; returns the tars to read and their indices, one per run of samples."""
+    index = np.concatenate([plan.index for plan in plans])
+    shards = data.shard_of(index)
+    tars: list[str] = []
+    indices: list[str] = []
+    for run in np.split(np.arange(len(index)), np.flatnonzero(np.diff(shards)) + 1):
+        lines = [data.index_line(i) for i in index[run].tolist()]
+        path = folder / str(len(indices))
+        path.write_text("\n".join([f"v1.2 {len(lines)}", *lines]) + "\n")
+        tars.append(str(data.tar(int(shards[run[0]]))))
+        indices.append(str(path))
+    return tars, indices
+
+
+def _essence(error: RuntimeError) -> str:
+    """The line of DALI's report that names the file, or else its first one."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if ".tar" in line), lines[0] if lines else "no reason given").rstrip(".")
+
+
+def require_dali() -> None:
+    """Raises ImportError that says what to install when DALI is missing."""
+    try:
+        import nvidia.dali  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f"NVIDIA DALI cannot be imported ({error}): pip install 'photochrom[cuda13]', or 'photochrom[cuda12]' for "
+            "V100 and older drivers; both also run without a GPU"
+        ) from None

@@ -1,0 +1,174 @@
+"""What all loaders share: which samples come when, how each is cropped, and where a run stands.
+
+A loader's whole future is a pure function of its settings and one number, the position. Subclasses only turn plans into
+pixels.
+"""
+
+# Shapes: n samples of one rank's share of a batch, S pixels a side.
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from . import order
+from .augment import Crop, crop_windows, flips
+from .batch import LabBatch
+from .color import rgb_to_lab
+from .shards import ShardSet
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchPlan:
+    """One rank's share of a global batch.
+
+    Sample indices (n,), their crop windows (n, 4) as top, left, height and width, and whether they are mirrored (n,).
+    """
+
+    index: NDArray[np.int64]
+    window: NDArray[np.int64]
+    flip: NDArray[np.bool_]
+
+
+class Loader(ABC):
+    """Batches of photographs in Lab on `device`; iterating yields the rest of the current epoch as LabBatch.
+
+    Args:
+        data: A shard set or its folder.
+        batch_size: Samples in a global batch, which all ranks share.
+        size: Side S of the square crops in pixels.
+        train: Endless shuffled epochs with augmentation; else one pass in storage order, each sample exactly once.
+        seed: Of order and augmentation.
+        rank: This process's number among world_size; it loads its share of each batch.
+        world_size: Number of processes.
+        device: Where decoding ends and the batches are.
+        crop: How a square is cut; by default random_resized in training and squash else.
+        scale: Share of the photograph's area in a random_resized crop.
+        flip: Whether training mirrors one photograph in two.
+        samples: Evaluate only these samples (their indices), in this order.
+
+    Raises ValueError when the crops are larger than the packed photographs.
+    """
+
+    def __init__(
+        self,
+        data: ShardSet | str | PathLike[str],
+        *,
+        batch_size: int,
+        size: int,
+        train: bool,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        device: str | torch.device = "cpu",
+        crop: Crop | None = None,
+        scale: tuple[float, float] = (0.25, 1.0),
+        flip: bool = True,
+        samples: Sequence[int] | None = None,
+    ) -> None:
+        self.data = data if isinstance(data, ShardSet) else ShardSet.open(data)
+        self.batch_size, self.size, self.train, self.seed = batch_size, size, train, seed
+        self.rank, self.world_size, self.device = rank, world_size, torch.device(device)
+        self.crop: Crop = crop or ("random_resized" if train else "squash")
+        self.scale, self.flip = scale, flip and train
+        if train and samples is not None:
+            raise ValueError("samples are chosen for evaluation only: train on a shard set of their own")
+        self._samples = None if samples is None else np.asarray(samples, dtype=np.int64)
+        self.num_samples = self.data.num_samples if self._samples is None else len(self._samples)
+        self._number = 0  # of the next global batch, counted through all epochs
+        _check_sizes(self.data, size, self.crop)
+
+    @abstractmethod
+    def _pixels(self, number: int, plan: BatchPlan) -> Tensor:
+        """sRGB uint8 (n, S, S, 3) on the device of the planned samples; `number` is the global batch's."""
+
+    def __len__(self) -> int:
+        """Global batches in the epoch that the next batch begins."""
+        first, end = self._epoch_range()
+        return end - first
+
+    def __iter__(self) -> Iterator[LabBatch]:
+        _, end = self._epoch_range()
+        while self._number < end:
+            number, self._number = self._number, self._number + 1
+            plan = self.plan(number)
+            if len(plan.index):  # in evaluation, a rank can be without a share of the last batch
+                L, ab = rgb_to_lab(self._pixels(number, plan))
+                yield LabBatch(L=L, ab=ab, index=torch.from_numpy(plan.index))
+        if not self.train:
+            self._number = 0
+
+    @property
+    def epoch(self) -> int:
+        """The epoch in which the next batch begins."""
+        return self._number * self.batch_size // self.num_samples if self.train else 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Moves to the first batch that begins in `epoch`."""
+        self._number = order.first_batch_of_epoch(self.num_samples, self.batch_size, epoch) if self.train else 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the loader stands, as plain JSON: valid on any number of ranks."""
+        return {"fingerprint": self._fingerprint(), "epoch": self.epoch, "position": self._number * self.batch_size}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a saved state. Raises ValueError if it was saved with other data or settings."""
+        ours, theirs = self._fingerprint(), state["fingerprint"]
+        if differing := [name for name in ours if ours[name] != theirs.get(name)]:
+            changes = ", ".join(f"{name}={theirs.get(name)} then and {ours[name]} now" for name in differing)
+            raise ValueError(f"cannot go on in the middle of a run with other data: {changes}")
+        self._number = state["position"] // self.batch_size
+
+    def plan(self, number: int) -> BatchPlan:
+        """This rank's share of the global batch `number`: a pure function."""
+        if self.train:
+            index, epoch = order.training_batch(self.num_samples, self.batch_size, self.seed, number)
+        else:
+            index = order.evaluation_batch(self.num_samples, self.batch_size, number)
+            index = index if self._samples is None else self._samples[index]
+            epoch = np.zeros_like(index)
+        share = order.rank_share(len(index), self.rank, self.world_size)
+        index, epoch = index[share], epoch[share]
+        window = crop_windows(
+            self.crop, self.data.sizes[index], index, epoch, size=self.size, seed=self.seed, scale=self.scale
+        )
+        flip = flips(index, epoch, seed=self.seed) if self.flip else np.zeros(len(index), dtype=np.bool_)
+        return BatchPlan(index=index, window=window, flip=flip)
+
+    def _epoch_range(self) -> tuple[int, int]:
+        """The numbers of the first batch of the current epoch and of the first one after it."""
+        if not self.train:
+            return 0, -(-self.num_samples // self.batch_size)
+        first = order.first_batch_of_epoch(self.num_samples, self.batch_size, self.epoch)
+        return first, order.first_batch_of_epoch(self.num_samples, self.batch_size, self.epoch + 1)
+
+    def _fingerprint(self) -> dict[str, Any]:
+        return {
+            "shards": self.data.digest,
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "size": self.size,
+            "crop": self.crop,
+            "scale": list(self.scale),
+            "flip": self.flip,
+        }
+
+
+def _check_sizes(data: ShardSet, size: int, crop: Crop) -> None:
+    packed = data.short_side
+    if packed is not None and size > packed:
+        raise ValueError(
+            f"crops of {size} pixels are larger than the photographs in {data.root}, packed at a short side of {packed}: "
+            f"lower the size, or pack again with --short-side {size}"
+        )
+    if crop == "random" and (smallest := int(data.sizes.min())) < size:
+        raise ValueError(
+            f"crop=random cuts {size} pixels out of each photograph, and the smallest in {data.root} has a side of "
+            f"{smallest}: lower the size, or use crop=random_resized"
+        )

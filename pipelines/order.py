@@ -1,0 +1,56 @@
+"""Which samples make up which batch: pure functions of (number of samples, batch size, seed, position).
+
+Training reads one endless stream: epoch 0 in its random order, then epoch 1 in another, and so on. Global batch k is
+the stream's positions k * batch_size to (k + 1) * batch_size, so nothing is dropped at an epoch's end (a batch may
+straddle two epochs), and sets smaller than a batch work. Evaluation reads 0 .. n - 1 once; its last batch is shorter.
+
+Each rank takes its share of every global batch. What a global batch holds never depends on the number of ranks, so a
+run can be resumed on another number of them.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .hashing import permutation
+
+Indices = NDArray[np.int64]
+
+
+@lru_cache(maxsize=4)
+def epoch_order(num_samples: int, seed: int, epoch: int) -> Indices:
+    """The order (num_samples,) in which training visits all samples in one epoch."""
+    return permutation(num_samples, seed, epoch)
+
+
+def training_batch(num_samples: int, batch_size: int, seed: int, number: int) -> tuple[Indices, Indices]:
+    """Sample indices and their epochs, both (batch_size,), of the global batch `number` of the endless stream.
+
+    Within a batch the order says nothing to the loss, so it follows the storage: reads become longer runs.
+    """
+    position = np.arange(number * batch_size, (number + 1) * batch_size)
+    epochs = position // num_samples
+    index = np.concatenate(
+        [
+            epoch_order(num_samples, seed, int(epoch))[position[epochs == epoch] % num_samples]
+            for epoch in np.unique(epochs)
+        ]
+    )
+    by_storage = np.lexsort((epochs, index))
+    return index[by_storage], epochs[by_storage]
+
+
+def evaluation_batch(num_samples: int, batch_size: int, number: int) -> Indices:
+    """Sample indices of the batch `number` of the one pass in storage order; the last batch may be shorter."""
+    return np.arange(number * batch_size, min((number + 1) * batch_size, num_samples))
+
+
+def first_batch_of_epoch(num_samples: int, batch_size: int, epoch: int) -> int:
+    """The number of the first global training batch that begins in `epoch` (or later, when batches skip epochs)."""
+    return -(-epoch * num_samples // batch_size)
+
+
+def rank_share(size: int, rank: int, world_size: int) -> slice:
+    """The part of a global batch of `size` samples that is `rank`'s: contiguous, sizes differing by at most one."""
+    return slice(size * rank // world_size, size * (rank + 1) // world_size)

@@ -1,0 +1,181 @@
+"""The gate: one file's bytes become a JPEG that every decoder reads alike, or a reason why not.
+
+What passes is 8-bit RGB, upright, at least `MIN_SIDE` pixels a side, and was decoded in full by a strict decoder: one
+bad JPEG ends a DALI pipeline, and a random crop hides a truncated file until the wrong epoch. JPEGs are judged by
+libjpeg-turbo with warnings as errors, since lenient decoders accept zeroed blocks and flipped bits.
+"""
+
+import io
+import os
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+MIN_SIDE = 32
+MAX_PIXELS = 100_000_000  # 300 MB of RGB: above any camera of the data sets, below what ends a worker
+RESAMPLER = "bicubic"  # Pillow's, which antialiases, as the original project's resize
+SUBSAMPLING = "4:4:4"  # halving the chroma would blur what the network learns
+GREY_LIMIT = 5.0  # no |a| or |b| above it: grey, as in the released code of Zhang et al. (NonGrayMaskLayer)
+AB_STRIDE = 4  # the statistics see every 4th pixel each way, the grid of the network's output
+
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class Rejected(ValueError):
+    """The bytes are no photograph that can be packed: `reason` in two words, `detail` in a decoder's."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason, self.detail = reason, detail
+
+    def __reduce__(self) -> tuple[Any, ...]:  # workers send it to the packer
+        return Rejected, (self.reason, self.detail)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Photograph:
+    """A photograph ready to be stored.
+
+    `size` and `original_size` are (width, height); `done` lists what was done to the file; `ab_cells` holds the colours
+    of every 4th pixel each way as uint16 numbers of one Lab unit square: (a + 128) * 256 + (b + 128), rounded.
+    """
+
+    jpeg: bytes
+    size: tuple[int, int]
+    original_size: tuple[int, int]
+    done: tuple[str, ...]
+    is_grey: bool
+    ab_cells: NDArray[np.uint16]
+
+
+def make_photograph(data: bytes, *, short_side: int | None, quality: int) -> Photograph:
+    """The file's photograph, its short side reduced to `short_side` pixels (never enlarged), as JPEG of `quality`.
+
+    A sound upright RGB JPEG that needs no resize keeps its bytes. Raises Rejected.
+    """
+    image, done = decode(data)
+    original_size = image.size
+    if short_side is not None and min(image.size) > short_side:
+        factor = short_side / min(image.size)
+        image = image.resize(
+            (max(1, round(image.width * factor)), max(1, round(image.height * factor))), Image.Resampling.BICUBIC
+        )
+        done = (*done, "resized")
+    pixels = np.ascontiguousarray(image)
+    ab = _ab(pixels)
+    if keep_bytes := not done and data.endswith(b"\xff\xd9"):
+        jpeg = data
+    else:
+        jpeg = simplejpeg.encode_jpeg(pixels, quality=quality, colorspace="RGB", colorsubsampling="444", fastdct=False)
+    return Photograph(
+        jpeg=jpeg,
+        size=image.size,
+        original_size=original_size,
+        done=done if keep_bytes else (*done, "encoded"),
+        is_grey=bool(np.abs(ab).max() <= GREY_LIMIT),
+        ab_cells=_cells(ab),
+    )
+
+
+def decode(data: bytes) -> tuple[Image.Image, tuple[str, ...]]:
+    """The file's upright 8-bit RGB picture, and what had to be done to get it. Raises Rejected.
+
+    16-bit samples are scaled, transparency is laid on white, CMYK is converted, of animations the first frame is taken.
+    """
+    if not data:
+        raise Rejected("empty file")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's bomb warning: our own limit is checked on the header
+        try:
+            image = Image.open(io.BytesIO(data))
+            _check_size(image.size)
+            if image.format in ("JPEG", "MPO"):
+                picture, done = _strict_jpeg(data, image)
+            else:
+                image.load()
+                picture, done = image, (f"from {image.format}",)
+            return _upright_rgb(picture, image.getexif().get(_ORIENTATION_TAG, 1), done)
+        except Rejected:
+            raise
+        except UnidentifiedImageError:
+            raise Rejected("not an image") from None
+        except Image.DecompressionBombError as error:
+            raise Rejected("too many pixels", str(error)) from None
+        except Exception as error:  # Pillow's plugins raise every kind: OSError, SyntaxError, struct.error, ...
+            raise Rejected("damaged", f"{type(error).__name__}: {error}") from None
+
+
+def _check_size(size: tuple[int, int]) -> None:
+    width, height = size
+    if min(size) < MIN_SIDE:
+        raise Rejected("too small", f"{width}x{height}, the smallest side that is packed is {MIN_SIDE}")
+    if width * height > MAX_PIXELS:
+        raise Rejected("too many pixels", f"{width}x{height}, the largest area that is packed is {MAX_PIXELS}")
+
+
+def _strict_jpeg(data: bytes, image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
+    """The JPEG decoded by libjpeg-turbo with warnings as errors; `image` is Pillow's view of the same bytes."""
+    try:
+        if image.mode == "CMYK":
+            # libjpeg-turbo checks the data, Pillow knows Adobe's inverted inks.
+            simplejpeg.decode_jpeg(data, colorspace="CMYK", strict=True)
+            image.load()
+            return image, ()
+        pixels = simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True)
+    except ValueError as error:
+        raise Rejected("damaged JPEG", str(error)) from None
+    return Image.fromarray(pixels), ("from grey",) if image.mode == "L" else ()
+
+
+def _upright_rgb(image: Image.Image, orientation: int, done: tuple[str, ...]) -> tuple[Image.Image, tuple[str, ...]]:
+    if image.mode.startswith("I;16") or image.mode == "I":
+        scaled = np.asarray(image).astype(np.int64).clip(0, 65535)
+        image, done = Image.fromarray(((scaled + 128) // 257).astype(np.uint8)), (*done, "from 16 bit")
+    elif image.mode == "F":
+        raise Rejected("unsupported pixels", "floating point samples have no known white")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+        done = (*done, "laid on white")
+    elif image.mode != "RGB":
+        done = (*done, f"from {image.mode}")
+        image = image.convert("RGB")
+    if method := _UPRIGHT.get(orientation):
+        image, done = image.transpose(method), (*done, "turned upright")
+    return image, done
+
+
+def _ab(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """a and b (n, 2) of every 4th pixel each way."""
+    from skimage.color import rgb2lab
+
+    ab: NDArray[np.float64] = rgb2lab(pixels[::AB_STRIDE, ::AB_STRIDE])[..., 1:].reshape(-1, 2)
+    return ab
+
+
+def _cells(ab: NDArray[np.float64]) -> NDArray[np.uint16]:
+    a, b = (ab.round().clip(-128, 127) + 128).astype(np.uint16).T
+    return a * np.uint16(256) + b
+
+
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """The file's bytes; raises Rejected when the system does not hand them out."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise Rejected("unreadable", error.strerror or str(error)) from None

@@ -1,0 +1,207 @@
+"""Shard sets: folders of WebDataset tars, their DALI indices and a manifest (docs/architecture.md has the format)."""
+
+import hashlib
+import json
+import os
+import tarfile
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One tar and its index, as the manifest describes them.
+
+    `sizes` holds the samples' widths and heights in pixels, as "384x288 288x402 ...": crop windows are drawn from them
+    before anything is decoded.
+    """
+
+    name: str
+    samples: int
+    bytes: int
+    sha256: str
+    index_bytes: int
+    index_sha256: str
+    sizes: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One photograph of a shard set: where it came from, and where its JPEG lies."""
+
+    index: int
+    key: str
+    path: str
+    class_name: str
+    size: tuple[int, int]
+    tar: Path
+    jpeg_offset: int
+    jpeg_bytes: int
+
+    def jpeg(self) -> bytes:
+        """The stored JPEG."""
+        return _read(self.tar, self.jpeg_offset, self.jpeg_bytes)
+
+
+class ShardSet:
+    """A packed set of photographs, read only. Samples are numbered 0 .. num_samples - 1 through all shards."""
+
+    def __init__(self, root: Path, manifest: dict[str, Any]) -> None:
+        self.root = root
+        self.manifest = manifest
+        self.shards = [Shard(**shard) for shard in manifest["shards"]]
+        self.starts: NDArray[np.int64] = np.cumsum([0, *(shard.samples for shard in self.shards)])
+
+    @classmethod
+    def open(cls, root: str | os.PathLike[str]) -> "ShardSet":
+        """The shard set in the folder `root`, its files' sizes checked against its manifest.
+
+        Raises ValueError naming the shard when a file is missing or has another size: a stale index would make every
+        reader return random bytes, silently.
+        """
+        root = Path(root)
+        if not root.is_dir():
+            raise ValueError(f"there is no shard set at {root}: make one with 'photochrom pack PHOTOS {root}'")
+        try:
+            manifest = json.loads((root / MANIFEST).read_text())
+            version = manifest["format"]
+        except FileNotFoundError:
+            raise ValueError(
+                f"{root} is no shard set, it has no {MANIFEST}: make one with 'photochrom pack PHOTOS NEW_FOLDER' "
+                "(an interrupted pack is started again by the same command)"
+            ) from None
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f"{root / MANIFEST} is damaged ({error!r}): pack again") from None
+        if version != FORMAT:
+            raise ValueError(f"{root} has shard format {version}, this photochrom reads format {FORMAT}: pack again")
+        shards = cls(root, manifest)
+        for shard in shards.shards:
+            shards._check_size(f"{shard.name}.tar", shard.bytes)
+            shards._check_size(f"{shard.name}.idx", shard.index_bytes)
+        return shards
+
+    @property
+    def num_samples(self) -> int:
+        return int(self.starts[-1])
+
+    @property
+    def short_side(self) -> int | None:
+        """The short side in pixels to which larger photographs were reduced, or None for original sizes."""
+        return self.manifest["image"]["short_side"]
+
+    @property
+    def prior(self) -> NDArray[np.float64]:
+        """The share (313,) of each ab bin in the set's pixels, summing to 1."""
+        return np.asarray(self.manifest["ab_histogram"], dtype=np.float64)
+
+    @cached_property
+    def digest(self) -> str:
+        """What identifies the set's samples and their order: a hash over the shards' hashes."""
+        return hashlib.sha256(" ".join(shard.sha256 for shard in self.shards).encode()).hexdigest()
+
+    @cached_property
+    def sizes(self) -> NDArray[np.int64]:
+        """Height and width (num_samples, 2) of every stored photograph."""
+        widths_heights = np.array(
+            [size.split("x") for shard in self.shards for size in shard.sizes.split()], dtype=np.int64
+        )
+        return widths_heights.reshape(-1, 2)[:, ::-1]
+
+    def shard_of(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The number of the shard that holds each sample."""
+        return np.searchsorted(self.starts, index, side="right") - 1
+
+    def tar(self, shard: int) -> Path:
+        """The path of a shard's tar."""
+        return self.root / f"{self.shards[shard].name}.tar"
+
+    def index_line(self, index: int) -> str:
+        """The line of DALI's index that describes one sample."""
+        return self._index_lines[index]
+
+    def sample(self, index: int) -> Sample:
+        """The sample's key, origin and place. Raises IndexError outside 0 .. num_samples - 1."""
+        if not 0 <= index < self.num_samples:
+            raise IndexError(f"sample {index} of {self.num_samples} in {self.root}")
+        tar = self.tar(int(self.shard_of(np.array(index))))
+        members = _members(self.index_line(index))
+        jpeg_offset, jpeg_bytes, name = members["jpg"]
+        facts = json.loads(_read(tar, *members["json"][:2]))
+        return Sample(
+            index=index,
+            key=name.removesuffix(".jpg"),
+            path=facts["path"],
+            class_name=facts["class"],
+            size=(facts["width"], facts["height"]),
+            tar=tar,
+            jpeg_offset=jpeg_offset,
+            jpeg_bytes=jpeg_bytes,
+        )
+
+    @cached_property
+    def _index_lines(self) -> list[str]:
+        """One line per sample, over all shards; each index file begins with a header line."""
+        files = [self.root / f"{shard.name}.idx" for shard in self.shards]
+        return [line for file in files for line in file.read_text().splitlines()[1:]]
+
+    def _check_size(self, name: str, size: int) -> None:
+        path = self.root / name
+        try:
+            found = path.stat().st_size
+        except FileNotFoundError:
+            raise ValueError(f"{path} is missing from the shard set: restore it or pack again") from None
+        if found != size:
+            raise ValueError(f"{path} has {found} bytes where the manifest says {size}: restore it or pack again")
+
+
+def describe(tar: Path, sizes: list[tuple[int, int]]) -> Shard:
+    """Writes the DALI index (wds2idx format v1.2) beside a finished tar of jpg and json members, and describes both."""
+    samples: dict[str, list[str]] = {}
+    with tarfile.open(tar) as members:
+        for member in members:
+            key, extension = member.name.split(".", 1)
+            samples.setdefault(key, []).append(f"{extension} {member.offset_data} {member.size} {member.name}")
+    index = tar.with_suffix(".idx")
+    index.write_text("\n".join([f"v1.2 {len(samples)}", *(" ".join(parts) for parts in samples.values())]) + "\n")
+    return Shard(
+        name=tar.stem,
+        samples=len(samples),
+        bytes=tar.stat().st_size,
+        sha256=_sha256(tar),
+        index_bytes=index.stat().st_size,
+        index_sha256=_sha256(index),
+        sizes=" ".join(f"{width}x{height}" for width, height in sizes),
+    )
+
+
+def write_manifest(root: Path, shards: list[Shard], **facts: Any) -> None:
+    """Publishes the shard set: the manifest appears last, and at once."""
+    manifest = {"format": FORMAT, **facts, "shards": [asdict(shard) for shard in shards]}
+    temporary = root / f".{MANIFEST}.tmp"
+    temporary.write_text(json.dumps(manifest, indent=1) + "\n")
+    temporary.rename(root / MANIFEST)
+
+
+def _members(line: str) -> dict[str, tuple[int, int, str]]:
+    """Offset, size and name by extension of one index line."""
+    words = line.split(" ")
+    return {words[i]: (int(words[i + 1]), int(words[i + 2]), words[i + 3]) for i in range(0, len(words), 4)}
+
+
+def _read(path: Path, offset: int, size: int) -> bytes:
+    with open(path, "rb") as file:
+        file.seek(offset)
+        return file.read(size)
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

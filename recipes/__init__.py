@@ -1,0 +1,1 @@
+"""Recipes: every published run is one short file."""
