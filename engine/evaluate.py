@@ -66,7 +66,7 @@ def predictions(model: Colorizer, loader: Loader) -> Iterator[tuple[LabBatch, Te
 def gallery(scores: Scores, size: int) -> tuple[list[int], list[int]]:
     """Positions of the `size` best by loss, best first, and of the `size` worst, worst first; at most half each."""
     ranked: list[int] = scores.model["loss"].argsort(stable=True).tolist()
-    size = min(size, (len(ranked) + 1) // 2)
+    size = min(size, max(1, len(ranked) // 2))
     return ranked[:size], ranked[::-1][:size]
 
 

@@ -97,6 +97,7 @@ def write_report(results: list[Result], out: Path, *, size: int | None, crop: st
 def _histogram(result: Result) -> str:
     """A picture of the photographs' ab RMSE, of the model and of grey."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     model, grey = (scores["rmse_ab"].numpy() for scores in (result.scores.model, result.scores.grey))
     edges = np.linspace(0, max(model.max(), grey.max()) * 1.02 + 1e-6, 31).tolist()
@@ -105,6 +106,7 @@ def _histogram(result: Result) -> str:
     axes.hist(grey, edges, color="0.65", label="grey everywhere")
     axes.hist(model, edges, color="#c2410c", alpha=0.75, label="this model")
     axes.set(xlabel="ab RMSE of a photograph (Lab units)", ylabel="photographs")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     buffer = io.BytesIO()

@@ -98,8 +98,8 @@ def read_recipe(file: Path) -> Recipe:
         return Recipe(**{**values, "model": Spec(**values["model"]), "loss": Spec(**values["loss"])})
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{file} was written by photochrom {header.get('photochrom')}, and this one, {__version__}, cannot read its "
-            f"recipe ({error!r})"
+            f"{file} was written by photochrom {header.get('photochrom')}, and {__version__} cannot read its recipe "
+            f"({error!r})"
         ) from None
 
 

@@ -12,13 +12,13 @@ from .base import Batch, ColorLoss, LossOutput, Prediction
 Resolution = Literal["output", "input"]
 
 
-def l2(predicted: Tensor, true: Tensor) -> Tensor:
+def l2_loss(predicted: Tensor, true: Tensor) -> Tensor:
     """Mean over batch, pixels and both channels of the squared error of ab (B, 2, H, W), in squared Lab units.
 
     Its root is the `rmse_ab` of evaluations. Example:
 
         >>> import torch
-        >>> l2(torch.zeros(1, 2, 4, 4), torch.full((1, 2, 4, 4), 3.0))
+        >>> l2_loss(torch.zeros(1, 2, 4, 4), torch.full((1, 2, 4, 4), 3.0))
         tensor(9.)
     """
     return F.mse_loss(predicted.float(), true)
@@ -41,6 +41,6 @@ class L2(ColorLoss):
     def forward(self, prediction: Prediction, batch: Batch) -> LossOutput:
         if self.resolution == "input":
             size = (batch.ab.shape[2], batch.ab.shape[3])
-            return LossOutput(total=l2(prediction.ab(size, mode="bicubic"), batch.ab))
+            return LossOutput(total=l2_loss(prediction.ab(size, mode="bicubic"), batch.ab))
         # The mean of each cell's pixels, not one pixel of it as in Zhang et al.: the target has no aliasing.
-        return LossOutput(total=l2(prediction.output, F.avg_pool2d(batch.ab, prediction.stride, ceil_mode=True)))
+        return LossOutput(total=l2_loss(prediction.output, F.avg_pool2d(batch.ab, prediction.stride, ceil_mode=True)))

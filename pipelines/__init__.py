@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from .color import lab_to_rgb as lab_to_rgb
     from .color import rgb_to_lab as rgb_to_lab
     from .dali import DaliLoader as DaliLoader
-    from .pack import PackConfig as PackConfig
-    from .pack import pack as pack
+    from .packing import PackConfig as PackConfig
+    from .packing import pack as pack
     from .shards import Sample as Sample
     from .shards import ShardSet as ShardSet
 
@@ -21,8 +21,8 @@ _MODULES = {
     "lab_to_rgb": "color",
     "rgb_to_lab": "color",
     "DaliLoader": "dali",
-    "PackConfig": "pack",
-    "pack": "pack",
+    "PackConfig": "packing",
+    "pack": "packing",
     "Sample": "shards",
     "ShardSet": "shards",
 }

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .loader import BatchPlan, Loader
+from .photograph import decode
 from .shards import ShardSet
 
 # One pipeline serves an era: as many batches as keep these two in bounds. Each entry costs DALI a memory map (it fails
@@ -34,8 +35,8 @@ class DaliLoader(Loader):
         threads: DALI's CPU threads; by default all cores that this process may use.
         prefetch: Batches that DALI prepares ahead.
 
-    All else is as in Loader. Raises ImportError when DALI is not installed, RuntimeError when a photograph fails to
-    decode.
+    All else is as in Loader. Raises ImportError when DALI is not installed; iterating raises ValueError, with the name
+    of the shard, when a photograph does not decode.
     """
 
     def __init__(self, *args: Any, threads: int | None = None, prefetch: int = 2, **kwargs: Any) -> None:
@@ -56,6 +57,7 @@ class _Era:
     """One DALI pipeline over consecutive batches, the first of which is the global batch `first`."""
 
     def __init__(self, loader: DaliLoader, first: int) -> None:
+        self._first = first
         self.next_number: int | None = first
         self._loader = loader
         self._batches = _padded(_plans(loader, first), -(-loader.batch_size // loader.world_size))
@@ -72,15 +74,29 @@ class _Era:
         try:
             (images,) = self._pipeline.run(stream)
         except RuntimeError as error:
-            raise RuntimeError(
-                f"DALI stopped at batch {self.next_number} of {self._loader.data.root}: {_essence(error)}; "
-                "if the shards have changed since they were packed, pack again"
-            ) from error
+            raise ValueError(self._explain(error)) from error
         self.next_number += 1
         if self.next_number == self._end:
             self.next_number = None  # nothing is left in this pipeline
         pixels: Tensor = torch.from_dlpack(images.as_tensor())
         return pixels
+
+    def _explain(self, error: RuntimeError) -> str:
+        """What is wrong with the next batch. DALI names no file for junk bytes, so its photographs are looked at again."""
+        assert self.next_number is not None
+        data = self._loader.data
+        for index in np.unique(self._batches[self.next_number - self._first].index).tolist():
+            try:
+                sample = data.sample(index)
+                decode(sample.jpeg())
+            except (
+                OSError,
+                ValueError,
+            ) as reason:  # ValueError: a Rejected photograph, or its json is no JSON any more
+                tar = data.tar(int(data.shard_of(np.array(index))))
+                return f"sample {index} of {data.root}, in {tar.name}, cannot be read any more ({reason}): pack again"
+        essence = next((line.strip() for line in str(error).splitlines() if "Error" in line or ".tar" in line), error)
+        return f"DALI stopped at batch {self.next_number} of {data.root}: {essence}"
 
     def _build(self, tars: list[str], indices: list[str]) -> Any:
         from nvidia.dali import Pipeline, fn, types
@@ -152,12 +168,6 @@ def _write_indices(data: ShardSet, plans: list[BatchPlan], folder: Path) -> tupl
         tars.append(str(data.tar(int(shards[run[0]]))))
         indices.append(str(path))
     return tars, indices
-
-
-def _essence(error: RuntimeError) -> str:
-    """The line of DALI's report that names the file, or else its first one."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return next((line for line in lines if ".tar" in line), lines[0] if lines else "no reason given").rstrip(".")
 
 
 def require_dali() -> None:

@@ -164,8 +164,8 @@ def _check_sizes(data: ShardSet, size: int, crop: Crop) -> None:
     packed = data.short_side
     if packed is not None and size > packed:
         raise ValueError(
-            f"crops of {size} pixels are larger than the photographs in {data.root}, packed at a short side of {packed}: "
-            f"lower the size, or pack again with --short-side {size}"
+            f"crops of {size} pixels are larger than the photographs in {data.root}, packed at a short side of "
+            f"{packed}: lower the size, or pack again with --short-side {size}"
         )
     if crop == "random" and (smallest := int(data.sizes.min())) < size:
         raise ValueError(

@@ -154,7 +154,7 @@ def _upright_rgb(image: Image.Image, orientation: int, done: tuple[str, ...]) ->
     elif image.mode != "RGB":
         done = (*done, f"from {image.mode}")
         image = image.convert("RGB")
-    if method := _UPRIGHT.get(orientation):
+    if (method := _UPRIGHT.get(orientation)) is not None:
         image, done = image.transpose(method), (*done, "turned upright")
     return image, done
 

@@ -1,7 +1,7 @@
 """photochrom pack SOURCE OUT"""
 
 from ...losses.quantization import ab_histogram
-from ...pipelines.pack import PackConfig, pack
+from ...pipelines.packing import PackConfig, pack
 from ..config import save_yaml
 from ..console import progress_bar
 from ..output import write_json

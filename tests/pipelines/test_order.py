@@ -1,0 +1,52 @@
+import itertools
+
+import numpy as np
+import pytest
+from photochrom.pipelines import order
+
+SETTINGS = list(itertools.product([1, 2, 9, 100, 101], [1, 3, 8, 64, 224], [0, 1, 12345]))
+
+
+@pytest.mark.parametrize(("num_samples", "batch_size", "seed"), SETTINGS)
+def test_every_epoch_of_the_stream_holds_each_sample_once(num_samples: int, batch_size: int, seed: int) -> None:
+    epochs = 4
+    num_batches = order.first_batch_of_epoch(num_samples, batch_size, epochs)
+    pairs = [order.training_batch(num_samples, batch_size, seed, number) for number in range(num_batches)]
+    seen = sorted((e, i) for index, epoch in pairs for i, e in zip(index.tolist(), epoch.tolist(), strict=True))
+    expected = list(itertools.product(range(epochs), range(num_samples)))
+    assert seen[: len(expected)] == expected
+    assert len(seen) - len(expected) < batch_size
+
+
+def test_a_batch_follows_the_storage() -> None:
+    index, _ = order.training_batch(1000, 64, 0, 3)
+    assert (np.diff(index) >= 0).all()
+
+
+def test_orders_differ_between_epochs_and_seeds() -> None:
+    first = order.epoch_order(100, 0, 0).tolist()
+    assert first != order.epoch_order(100, 0, 1).tolist()
+    assert first != order.epoch_order(100, 1, 0).tolist()
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("size", [0, 1, 7, 224])
+def test_shares_cut_a_batch_into_even_parts(size: int, world_size: int) -> None:
+    shares = [range(size)[order.rank_share(size, rank, world_size)] for rank in range(world_size)]
+    assert list(itertools.chain(*shares)) == list(range(size))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@pytest.mark.parametrize(("num_samples", "batch_size"), [(1, 1), (9, 4), (100, 100), (101, 100)])
+def test_evaluation_visits_each_sample_once_in_order(num_samples: int, batch_size: int) -> None:
+    num_batches = -(-num_samples // batch_size)
+    batches = [order.evaluation_batch(num_samples, batch_size, number) for number in range(num_batches)]
+    assert np.concatenate(batches).tolist() == list(range(num_samples))
+
+
+@pytest.mark.parametrize(("num_samples", "batch_size"), [(9, 4), (100, 8), (9, 224)])
+def test_epochs_begin_where_they_say(num_samples: int, batch_size: int) -> None:
+    for epoch in range(5):
+        number = order.first_batch_of_epoch(num_samples, batch_size, epoch)
+        assert number * batch_size >= epoch * num_samples
+        assert number == 0 or (number - 1) * batch_size < epoch * num_samples

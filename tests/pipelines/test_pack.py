@@ -1,0 +1,223 @@
+import csv
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from photochrom.losses import ab_histogram
+from photochrom.losses.quantization import ab_bins
+from photochrom.pipelines import PackConfig, ShardSet, pack
+from photochrom.pipelines.hashing import permutation
+from PIL import Image
+from skimage.color import rgb2lab
+
+
+def packed(source: Path, out: Path, **settings: object) -> dict:
+    config = PackConfig(source=source, out=out, **{"short_side": 64, "workers": 1, "shard_samples": 4, **settings})
+    return pack(config, ab_histogram=ab_histogram)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def messy(photos: Path, tmp_path: Path) -> Path:
+    """The nine photographs among what else a folder holds."""
+    folder = Path(shutil.copytree(photos, tmp_path / "messy"))
+    coffee = Image.open(folder / "coffee.png")
+    coffee.convert("L").save(folder / "grey.jpg")
+    (folder / "readme.txt").write_text("no photograph")
+    (folder / "empty.jpg").touch()
+    (folder / "strange näme, with\nnewline.v2.JPG").write_bytes((folder / "rocket.jpg").read_bytes())
+    (folder / "cut.jpg").write_bytes((folder / "rocket.jpg").read_bytes()[:-500])
+    Image.new("RGB", (8, 8), "red").save(folder / "icon.png")
+    return folder
+
+
+def test_nothing_is_lost_silently(messy: Path, tmp_path: Path) -> None:
+    summary = packed(messy, tmp_path / "out")
+    num_files = sum(path.is_file() for path in messy.rglob("*"))
+    assert summary["num_packed"] == 10
+    assert summary["num_packed"] + summary["num_dropped"] + summary["num_rejected"] == num_files == 15
+    assert summary["dropped"] == {"grey": 1}
+    with open(tmp_path / "out" / "rejects.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["path"], row["reason"]) for row in rows] == [
+        ("cut.jpg", "damaged JPEG"),
+        ("empty.jpg", "empty file"),
+        ("icon.png", "too small"),
+        ("readme.txt", "not an image"),
+    ]
+    paths = {ShardSet.open(tmp_path / "out").sample(i).path for i in range(10)}
+    assert "strange näme, with\nnewline.v2.JPG" in paths
+    assert "garage/motorcycle_left.png" in paths
+
+
+def test_grey_photographs_can_be_kept(messy: Path, tmp_path: Path) -> None:
+    assert packed(messy, tmp_path / "out", keep_grey=True)["num_packed"] == 11
+
+
+def test_the_manifest_says_what_was_done(photos: Path, tmp_path: Path) -> None:
+    packed(photos, tmp_path / "out", seed=3)
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["seed"] == 3
+    assert manifest["source"] == str(photos)
+    assert manifest["image"] == {"short_side": 64, "resampler": "bicubic", "quality": 95, "subsampling": "4:4:4"}
+    assert manifest["counts"] == {"packed": 9, "dropped": {}, "rejected": {}}
+    assert manifest["classes"] == {"": 7, "garage": 2}
+    assert [shard["samples"] for shard in manifest["shards"]] == [4, 4, 1]
+    for shard in manifest["shards"]:
+        tar = tmp_path / "out" / f"{shard['name']}.tar"
+        assert shard["sha256"] == hashlib.sha256(tar.read_bytes()).hexdigest()
+        assert shard["index_sha256"] == hashlib.sha256(tar.with_suffix(".idx").read_bytes()).hexdigest()
+
+
+def test_the_prior_is_that_of_the_photographs(photos: Path, tmp_path: Path) -> None:
+    source = tmp_path / "three"
+    source.mkdir()
+    for name in ("chelsea.png", "coffee.png", "rocket.jpg"):
+        shutil.copy(photos / name, source)
+    packed(source, tmp_path / "out", short_side=None)
+    # Written again in NumPy float64: every 4th pixel, its 5 nearest bins, a Gaussian of width 5.
+    expected = np.zeros(313)
+    bins = ab_bins().double().numpy()
+    for path in source.iterdir():
+        ab = rgb2lab(np.asarray(Image.open(path).convert("RGB")))[::4, ::4, 1:].reshape(-1, 2)
+        distance = ((ab[:, None] - bins) ** 2).sum(axis=2)
+        nearest = np.argsort(distance, axis=1)[:, :5]
+        weight = np.exp(-np.take_along_axis(distance, nearest, axis=1) / 50)
+        np.add.at(expected, nearest, weight / weight.sum(axis=1, keepdims=True))
+    expected /= expected.sum()
+    # The packer rounds colours to one Lab unit, which moves less than 1 % of the mass, by one bin.
+    assert np.abs(ShardSet.open(tmp_path / "out").prior - expected).sum() / 2 < 0.01
+
+
+def test_the_order_is_the_seed_s(photos: Path, tmp_path: Path) -> None:
+    files = sorted(path.relative_to(photos).as_posix() for path in photos.rglob("*.*"))
+    for seed in (0, 1):
+        packed(photos, tmp_path / str(seed), seed=seed)
+        found = ShardSet.open(tmp_path / str(seed))
+        assert [found.sample(i).path for i in range(9)] == [files[i] for i in permutation(9, seed)]
+
+
+def test_bytes_do_not_depend_on_the_number_of_workers(messy: Path, tmp_path: Path) -> None:
+    packed(messy, tmp_path / "one", workers=1)
+    packed(messy, tmp_path / "three", workers=3)
+    assert digests(tmp_path / "one") == digests(tmp_path / "three")
+
+
+def test_original_sizes_can_be_kept(photos: Path, tmp_path: Path) -> None:
+    packed(photos, tmp_path / "out", short_side=None)
+    found = ShardSet.open(tmp_path / "out")
+    assert found.short_side is None
+    for i in range(9):
+        sample = found.sample(i)
+        with Image.open(photos / sample.path) as original:
+            assert sample.size == original.size
+        if sample.path == "rocket.jpg":
+            assert sample.jpeg() == (photos / "rocket.jpg").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda path: None, "there is no folder"),
+        (lambda path: path.write_text("a file"), "is no folder"),
+        (lambda path: path.mkdir(), "holds no files"),
+    ],
+)
+def test_a_source_that_holds_nothing(tmp_path: Path, make: object, sentence: str) -> None:
+    source = tmp_path / "source"
+    make(source)
+    with pytest.raises(ValueError, match=sentence):
+        packed(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_readable_photograph_leaves_nothing_behind(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "a.txt").write_text("text")
+    Image.new("RGB", (64, 64), "grey").save(source / "b.png")
+    with pytest.raises(ValueError, match=r"of its 2 files: 1 not an image, 1 grey \(--keep-grey packs them\)"):
+        packed(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_target_in_use_is_left_alone(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "diary.txt").write_text("dear")
+    with pytest.raises(ValueError, match=r"is not empty \(it holds diary.txt\)"):
+        packed(photos, tmp_path)
+    assert (tmp_path / "diary.txt").read_text() == "dear"
+    packed(photos, tmp_path / "out")
+    before = digests(tmp_path / "out")
+    with pytest.raises(ValueError, match="already holds a shard set"):
+        packed(photos, tmp_path / "out")
+    assert digests(tmp_path / "out") == before
+
+
+def test_a_target_that_cannot_be_written(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="is a file: name a new folder"):
+        packed(photos, tmp_path / "file")
+    with pytest.raises(ValueError, match=r"cannot write to .*file/below: Not a directory"):
+        packed(photos, tmp_path / "file" / "below")
+    with pytest.raises(ValueError, match="cannot write to /proc/photochrom: No such file or directory"):
+        packed(photos, Path("/proc/photochrom"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"short_side": 31}, "--short-side 31 is below 32"),
+        ({"quality": 0}, "--quality 0 is not between 1 and 100"),
+        ({"workers": 0}, "--workers 0 is not a positive number"),
+        ({"seed": -1}, "--seed -1 is negative"),
+        ({"shard_samples": 0}, "--shard-samples 0 is not a positive number"),
+    ],
+)
+def test_settings_out_of_range(settings: dict, sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        PackConfig(source=tmp_path, out=tmp_path, **settings)
+
+
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_pack_is_done_again_by_the_same_command(photos: Path, tmp_path: Path, kill: signal.Signals) -> None:
+    source = tmp_path / "many"
+    source.mkdir()
+    for i in range(120):
+        shutil.copy(photos / "rocket.jpg", source / f"{i}.jpg")
+    command = [sys.executable, "-m", "photochrom", "pack", str(source), str(tmp_path / "out"), "--workers", "1"]
+    command += ["--short-side", "64", "--shard-samples", "10"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not (tmp_path / "out" / "photos-000001.tar").exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    os.killpg(process.pid, kill)
+    _, errors = process.communicate(timeout=60)
+    if kill == signal.SIGINT:
+        assert process.returncode == 130
+        assert errors.strip() == "photochrom pack: interrupted"
+        assert not (tmp_path / "out").exists()
+    else:
+        assert not (tmp_path / "out" / "manifest.json").exists()
+    subprocess.run(command, check=True)
+    packed(source, tmp_path / "calm", shard_samples=10)
+    unlike = {"config.yaml", "summary.json"}
+    again = {name: digest for name, digest in digests(tmp_path / "out").items() if name not in unlike}
+    assert again == digests(tmp_path / "calm")
+
+
+def test_tars_hold_no_trace_of_time_or_user(photos: Path, tmp_path: Path) -> None:
+    packed(photos, tmp_path / "out")
+    with tarfile.open(tmp_path / "out" / "photos-000000.tar") as tar:
+        assert {(m.mtime, m.uid, m.gid, m.uname, m.gname) for m in tar} == {(0, 0, 0, "photochrom", "photochrom")}

@@ -1,0 +1,191 @@
+"""The gate, on files as people have them. What each should become is said by Pillow, read with the utmost care."""
+
+import io
+import pickle
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from photochrom.pipelines.photograph import MAX_PIXELS, Photograph, Rejected, decode, make_photograph, read_file
+from PIL import Image
+from skimage.color import rgb2lab
+
+
+@pytest.fixture(scope="module")
+def coffee(photos: Path) -> Image.Image:
+    return Image.open(photos / "coffee.png").convert("RGB")
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def stored(data: bytes, short_side: int | None = None) -> Photograph:
+    return make_photograph(data, short_side=short_side, quality=95)
+
+
+def pixels_of(photograph: Photograph) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(photograph.jpeg)).convert("RGB")).astype(int)
+
+
+def test_a_sound_jpeg_keeps_its_bytes(coffee: Image.Image) -> None:
+    data = encoded(coffee, "JPEG", quality=80)
+    photograph = stored(data, short_side=400)
+    assert photograph.jpeg == data
+    assert photograph.done == ()
+    assert photograph.size == photograph.original_size == (600, 400)
+
+
+def test_resizing_is_pillow_s_bicubic(coffee: Image.Image) -> None:
+    photograph = stored(encoded(coffee, "PNG"), short_side=100)
+    assert photograph.size == (150, 100)
+    assert photograph.original_size == (600, 400)
+    assert photograph.done == ("from PNG", "resized", "encoded")
+    expected = np.asarray(coffee.resize((150, 100), Image.Resampling.BICUBIC)).astype(int)
+    assert np.abs(pixels_of(photograph) - expected).mean() < 3
+    sampling = [layer[1:3] for layer in Image.open(io.BytesIO(photograph.jpeg)).layer]
+    assert sampling == [(1, 1), (1, 1), (1, 1)], "the chroma is subsampled"
+
+
+def test_small_photographs_are_not_enlarged(coffee: Image.Image) -> None:
+    assert stored(encoded(coffee.resize((90, 60)), "PNG"), short_side=288).size == (90, 60)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000"])
+def test_other_formats_become_jpeg_whatever_their_name(coffee: Image.Image, kind: str) -> None:
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = encoded(coffee, kind, **options)
+    photograph = stored(data)
+    assert photograph.done[0] == f"from {kind}"
+    expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
+    assert np.abs(pixels_of(photograph) - expected).mean() < 3
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_orientation_is_applied_once(coffee: Image.Image, orientation: int, kind: str) -> None:
+    # What the camera saw is `coffee`; the file holds it turned, and a tag that says how to turn it back.
+    turned_by = {2: [0], 3: [3], 4: [1], 5: [5], 6: [2], 7: [6], 8: [4]}
+    turned = coffee
+    for method in turned_by.get(orientation, []):
+        turned = turned.transpose(Image.Transpose(method))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image, done = decode(encoded(turned, kind, exif=exif, **({"quality": 95} if kind == "JPEG" else {})))
+    assert image.size == coffee.size
+    assert np.abs(np.asarray(image).astype(int) - np.asarray(coffee)).mean() < 4
+    assert ("turned upright" in done) == (orientation > 1)
+    assert Image.open(io.BytesIO(stored(encoded(turned, kind, exif=exif)).jpeg)).getexif().get(0x0112, 1) == 1
+
+
+def test_sixteen_bit_grey_is_scaled_not_clipped(coffee: Image.Image) -> None:
+    grey = np.asarray(coffee.convert("L"))
+    image, done = decode(encoded(Image.fromarray(grey.astype(np.uint16) * 257), "PNG"))
+    assert "from 16 bit" in done
+    assert (np.asarray(image) == grey[..., None]).all()
+
+
+def test_transparency_is_laid_on_white(coffee: Image.Image) -> None:
+    layer = coffee.copy()
+    layer.putalpha(Image.new("L", coffee.size, 0))
+    image, done = decode(encoded(layer, "PNG"))
+    assert "laid on white" in done
+    assert (np.asarray(image) == 255).all()
+
+
+def test_palette_with_a_transparent_colour(coffee: Image.Image) -> None:
+    palette = Image.new("P", (64, 64), 1)
+    palette.putpalette([0, 0, 0, 200, 30, 30])
+    image, _ = decode(encoded(palette, "PNG", transparency=1))
+    assert (np.asarray(image) == 255).all()
+
+
+def test_cmyk_jpeg_keeps_its_hue(coffee: Image.Image) -> None:
+    data = encoded(coffee.convert("CMYK"), "JPEG", quality=95)
+    image, done = decode(data)
+    assert "from CMYK" in done
+    assert np.abs(np.asarray(image).astype(int) - np.asarray(coffee)).mean() < 6
+
+
+def test_of_animations_the_first_frame(coffee: Image.Image) -> None:
+    data = encoded(coffee, "GIF", save_all=True, append_images=[Image.new("RGB", coffee.size, "red")])
+    image, _ = decode(data)
+    assert np.abs(np.asarray(image).astype(int) - np.asarray(coffee)).mean() < 10
+
+
+def jpeg(coffee: Image.Image) -> bytes:
+    return encoded(coffee, "JPEG", quality=90)
+
+
+BROKEN: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "empty": (lambda data: b"", "empty file"),
+    "one byte": (lambda data: b"\xff", "not an image"),
+    "a page named .jpg": (lambda data: b"<html><body>404</body></html>", "not an image"),
+    "only the first marker": (lambda data: data[:2], "not an image"),
+    "cut at a half": (lambda data: data[: len(data) // 2], "damaged JPEG"),
+    "cut at 99 %": (lambda data: data[: len(data) * 99 // 100], "damaged JPEG"),
+    "last ten bytes gone": (lambda data: data[:-10], "damaged JPEG"),
+    "no end marker": (lambda data: data[:-2], "damaged JPEG"),
+    "4 KB zeroed in mid scan": (lambda data: data[:20000] + bytes(4096) + data[24096:], "damaged JPEG"),
+    "junk before the picture": (lambda data: b"junk" + data, "not an image"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_broken_files_are_rejected_with_a_reason(coffee: Image.Image, case: str) -> None:
+    damage, reason = BROKEN[case]
+    with pytest.raises(Rejected) as caught:
+        stored(damage(jpeg(coffee)))
+    assert caught.value.reason == reason
+
+
+def test_junk_behind_the_picture_is_dropped(coffee: Image.Image) -> None:
+    photograph = stored(jpeg(coffee) + b"PK\x03\x04 a zip archive")
+    assert photograph.done == ("encoded",)
+    assert photograph.jpeg.endswith(b"\xff\xd9")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (31, 500), (500, 31)])
+def test_tiny_pictures_are_rejected(size: tuple[int, int]) -> None:
+    with pytest.raises(Rejected, match=f"too small: {size[0]}x{size[1]}"):
+        stored(encoded(Image.new("RGB", size, "red"), "PNG"))
+
+
+def test_bombs_are_refused_by_their_header() -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    with pytest.raises(Rejected, match="too many pixels"):
+        stored(bomb)
+    assert MAX_PIXELS < 100_000**2
+
+
+def test_grey_pictures_are_marked(coffee: Image.Image) -> None:
+    assert stored(encoded(coffee.convert("L"), "JPEG")).is_grey
+    assert stored(encoded(coffee.convert("L").convert("RGB"), "PNG")).is_grey
+    assert not stored(jpeg(coffee)).is_grey
+
+
+def test_colours_are_counted_on_every_fourth_pixel(coffee: Image.Image) -> None:
+    photograph = stored(encoded(coffee, "PNG"))
+    lab = rgb2lab(np.asarray(coffee))[::4, ::4]
+    a, b = photograph.ab_cells // 256 - 128.0, photograph.ab_cells % 256 - 128.0
+    assert np.abs(a - lab[..., 1].ravel()).max() <= 0.5
+    assert np.abs(b - lab[..., 2].ravel()).max() <= 0.5
+
+
+def test_unreadable_files_are_rejected(tmp_path: Path) -> None:
+    with pytest.raises(Rejected, match="unreadable: Is a directory"):
+        read_file(tmp_path)
+
+
+def test_a_rejection_travels_between_processes() -> None:
+    again = pickle.loads(pickle.dumps(Rejected("too small", "1x1")))
+    assert (again.reason, again.detail, str(again)) == ("too small", "1x1", "too small: 1x1")
