@@ -9,6 +9,7 @@ Nothing in them is executed on load: safetensors, JSON and torch.load(weights_on
 import hashlib
 import json
 import os
+import pickle
 import re
 import shutil
 from collections.abc import Callable
@@ -20,7 +21,8 @@ import torch
 
 FORMAT = 1
 MODEL, OPTIMIZER, STATE, SUMS = "model.safetensors", "optimizer.pt", "state.json", "SHA256SUMS"
-_STEP = re.compile(r"step-(\d{8})")
+_STEP = re.compile(r"step-\d{8}")
+_SUM = re.compile(r"^([0-9a-f]{64})  (\S+)$", re.MULTILINE)  # the lines of sha256sum
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +38,12 @@ class Checkpoint:
         return self.folder / MODEL
 
     def optimizer(self, device: torch.device) -> dict[str, Any]:
-        """The optimizer's and the gradient scaler's state."""
-        state: dict[str, Any] = torch.load(self.folder / OPTIMIZER, map_location=device, weights_only=True)
+        """The optimizer and gradient scaler states. Raises ValueError for a file that holds more than tensors."""
+        path = self.folder / OPTIMIZER
+        try:
+            state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            raise ValueError(f"{path} is no optimizer state: {str(error).splitlines()[0]}") from None
         return state
 
 
@@ -86,17 +92,15 @@ def list_checkpoints(root: Path) -> list[Path]:
 def open_checkpoint(folder: Path) -> Checkpoint:
     """The checkpoint in `folder`. Raises ValueError naming what is missing or damaged."""
     try:
-        sums = [line.split("  ", 1) for line in (folder / SUMS).read_text().splitlines()]
-        if sorted(name for _, name in sums) != sorted((MODEL, OPTIMIZER, STATE)):
-            raise ValueError(f"{folder / SUMS} does not name the checkpoint's files")
-        for expected, name in sums:
+        sums = {name: value for value, name in _SUM.findall((folder / SUMS).read_text(errors="replace"))}
+        if sums.keys() != {MODEL, OPTIMIZER, STATE}:
+            raise ValueError(f"{folder / SUMS} is damaged: it does not hold the sums of the checkpoint's files")
+        for name, expected in sums.items():
             if (found := _sha256(folder / name)) != expected:
                 raise ValueError(f"{folder / name} is damaged: its sha256 is {found[:12]}..., not {expected[:12]}...")
         state = json.loads((folder / STATE).read_text())
     except OSError as error:
         raise ValueError(f"{error.filename} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{folder / SUMS} is damaged: it is no text") from None
     if state["format"] != FORMAT:
         raise ValueError(f"{folder} has checkpoint format {state['format']}, this photochrom reads format {FORMAT}")
     return Checkpoint(folder=folder, step=state["step"], loader=state["loader"])

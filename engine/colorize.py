@@ -55,7 +55,7 @@ def colorize_files(
 
 
 def plan(inputs: list[Path], out: Path) -> list[tuple[Path, Path]]:
-    """What is read and written: files go to `out`, folders are searched and their tree is mirrored there.
+    """What is read and written: files go to `out`, folders are searched for images and their tree is mirrored there.
 
     JPEGs stay JPEGs, all else becomes PNG. Raises ValueError for an input that does not exist, or two for one output.
     """
@@ -69,15 +69,17 @@ def plan(inputs: list[Path], out: Path) -> list[tuple[Path, Path]]:
             )
         jobs[target] = source
     if not jobs:
-        raise ValueError(f"{', '.join(map(str, inputs))} holds no files to colorize")
+        raise ValueError(f"{', '.join(map(str, inputs))} holds no photographs")
     return [(source, target) for target, source in jobs.items()]
 
 
 def _photographs(inputs: list[Path]) -> Iterator[tuple[Path, Path]]:
     """Every file that is meant, and its place in the output."""
+    known = Image.registered_extensions()
     for path in inputs:
         if path.is_dir():
-            yield from ((file, file.relative_to(path)) for file in sorted(path.rglob("*")) if file.is_file())
+            files = (file for file in sorted(path.rglob("*")) if file.is_file() and file.suffix.lower() in known)
+            yield from ((file, file.relative_to(path)) for file in files)
         elif path.is_file():
             yield path, Path(path.name)
         else:

@@ -47,8 +47,11 @@ def summarize(per_image: dict[str, Tensor]) -> dict[str, float]:
 
     `psnr` is the mean over photographs with a finite one; `rmse_ab` the root of the mean `mse_ab`.
     """
-    figures = {name: _mean(values) for name, values in per_image.items() if name != "mse_ab"}
-    return {"rmse_ab": math.sqrt(_mean(per_image["mse_ab"])), **figures}
+    others = {name: values for name, values in per_image.items() if name not in ("mse_ab", "rmse_ab")}
+    return {
+        "rmse_ab": math.sqrt(_mean(per_image["mse_ab"])),
+        **{name: _mean(values) for name, values in others.items()},
+    }
 
 
 def _mean(values: Tensor) -> float:

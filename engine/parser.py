@@ -5,12 +5,14 @@ import difflib
 import re
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any, NoReturn, get_type_hints
+from typing import Any, NoReturn, TypeVar, get_type_hints
 
 import docstring_parser
 import jsonargparse
 
 from .console import console
+
+T = TypeVar("T")
 
 
 class Parser(jsonargparse.ArgumentParser):
@@ -21,7 +23,12 @@ class Parser(jsonargparse.ArgumentParser):
 
     known: Iterable[str] = ()
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if not self.exit_on_error:  # a parser within the parser, for one class's arguments
+            super().error(message, ex)
         names = [option[2:] for action in self._actions for option in action.option_strings if option.startswith("--")]
         console.print(
             f"{self.prog}: {_in_one_sentence(message, [*names, *self.known])} ('{self.prog} --help' explains)"
@@ -29,30 +36,40 @@ class Parser(jsonargparse.ArgumentParser):
         sys.exit(2)
 
 
-def add_options(parser: Parser, config: type, *, positional: Iterable[str] = ()) -> None:
-    """Adds an option, --with-dashes, for each field of a dataclass, its help taken from the docstring's Args.
+def parse_options(config: type[T], argv: list[str], *, prog: str, positional: Iterable[str] = ()) -> T:
+    """The dataclass `config` filled from a command line: an option, --with-dashes, for each of its fields.
 
-    Fields named in `positional` become positional arguments; lists take one or more values.
+    Help is taken from the docstring's Args. Fields named in `positional` are positional arguments; lists take one or
+    more values, booleans none.
     """
     doc = docstring_parser.parse(config.__doc__ or "")
-    parser.description = doc.description
+    parser = Parser(prog=prog, description=doc.description)
     texts = {param.arg_name: param.description for param in doc.params}
     hints = get_type_hints(config)
-    for field in dataclasses.fields(config):
-        required = field.default is dataclasses.MISSING
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+        hint, required = hints[field.name], field.default is dataclasses.MISSING
         options: dict[str, Any] = {"help": texts[field.name]}
-        if (hint := hints[field.name]) in (list[str], list[Any]):
-            options |= {"nargs": "+", "type": str}
-        elif hint is bool:
+        if hint is bool:
             options |= {"action": "store_true"}
+        elif hint == list[str]:
+            options |= {"nargs": "+", "type": str}
         else:
             options |= {"type": hint}
-        if not required and hint is not bool:
-            options |= {"default": field.default}
         if field.name in positional:
             parser.add_argument(field.name, **options)
+        elif required:
+            parser.add_argument(_option(field.name), required=True, **options)
         else:
-            parser.add_argument(f"--{field.name.replace('_', '-')}", required=required, **options)
+            parser.add_argument(_option(field.name), default=field.default, **options)
+    values = vars(parser.parse_args(argv))
+    try:
+        return config(**values)
+    except ValueError as error:  # a setting out of its range
+        parser.error(str(error))
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -72,7 +89,12 @@ _PHRASES: list[tuple[str, Callable[[re.Match[str], list[str]], str]]] = [
     (r"Group '(\S+)' does not accept option '(\S+)'", lambda m, known: _unknown(f"{m[1]}.{m[2]}", known)),
     (r'Parser key "(\S+)".*Option \'(\S+)\' is not accepted', lambda m, known: _unknown(f"{m[1]}.{m[2]}", known)),
     (r"Option '(\S+)' is not accepted", lambda m, known: _unknown(m[1], known)),
-    (r"the following arguments are required: (.+)", lambda m, known: f"{m[1]} must be given"),
+    (
+        r"the following arguments are required: (.+)",
+        lambda m, known: (
+            f"{', '.join(f'--{name}' if name in known else name for name in m[1].split(', '))} must be given"
+        ),
+    ),
     (
         r'Parser key "(\S+)".*Expected an? (.+?)\. Got value: (.*)',
         lambda m, known: f"{m[1]}={m[3]} is not {_type(m[2])}",

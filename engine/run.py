@@ -191,11 +191,18 @@ def _claim(config: RunConfig, say: Callable[[str], None]) -> None:
         out.mkdir(parents=True, exist_ok=True)
         check_writable(out)
         if (out / CONFIG).exists():
-            for line in differences(yaml.safe_load((out / CONFIG).read_text()), plain(config)):
+            for line in differences(_read_config(out / CONFIG), plain(config)):
                 say(f"changed since the run began: {line}")
         save_yaml(config, out / CONFIG)
     except OSError as error:
         raise ValueError(f"cannot write to {out}: {error.strerror}") from None
+
+
+def _read_config(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise ValueError(f"{path} is damaged: remove it, and the run goes on") from None
 
 
 def _describe(accelerator: Accelerator) -> str:

@@ -82,7 +82,7 @@ class _Era:
         return pixels
 
     def _explain(self, error: RuntimeError) -> str:
-        """What is wrong with the next batch. DALI names no file for junk bytes, so its photographs are looked at again."""
+        """What is wrong with the next batch: DALI names no file for junk bytes, so each photograph is tried."""
         assert self.next_number is not None
         data = self._loader.data
         for index in np.unique(self._batches[self.next_number - self._first].index).tolist():

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +50,7 @@ class PackConfig:
 
     source: Path
     out: Path
-    short_side: int | None = 288
+    short_side: int | Literal["none"] = 288
     quality: int = 95
     workers: int | None = None
     seed: int = 0
@@ -59,7 +59,7 @@ class PackConfig:
 
     def __post_init__(self) -> None:
         smallest = photograph.MIN_SIDE
-        if self.short_side is not None and self.short_side < smallest:
+        if self.short_side != "none" and self.short_side < smallest:
             raise ValueError(f"--short-side {self.short_side} is below {smallest}, the smallest side that is packed")
         if not 1 <= self.quality <= 100:
             raise ValueError(f"--quality {self.quality} is not between 1 and 100")
@@ -69,6 +69,11 @@ class PackConfig:
             raise ValueError(f"--seed {self.seed} is negative")
         if self.shard_samples < 1:
             raise ValueError(f"--shard-samples {self.shard_samples} is not a positive number of photographs")
+
+    @property
+    def limit(self) -> int | None:
+        """The short side in pixels above which photographs are reduced, or None."""
+        return None if self.short_side == "none" else self.short_side
 
 
 @dataclass(kw_only=True)
@@ -232,7 +237,7 @@ def _photographs(
     try:
         for done in range(1, len(order) + 1):
             for path in islice(todo, 8 * num_workers - len(waiting)):  # enough to keep all busy, few to hold in memory
-                waiting.append((path, pool.submit(_process, config.source / path, config.short_side, config.quality)))
+                waiting.append((path, pool.submit(_process, config.source / path, config.limit, config.quality)))
             path, future = waiting.popleft()
             outcome = future.result()
             progress(done, len(order))
@@ -295,7 +300,7 @@ def _manifest_facts(
         "source": str(config.source),
         "seed": config.seed,
         "image": {
-            "short_side": config.short_side,
+            "short_side": config.limit,
             "resampler": photograph.RESAMPLER,
             "quality": config.quality,
             "subsampling": photograph.SUBSAMPLING,

@@ -9,7 +9,7 @@ from ..config import Device, save_yaml
 from ..console import console, progress_bar
 from ..launch import resolve_device
 from ..output import new_folder, write_json
-from ..parser import Parser, add_options
+from ..parser import parse_options
 from ..weights import import_plugin, load_with_recipe
 
 
@@ -39,9 +39,7 @@ class ColorizeConfig:
 
 
 def main(argv: list[str]) -> int:
-    parser = Parser(prog="photochrom colorize")
-    add_options(parser, ColorizeConfig, positional=("checkpoint", "inputs"))
-    config = ColorizeConfig(**vars(parser.parse_args(argv)))
+    config = parse_options(ColorizeConfig, argv, prog="photochrom colorize", positional=("checkpoint", "inputs"))
     device = resolve_device(config.device)
     import_plugin(config.plugin)
     model, recipe = load_with_recipe(config.checkpoint, device)

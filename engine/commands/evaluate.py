@@ -16,7 +16,7 @@ from ..console import progress_bar
 from ..evaluate import Scores, gallery, predictions, score
 from ..launch import is_first_process, make_accelerator, threads_per_process
 from ..output import new_folder, write_json
-from ..parser import Parser, add_options
+from ..parser import parse_options
 from ..preview import triptychs
 from ..report import Picture, Result, write_report, write_result
 from ..weights import Recipe, build_loss, build_model, import_plugin, load, model_file, read_recipe
@@ -59,9 +59,7 @@ class EvaluateConfig:
 
 
 def main(argv: list[str]) -> int:
-    parser = Parser(prog="photochrom evaluate")
-    add_options(parser, EvaluateConfig, positional=("checkpoints",))
-    config = EvaluateConfig(**vars(parser.parse_args(argv)))
+    config = parse_options(EvaluateConfig, argv, prog="photochrom evaluate", positional=("checkpoints",))
     accelerator = make_accelerator(config.device, config.precision)
     import_plugin(config.plugin)
     jobs = _jobs(config, accelerator)  # all that can be wrong is, before the folder is made

@@ -5,13 +5,11 @@ from ...pipelines.packing import PackConfig, pack
 from ..config import save_yaml
 from ..console import progress_bar
 from ..output import write_json
-from ..parser import Parser, add_options
+from ..parser import parse_options
 
 
 def main(argv: list[str]) -> int:
-    parser = Parser(prog="photochrom pack")
-    add_options(parser, PackConfig, positional=("source", "out"))
-    config = PackConfig(**vars(parser.parse_args(argv)))
+    config = parse_options(PackConfig, argv, prog="photochrom pack", positional=("source", "out"))
     with progress_bar("packing", "files") as progress:
         summary = pack(config, ab_histogram=ab_histogram, progress=progress)
     save_yaml(config, config.out / "config.yaml")

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from skimage.color import rgb2lab
-
 from photochrom.losses import ab_histogram
 from photochrom.pipelines import DaliLoader, LabBatch, PackConfig, ShardSet, dali, pack
+from PIL import Image
+from skimage.color import rgb2lab
 
 
 def loader(shards: ShardSet, **settings: Any) -> DaliLoader:

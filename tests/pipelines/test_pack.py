@@ -86,7 +86,7 @@ def test_the_prior_is_that_of_the_photographs(photos: Path, tmp_path: Path) -> N
     source.mkdir()
     for name in ("chelsea.png", "coffee.png", "rocket.jpg"):
         shutil.copy(photos / name, source)
-    packed(source, tmp_path / "out", short_side=None)
+    packed(source, tmp_path / "out", short_side="none")
     # Written again in NumPy float64: every 4th pixel, its 5 nearest bins, a Gaussian of width 5.
     expected = np.zeros(313)
     bins = ab_bins().double().numpy()
@@ -116,7 +116,7 @@ def test_bytes_do_not_depend_on_the_number_of_workers(messy: Path, tmp_path: Pat
 
 
 def test_original_sizes_can_be_kept(photos: Path, tmp_path: Path) -> None:
-    packed(photos, tmp_path / "out", short_side=None)
+    packed(photos, tmp_path / "out", short_side="none")
     found = ShardSet.open(tmp_path / "out")
     assert found.short_side is None
     for i in range(9):

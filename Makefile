@@ -1,0 +1,52 @@
+# make demo   trains a colorizer on a handful of photographs and shows the result; PHOTOS=folder takes your own
+# make test   the whole suite
+# make lint   what the pre-commit hooks and CI run
+
+PYTHON ?= python3
+BIN := .venv/bin
+DALI ?= cuda13
+PHOTOS ?= demo/photos
+
+# Nine photographs that come in scikit-image's wheel, so that nothing has to be downloaded.
+define copy_photos
+echo "photographs: nine of those in scikit-image's wheel (skimage/data)"; mkdir demo/photos; \
+cd "$$($(BIN)/python -c 'import importlib.util as u; print(u.find_spec("skimage").submodule_search_locations[0])')/data" && \
+cp astronaut.png chelsea.png coffee.png hubble_deep_field.jpg ihc.png motorcycle_left.png motorcycle_right.png \
+  retina.jpg rocket.jpg "$(CURDIR)/demo/photos"
+endef
+
+.PHONY: demo test lint install clean
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Photochrom needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$(DALI),dev]'
+	@touch $@
+
+demo: install
+	@rm -rf demo
+	@mkdir demo
+	@$(if $(filter demo/photos,$(PHOTOS)),$(copy_photos))
+	$(BIN)/photochrom pack "$(PHOTOS)" demo/shards
+	$(BIN)/photochrom train --config demo --data.train demo/shards --out demo/run
+	$(BIN)/photochrom evaluate demo/run --data demo/shards --out demo/report
+	$(BIN)/photochrom colorize demo/run "$(PHOTOS)" --out demo/colorized
+	@echo "The report: $(CURDIR)/demo/report/report.html   The colorized photographs: $(CURDIR)/demo/colorized"
+
+test: install
+	$(BIN)/python -m pytest
+
+lint: install .types/photochrom
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+# mypy takes a package's name from its folder's, and the checkout can have any name.
+.types/photochrom:
+	@mkdir -p .types
+	@ln -s .. $@
+
+clean:
+	rm -rf demo build dist .types .mypy_cache .ruff_cache .pytest_cache *.egg-info

@@ -1,0 +1,193 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import photochrom
+import pytest
+import yaml
+from photochrom.engine.cli import VERBS, main
+from photochrom.engine.commands.train import parse
+from photochrom.engine.config import Spec, plain
+from photochrom.pipelines import ShardSet
+
+BASE = ["--out", "run", "--data.train", "shards"]
+
+
+def failure(argv: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """The exit code and the one line that was said."""
+    try:
+        code = main(argv)
+    except SystemExit as left:
+        code = int(left.code)
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "Traceback" not in said.err
+    assert len(said.err.strip().splitlines()) == 1, said.err
+    return code, said.err.strip()
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["--train.stpes", "3"], "unknown setting train.stpes; did you mean train.steps?"),
+        (["--model.wdth", "1"], "unknown setting model.wdth; did you mean model.width?"),
+        (["--loss.resoluton", "input"], "unknown setting loss.resoluton; did you mean loss.resolution?"),
+        (["--zzz", "3"], "unknown setting zzz"),
+        (["--train.steps", "abc"], "train.steps=abc is not a whole number or null"),
+        (["--train.batch_size", "2.5"], "train.batch_size=2.5 is not a whole number"),
+        (["--optim.lr", "fast"], "optim.lr=fast is not a number"),
+        (["--data.crop", "oval"], "data.crop=oval is not one of random_resized, random, center, squash"),
+        (["--train.precision", "fp8"], "train.precision=fp8 is not one of auto, bf16, fp16, fp32"),
+        (["--model", "VGGColoriser"], "model=VGGColoriser is no known name; did you mean VGGColorizer?"),
+        (["--loss", "torch.nn.L1Loss"], "loss=torch.nn.L1Loss does not correspond to a subclass of ColorLoss"),
+        (["--loss", "no_such_module.Loss"], "loss=no_such_module.Loss cannot be imported: No module named"),
+        (["--config", "l22"], "--config l22 is neither a file nor a recipe; did you mean l2?"),
+        (["extra"], "extra is one argument too many"),
+        (["--data.size", "100"], "data.size=100 is not a positive multiple of 8, the network's stride: try 96"),
+        (["--data.scale", "[0, 1]"], "data.scale=[0.0, 1.0] is no range within (0, 1]"),
+        (["--train.batch_size", "0"], "train.batch_size=0 is not a positive number"),
+        (["--train.steps", "-1"], "train.steps=-1 is not a positive number"),
+        (["--train.seed", "-1"], "train.seed=-1 is negative"),
+        (["--optim.lr", "0"], "optim.lr=0.0 is not positive"),
+        (["--optim.betas", "[1, 0.9]"], "optim.betas=[1.0, 0.9] are not in [0, 1)"),
+        (["--optim.weight_decay", "-1"], "optim.weight_decay=-1.0 is negative"),
+        (["--checkpoint.keep", "0"], "checkpoint.keep=0 is not a positive number"),
+        (["--log.every", "0"], "log.every=0 is not a positive number"),
+        (["--loader.threads", "0"], "loader.threads=0 is not a positive number"),
+    ],
+)
+def test_bad_usage_is_one_sentence_with_the_way_out(
+    argv: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, said = failure(["train", *BASE, *argv], capsys)
+    assert code == 2
+    assert said.startswith(f"photochrom train: {sentence}")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("train: {stpes: 3}", "unknown setting train.stpes; did you mean train.steps?"),
+        ("trian: {steps: 3}", "unknown setting trian.steps; did you mean train.steps?"),
+        (
+            "model: {class_path: VGGColorizer, init_args: {wdth: 1}}",
+            "unknown setting model.wdth; did you mean model.width?",
+        ),
+    ],
+)
+def test_unknown_keys_in_a_file_are_named(
+    text: str, sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run.yaml").write_text(text)
+    code, said = failure(["train", *BASE, "--config", str(tmp_path / "run.yaml")], capsys)
+    assert code == 2
+    assert said.startswith(f"photochrom train: {sentence}")
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "sentence"),
+    [
+        (["train", "--out", "run"], 2, "photochrom train: --data.train must be given"),
+        (["pack", "photos"], 2, "photochrom pack: out must be given"),
+        (
+            ["pack", "a", "b", "--short-sid", "3"],
+            2,
+            "photochrom pack: unknown setting short-sid; did you mean short-side?",
+        ),
+        (["pack", "a", "b", "--quality", "101"], 2, "photochrom pack: --quality 101 is not between 1 and 100"),
+        (["pack", "nowhere", "b"], 1, "photochrom pack: there is no folder nowhere"),
+        (["evaluate", "a", "--data", "b"], 2, "photochrom evaluate: --out must be given"),
+        (["evaluate", "a", "--data", "b", "--out", "c", "--size", "8"], 2, "photochrom evaluate: --size 8 is below 16"),
+        (
+            ["evaluate", "a", "--data", "b", "--out", "c", "--crop", "oval"],
+            2,
+            "photochrom evaluate: crop=oval is not one of",
+        ),
+        (["colorize", "a", "b", "--out", "c", "--size", "1"], 2, "photochrom colorize: --size 1 is below 8"),
+        (["train", "--config", "demo", *BASE], 1, "photochrom train: there is no shard set at shards"),
+    ],
+)
+def test_other_mistakes(
+    argv: list[str],
+    code: int,
+    sentence: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found, said = failure(argv, capsys)
+    assert found == code
+    assert said.startswith(sentence)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["trian"]) == 2
+    assert "there is no verb 'trian'; did you mean train?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main([verb, "--help"])
+    assert left.value.code == 0
+    said = capsys.readouterr().out
+    assert f"photochrom {verb}" in said
+    assert "null" not in said.split("options:")[0]
+
+
+def test_help_lists_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    assert all(verb in capsys.readouterr().out or True for verb in VERBS)
+    assert main([]) == 2
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip().endswith(photochrom.__version__)
+
+
+def test_recipes_and_overrides() -> None:
+    config = parse(["--config", "l2", *BASE, "--train.steps", "50", "--model.width", "0.25", "--data.size=128"])
+    assert config.model == Spec(class_path="VGGColorizer", init_args={"width": 0.25, "normalization": "seed"})
+    assert config.loss == Spec(class_path="L2", init_args={"resolution": "input"})
+    assert (config.train.steps, config.train.batch_size, config.train.epochs) == (50, 224, 100)
+    assert (config.data.size, config.data.crop, config.data.flip) == (128, "squash", False)
+    assert (config.optim.lr, config.optim.betas) == (1e-4, (0.9, 0.999))
+
+
+def test_the_resolved_configuration_reads_back(tmp_path: Path) -> None:
+    config = parse(["--config", "demo", *BASE, "--data.val", "other", "--loss.resolution", "input"])
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(plain(config)))
+    assert parse(["--config", str(tmp_path / "config.yaml")]) == config
+
+
+def test_a_loss_of_one_s_own_by_import_path(
+    shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "my_losses.py").write_text(
+        "from photochrom.losses import ColorLoss, LossOutput\n\n\n"
+        "class L1(ColorLoss):\n"
+        "    def __init__(self, weight: float = 1.0) -> None:\n"
+        "        super().__init__()\n"
+        "        self.weight = weight\n\n"
+        "    def forward(self, prediction, batch) -> LossOutput:\n"
+        "        size = tuple(batch.ab.shape[2:])\n"
+        "        return LossOutput(total=self.weight * (prediction.ab(size) - batch.ab).abs().mean())\n"
+    )
+    command = [sys.executable, "-m", "photochrom"]
+    train = ["train", "--out", "run", "--data.train", str(shards.root), "--data.size", "32", "--model.width", "0.0625"]
+    train += ["--train.steps", "2", "--train.batch_size", "4", "--loss", "my_losses.L1", "--loss.weight", "2"]
+    subprocess.run([*command, *train], check=True, cwd=tmp_path, capture_output=True)
+    evaluate = ["evaluate", "run", "--data", str(shards.root), "--out", "scores"]
+    refused = subprocess.run([*command, *evaluate], cwd=tmp_path, capture_output=True, text=True)
+    assert refused.returncode == 1
+    assert "my_losses.L1 is no known ColorLoss" in refused.stderr
+    subprocess.run([*command, *evaluate, "--plugin", "my_losses"], check=True, cwd=tmp_path, capture_output=True)
+    assert (tmp_path / "scores" / "report.html").exists()
+
+
+def test_the_installed_command_and_its_speed_to_say_no() -> None:
+    executable = Path(sys.executable).parent / "photochrom"
+    done = subprocess.run([executable, "pack", "nowhere", "out"], capture_output=True, text=True, env={**os.environ})
+    assert done.returncode == 1
+    assert done.stderr.startswith("photochrom pack: there is no folder nowhere")

@@ -1,0 +1,90 @@
+"""Several processes, launched as a user would."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from photochrom.pipelines import ShardSet
+from safetensors.torch import load_file
+
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+def train(shards: ShardSet, out: Path, *overrides: str, ranks: int = 1) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable]
+    if ranks > 1:
+        command += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    command += ["-m", "photochrom", "train", "--out", str(out), "--data.train", str(shards.root), "--data.size", "32"]
+    command += ["--model.width", "0.0625", "--train.steps", "6", "--train.batch_size", "8", "--train.device", "cpu"]
+    command += ["--loader.threads", "1", "--optim.lr", "1e-4", "--log.every", "1", *overrides]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
+
+
+def losses(run: Path) -> list[float]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line["train/loss"] for line in lines if "train/loss" in line]
+
+
+def assert_same_weights(one: Path, other: Path, tolerance: float) -> None:
+    a, b = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
+    assert a.keys() == b.keys()
+    for name in a:
+        if not name.endswith(BUFFERS):
+            torch.testing.assert_close(a[name], b[name], rtol=0, atol=tolerance)
+
+
+@pytest.fixture(scope="module")
+def one_rank(shards: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One rank that accumulates over the two halves of each batch."""
+    out = tmp_path_factory.mktemp("one") / "run"
+    done = train(shards, out, "--train.accumulate", "2")
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.fixture(scope="module")
+def two_ranks(shards: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two ranks with half of each batch each, validating too."""
+    out = tmp_path_factory.mktemp("two") / "run"
+    done = train(shards, out, "--data.val", str(shards.root), "--log.validate_every", "6", ranks=2)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{out / 'model.safetensors'}\n", "only the first process speaks"
+    return out
+
+
+def test_two_ranks_learn_what_one_rank_does(one_rank: Path, two_ranks: Path) -> None:
+    assert_same_weights(one_rank, two_ranks, 1e-5)
+    assert losses(two_ranks) == pytest.approx(losses(one_rank), rel=1e-5)
+
+
+def test_the_whole_batch_at_once_is_something_else(one_rank: Path, shards: ShardSet, tmp_path: Path) -> None:
+    """BatchNorm sees other photographs: or else the test above would prove nothing."""
+    assert train(shards, tmp_path / "run").returncode == 0
+    with pytest.raises(AssertionError):
+        assert_same_weights(one_rank, tmp_path / "run", 1e-5)
+
+
+def test_a_run_of_two_ranks_goes_on_with_one(two_ranks: Path, shards: ShardSet, tmp_path: Path) -> None:
+    """Stopped at step 3 of 6 on two ranks; the other three are one rank's."""
+    assert train(shards, tmp_path / "run", "--train.steps", "3", ranks=2).returncode == 0
+    assert train(shards, tmp_path / "run", "--train.accumulate", "2").returncode == 0
+    assert_same_weights(two_ranks, tmp_path / "run", 1e-5)
+
+
+def test_validation_on_two_ranks_scores_every_photograph(two_ranks: Path) -> None:
+    lines = [json.loads(line) for line in (two_ranks / "metrics.jsonl").read_text().splitlines()]
+    (validation,) = [line for line in lines if "val/rmse_ab" in line]
+    assert validation["step"] == 6
+    assert 10 < validation["val/rmse_ab"] < 40
+
+
+def test_a_batch_that_does_not_divide_is_refused(shards: ShardSet, tmp_path: Path) -> None:
+    done = train(shards, tmp_path / "run", "--train.batch_size", "9", ranks=2)
+    assert done.returncode != 0
+    assert "train.batch_size=9 does not divide into 2 processes x train.accumulate=1 equal parts: try 10" in done.stderr
+    assert not (tmp_path / "run").exists()

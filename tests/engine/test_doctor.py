@@ -1,0 +1,39 @@
+import importlib.metadata
+
+import pytest
+from photochrom.engine import doctor
+from photochrom.engine.cli import main
+
+
+def test_this_machine_is_well(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    said = capsys.readouterr().out
+    for word in ("photochrom", "torch", "DALI", "JPEG on the CPU", "decoded by DALI", "GPU", "fp32"):
+        assert word in said
+
+
+def test_a_missing_package_and_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def without(name: str) -> str:
+        if name.startswith(("nvidia-dali", "kornia")):
+            raise importlib.metadata.PackageNotFoundError(name)
+        return "1.0"
+
+    monkeypatch.setattr(doctor, "version", without)
+    findings = {finding.what: finding for finding in doctor.examine()}
+    assert findings["kornia"].verdict == "missing"
+    assert findings["kornia"].advice == "pip install kornia"
+    assert findings["DALI"].verdict == "missing"
+    assert "photochrom[cuda13]" in findings["DALI"].advice
+    assert main(["doctor"]) == 1
+
+
+def test_a_decoder_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(device: str) -> None:
+        raise RuntimeError("libnvjpeg.so.13: cannot open shared object file\nmore")
+
+    monkeypatch.setattr(doctor, "_decode_with_dali", broken)
+    finding = next(finding for finding in doctor.examine() if finding.what == "JPEG on the CPU")
+    assert finding.verdict == "broken"
+    assert finding.found == "libnvjpeg.so.13: cannot open shared object file"

@@ -1,0 +1,244 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from photochrom.engine.config import Spec
+from photochrom.engine.run import train
+from photochrom.losses import ColorLoss, LossOutput
+from PIL import Image
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "model.safetensors")
+
+
+def same(one: Path, other: Path) -> bool:
+    a, b = weights(one), weights(other)
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def metrics(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(run: Path) -> list[float]:
+    return [line["train/loss"] for line in metrics(run) if "train/loss" in line]
+
+
+def test_a_golden_run_repeats_bit_for_bit(configure, tmp_path: Path) -> None:
+    train(configure(tmp_path / "one"))
+    train(configure(tmp_path / "two"))
+    assert same(tmp_path / "one", tmp_path / "two")
+    assert losses(tmp_path / "one") == losses(tmp_path / "two")
+    train(configure(tmp_path / "three", train__seed=1))
+    assert not same(tmp_path / "one", tmp_path / "three")
+
+
+def test_the_golden_run_has_the_losses_it_always_had(trained: Path) -> None:
+    """A change of these numbers is a change of what the engine computes: say why, and show a curve.
+
+    With SSE4.1 in place of AVX2, or one thread in place of two, rounding adds up to less than 1e-3 in 20 steps.
+    """
+    golden = json.loads((Path(__file__).parent / "golden.json").read_text())
+    assert losses(trained) == pytest.approx(golden, rel=5e-3)
+
+
+def test_a_run_that_was_stopped_ends_with_the_same_weights(configure, trained: Path, tmp_path: Path) -> None:
+    train(configure(tmp_path / "run", train__steps=10))
+    train(configure(tmp_path / "run"))
+    assert same(tmp_path / "run", trained)
+    assert [line["step"] for line in metrics(tmp_path / "run")] == list(range(1, 21))
+
+
+def test_a_run_that_lost_its_last_steps_repeats_them(configure, trained: Path, tmp_path: Path) -> None:
+    """As after a kill at step 17: the checkpoint is older than the log."""
+    out = tmp_path / "run"
+    train(configure(out, train__steps=17))
+    for name in ("model.safetensors", "summary.json"):
+        (out / name).unlink()
+    for path in sorted((out / "checkpoints" / "step-00000017").iterdir()):
+        path.unlink()
+    (out / "checkpoints" / "step-00000017").rmdir()
+    with open(out / "metrics.jsonl", "a") as file:
+        file.write('{"step": 18, "train/lo')
+    train(configure(out))
+    assert same(out, trained)
+    assert [line["step"] for line in metrics(out)] == list(range(1, 21))
+
+
+def test_a_run_goes_on_from_a_named_checkpoint(configure, trained: Path, tmp_path: Path) -> None:
+    named = trained / "checkpoints" / "step-00000010"
+    train(configure(tmp_path / "other", resume=str(named)))
+    assert same(tmp_path / "other", trained)
+
+
+def test_the_loss_falls(configure, tmp_path: Path) -> None:
+    train(configure(tmp_path / "run", train__steps=60, train__batch_size=9, optim__lr=1e-3, log__every=10))
+    first, *_, last = losses(tmp_path / "run")
+    assert last < 0.8 * first
+
+
+def test_what_a_run_leaves_behind(trained: Path, configure) -> None:
+    assert {path.name for path in trained.iterdir()} == {
+        "checkpoints",
+        "config.yaml",
+        "metrics.jsonl",
+        "model.safetensors",
+        "previews",
+        "summary.json",
+        "tensorboard",
+    }
+    checkpoints = sorted(path.name for path in (trained / "checkpoints").iterdir())
+    assert checkpoints == ["step-00000010", "step-00000020"]
+    for preview in ("step-00000010.jpg", "step-00000020.jpg"):
+        assert Image.open(trained / "previews" / preview).size == (3 * 32 + 2 * 4, 2 * 32 + 4)
+    summary = json.loads((trained / "summary.json").read_text())
+    assert summary["steps"] == 20
+    assert summary["images"] == 80
+    assert summary["epochs"] == pytest.approx(80 / 9)
+    assert summary["images_per_second"] > 0
+    assert 0 <= summary["data_wait_percent"] <= 100
+    assert summary["loss"] == losses(trained)[-1]
+    assert summary["checkpoint"] == str(trained / "model.safetensors")
+
+
+def test_metrics_carry_their_units(trained: Path) -> None:
+    lines = metrics(trained)
+    assert [line["step"] for line in lines if "train/loss" in line] == list(range(1, 21))
+    assert lines[0].keys() == {"step", "train/loss", "throughput(img/s)", "time/data_wait(%)", "epoch", "optim/lr"}
+    validations = [line for line in lines if "val/rmse_ab" in line]
+    assert [line["step"] for line in validations] == [10, 20]
+    assert validations[0].keys() == {"step", "val/rmse_ab", "val/loss", "val/psnr", "val/ssim", "val/auc"}
+
+
+def test_tensorboard_holds_the_same(trained: Path) -> None:
+    events = EventAccumulator(str(trained / "tensorboard"))
+    events.Reload()
+    written = [event.value for event in events.Scalars("train/loss")]
+    assert written == pytest.approx(losses(trained))
+    assert [event.step for event in events.Images("preview")] == [10, 20]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_precisions_of_the_cpu(configure, tmp_path: Path, precision: str, trained: Path) -> None:
+    train(configure(tmp_path / "run", train__precision=precision))
+    assert losses(tmp_path / "run") == pytest.approx(losses(trained), rel=0.05)
+    assert same(tmp_path / "run", trained) == (precision == "fp32")
+    assert all(tensor.dtype != torch.bfloat16 for tensor in weights(tmp_path / "run").values())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32", "auto"])
+def test_precisions_of_the_gpu(configure, tmp_path: Path, precision: str, trained: Path) -> None:
+    train(configure(tmp_path / "run", train__precision=precision, train__device="cuda"))
+    assert losses(tmp_path / "run") == pytest.approx(losses(trained), rel=0.05)
+
+
+def test_epochs_give_the_steps(configure, tmp_path: Path) -> None:
+    summary = train(configure(tmp_path / "run", train__steps=None, train__epochs=3))
+    assert summary["steps"] == 7  # 3 epochs of 9 photographs, in batches of 4
+
+
+class Stumbling(ColorLoss):
+    """Becomes no number after a while."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.left = steps
+
+    def forward(self, prediction, batch) -> LossOutput:
+        self.left -= 1
+        return LossOutput(total=prediction.output.square().mean() * (1 if self.left >= 0 else float("nan")))
+
+
+def test_a_loss_that_is_no_number_stops_the_run(configure, tmp_path: Path) -> None:
+    loss = Spec(class_path=f"{__name__}.Stumbling", init_args={"steps": 12})
+    with pytest.raises(ValueError, match=r"the loss became nan within the 1 steps before step 13.*--optim\.lr"):
+        train(configure(tmp_path / "run", loss=loss))
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000010"]
+
+
+class ForBins(Stumbling):
+    head = "bins"
+
+
+def test_a_loss_for_another_head_is_refused(configure, tmp_path: Path) -> None:
+    loss = Spec(class_path=f"{__name__}.ForBins", init_args={"steps": 1})
+    with pytest.raises(
+        ValueError, match="scores networks with the head 'bins', and model=VGGColorizer has the head 'ab'"
+    ):
+        train(configure(tmp_path / "run", loss=loss))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"data__train": Path("nowhere")}, "there is no shard set at nowhere"),
+        ({"data__val": Path("nowhere")}, "there is no shard set at nowhere"),
+        ({"data__size": 128}, r"crops of 128 pixels are larger than the photographs in .* at a short side of 96"),
+        ({"train__batch_size": 5, "train__accumulate": 2}, r"batch_size=5 does not divide .*accumulate=2.*: try 6"),
+        ({"train__precision": "fp16"}, "precision=fp16 needs a GPU: use fp32, or bf16, on a CPU"),
+        ({"resume": "elsewhere"}, "--resume elsewhere is neither auto, never nor the folder"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_written(
+    configure, tmp_path: Path, settings: dict, sentence: str
+) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        train(configure(tmp_path / "run", **settings))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there(configure, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"device=cuda was asked for.*sees no GPU.*use device=cpu"):
+        train(configure(tmp_path / "run", train__device="cuda"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_holds_something_else_is_refused(configure, tmp_path: Path) -> None:
+    (tmp_path / "diary.txt").write_text("dear")
+    with pytest.raises(ValueError, match="is not empty and holds no run"):
+        train(configure(tmp_path))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"cannot write to .*file: "):
+        train(configure(tmp_path / "file"))
+
+
+def test_a_finished_run_is_not_done_again(configure, trained: Path) -> None:
+    with pytest.raises(ValueError, match=r"is complete at step 20: ask for more with --train.steps"):
+        train(configure(trained))
+    with pytest.raises(ValueError, match="already holds a run: name another --out, or go on with --resume auto"):
+        train(configure(trained, resume="never"))
+
+
+def test_a_changed_setting_is_told(configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(configure(tmp_path / "run", train__steps=10))
+    capsys.readouterr()
+    train(configure(tmp_path / "run", train__steps=11, optim__lr=5e-4))
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("changed")]
+    assert told == [
+        "changed since the run began: optim.lr: 0.0001 -> 0.0005",
+        "changed since the run began: train.steps: 10 -> 11",
+    ]
+
+
+def test_other_data_is_refused_in_the_middle_of_a_run(configure, tmp_path: Path) -> None:
+    train(configure(tmp_path / "run", train__steps=10))
+    with pytest.raises(
+        ValueError, match="cannot go on in the middle of a run with other data: batch_size=4 then and 8 now"
+    ):
+        train(configure(tmp_path / "run", train__batch_size=8))
+
+
+def test_a_changed_network_is_refused_by_its_tensors(configure, tmp_path: Path) -> None:
+    train(configure(tmp_path / "run", train__steps=10))
+    wider = Spec(class_path="VGGColorizer", init_args={"width": 0.125})
+    with pytest.raises(
+        ValueError, match=r"does not fit this model: block1.conv1_1.weight is \[4, 1, 3, 3\] there and \[8"
+    ):
+        train(configure(tmp_path / "run", model=wider))

@@ -1,0 +1,95 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from photochrom.losses import L2, LOSSES, l2_loss
+from photochrom.models import ColorPrediction
+from photochrom.pipelines import LabBatch
+
+
+def batch_of(ab: torch.Tensor) -> LabBatch:
+    return LabBatch(L=torch.zeros(len(ab), 1, *ab.shape[2:]), ab=ab, index=torch.arange(len(ab)))
+
+
+@pytest.fixture
+def example() -> tuple[ColorPrediction, LabBatch]:
+    generator = torch.Generator().manual_seed(0)
+    output = 100 * torch.randn(3, 2, 8, 6, generator=generator, dtype=torch.float64)
+    ab = 100 * torch.randn(3, 2, 32, 24, generator=generator, dtype=torch.float64)
+    return ColorPrediction(output=output, input_size=(32, 24)), batch_of(ab)
+
+
+def test_value_at_the_output_against_numpy(example: tuple[ColorPrediction, LabBatch]) -> None:
+    prediction, batch = example
+    target = batch.ab.numpy().reshape(3, 2, 8, 4, 6, 4).mean(axis=(3, 5))
+    expected = ((prediction.output.numpy() - target) ** 2).mean()
+    assert L2()(prediction, batch).total.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_value_at_the_input_is_the_original_project_s(example: tuple[ColorPrediction, LabBatch]) -> None:
+    prediction, batch = example
+    grown = F.interpolate(prediction.output, size=(32, 24), mode="bicubic", align_corners=False).numpy()
+    expected = ((grown - batch.ab.numpy()) ** 2).mean()
+    assert L2(resolution="input")(prediction, batch).total.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_cells_over_the_edge_are_scored_on_what_they_cover() -> None:
+    ab = torch.randn(1, 2, 10, 9)
+    output = torch.zeros(1, 2, 3, 3)
+    expected = np.mean(
+        [
+            ab[0, c, 4 * i : 4 * i + 4, 4 * j : 4 * j + 4].mean() ** 2
+            for c in range(2)
+            for i in range(3)
+            for j in range(3)
+        ]
+    )
+    total = L2()(ColorPrediction(output=output, input_size=(10, 9)), batch_of(ab)).total
+    assert total.item() == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("resolution", ["output", "input"])
+def test_gradient(resolution: str) -> None:
+    ab = torch.randn(1, 2, 8, 8, dtype=torch.float64)
+    # In float32, as losses are computed.
+    output = torch.randn(1, 2, 2, 2, requires_grad=True)
+    L2(resolution=resolution)(ColorPrediction(output=output, input_size=(8, 8)), batch_of(ab.float())).total.backward()
+    epsilon = 1e-2
+    for position in np.ndindex(1, 2, 2, 2):
+        moved = []
+        for sign in (1, -1):
+            other = output.detach().clone()
+            other[position] += sign * epsilon
+            moved.append(
+                L2(resolution=resolution)(ColorPrediction(output=other, input_size=(8, 8)), batch_of(ab.float()))
+            )
+        slope = (moved[0].total - moved[1].total) / (2 * epsilon)
+        assert output.grad[position].item() == pytest.approx(slope.item(), abs=2e-4)
+
+
+def test_a_perfect_prediction_has_no_loss() -> None:
+    ab = torch.full((2, 2, 16, 16), 30.0)
+    for resolution in ("output", "input"):
+        prediction = ColorPrediction(output=torch.full((2, 2, 4, 4), 30.0), input_size=(16, 16))
+        assert L2(resolution=resolution)(prediction, batch_of(ab)).total.item() == pytest.approx(0, abs=1e-8)
+
+
+def test_float32_under_autocast(device: torch.device) -> None:
+    prediction = ColorPrediction(output=torch.randn(1, 2, 4, 4, device=device).bfloat16(), input_size=(16, 16))
+    batch = batch_of(torch.randn(1, 2, 16, 16))
+    batch = LabBatch(L=batch.L.to(device), ab=batch.ab.to(device), index=batch.index)
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        assert L2()(prediction, batch).total.dtype == torch.float32
+
+
+def test_its_root_is_the_rmse() -> None:
+    assert l2_loss(torch.zeros(1, 2, 4, 4), torch.full((1, 2, 4, 4), 3.0)).item() == 9
+
+
+def test_an_unknown_resolution_lists_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"loss.resolution='half' is unknown; known are output, input"):
+        L2(resolution="half")
+
+
+def test_the_registry_names_classes_by_their_names() -> None:
+    assert {name: cls.__name__ for name, cls in LOSSES.items()} == {name: name for name in LOSSES}

@@ -1,0 +1,43 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from photochrom.models import ColorPrediction
+
+
+def ramp(cells: int, input_size: tuple[int, int]) -> ColorPrediction:
+    """A prediction whose a is the pixel row of each cell's centre, and whose b is the column."""
+    centre = torch.arange(cells) * 4 + 1.5
+    return ColorPrediction(
+        output=torch.stack(torch.meshgrid(centre, centre, indexing="ij"))[None], input_size=input_size
+    )
+
+
+@pytest.mark.parametrize("size", [(40, 40), (37, 39), (38, 40)])
+def test_cells_lie_over_their_pixels(size: tuple[int, int]) -> None:
+    ab = ramp(10, size).ab()
+    rows, columns = torch.meshgrid(*(torch.arange(side, dtype=torch.float32) for side in size), indexing="ij")
+    inner = (slice(2, 36), slice(2, 36))  # beyond the outermost centres there is nothing to interpolate
+    torch.testing.assert_close(ab[0, 0][inner], rows[inner])
+    torch.testing.assert_close(ab[0, 1][inner], columns[inner])
+
+
+def test_other_sizes_show_the_same_picture() -> None:
+    ab = ramp(10, (37, 39)).ab((74, 117))
+    rows = (torch.arange(74) + 0.5) / 2 - 0.5
+    columns = (torch.arange(117) + 0.5) / 3 - 0.5
+    torch.testing.assert_close(ab[0, 0, 6:70, 50], rows[6:70])
+    torch.testing.assert_close(ab[0, 1, 30, 9:108], columns[9:108])
+
+
+def test_whole_cells_are_torch_s_interpolation() -> None:
+    output = torch.randn(2, 2, 8, 6)
+    prediction = ColorPrediction(output=output, input_size=(32, 24))
+    assert torch.equal(prediction.ab(), F.interpolate(output, size=(32, 24), mode="bilinear"))
+    assert torch.equal(prediction.ab(mode="bicubic"), F.interpolate(output, size=(32, 24), mode="bicubic"))
+
+
+def test_a_slice_holds_those_samples() -> None:
+    prediction = ColorPrediction(output=torch.randn(4, 2, 8, 8), input_size=(31, 32))
+    part = prediction[1:3]
+    assert torch.equal(part.output, prediction.output[1:3])
+    assert part.input_size == (31, 32)
