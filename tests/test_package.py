@@ -8,9 +8,8 @@ import tomllib
 import zipfile
 from pathlib import Path
 
-import pytest
-
 import photochrom
+import pytest
 
 ROOT = Path(photochrom.__file__).parent
 FOLDERS = ("bench", "engine", "losses", "models", "pipelines", "recipes")
