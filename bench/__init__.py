@@ -1,1 +1,1 @@
-"""Measures: loader, step, stalls, scaling, rivals."""
+"""Measures what the rest does."""
