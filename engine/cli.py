@@ -39,7 +39,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return int(import_module(f".commands.{verb}", __package__).main(rest))
     except KeyboardInterrupt:
-        console.print(f"photochrom {verb}: interrupted")
+        way_out = "; the same command goes on from the last checkpoint" if verb == "train" else ""
+        console.print(f"photochrom {verb}: interrupted{way_out}")
         return 130
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         if os.environ.get("PHOTOCHROM_TRACEBACK"):

@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
+from torch import nn
 
 from .config import Device, Precision
 
@@ -58,6 +59,13 @@ def threads_per_process() -> int:
 def is_first_process() -> bool:
     """Whether this is the one process, of all that a launcher started, that speaks and writes."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def share_buffers(module: nn.Module) -> None:
+    """Gives every process the first one's buffers: after a step, each has the BatchNorm statistics of its own share."""
+    if dist.is_initialized():
+        for buffer in module.buffers():
+            dist.broadcast(buffer, src=0)
 
 
 def gather(rows: list[T]) -> list[T]:

@@ -18,7 +18,7 @@ from .config import RunConfig, differences, plain, save_yaml
 from .console import LiveLine, console
 from .launch import make_accelerator, threads_per_process
 from .output import check_writable, write_json
-from .runlog import NoLog, RunLog
+from .runlog import Log, RunLog
 from .train import Run, fit
 from .weights import build_loss, build_model, load_weights, save_model
 
@@ -86,19 +86,9 @@ def _prepare(config: RunConfig, accelerator: Accelerator, checkpoint: Checkpoint
     if step >= total_steps:
         raise ValueError(f"the run in {config.out} is complete at step {step}: ask for more with --train.steps")
 
-    optimizer: torch.optim.Optimizer = torch.optim.Adam(
-        colorizer.parameters(),
-        lr=config.optim.lr,
-        betas=config.optim.betas,
-        weight_decay=config.optim.weight_decay,
-        fused=accelerator.device.type == "cuda",
-    )
-    model, optimizer = accelerator.prepare(colorizer, optimizer)
+    model, optimizer = accelerator.prepare(colorizer, _optimizer(config, colorizer, accelerator))
     if checkpoint:
-        state = checkpoint.optimizer(accelerator.device)
-        optimizer.load_state_dict(state["optimizer"])
-        if accelerator.scaler and state["scaler"]:
-            accelerator.scaler.load_state_dict(state["scaler"])
+        _restore(optimizer, accelerator, checkpoint)
     return Run(
         config=config,
         accelerator=accelerator,
@@ -109,12 +99,33 @@ def _prepare(config: RunConfig, accelerator: Accelerator, checkpoint: Checkpoint
         loader=loader,
         validation=validation,
         preview=preview,
-        log=NoLog(),
+        log=Log(),
         line=LiveLine(step, total_steps, enabled=False),
         first_step=step,
         total_steps=total_steps,
         step=step,
     )
+
+
+def _optimizer(config: RunConfig, colorizer: Colorizer, accelerator: Accelerator) -> torch.optim.Optimizer:
+    return torch.optim.Adam(
+        colorizer.parameters(),
+        lr=config.optim.lr,
+        betas=config.optim.betas,
+        weight_decay=config.optim.weight_decay,
+        fused=accelerator.device.type == "cuda",
+    )
+
+
+def _restore(optimizer: torch.optim.Optimizer, accelerator: Accelerator, checkpoint: Checkpoint) -> None:
+    """The moments as they were, and the scale of fp16 losses; settings such as the learning rate are the new ones."""
+    state = checkpoint.optimizer(accelerator.device)
+    now = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state["optimizer"])
+    for group, settings in zip(optimizer.param_groups, now, strict=True):
+        group.update(settings)
+    if accelerator.scaler and state["scaler"]:
+        accelerator.scaler.load_state_dict(state["scaler"])
 
 
 def _training_loader(config: RunConfig, accelerator: Accelerator) -> Loader:

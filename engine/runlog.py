@@ -8,7 +8,20 @@ from numpy.typing import NDArray
 from PIL import Image
 
 
-class RunLog:
+class Log:
+    """The log of every process but the first: nothing."""
+
+    def metrics(self, values: dict[str, float], step: int) -> None:
+        """Adds one line of metrics; their keys carry the units."""
+
+    def preview(self, picture: NDArray[np.uint8], step: int) -> None:
+        """Saves a picture (H, W, 3) of how the run colorizes."""
+
+    def close(self) -> None:
+        """Ends the log."""
+
+
+class RunLog(Log):
     """Writes to a run's folder; a run that resumes at `step` takes back what was logged after it."""
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -22,13 +35,11 @@ class RunLog:
         self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
 
     def metrics(self, values: dict[str, float], step: int) -> None:
-        """Adds one line of metrics; their keys carry the units."""
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         for key, value in values.items():
             self._tensorboard.add_scalar(key, value, step)
 
     def preview(self, picture: NDArray[np.uint8], step: int) -> None:
-        """Saves a picture (H, W, 3) of how the run colorizes."""
         folder = self._folder / "previews"
         folder.mkdir(exist_ok=True)
         Image.fromarray(picture).save(folder / f"step-{step:08d}.jpg", quality=95, subsampling=0)
@@ -37,22 +48,6 @@ class RunLog:
     def close(self) -> None:
         self._file.close()
         self._tensorboard.close()
-
-
-class NoLog(RunLog):
-    """The log of every process but the first."""
-
-    def __init__(self) -> None:
-        pass
-
-    def metrics(self, values: dict[str, float], step: int) -> None:
-        pass
-
-    def preview(self, picture: NDArray[np.uint8], step: int) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
 
 
 def _logged_by(line: str, step: int) -> bool:

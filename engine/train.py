@@ -18,9 +18,10 @@ from .checkpoint import save_checkpoint
 from .config import RunConfig, plain
 from .console import LiveLine
 from .evaluate import predictions, score
+from .launch import share_buffers
 from .meter import Meter
 from .preview import sheet, triptychs
-from .runlog import RunLog
+from .runlog import Log
 from .weights import Recipe, save_model
 
 
@@ -37,7 +38,7 @@ class Run:
     loader: Loader
     validation: Loader | None
     preview: Loader
-    log: RunLog
+    log: Log
     line: LiveLine
     first_step: int
     total_steps: int
@@ -66,8 +67,8 @@ def fit(run: Run) -> None:
     every = run.config.log
     batches = endless(run.loader)
     while True:
-        if run.due(every.every):
-            report(run)
+        if run.due(every.every) or run.due(run.config.checkpoint.every):
+            report(run)  # before a checkpoint too: it stops the run if the weights have become useless
         if run.due(every.preview_every):
             show(run)
         if run.due(every.validate_every):
@@ -113,8 +114,8 @@ def report(run: Run) -> None:
     run.last_loss = means["train/loss"]
     if not math.isfinite(run.last_loss):
         raise ValueError(
-            f"the loss became {run.last_loss} within the {run.config.log.every} steps before step {run.step}: the "
-            "checkpoints before that are intact; try a lower --optim.lr or --train.precision fp32"
+            f"the loss became {run.last_loss} within the {run.config.log.every} steps before step {run.step}, and "
+            "nothing was saved since: try a lower --optim.lr or --train.precision fp32"
         )
     values = {
         **means,
@@ -145,6 +146,7 @@ def validate(run: Run) -> None:
     if run.validation is None:
         return
     with run.meter.paused(run.accelerator.device):
+        share_buffers(run.colorizer)
         figures = score(run.colorizer, run.loss, run.validation).summary()
     run.log.metrics({f"val/{name}": value for name, value in figures.items()}, run.step)
 

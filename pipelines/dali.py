@@ -60,14 +60,14 @@ class _Era:
         self._first = first
         self.next_number: int | None = first
         self._loader = loader
-        self._batches = _padded(_plans(loader, first), -(-loader.batch_size // loader.world_size))
+        self._batches = _padded(_plans(loader, first))
         self._end = first + len(self._batches)
         with tempfile.TemporaryDirectory(prefix="photochrom-", dir=_INDEX_FOLDER) as folder:
             tars, indices = _write_indices(loader.data, self._batches, Path(folder))
             self._pipeline = self._build(tars, indices)
 
     def run(self) -> Tensor:
-        """sRGB uint8 (share, S, S, 3) of the next batch."""
+        """sRGB uint8 (share, S, S, 3) of the next batch, filled up at its end."""
         assert self.next_number is not None
         on_gpu = self._loader.device.type == "cuda"
         stream = torch.cuda.current_stream(self._loader.device) if on_gpu else None
@@ -87,14 +87,10 @@ class _Era:
         data = self._loader.data
         for index in np.unique(self._batches[self.next_number - self._first].index).tolist():
             try:
-                sample = data.sample(index)
-                decode(sample.jpeg())
-            except (
-                OSError,
-                ValueError,
-            ) as reason:  # ValueError: a Rejected photograph, or its json is no JSON any more
-                tar = data.tar(int(data.shard_of(np.array(index))))
-                return f"sample {index} of {data.root}, in {tar.name}, cannot be read any more ({reason}): pack again"
+                decode(data.sample(index).jpeg())
+            except (OSError, ValueError) as reason:  # the photograph is Rejected now, or its json is none any more
+                tar = data.tar(index).name
+                return f"sample {index} of {data.root}, in {tar}, cannot be read any more ({reason}): pack again"
         essence = next((line.strip() for line in str(error).splitlines() if "Error" in line or ".tar" in line), error)
         return f"DALI stopped at batch {self.next_number} of {data.root}: {essence}"
 
@@ -146,8 +142,9 @@ def _plans(loader: DaliLoader, first: int) -> list[BatchPlan]:
     return plans
 
 
-def _padded(plans: list[BatchPlan], share: int) -> list[BatchPlan]:
-    """The plans filled up to `share` samples each by repeating the last one: DALI's batches all have one size."""
+def _padded(plans: list[BatchPlan]) -> list[BatchPlan]:
+    """The plans filled up to equal sizes by repeating their last samples: DALI's batches all have one size."""
+    share = max(len(plan.index) for plan in plans)
 
     def fill(values: NDArray[Any]) -> NDArray[Any]:
         return np.concatenate([values, np.repeat(values[-1:], share - len(values), axis=0)])
@@ -165,7 +162,7 @@ def _write_indices(data: ShardSet, plans: list[BatchPlan], folder: Path) -> tupl
         lines = [data.index_line(i) for i in index[run].tolist()]
         path = folder / str(len(indices))
         path.write_text("\n".join([f"v1.2 {len(lines)}", *lines]) + "\n")
-        tars.append(str(data.tar(int(shards[run[0]]))))
+        tars.append(str(data.tar(int(index[run[0]]))))
         indices.append(str(path))
     return tars, indices
 

@@ -37,7 +37,10 @@ class BatchPlan:
 
 
 class Loader(ABC):
-    """Batches of photographs in Lab on `device`; iterating yields the rest of the current epoch as LabBatch.
+    """Batches of photographs in Lab on `device`.
+
+    Iterating yields LabBatch: in training the rest of the current epoch, so that a loop that was left goes on where it
+    was; in evaluation the whole pass.
 
     Args:
         data: A shard set or its folder.
@@ -95,14 +98,16 @@ class Loader(ABC):
 
     def __iter__(self) -> Iterator[LabBatch]:
         _, end = self._epoch_range()
-        while self._number < end:
-            number, self._number = self._number, self._number + 1
-            plan = self.plan(number)
-            if len(plan.index):  # in evaluation, a rank can be without a share of the last batch
-                L, ab = rgb_to_lab(self._pixels(number, plan))
-                yield LabBatch(L=L, ab=ab, index=torch.from_numpy(plan.index))
-        if not self.train:
-            self._number = 0
+        try:
+            while self._number < end:
+                number, self._number = self._number, self._number + 1
+                plan = self.plan(number)
+                if len(plan.index):  # in evaluation, a rank can be without a share of the last batch
+                    L, ab = rgb_to_lab(self._pixels(number, plan))
+                    yield LabBatch(L=L, ab=ab, index=torch.from_numpy(plan.index))
+        finally:
+            if not self.train:
+                self._number = 0  # a pass that was broken off begins anew, too
 
     @property
     def epoch(self) -> int:

@@ -119,9 +119,9 @@ class ShardSet:
         """The number of the shard that holds each sample."""
         return np.searchsorted(self.starts, index, side="right") - 1
 
-    def tar(self, shard: int) -> Path:
-        """The path of a shard's tar."""
-        return self.root / f"{self.shards[shard].name}.tar"
+    def tar(self, index: int) -> Path:
+        """The path of the tar that holds a sample."""
+        return self.root / f"{self.shards[int(self.shard_of(np.array(index)))].name}.tar"
 
     def index_line(self, index: int) -> str:
         """The line of DALI's index that describes one sample."""
@@ -131,7 +131,7 @@ class ShardSet:
         """The sample's key, origin and place. Raises IndexError outside 0 .. num_samples - 1."""
         if not 0 <= index < self.num_samples:
             raise IndexError(f"sample {index} of {self.num_samples} in {self.root}")
-        tar = self.tar(int(self.shard_of(np.array(index))))
+        tar = self.tar(index)
         members = _members(self.index_line(index))
         jpeg_offset, jpeg_bytes, name = members["jpg"]
         facts = json.loads(_read(tar, *members["json"][:2]))

@@ -156,9 +156,9 @@ class Stumbling(ColorLoss):
 
 def test_a_loss_that_is_no_number_stops_the_run(configure, tmp_path: Path) -> None:
     loss = Spec(class_path=f"{__name__}.Stumbling", init_args={"steps": 12})
-    with pytest.raises(ValueError, match=r"the loss became nan within the 1 steps before step 13.*--optim\.lr"):
-        train(configure(tmp_path / "run", loss=loss))
-    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000010"]
+    with pytest.raises(ValueError, match=r"the loss became nan within the 5 steps before step 14.*--optim\.lr"):
+        train(configure(tmp_path / "run", loss=loss, log__every=5, checkpoint__every=7))
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000007"]
 
 
 class ForBins(Stumbling):
@@ -225,6 +225,16 @@ def test_a_changed_setting_is_told(configure, tmp_path: Path, capsys: pytest.Cap
         "changed since the run began: optim.lr: 0.0001 -> 0.0005",
         "changed since the run began: train.steps: 10 -> 11",
     ]
+
+
+def test_a_changed_learning_rate_is_the_one_that_counts(configure, tmp_path: Path) -> None:
+    """The optimizer's saved state also holds the old rate."""
+    train(configure(tmp_path / "run", train__steps=10))
+    before = weights(tmp_path / "run")
+    train(configure(tmp_path / "run", train__steps=12, optim__lr=1e-12))
+    for name, after in weights(tmp_path / "run").items():
+        if not name.endswith(("running_mean", "running_var", "num_batches_tracked")):
+            torch.testing.assert_close(after, before[name], rtol=0, atol=1e-9)
 
 
 def test_other_data_is_refused_in_the_middle_of_a_run(configure, tmp_path: Path) -> None:

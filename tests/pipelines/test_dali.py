@@ -104,6 +104,15 @@ def test_evaluation_yields_each_photograph_once_on_any_number_of_ranks(
     assert sorted(seen) == list(range(9))
 
 
+def test_an_evaluation_that_was_broken_off_begins_anew(shards: ShardSet) -> None:
+    batches = loader(shards, train=False)
+    first = next(iter(batches))
+    assert batches.state_dict()["position"] == 0
+    again = list(batches)
+    assert torch.equal(again[0].L, first.L)
+    assert len(again) == len(batches) == 3
+
+
 def test_evaluation_of_chosen_samples(shards: ShardSet) -> None:
     everything = torch.cat([batch.L for batch in loader(shards, train=False)])
     chosen = list(loader(shards, train=False, samples=[7, 2, 5, 0, 8]))
