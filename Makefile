@@ -23,6 +23,8 @@ install: .venv/installed
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Photochrom needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$(DALI),dev]'
+	@# mypy takes a package's name from its folder's, and the checkout can have any name.
+	@mkdir -p .types && ln -sfn .. .types/photochrom
 	@touch $@
 
 demo: install
@@ -38,15 +40,10 @@ demo: install
 test: install
 	$(BIN)/python -m pytest
 
-lint: install .types/photochrom
+lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-
-# mypy takes a package's name from its folder's, and the checkout can have any name.
-.types/photochrom:
-	@mkdir -p .types
-	@ln -s .. $@
 
 clean:
 	rm -rf demo build dist .types .mypy_cache .ruff_cache .pytest_cache *.egg-info

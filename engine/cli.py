@@ -42,8 +42,8 @@ def main(argv: list[str] | None = None) -> int:
         way_out = "; the same command goes on from the last checkpoint" if verb == "train" else ""
         console.print(f"photochrom {verb}: interrupted{way_out}")
         return 130
-    except (ValueError, OSError, RuntimeError, ImportError) as error:
+    except (ValueError, OSError, ImportError) as error:  # what a user can mend; anything else is our bug, and is shown
         if os.environ.get("PHOTOCHROM_TRACEBACK"):
             traceback.print_exc()
-        console.print(f"photochrom {verb}: {error}")
+        console.print(f"photochrom {verb}: {' '.join(str(error).split())}")
         return 1

@@ -104,6 +104,7 @@ class _Era:
             num_threads=loader.threads,
             device_id=loader.device.index or 0 if on_gpu else None,
             prefetch_queue_depth=loader.prefetch,
+            exec_dynamic=True,  # the executor whose outputs may be kept, so that torch can take them without a copy
         )
         with pipeline:
             jpegs = fn.readers.webdataset(
