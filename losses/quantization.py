@@ -41,7 +41,9 @@ def soft_encode(ab: Tensor, k: int = 5, sigma: float = 5.0) -> tuple[Tensor, Ten
     (section 2.2 of Zhang et al.: k = 5, sigma = 5).
     """
     colours = ab.permute(0, 2, 3, 1).float()
-    distance, index = torch.cdist(colours, ab_bins().to(ab.device)).topk(k, dim=-1, largest=False)
+    bins = ab_bins().to(ab.device)
+    distances = torch.cdist(colours, bins, compute_mode="donot_use_mm_for_euclid_dist")
+    distance, index = distances.topk(k, dim=-1, largest=False)
     weight = torch.softmax(-distance.square() / (2 * sigma**2), dim=-1)
     return index.permute(0, 3, 1, 2), weight.permute(0, 3, 1, 2)
 

@@ -20,6 +20,10 @@ from .loader import BatchPlan, Loader
 from .photograph import decode
 from .shards import ShardSet
 
+INSTALL_DALI = (
+    "pip install 'photochrom[cuda13]', or 'photochrom[cuda12]' for V100 and older drivers; both also run without a GPU"
+)
+
 # One pipeline serves an era: as many batches as keep these two in bounds. Each entry costs DALI a memory map (it fails
 # at 40,000 entries), and each sample a line to write before the first batch.
 _MAX_ENTRIES = 1024
@@ -50,7 +54,10 @@ class DaliLoader(Loader):
         if self._era is None or self._era.next_number != number:
             self._era = None  # the old pipeline's memory goes before the new one's comes
             self._era = _Era(self, number)
-        return self._era.run()[: len(plan.index)]
+        pixels = self._era.run()[: len(plan.index)]
+        if self._era.next_number is None:
+            self._era = None  # spent, and its memory is free for others
+        return pixels
 
 
 class _Era:
@@ -114,7 +121,12 @@ class _Era:
                 source=self._windows(), num_outputs=3, dtype=[types.INT32, types.INT32, types.FLOAT]
             )
             images = fn.decoders.image_slice(
-                jpegs, start=start, shape=shape, axes=[0, 1], device="mixed" if on_gpu else "cpu"
+                jpegs,
+                start=start,
+                shape=shape,
+                axes=[0, 1],
+                device="mixed" if on_gpu else "cpu",
+                jpeg_fancy_upsampling=True,  # as on the CPU: without it, subsampled chroma comes out blocky
             )
             pipeline.set_outputs(fn.resize(images, size=size, interp_type=types.INTERP_LINEAR, antialias=True))
         pipeline.build()
@@ -173,7 +185,4 @@ def require_dali() -> None:
     try:
         import nvidia.dali  # noqa: F401
     except ImportError as error:
-        raise ImportError(
-            f"NVIDIA DALI cannot be imported ({error}): pip install 'photochrom[cuda13]', or 'photochrom[cuda12]' for "
-            "V100 and older drivers; both also run without a GPU"
-        ) from None
+        raise ImportError(f"NVIDIA DALI cannot be imported ({error}): {INSTALL_DALI}") from None

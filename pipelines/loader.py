@@ -50,13 +50,14 @@ class Loader(ABC):
         seed: Of order and augmentation.
         rank: This process's number among world_size; it loads its share of each batch.
         world_size: Number of processes.
+        parts: Into how many equal parts training will split each share, to accumulate gradients.
         device: Where decoding ends and the batches are.
         crop: How a square is cut; by default random_resized in training and squash else.
         scale: Share of the photograph's area in a random_resized crop.
         flip: Whether training mirrors one photograph in two.
         samples: Evaluate only these samples (their indices), in this order.
 
-    Raises ValueError when the crops are larger than the packed photographs.
+    Raises ValueError when the crops are larger than every photograph.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Loader(ABC):
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        parts: int = 1,
         device: str | torch.device = "cpu",
         crop: Crop | None = None,
         scale: tuple[float, float] = (0.25, 1.0),
@@ -77,7 +79,7 @@ class Loader(ABC):
     ) -> None:
         self.data = data if isinstance(data, ShardSet) else ShardSet.open(data)
         self.batch_size, self.size, self.train, self.seed = batch_size, size, train, seed
-        self.rank, self.world_size, self.device = rank, world_size, torch.device(device)
+        self.rank, self.world_size, self.parts, self.device = rank, world_size, parts, torch.device(device)
         self.crop: Crop = crop or ("random_resized" if train else "squash")
         self.scale, self.flip = scale, flip and train
         if train and samples is not None:
@@ -97,17 +99,14 @@ class Loader(ABC):
         return end - first
 
     def __iter__(self) -> Iterator[LabBatch]:
-        _, end = self._epoch_range()
-        try:
-            while self._number < end:
-                number, self._number = self._number, self._number + 1
-                plan = self.plan(number)
-                if len(plan.index):  # in evaluation, a rank can be without a share of the last batch
-                    L, ab = rgb_to_lab(self._pixels(number, plan))
-                    yield LabBatch(L=L, ab=ab, index=torch.from_numpy(plan.index))
-        finally:
-            if not self.train:
-                self._number = 0  # a pass that was broken off begins anew, too
+        first, end = self._epoch_range()
+        for number in range(self._number if self.train else first, end):
+            if self.train:
+                self._number = number + 1
+            plan = self.plan(number)
+            if len(plan.index):  # in evaluation, a rank can be without a share of the last batch
+                L, ab = rgb_to_lab(self._pixels(number, plan))
+                yield LabBatch(L=L, ab=ab, index=torch.from_numpy(plan.index))
 
     @property
     def epoch(self) -> int:
@@ -138,8 +137,11 @@ class Loader(ABC):
             index = order.evaluation_batch(self.num_samples, self.batch_size, number)
             index = index if self._samples is None else self._samples[index]
             epoch = np.zeros_like(index)
-        share = order.rank_share(len(index), self.rank, self.world_size)
+        share = order.share(len(index), self.rank, self.world_size)
         index, epoch = index[share], epoch[share]
+        if self.train:
+            sorting = order.by_storage(index, epoch, self.parts)
+            index, epoch = index[sorting], epoch[sorting]
         window = crop_windows(
             self.crop, self.data.sizes[index], index, epoch, size=self.size, seed=self.seed, scale=self.scale
         )
@@ -166,11 +168,11 @@ class Loader(ABC):
 
 
 def _check_sizes(data: ShardSet, size: int, crop: Crop) -> None:
-    packed = data.short_side
-    if packed is not None and size > packed:
+    largest = int(data.sizes.min(axis=1).max())
+    if size > largest:
         raise ValueError(
-            f"crops of {size} pixels are larger than the photographs in {data.root}, packed at a short side of "
-            f"{packed}: lower the size, or pack again with --short-side {size}"
+            f"crops of {size} pixels are larger than every photograph in {data.root}, where the longest short side is "
+            f"{largest}: lower the size, or pack again with --short-side {size} or more"
         )
     if crop == "random" and (smallest := int(data.sizes.min())) < size:
         raise ValueError(

@@ -25,10 +25,7 @@ def epoch_order(num_samples: int, seed: int, epoch: int) -> Indices:
 
 
 def training_batch(num_samples: int, batch_size: int, seed: int, number: int) -> tuple[Indices, Indices]:
-    """Sample indices and their epochs, both (batch_size,), of the global batch `number` of the endless stream.
-
-    Within a batch the order says nothing to the loss, so it follows the storage: reads become longer runs.
-    """
+    """Sample indices and their epochs, both (batch_size,), of the global batch `number` of the endless stream."""
     position = np.arange(number * batch_size, (number + 1) * batch_size)
     epochs = position // num_samples
     index = np.concatenate(
@@ -37,8 +34,7 @@ def training_batch(num_samples: int, batch_size: int, seed: int, number: int) ->
             for epoch in np.unique(epochs)
         ]
     )
-    by_storage = np.lexsort((epochs, index))
-    return index[by_storage], epochs[by_storage]
+    return index, epochs
 
 
 def evaluation_batch(num_samples: int, batch_size: int, number: int) -> Indices:
@@ -51,6 +47,15 @@ def first_batch_of_epoch(num_samples: int, batch_size: int, epoch: int) -> int:
     return -(-epoch * num_samples // batch_size)
 
 
-def rank_share(size: int, rank: int, world_size: int) -> slice:
-    """The part of a global batch of `size` samples that is `rank`'s: contiguous, sizes differing by at most one."""
-    return slice(size * rank // world_size, size * (rank + 1) // world_size)
+def share(size: int, number: int, total: int) -> slice:
+    """The `number`-th of `total` shares of `size` samples: contiguous, sizes differing by at most one."""
+    return slice(size * number // total, size * (number + 1) // total)
+
+
+def by_storage(index: Indices, epochs: Indices, parts: int) -> Indices:
+    """The order that sorts each of `parts` equal parts of a share by sample.
+
+    Reads become longer runs. Each part keeps its samples: what BatchNorm sees together stays a random draw.
+    """
+    part = (np.arange(1, len(index) + 1) * parts - 1) // max(1, len(index))  # as `share` cuts them
+    return np.lexsort((epochs, index, part))

@@ -1,6 +1,7 @@
 """Packs a folder of photographs into a shard set, once, so that training never meets a file that does not decode."""
 
 import csv
+import fcntl
 import hashlib
 import json
 import os
@@ -8,15 +9,15 @@ import re
 import signal
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,8 @@ from .photograph import Photograph, Rejected
 from .shards import MANIFEST, Shard, describe, write_manifest
 
 REJECTS = "rejects.csv"
-_OURS = re.compile(r"\.?photos-\d{6}\.(tar|idx|tar\.tmp)|\.?(manifest\.json\.tmp|rejects\.csv)")
+LOCK = ".packing"  # there from the first moment of a pack to its last
+_OURS = re.compile(r"photos-\d{6}\.(tar|idx)|\.photos-\d{6}\.tar\.tmp|\.manifest\.json\.tmp|rejects\.csv")
 
 AbCounts = NDArray[np.int64]
 
@@ -119,18 +121,16 @@ def pack(
     nothing is left in the target.
     """
     started = time.perf_counter()
+    if config.out.resolve().is_relative_to(config.source.resolve()):
+        raise ValueError(f"{config.out} lies in {config.source}, which it is packed from: name a folder elsewhere")
     files = _files(config.source)
-    created = _claim(config.out)
     tally = _Tally()
-    try:
+    with _claimed(config.out):
         shards = _write_shards(config, files, tally, progress)
         if not shards:
             raise ValueError(_nothing_packed(config.source, len(files), tally))
         _write_rejects(config.out / REJECTS, tally.rejects)
         write_manifest(config.out, shards, **_manifest_facts(config, tally, ab_histogram))
-    except BaseException:
-        _clear(config.out, remove_folder=created)
-        raise
     seconds = time.perf_counter() - started
     return {
         "num_packed": tally.num_packed,
@@ -152,46 +152,76 @@ def _files(source: Path) -> list[str]:
     if not source.is_dir():
         raise ValueError(f"{source} is no folder: name one that holds photographs")
 
-    def refuse(error: OSError) -> None:  # os.walk would skip an unreadable folder, and lose its files silently
-        raise ValueError(f"cannot list {error.filename}: {error.strerror}")
-
-    found = [
-        Path(folder, name).relative_to(source).as_posix()
-        for folder, _, names in os.walk(source, onerror=refuse)
-        for name in names
-    ]
+    found = [path.relative_to(source).as_posix() for path in _walk(source)]
     if not found:
         raise ValueError(f"{source} holds no files: name a folder that holds photographs")
     return sorted(found)
 
 
-def _claim(out: Path) -> bool:
-    """Makes the target folder; true when it did not exist. Leftovers of an interrupted pack are cleared."""
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file: name a new folder")
+def _walk(source: Path) -> Iterator[Path]:
+    """All files below `source`; links to folders are followed, but not round in a circle."""
+
+    def refuse(error: OSError) -> None:  # os.walk would skip an unreadable folder, and lose its files silently
+        raise ValueError(f"cannot list {error.filename}: {error.strerror}")
+
+    for folder, subfolders, names in os.walk(source, onerror=refuse, followlinks=True):
+        here = Path(folder).resolve()
+        subfolders[:] = [name for name in subfolders if not here.is_relative_to((here / name).resolve())]
+        yield from (Path(folder, name) for name in names)
+
+
+@contextmanager
+def _claimed(out: Path) -> Iterator[None]:
+    """Makes the target folder and locks it; if what follows fails, nothing of it stays.
+
+    What an interrupted pack has left there is cleared. Raises ValueError when the folder holds anything else, or when
+    another pack is at work in it.
+    """
     created = not out.exists()
+    lock = _lock(out)
     try:
+        for path in _ours(out):
+            path.unlink()
+        yield
+    except BaseException:
+        for path in _ours(out):
+            path.unlink()
+        (out / LOCK).unlink()
+        if created:
+            out.rmdir()
+        raise
+    else:
+        (out / LOCK).unlink()
+    finally:
+        lock.close()
+
+
+def _lock(out: Path) -> IO[bytes]:
+    try:
+        if out.exists() and not out.is_dir():
+            raise ValueError(f"{out} is a file: name a new folder")
         out.mkdir(parents=True, exist_ok=True)
         if (out / MANIFEST).exists():
             raise ValueError(f"{out} already holds a shard set: name a new folder, or remove it first")
-        strangers = [path.name for path in out.iterdir() if not _OURS.fullmatch(path.name)]
+        # Only beside the mark of an interrupted pack are shards without a manifest known to be its leftovers.
+        leftovers = {path.name for path in _ours(out)} if (out / LOCK).exists() else set()
+        strangers = sorted(path.name for path in out.iterdir() if path.name not in leftovers | {LOCK})
         if strangers:
             raise ValueError(f"{out} is not empty (it holds {strangers[0]}): name a new folder")
-        _clear(out, remove_folder=False)
-        probe = out / ".photos-000000.tar.tmp"
-        probe.touch()
-        probe.unlink()
+        lock = open(out / LOCK, "ab")  # noqa: SIM115  closed by _claimed
     except OSError as error:
         raise ValueError(f"cannot write to {out}: {error.strerror}") from None
-    return created
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise ValueError(f"another pack is writing to {out}: wait for it, or name another folder") from None
+    return lock
 
 
-def _clear(out: Path, *, remove_folder: bool) -> None:
-    for path in out.iterdir():
-        if _OURS.fullmatch(path.name):
-            path.unlink()
-    if remove_folder:
-        out.rmdir()
+def _ours(out: Path) -> list[Path]:
+    """What a pack puts into its folder, the lock aside."""
+    return [path for path in out.iterdir() if _OURS.fullmatch(path.name)]
 
 
 def _write_shards(

@@ -7,6 +7,7 @@ libjpeg-turbo with warnings as errors, since lenient decoders accept zeroed bloc
 
 import io
 import os
+import stat
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError
 
 MIN_SIDE = 32
 MAX_PIXELS = 100_000_000  # 300 MB of RGB: above any camera of the data sets, below what ends a worker
@@ -22,6 +23,9 @@ RESAMPLER = "bicubic"  # Pillow's, which antialiases, as the original project's 
 SUBSAMPLING = "4:4:4"  # halving the chroma would blur what the network learns
 GREY_LIMIT = 5.0  # no |a| or |b| above it: grey, as in the released code of Zhang et al. (NonGrayMaskLayer)
 AB_STRIDE = 4  # the statistics see every 4th pixel each way, the grid of the network's output
+
+# What Pillow may be asked to read: pictures. Some of its other plugins start programs (Ghostscript, for EPS).
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "PPM", "JPEG2000", "TGA", "ICO", "AVIF")
 
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
@@ -94,20 +98,22 @@ def make_photograph(data: bytes, *, short_side: int | None, quality: int) -> Pho
 def decode(data: bytes) -> tuple[Image.Image, tuple[str, ...]]:
     """The file's upright 8-bit RGB picture, and what had to be done to get it. Raises Rejected.
 
-    16-bit samples are scaled, transparency is laid on white, CMYK is converted, of animations the first frame is taken.
+    Colours are brought to sRGB by the embedded profile, 16-bit samples are scaled, transparency is laid on white, CMYK
+    is converted, of animations the first frame is taken.
     """
     if not data:
         raise Rejected("empty file")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's bomb warning: our own limit is checked on the header
         try:
-            image = Image.open(io.BytesIO(data))
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
             _check_size(image.size)
             if image.format in ("JPEG", "MPO"):
                 picture, done = _strict_jpeg(data, image)
             else:
                 image.load()
                 picture, done = image, (f"from {image.format}",)
+            picture, done = _in_srgb(picture, image.info.get("icc_profile"), done)
             return _upright_rgb(picture, image.getexif().get(_ORIENTATION_TAG, 1), done)
         except Rejected:
             raise
@@ -139,6 +145,22 @@ def _strict_jpeg(data: bytes, image: Image.Image) -> tuple[Image.Image, tuple[st
     except ValueError as error:
         raise Rejected("damaged JPEG", str(error)) from None
     return Image.fromarray(pixels), ("from grey",) if image.mode == "L" else ()
+
+
+def _in_srgb(image: Image.Image, profile: bytes | None, done: tuple[str, ...]) -> tuple[Image.Image, tuple[str, ...]]:
+    """The picture with its colours in sRGB: cameras and phones also write Adobe RGB and Display P3."""
+    if not profile or image.mode not in ("RGB", "RGBA", "CMYK"):
+        return image, done
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "sRGB" in ImageCms.getProfileDescription(source):
+            return image, done
+        mode = "RGBA" if image.mode == "RGBA" else "RGB"
+        converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode=mode)
+    except (ImageCms.PyCMSError, OSError):  # a profile that is no use changes nothing, as in any viewer
+        return image, done
+    assert converted is not None
+    return converted, (*done, "brought to sRGB")
 
 
 def _upright_rgb(image: Image.Image, orientation: int, done: tuple[str, ...]) -> tuple[Image.Image, tuple[str, ...]]:
@@ -175,6 +197,8 @@ def _cells(ab: NDArray[np.float64]) -> NDArray[np.uint16]:
 def read_file(path: str | os.PathLike[str]) -> bytes:
     """The file's bytes; raises Rejected when the system does not hand them out."""
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise Rejected("no regular file")  # reading a pipe would wait for ever
         with open(path, "rb") as file:
             return file.read()
     except OSError as error:

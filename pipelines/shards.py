@@ -52,12 +52,16 @@ class Sample:
 
 
 class ShardSet:
-    """A packed set of photographs, read only. Samples are numbered 0 .. num_samples - 1 through all shards."""
+    """A packed set of photographs, read only. Samples are numbered 0 .. num_samples - 1 through all shards.
+
+    `manifest` is what manifest.json says; `prior` (313,) is the share of each ab bin in the set's pixels, summing to 1.
+    """
 
     def __init__(self, root: Path, manifest: dict[str, Any]) -> None:
         self.root = root
         self.manifest = manifest
         self.shards = [Shard(**shard) for shard in manifest["shards"]]
+        self.prior: NDArray[np.float64] = np.asarray(manifest["ab_histogram"], dtype=np.float64)
         self.starts: NDArray[np.int64] = np.cumsum([0, *(shard.samples for shard in self.shards)])
 
     @classmethod
@@ -73,16 +77,16 @@ class ShardSet:
         try:
             manifest = json.loads((root / MANIFEST).read_text())
             version = manifest["format"]
+            shards = cls(root, manifest) if version == FORMAT else None
         except FileNotFoundError:
             raise ValueError(
                 f"{root} is no shard set, it has no {MANIFEST}: make one with 'photochrom pack PHOTOS NEW_FOLDER' "
                 "(an interrupted pack is started again by the same command)"
             ) from None
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{root / MANIFEST} is damaged ({error!r}): pack again") from None
-        if version != FORMAT:
+        if shards is None:
             raise ValueError(f"{root} has shard format {version}, this photochrom reads format {FORMAT}: pack again")
-        shards = cls(root, manifest)
         for shard in shards.shards:
             shards._check_size(f"{shard.name}.tar", shard.bytes)
             shards._check_size(f"{shard.name}.idx", shard.index_bytes)
@@ -91,16 +95,6 @@ class ShardSet:
     @property
     def num_samples(self) -> int:
         return int(self.starts[-1])
-
-    @property
-    def short_side(self) -> int | None:
-        """The short side in pixels to which larger photographs were reduced, or None for original sizes."""
-        return self.manifest["image"]["short_side"]
-
-    @property
-    def prior(self) -> NDArray[np.float64]:
-        """The share (313,) of each ab bin in the set's pixels, summing to 1."""
-        return np.asarray(self.manifest["ab_histogram"], dtype=np.float64)
 
     @cached_property
     def digest(self) -> str:
@@ -175,9 +169,9 @@ def describe(tar: Path, sizes: list[tuple[int, int]]) -> Shard:
         name=tar.stem,
         samples=len(samples),
         bytes=tar.stat().st_size,
-        sha256=_sha256(tar),
+        sha256=sha256_of(tar),
         index_bytes=index.stat().st_size,
-        index_sha256=_sha256(index),
+        index_sha256=sha256_of(index),
         sizes=" ".join(f"{width}x{height}" for width, height in sizes),
     )
 
@@ -202,6 +196,7 @@ def _read(path: Path, offset: int, size: int) -> bytes:
         return file.read(size)
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -18,9 +18,25 @@ def test_every_epoch_of_the_stream_holds_each_sample_once(num_samples: int, batc
     assert len(seen) - len(expected) < batch_size
 
 
-def test_a_batch_follows_the_storage() -> None:
-    index, _ = order.training_batch(1000, 64, 0, 3)
-    assert (np.diff(index) >= 0).all()
+def test_parts_of_a_share_follow_the_storage_and_keep_their_samples() -> None:
+    index, epochs = order.training_batch(1000, 63, 0, 3)
+    for parts in (1, 3, 4):
+        sorting = order.by_storage(index, epochs, parts)
+        for number in range(parts):
+            part = order.share(63, number, parts)
+            assert (np.diff(index[sorting][part]) >= 0).all()
+            assert sorted(index[sorting][part]) == sorted(index[part])
+
+
+@pytest.mark.parametrize("world_size", [2, 5])
+def test_every_rank_meets_every_sample(world_size: int) -> None:
+    """Each rank's BatchNorm statistics come from the whole set: its share is no fixed part of it."""
+    met: list[set[int]] = [set() for _ in range(world_size)]
+    for number in range(400):
+        index, _ = order.training_batch(100, 10, 0, number)
+        for rank in range(world_size):
+            met[rank] |= set(index[order.share(10, rank, world_size)].tolist())
+    assert all(rank == set(range(100)) for rank in met)
 
 
 def test_orders_differ_between_epochs_and_seeds() -> None:
@@ -32,7 +48,7 @@ def test_orders_differ_between_epochs_and_seeds() -> None:
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5, 8])
 @pytest.mark.parametrize("size", [0, 1, 7, 224])
 def test_shares_cut_a_batch_into_even_parts(size: int, world_size: int) -> None:
-    shares = [range(size)[order.rank_share(size, rank, world_size)] for rank in range(world_size)]
+    shares = [range(size)[order.share(size, rank, world_size)] for rank in range(world_size)]
     assert list(itertools.chain(*shares)) == list(range(size))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 

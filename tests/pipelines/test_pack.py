@@ -1,4 +1,5 @@
 import csv
+import fcntl
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ from photochrom.losses import ab_histogram
 from photochrom.losses.quantization import ab_bins
 from photochrom.pipelines import PackConfig, ShardSet, pack
 from photochrom.pipelines.hashing import permutation
+from photochrom.pipelines.packing import LOCK
 from PIL import Image
 from skimage.color import rgb2lab
 
@@ -84,7 +86,7 @@ def test_the_manifest_says_what_was_done(photos: Path, tmp_path: Path) -> None:
 def test_the_prior_is_that_of_the_photographs(photos: Path, tmp_path: Path) -> None:
     source = tmp_path / "three"
     source.mkdir()
-    for name in ("chelsea.png", "coffee.png", "rocket.jpg"):
+    for name in ("chelsea.png", "coffee.png", "retina.jpg"):
         shutil.copy(photos / name, source)
     packed(source, tmp_path / "out", short_side="none")
     # Written again in NumPy float64: every 4th pixel, its 5 nearest bins, a Gaussian of width 5.
@@ -118,13 +120,13 @@ def test_bytes_do_not_depend_on_the_number_of_workers(messy: Path, tmp_path: Pat
 def test_original_sizes_can_be_kept(photos: Path, tmp_path: Path) -> None:
     packed(photos, tmp_path / "out", short_side="none")
     found = ShardSet.open(tmp_path / "out")
-    assert found.short_side is None
+    assert found.manifest["image"]["short_side"] is None
     for i in range(9):
         sample = found.sample(i)
         with Image.open(photos / sample.path) as original:
             assert sample.size == original.size
-        if sample.path == "rocket.jpg":
-            assert sample.jpeg() == (photos / "rocket.jpg").read_bytes()
+        if sample.path == "retina.jpg":
+            assert sample.jpeg() == (photos / "retina.jpg").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -215,6 +217,40 @@ def test_a_killed_pack_is_done_again_by_the_same_command(photos: Path, tmp_path:
     unlike = {"config.yaml", "summary.json"}
     again = {name: digest for name, digest in digests(tmp_path / "out").items() if name not in unlike}
     assert again == digests(tmp_path / "calm")
+
+
+def test_a_folder_belongs_to_one_pack_at_a_time(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with open(tmp_path / "out" / LOCK, "wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(ValueError, match=r"another pack is writing to .*: wait for it, or name another folder"):
+            packed(photos, tmp_path / "out")
+    packed(photos, tmp_path / "out")  # the mark of one that was killed
+    assert not (tmp_path / "out" / LOCK).exists()
+
+
+def test_shards_that_are_nobody_s_leftovers_are_left_alone(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos-000000.tar").write_bytes(b"a tar from elsewhere")
+    with pytest.raises(ValueError, match=r"is not empty \(it holds photos-000000.tar\)"):
+        packed(photos, tmp_path)
+    assert digests(tmp_path).keys() == {"photos-000000.tar"}
+
+
+def test_the_target_cannot_lie_in_the_source(photos: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(photos, tmp_path / "in"))
+    for out in (source, source / "garage" / "out"):
+        with pytest.raises(ValueError, match=r"lies in .*, which it is packed from: name a folder elsewhere"):
+            packed(source, out)
+    assert not (source / "garage" / "out").exists()
+
+
+def test_links_to_folders_are_followed_but_not_in_circles(photos: Path, tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    (source / "linked").symlink_to(photos)
+    (source / "again").symlink_to(source)
+    packed(source, tmp_path / "out")
+    assert ShardSet.open(tmp_path / "out").manifest["classes"] == {"linked": 7, "linked/garage": 2}
 
 
 def test_tars_hold_no_trace_of_time_or_user(photos: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The gate, on files as people have them. What each should become is said by Pillow, read with the utmost care."""
 
 import io
+import os
 import pickle
 import struct
 import zlib
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from photochrom.pipelines.photograph import MAX_PIXELS, Photograph, Rejected, decode, make_photograph, read_file
-from PIL import Image
+from PIL import Image, ImageCms
 from skimage.color import rgb2lab
 
 
@@ -182,8 +183,43 @@ def test_colours_are_counted_on_every_fourth_pixel(coffee: Image.Image) -> None:
 
 
 def test_unreadable_files_are_rejected(tmp_path: Path) -> None:
-    with pytest.raises(Rejected, match="unreadable: Is a directory"):
+    with pytest.raises(Rejected, match="no regular file"):
         read_file(tmp_path)
+    os.mkfifo(tmp_path / "pipe.jpg")  # to read it would wait for a writer, for ever
+    with pytest.raises(Rejected, match="no regular file"):
+        read_file(tmp_path / "pipe.jpg")
+    with pytest.raises(Rejected, match="unreadable: No such file or directory"):
+        read_file(tmp_path / "nothing.jpg")
+
+
+def test_formats_that_start_programs_are_no_images(tmp_path: Path) -> None:
+    with pytest.raises(Rejected, match="not an image"):
+        decode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF"])
+def test_colours_are_brought_to_srgb_by_the_embedded_profile(coffee: Image.Image, kind: str) -> None:
+    """A profile whose red and green are exchanged: what it means by red is sRGB's green."""
+    plain = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    exchanged = bytearray(plain)
+    tags = {plain[i : i + 4]: i for i in range(132, 132 + 12 * int.from_bytes(plain[128:132], "big"), 12)}
+    red, green = (slice(tags[tag] + 4, tags[tag] + 12) for tag in (b"rXYZ", b"gXYZ"))
+    exchanged[red], exchanged[green] = plain[green], plain[red]
+    text = bytes(exchanged).find("sRGB".encode("utf-16-be"))
+    exchanged[text : text + 8] = "xRGB".encode("utf-16-be")
+    options = {"quality": 98, "subsampling": 0} if kind == "JPEG" else {}
+    as_it_is, done = decode(encoded(coffee, kind, icc_profile=plain, **options))
+    assert "brought to sRGB" not in done
+    converted, done = decode(encoded(coffee, kind, icc_profile=bytes(exchanged), **options))
+    assert "brought to sRGB" in done
+    expected = np.asarray(as_it_is).astype(int)[..., [1, 0, 2]]
+    assert np.abs(np.asarray(converted).astype(int) - expected).max() <= 2
+
+
+def test_a_profile_that_is_none_changes_nothing(coffee: Image.Image) -> None:
+    picture, done = decode(encoded(coffee, "PNG", icc_profile=b"nonsense"))
+    assert np.array_equal(np.asarray(picture), np.asarray(coffee))
+    assert "brought to sRGB" not in done
 
 
 def test_a_rejection_travels_between_processes() -> None:

@@ -85,6 +85,19 @@ def test_a_damaged_manifest(copied: Path, text: str) -> None:
         ShardSet.open(copied)
 
 
+@pytest.mark.parametrize("key", ["shards", "ab_histogram"])
+def test_a_manifest_that_lacks_something(copied: Path, key: str) -> None:
+    manifest = json.loads((copied / "manifest.json").read_text())
+    del manifest[key]
+    (copied / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=rf"manifest\.json is damaged \(KeyError\('{key}'\)\)"):
+        ShardSet.open(copied)
+    manifest[key] = [{"name": "photos-000000"}] if key == "shards" else "none"
+    (copied / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=r"manifest\.json is damaged"):
+        ShardSet.open(copied)
+
+
 def test_a_manifest_of_another_format(copied: Path) -> None:
     manifest = json.loads((copied / "manifest.json").read_text())
     (copied / "manifest.json").write_text(json.dumps({**manifest, "format": 99}))
