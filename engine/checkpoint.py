@@ -6,9 +6,7 @@ Nothing in them is executed on load: safetensors, JSON and torch.load(weights_on
 `save_state` is not used: its `load_state` runs pickles, and it has no checksums.
 """
 
-import hashlib
 import json
-import os
 import pickle
 import re
 import shutil
@@ -18,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from ..pipelines.shards import sha256_of
+from .output import sync
 
 FORMAT = 1
 MODEL, OPTIMIZER, STATE, SUMS = "model.safetensors", "optimizer.pt", "state.json", "SHA256SUMS"
@@ -32,6 +33,7 @@ class Checkpoint:
     folder: Path
     step: int
     loader: dict[str, Any]
+    totals: dict[str, Any]
 
     @property
     def model(self) -> Path:
@@ -54,11 +56,13 @@ def save_checkpoint(
     write_model: Callable[[Path], None],
     optimizer: dict[str, Any],
     loader: dict[str, Any],
+    totals: dict[str, Any],
     keep: int,
 ) -> Path:
     """Saves a checkpoint below `root`, then removes all but the newest `keep`.
 
-    Raises OSError when it cannot be written; the old ones then stay.
+    `loader` and `totals`, where the loader stands and what the run has done so far, are plain JSON. Raises OSError when
+    it cannot be written; the old ones then stay.
     """
     folder = root / f"step-{step:08d}"
     temporary = root / f".{folder.name}.tmp"
@@ -67,15 +71,14 @@ def save_checkpoint(
     try:
         write_model(temporary / MODEL)
         torch.save(optimizer, temporary / OPTIMIZER)
-        (temporary / STATE).write_text(json.dumps({"format": FORMAT, "step": step, "loader": loader}, indent=1))
-        sums = "".join(f"{_sha256(temporary / name)}  {name}\n" for name in (MODEL, OPTIMIZER, STATE))
+        state = {"format": FORMAT, "step": step, "loader": loader, "totals": totals}
+        (temporary / STATE).write_text(json.dumps(state, indent=1))
+        sums = "".join(f"{sha256_of(temporary / name)}  {name}\n" for name in (MODEL, OPTIMIZER, STATE))
         (temporary / SUMS).write_text(sums)
         for path in [*temporary.iterdir(), temporary]:
-            _sync(path)
-        if folder.exists():  # saved before, by a run that was resumed from an earlier step
-            shutil.rmtree(folder)
+            sync(path)
         temporary.rename(folder)
-        _sync(root)
+        sync(root)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -96,14 +99,14 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         if sums.keys() != {MODEL, OPTIMIZER, STATE}:
             raise ValueError(f"{folder / SUMS} is damaged: it does not hold the sums of the checkpoint's files")
         for name, expected in sums.items():
-            if (found := _sha256(folder / name)) != expected:
+            if (found := sha256_of(folder / name)) != expected:
                 raise ValueError(f"{folder / name} is damaged: its sha256 is {found[:12]}..., not {expected[:12]}...")
         state = json.loads((folder / STATE).read_text())
     except OSError as error:
         raise ValueError(f"{error.filename} cannot be read: {error.strerror}") from None
     if state["format"] != FORMAT:
         raise ValueError(f"{folder} has checkpoint format {state['format']}, this photochrom reads format {FORMAT}")
-    return Checkpoint(folder=folder, step=state["step"], loader=state["loader"])
+    return Checkpoint(folder=folder, step=state["step"], loader=state["loader"], totals=state["totals"])
 
 
 def newest_intact(root: Path, warn: Callable[[str], None]) -> Checkpoint | None:
@@ -122,15 +125,20 @@ def newest_intact(root: Path, warn: Callable[[str], None]) -> Checkpoint | None:
     return None
 
 
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def clear_after(root: Path, step: int, say: Callable[[str], None]) -> None:
+    """Removes the damaged checkpoints later than `step`, where a run goes on: it will save others in their place.
 
-
-def _sync(path: Path) -> None:
-    """Makes a file, or a folder's list of names, durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    Raises ValueError when a later one is whole.
+    """
+    later = [folder for folder in list_checkpoints(root) if folder.name > f"step-{step:08d}"]
+    for folder in later:
+        try:
+            open_checkpoint(folder)
+        except ValueError:
+            continue
+        raise ValueError(
+            f"{folder} is later than step {step}, from where the run is to go on: name another --out, or remove it"
+        )
+    for folder in later:
+        say(f"removing {folder}, which is damaged")
+        shutil.rmtree(folder)

@@ -16,6 +16,12 @@ VERBS = {
     "doctor": "says what this machine can do and what is missing",
 }
 
+_TO_SAVE_MEMORY = {
+    "train": "raise --train.accumulate, or lower --train.batch_size",
+    "evaluate": "lower --batch-size",
+    "colorize": "lower --size, or use --device cpu",
+}
+
 _USAGE = "usage: photochrom VERB ...\n\n" + "\n".join(f"  {verb:10} {what}" for verb, what in VERBS.items())
 
 
@@ -43,7 +49,15 @@ def main(argv: list[str] | None = None) -> int:
         console.print(f"photochrom {verb}: interrupted{way_out}")
         return 130
     except (ValueError, OSError, ImportError) as error:  # what a user can mend; anything else is our bug, and is shown
-        if os.environ.get("PHOTOCHROM_TRACEBACK"):
-            traceback.print_exc()
-        console.print(f"photochrom {verb}: {' '.join(str(error).split())}")
-        return 1
+        return _say_why(verb, str(error))
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's; not imported for verbs that do without it
+            raise
+        return _say_why(verb, f"the GPU's memory is full ({str(error).split('. ')[0]}): {_TO_SAVE_MEMORY.get(verb)}")
+
+
+def _say_why(verb: str, sentence: str) -> int:
+    if os.environ.get("PHOTOCHROM_TRACEBACK"):
+        traceback.print_exc()
+    console.print(f"photochrom {verb}: {' '.join(sentence.split())}")
+    return 1

@@ -13,7 +13,11 @@ from torch import Tensor
 
 from ..models import Colorizer
 from ..pipelines.color import lab_to_gamut, rgb_to_lab
-from ..pipelines.photograph import Rejected, decode, read_file
+from ..pipelines.photograph import FORMATS, Rejected, decode, read_file
+from .output import whole_file
+
+_ROWS = 256  # at once: Lab takes some 100 bytes for each pixel, and there are photographs of 100 megapixels
+_KEPT = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}  # what keeps its name; all else gets .png added to it
 
 
 @torch.inference_mode()
@@ -26,10 +30,16 @@ def colorize(
     predicted colour sRGB cannot show; there, chroma is reduced until it can.
     """
     pixels = torch.from_numpy(np.array(photograph))[None].to(device)
-    L, _ = rgb_to_lab(pixels)
+    L = torch.cat([rgb_to_lab(strip)[0] for strip in pixels.split(_ROWS, dim=1)], dim=2)
     ab = model(_reduced(L, size)).ab((photograph.height, photograph.width))
-    rgb, share_outside = lab_to_gamut(L, ab)
-    return Image.fromarray((rgb[0] * 255).round().byte().permute(1, 2, 0).cpu().numpy()), share_outside
+    outside = 0.0
+    for strip_L, strip_ab, strip in zip(
+        *(t.split(_ROWS, dim=2) for t in (L, ab)), pixels.split(_ROWS, dim=1), strict=True
+    ):
+        rgb, share = lab_to_gamut(strip_L, strip_ab)
+        strip.copy_((rgb * 255).round().byte().permute(0, 2, 3, 1))
+        outside += share * strip.shape[1] / photograph.height
+    return Image.fromarray(pixels[0].cpu().numpy()), outside
 
 
 def colorize_files(
@@ -57,12 +67,13 @@ def colorize_files(
 def plan(inputs: list[Path], out: Path) -> list[tuple[Path, Path]]:
     """What is read and written: files go to `out`, folders are searched for images and their tree is mirrored there.
 
-    JPEGs stay JPEGs, all else becomes PNG. Raises ValueError for an input that does not exist, or two for one output.
+    JPEGs and PNGs keep their names, all else becomes PNG. Raises ValueError for an input that does not exist, or two
+    for one output.
     """
     jobs: dict[Path, Path] = {}
     for source, relative in _photographs(inputs):
-        suffix = ".jpg" if source.suffix.lower() in (".jpg", ".jpeg") else ".png"
-        target = out / relative.with_suffix(suffix)
+        kept = relative.suffix.lower() in _KEPT
+        target = out / (relative if kept else relative.with_name(f"{relative.name}.png"))
         if target in jobs:
             raise ValueError(
                 f"{jobs[target]} and {source} would both become {target}: colorize them one after the other"
@@ -75,7 +86,7 @@ def plan(inputs: list[Path], out: Path) -> list[tuple[Path, Path]]:
 
 def _photographs(inputs: list[Path]) -> Iterator[tuple[Path, Path]]:
     """Every file that is meant, and its place in the output."""
-    known = Image.registered_extensions()
+    known = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
     for path in inputs:
         if path.is_dir():
             files = (file for file in sorted(path.rglob("*")) if file.is_file() and file.suffix.lower() in known)
@@ -97,9 +108,7 @@ def _reduced(L: Tensor, size: int) -> Tensor:
 
 
 def _save(image: Image.Image, path: Path) -> None:
-    """Writes an image, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    options = {"quality": 95, "subsampling": 0} if path.suffix == ".jpg" else {}
-    image.save(temporary, format="JPEG" if path.suffix == ".jpg" else "PNG", **options)
-    temporary.rename(path)
+    kind = _KEPT[path.suffix.lower()]
+    with whole_file(path) as file:
+        image.save(file, format=kind, **({"quality": 95, "subsampling": 0} if kind == "JPEG" else {}))

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import yaml
 
 from ..pipelines.augment import Crop
+from .output import whole_file
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 Device = Literal["auto", "cuda", "cpu"]
@@ -32,7 +33,7 @@ class DataConfig:
     Args:
         train: Shard set to train on.
         val: Shard set to validate on.
-        size: Side of the square crops in pixels, a multiple of 8.
+        size: Side of the square crops in pixels, a multiple of 8, at least 16.
         crop: How training cuts a square: random_resized, random, center or squash.
         scale: Share of the photograph's area in a random_resized crop, smallest and largest.
         flip: Mirror one photograph in two.
@@ -46,9 +47,12 @@ class DataConfig:
     flip: bool = True
 
     def __post_init__(self) -> None:
-        if self.size < 8 or self.size % 8:
-            near = max(8, round(self.size / 8) * 8)
-            raise ValueError(f"data.size={self.size} is not a positive multiple of 8, the network's stride: try {near}")
+        if self.size < 16 or self.size % 8:
+            near = max(16, round(self.size / 8) * 8)
+            raise ValueError(
+                f"data.size={self.size} is not a multiple of 8, the network's stride, from 16, SSIM's window, on: "
+                f"try {near}"
+            )
         low, high = self.scale
         if not 0 < low <= high <= 1:
             raise ValueError(f"data.scale={list(self.scale)} is no range within (0, 1]: try [0.25, 1]")
@@ -200,7 +204,8 @@ def plain(config: Any) -> Any:
 
 def save_yaml(config: Any, path: Path) -> None:
     """Writes the resolved configuration, which `--config` reads back."""
-    path.write_text(yaml.safe_dump(plain(config), sort_keys=False))
+    with whole_file(path) as file:
+        file.write_text(yaml.safe_dump(plain(config), sort_keys=False))
 
 
 def differences(before: Any, now: Any, prefix: str = "") -> list[str]:

@@ -10,8 +10,8 @@ console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
-def progress_bar(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar that is told (done, total); nothing is drawn where stderr is no terminal."""
+def progress_bar(what: str, unit: str, *, enabled: bool = True) -> Iterator[Callable[[int, int], None]]:
+    """A bar that is told (done, total); nothing is drawn if not `enabled`, or where stderr is no terminal."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -19,16 +19,29 @@ def progress_bar(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
         TextColumn(unit),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not (enabled and console.is_terminal)) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-class LiveLine:
-    """One line that follows training: redrawn in a terminal, else printed anew; nothing if not `enabled`."""
+class Line:
+    """The line of every process but the first: nothing."""
 
-    def __init__(self, first: int, total: int, *, enabled: bool) -> None:
-        self._enabled, self._total = enabled, total
+    def step(self, step: int) -> None:
+        """One more step is done."""
+
+    def show(self, step: int, text: str) -> None:
+        """There are new figures."""
+
+    def close(self) -> None:
+        """Ends the line."""
+
+
+class LiveLine(Line):
+    """One line that follows training: redrawn in a terminal, else printed anew."""
+
+    def __init__(self, first: int, total: int) -> None:
+        self._total = total
         columns = (
             TextColumn("step"),
             MofNCompleteColumn(),
@@ -36,7 +49,7 @@ class LiveLine:
             TextColumn("{task.description}"),
             TimeRemainingColumn(),
         )
-        self._bar = Progress(*columns, console=console, disable=not (enabled and console.is_terminal))
+        self._bar = Progress(*columns, console=console, disable=not console.is_terminal)
         self._task = self._bar.add_task("", completed=first, total=total)
         self._bar.start()
 
@@ -45,7 +58,7 @@ class LiveLine:
 
     def show(self, step: int, text: str) -> None:
         self._bar.update(self._task, completed=step, description=text)
-        if self._enabled and not console.is_terminal:
+        if not console.is_terminal:
             console.print(f"step {step}/{self._total}  {text}")
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from .. import __version__
+from ..pipelines.dali import INSTALL_DALI
 
 Verdict = Literal["ok", "note", "missing", "broken"]
 
@@ -29,7 +30,6 @@ _PACKAGES = (
     "pillow",
 )
 _DALI = ("nvidia-dali-cuda130", "nvidia-dali-cuda120")
-_DALI_ADVICE = "pip install 'photochrom[cuda13]', or 'photochrom[cuda12]' for V100; both also run without a GPU"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,7 @@ def _gpu(number: int) -> Finding:
 def _dali() -> Iterator[Finding]:
     installed = {name: finding.found for name in _DALI if (finding := _package(name)).verdict == "ok"}
     if not installed:
-        yield Finding(what="DALI", verdict="missing", found="not installed", advice=_DALI_ADVICE)
+        yield Finding(what="DALI", verdict="missing", found="not installed", advice=INSTALL_DALI)
         return
     yield Finding(what="DALI", verdict="ok", found=", ".join(f"{name} {number}" for name, number in installed.items()))
     for device in ["cpu", "mixed"] if torch.cuda.is_available() else ["cpu"]:
@@ -98,7 +98,7 @@ def _dali() -> Iterator[Finding]:
         try:
             _decode_with_dali(device)
         except Exception as error:  # whatever keeps DALI from working here is the finding
-            yield Finding(what=f"JPEG {place}", verdict="broken", found=_first_line(error), advice=_DALI_ADVICE)
+            yield Finding(what=f"JPEG {place}", verdict="broken", found=_first_line(error), advice=INSTALL_DALI)
         else:
             yield Finding(what=f"JPEG {place}", verdict="ok", found="decoded by DALI")
 

@@ -1,119 +1,170 @@
-"""Scores a model over a whole shard set, each photograph exactly once on any number of processes."""
+"""Evaluates models on whole shard sets: every model on every set, each result written as soon as it is there."""
 
-import csv
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
-import torch
-from torch import Tensor
+import numpy as np
+from accelerate import Accelerator
 
-from ..losses import ColorLoss
 from ..models import Colorizer
-from ..pipelines import LabBatch, ShardSet, lab_to_rgb
+from ..pipelines import ShardSet
 from ..pipelines.loader import Loader
-from . import metrics
-from .launch import gather
+from .config import Device, LoaderConfig, Precision, save_yaml
+from .console import progress_bar
+from .launch import make_accelerator
+from .loaders import make_loader
+from .output import new_folder, write_json
+from .preview import triptychs
+from .report import Picture, Result, write_report, write_result
+from .score import Scores, gallery, predictions, score
+from .weights import Recipe, build_loss, build_model, import_plugin, load, model_file, read_recipe
+
+REPORT = "report.html"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scores:
-    """The figures of every photograph of a set, in the set's order: of the model, and of grey everywhere.
+class EvaluateConfig:
+    """Scores models over whole shard sets, each photograph exactly once, and shows the best and the worst.
 
-    `index` is (N,); `model` and `grey` hold one (N,) tensor per metric. Grey has no loss.
+    Args:
+        checkpoints: Run folders, checkpoints or model.safetensors files.
+        data: Shard sets to score on.
+        out: New folder for the report.
+        size: Side in pixels at which photographs are scored; by default that of the model's training.
+        crop: How a square is cut, squash (the whole photograph) or center.
+        batch_size: Photographs at once, over all processes.
+        gallery: How many of the best and of the worst are shown.
+        precision: Of the network's arithmetic, auto, bf16, fp16 or fp32.
+        device: auto, cuda or cpu.
+        plugin: Python module to import first, when the model or loss is one of your own.
     """
 
-    index: Tensor
-    model: dict[str, Tensor]
-    grey: dict[str, Tensor]
+    checkpoints: list[str]
+    data: list[str]
+    out: Path
+    size: int | None = None
+    crop: Literal["squash", "center"] = "squash"
+    batch_size: int = 32
+    gallery: int = 12
+    precision: Precision = "fp32"
+    device: Device = "auto"
+    plugin: str | None = None
 
-    def summary(self) -> dict[str, float]:
-        """The set's figures for the model."""
-        return metrics.summarize(self.model)
+    def __post_init__(self) -> None:
+        if self.size is not None and self.size < 16:
+            raise ValueError(f"--size {self.size} is below 16, too small for the window of SSIM")
+        for name in ("batch_size", "gallery"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)} is not a positive number")
 
-    def grey_summary(self) -> dict[str, float]:
-        """The set's figures for predicting grey everywhere."""
-        return metrics.summarize(self.grey)
 
+def evaluate(config: EvaluateConfig) -> Iterator[Result]:
+    """Yields each result when it is scored and, by the first process, written; no other process yields any.
 
-@torch.inference_mode()
-def score(
-    model: Colorizer,
-    loss: ColorLoss,
-    loader: Loader,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Scores:
-    """Scores `model` on all that `loader` yields, over all processes; every process gets all scores.
-
-    The model is left in evaluation mode. Metrics are taken in float32 on pixels that are not rounded to 8 bits.
+    All that can be wrong is found before the folder is made. Raises ValueError with one sentence for what a user can
+    mend.
     """
-    model.eval()
-    rows = []
-    for done, batch in enumerate(loader, start=1):
-        rows.append(_score_batch(model, loss, batch))
-        progress(done, len(loader))
-    return _merge(gather([_merge(rows)] if rows else []))
+    accelerator = make_accelerator(config.device, config.precision)
+    import_plugin(config.plugin)
+    jobs = _jobs(config, accelerator)
+    if not accelerator.is_main_process:
+        for job in jobs:
+            _run(config, job, accelerator)
+    else:
+        with new_folder(config.out):
+            results: list[Result] = []
+            for job in jobs:
+                results.append(_run(config, job, accelerator))
+                write_result(results[-1], config.out)
+                write_report(results, config.out / REPORT, size=config.size, crop=config.crop)
+                write_json(config.out / "summary.json", {"results": [result.summary() for result in results]})
+                save_yaml(config, config.out / "config.yaml")
+                yield results[-1]
+    accelerator.end_training()
 
 
-@torch.inference_mode()
-def predictions(model: Colorizer, loader: Loader) -> Iterator[tuple[LabBatch, Tensor]]:
-    """Every batch of `loader` with the model's ab (B, 2, S, S) for it."""
-    model.eval()
-    for batch in loader:
-        yield batch, model(batch.L).ab()
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """One model to be scored on one shard set."""
+
+    name: str
+    checkpoint: Path
+    recipe: Recipe
+    loader: Loader
 
 
-def gallery(scores: Scores, size: int) -> tuple[list[int], list[int]]:
-    """Positions of the `size` best by loss, best first, and of the `size` worst, worst first; at most half each."""
-    ranked: list[int] = scores.model["loss"].argsort(stable=True).tolist()
-    size = min(size, max(1, len(ranked) // 2))
-    return ranked[:size], ranked[::-1][:size]
+def _jobs(config: EvaluateConfig, accelerator: Accelerator) -> list[_Job]:
+    """Every checkpoint with every shard set, each under a name of its own."""
+    names: Counter[str] = Counter()
+    jobs = []
+    for checkpoint in map(Path, config.checkpoints):
+        recipe = read_recipe(model_file(checkpoint))
+        build_model(recipe.model), build_loss(recipe.loss)
+        for folder in config.data:
+            loader = _loader(config, ShardSet.open(folder), recipe, accelerator, batch_size=config.batch_size)
+            name = f"{_run_name(checkpoint)}-on-{loader.data.root.resolve().name}"
+            names[name] += 1
+            unique = name if names[name] == 1 else f"{name}-{names[name]}"
+            jobs.append(_Job(name=unique, checkpoint=checkpoint, recipe=recipe, loader=loader))
+    return jobs
 
 
-def write_per_image(path: Path, scores: Scores, data: ShardSet) -> None:
-    """Writes one line per photograph: key, original path, class, then every metric of the model and of grey."""
-    columns = {**scores.model, **{f"grey_{name}": values for name, values in scores.grey.items()}}
-    with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file)
-        writer.writerow(["key", "path", "class", *columns])
-        values = torch.stack(list(columns.values()), dim=1).tolist()
-        for index, row in zip(scores.index.tolist(), values, strict=True):
-            sample = data.sample(index)
-            writer.writerow([sample.key, sample.path, sample.class_name, *(f"{value:.6g}" for value in row)])
+def _run_name(checkpoint: Path) -> str:
+    path = checkpoint.resolve()
+    return path.parent.name if path.is_file() else path.name
 
 
-def _score_batch(model: Colorizer, loss: ColorLoss, batch: LabBatch) -> Scores:
-    prediction = model(batch.L)
-    ab = prediction.ab()
-    one_by_one = [loss(prediction[i : i + 1], batch[i : i + 1]).total for i in range(len(batch))]
-    truth = lab_to_rgb(batch.L, batch.ab)
-    return Scores(
-        index=batch.index,
-        model={"loss": torch.stack(one_by_one).float(), **_figures(batch, ab, truth)},
-        grey=_figures(batch, torch.zeros_like(batch.ab), truth),
+def _loader(
+    config: EvaluateConfig, data: ShardSet, recipe: Recipe, accelerator: Accelerator, **settings: Any
+) -> Loader:
+    size = config.size or recipe.size
+    return make_loader(LoaderConfig(), data, accelerator, size=size, train=False, crop=config.crop, **settings)
+
+
+def _run(config: EvaluateConfig, job: _Job, accelerator: Accelerator) -> Result:
+    """Scores one model on one set; the pictures are made by the first process only."""
+    colorizer = load(job.checkpoint, accelerator.device)
+    model: Colorizer = accelerator.prepare_model(colorizer, evaluation_mode=True)
+    with progress_bar(job.name, "batches", enabled=accelerator.is_main_process) as progress:
+        scores = score(model, build_loss(job.recipe.loss), job.loader, progress)
+    best, worst = gallery(scores, config.gallery) if accelerator.is_main_process else ([], [])
+    return Result(
+        name=job.name,
+        checkpoint=job.checkpoint,
+        recipe=job.recipe,
+        data=job.loader.data,
+        scores=scores,
+        best=_pictures(config, job, model, scores, best, accelerator),
+        worst=_pictures(config, job, model, scores, worst, accelerator),
     )
 
 
-def _figures(batch: LabBatch, ab: Tensor, truth: Tensor) -> dict[str, Tensor]:
-    rgb = lab_to_rgb(batch.L, ab)
-    mse_ab = metrics.mse_ab(ab, batch.ab)
-    return {
-        "rmse_ab": mse_ab.sqrt(),
-        "mse_ab": mse_ab,
-        "psnr": metrics.psnr(rgb, truth),
-        "ssim": metrics.ssim(rgb, truth),
-        "auc": metrics.auc(ab, batch.ab),
-    }
-
-
-def _merge(rows: list[Scores]) -> Scores:
-    """All scores in the set's order, on the CPU."""
-    index = torch.cat([row.index for row in rows])
-    order = index.argsort()
-
-    def merged(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        return {name: torch.cat([part[name].cpu() for part in parts])[order] for name in parts[0]}
-
-    return Scores(
-        index=index[order], model=merged([row.model for row in rows]), grey=merged([row.grey for row in rows])
+def _pictures(
+    config: EvaluateConfig, job: _Job, model: Colorizer, scores: Scores, positions: list[int], accelerator: Accelerator
+) -> list[Picture]:
+    """The photographs at these positions of the scores, colorized once more: the same pixels that were scored."""
+    if not positions:
+        return []
+    samples = scores.index[positions].tolist()
+    loader = _loader(
+        config,
+        job.loader.data,
+        job.recipe,
+        accelerator,
+        shared=False,
+        batch_size=min(config.batch_size, len(samples)),
+        samples=samples,
     )
+    versions = np.concatenate([triptychs(batch, ab) for batch, ab in predictions(model, loader)], axis=1)
+    return [
+        Picture(
+            rank=rank,
+            sample=job.loader.data.sample(sample),
+            figures={name: float(values[position]) for name, values in scores.model.items()},
+            versions=versions[:, rank - 1],
+        )
+        for rank, (position, sample) in enumerate(zip(positions, samples, strict=True), start=1)
+    ]

@@ -6,7 +6,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.state import PartialState
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 from torch import nn
 
 from .config import Device, Precision
@@ -17,11 +18,23 @@ T = TypeVar("T")
 def make_accelerator(device: Device, precision: Precision) -> Accelerator:
     """The Accelerator of this process. Raises ValueError when the machine lacks what is asked for."""
     kind = resolve_device(device).type
-    return Accelerator(
+    accelerator = Accelerator(
         cpu=kind == "cpu",
         mixed_precision=_MIXED[resolve_precision(precision, kind)],
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
+    # `accelerate config` may have asked for more, behind our back.
+    if accelerator.gradient_accumulation_steps != 1:
+        raise ValueError(
+            f"Accelerate is configured to accumulate gradients over {accelerator.gradient_accumulation_steps} steps: "
+            "configure 1 there, and use --train.accumulate"
+        )
+    if accelerator.distributed_type not in _SUPPORTED:
+        raise ValueError(
+            f"Accelerate is configured for {accelerator.distributed_type.value}, photochrom trains data-parallel only: "
+            "configure multi-GPU or multi-CPU there"
+        )
+    return accelerator
 
 
 def resolve_device(device: Device) -> torch.device:
@@ -58,7 +71,7 @@ def threads_per_process() -> int:
 
 def is_first_process() -> bool:
     """Whether this is the one process, of all that a launcher started, that speaks and writes."""
-    return os.environ.get("RANK", "0") == "0"
+    return bool(PartialState().is_main_process)
 
 
 def share_buffers(module: nn.Module) -> None:
@@ -77,4 +90,5 @@ def gather(rows: list[T]) -> list[T]:
     return [row for part in parts for row in part]
 
 
+_SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 _MIXED = {"bf16": "bf16", "fp16": "fp16", "fp32": "no"}

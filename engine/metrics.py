@@ -45,15 +45,12 @@ def ssim(predicted: Tensor, true: Tensor) -> Tensor:
 def summarize(per_image: dict[str, Tensor]) -> dict[str, float]:
     """The set's figures from those of its photographs, each (N,); all have one number of pixels, so means are pooled.
 
-    `psnr` is the mean over photographs with a finite one; `rmse_ab` the root of the mean `mse_ab`.
+    `rmse_ab` is the root of the mean `mse_ab`; `psnr` the mean over the photographs that differ from the truth at all.
     """
-    others = {name: values for name, values in per_image.items() if name not in ("mse_ab", "rmse_ab")}
+    means = {name: float(values.double().mean()) for name, values in per_image.items() if name != "mse_ab"}
+    differing = per_image["psnr"][~torch.isposinf(per_image["psnr"])]
     return {
-        "rmse_ab": math.sqrt(_mean(per_image["mse_ab"])),
-        **{name: _mean(values) for name, values in others.items()},
+        **means,
+        "rmse_ab": math.sqrt(float(per_image["mse_ab"].double().mean())),
+        "psnr": float(differing.double().mean()) if len(differing) else math.inf,
     }
-
-
-def _mean(values: Tensor) -> float:
-    finite = values[~torch.isposinf(values)]
-    return float(finite.double().mean()) if len(finite) else math.inf

@@ -4,6 +4,7 @@
 
 import base64
 import io
+import shutil
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -16,7 +17,8 @@ from PIL import Image
 
 from .. import __version__
 from ..pipelines import Sample, ShardSet
-from .evaluate import Scores, write_per_image
+from .output import whole_file
+from .score import Scores, write_per_image
 from .weights import Recipe
 
 _VERSIONS = ("grey", "pred", "real")
@@ -71,27 +73,39 @@ class Result:
 
 
 def write_result(result: Result, out: Path) -> None:
-    """Writes a result's folder: per_image.csv, and best/ and worst/ with <rank>_<key>_{grey,pred,real}.png."""
-    folder = out / result.name
+    """Writes a result's folder, whole or not at all: per_image.csv, best/ and worst/.
+
+    The pictures there are named <rank>_<key>_{grey,pred,real}.png.
+    """
+    folder = out / f".{result.name}.tmp"
+    try:
+        _write_pictures(result, folder)
+        write_per_image(folder / "per_image.csv", result.scores, result.data)
+        folder.rename(out / result.name)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _write_pictures(result: Result, folder: Path) -> None:
     for gallery, pictures in (("best", result.best), ("worst", result.worst)):
         (folder / gallery).mkdir(parents=True)
         for picture in pictures:
             for version, pixels in zip(_VERSIONS, picture.versions, strict=True):
                 path = folder / gallery / f"{picture.rank:03d}_{picture.sample.key}_{version}.png"
                 Image.fromarray(pixels).save(path)
-    write_per_image(folder / "per_image.csv", result.scores, result.data)
 
 
-def write_report(results: list[Result], out: Path, *, size: int | None, crop: str) -> Path:
-    """Writes report.html, which needs nothing from elsewhere; `size` and `crop` state how photographs were cut."""
+def write_report(results: list[Result], path: Path, *, size: int | None, crop: str) -> None:
+    """Writes the page, which needs nothing from elsewhere; `size` and `crop` state how photographs were cut."""
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["histogram"] = _histogram
     template = environment.from_string(files("photochrom.engine.templates").joinpath("report.html").read_text())
-    path = out / "report.html"
-    path.write_text(template.render(results=results, size=size, crop=crop, version=__version__), encoding="utf-8")
-    return path
+    page = template.render(results=results, size=size, crop=crop, version=__version__)
+    with whole_file(path) as file:
+        file.write_text(page, encoding="utf-8", errors="replace")  # names of files need not be text to the system
 
 
 def _histogram(result: Result) -> str:

@@ -7,22 +7,24 @@ from typing import Any
 import torch
 import yaml
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 
 from ..losses import ColorLoss
 from ..models import Colorizer
-from ..pipelines import DaliLoader, ShardSet
 from ..pipelines.loader import Loader
 from ..pipelines.order import first_batch_of_epoch
-from .checkpoint import Checkpoint, newest_intact, open_checkpoint
+from .checkpoint import Checkpoint, clear_after, newest_intact, open_checkpoint
 from .config import RunConfig, differences, plain, save_yaml
 from .console import LiveLine, console
-from .launch import make_accelerator, threads_per_process
+from .launch import make_accelerator
+from .loaders import make_loader
+from .meter import Meter, Totals
 from .output import check_writable, write_json
-from .runlog import Log, RunLog
+from .runlog import RunLog
 from .train import Run, fit
 from .weights import build_loss, build_model, load_weights, save_model
 
-CONFIG = "config.yaml"
+CONFIG, SUMMARY, CHECKPOINTS, MODEL = "config.yaml", "summary.json", "checkpoints", "model.safetensors"
 
 
 def train(config: RunConfig) -> dict[str, Any]:
@@ -33,13 +35,15 @@ def train(config: RunConfig) -> dict[str, Any]:
     """
     accelerator = make_accelerator(config.train.device, config.train.precision)
     say = console.print if accelerator.is_main_process else lambda text: None
-    run = _prepare(config, accelerator, _starting_point(config, say))
+    # The first process decides for all: with a file system of its own, another could find other checkpoints.
+    start = [_starting_point(config, say) if accelerator.is_main_process else None]
+    run = _prepare(config, accelerator, broadcast_object_list(start)[0])
     if accelerator.is_main_process:
-        _claim(config, say)
+        _claim(config, run.step, say)
         run.log = RunLog(config.out, run.step)
+        run.line = LiveLine(run.step, run.total_steps)
     accelerator.wait_for_everyone()
     say(f"training from step {run.step} to {run.total_steps} on {_describe(accelerator)}, into {config.out}")
-    run.line = LiveLine(run.step, run.total_steps, enabled=accelerator.is_main_process)
     try:
         fit(run)
     finally:
@@ -47,8 +51,8 @@ def train(config: RunConfig) -> dict[str, Any]:
         run.log.close()
     summary = _summary(run)
     if accelerator.is_main_process:
-        save_model(run.colorizer, run.recipe(), config.out / "model.safetensors")
-        write_json(config.out / "summary.json", summary)
+        save_model(run.colorizer, run.recipe(), config.out / MODEL)
+        write_json(config.out / SUMMARY, summary)
     accelerator.end_training()
     return summary
 
@@ -56,25 +60,30 @@ def train(config: RunConfig) -> dict[str, Any]:
 def _starting_point(config: RunConfig, say: Callable[[str], None]) -> Checkpoint | None:
     """The checkpoint to go on from, or None to begin."""
     if config.resume == "auto":
-        return newest_intact(config.out / "checkpoints", say)
+        return newest_intact(config.out / CHECKPOINTS, say)
     if config.resume == "never":
-        if (config.out / CONFIG).exists():
+        if _holds_run(config.out):
             raise ValueError(f"{config.out} already holds a run: name another --out, or go on with --resume auto")
         return None
     named = Path(config.resume)
     if not named.is_dir():
         raise ValueError(f"--resume {named} is neither auto, never nor the folder of a run or a checkpoint")
-    if (named / "checkpoints").is_dir():
-        return newest_intact(named / "checkpoints", say)
-    return open_checkpoint(named)
+    if not _holds_run(named):
+        return open_checkpoint(named)
+    checkpoint = newest_intact(named / CHECKPOINTS, say)
+    if checkpoint is None:
+        raise ValueError(f"--resume {named} has no checkpoint yet: name another, or leave --resume away to begin")
+    return checkpoint
+
+
+def _holds_run(folder: Path) -> bool:
+    return (folder / CONFIG).exists() or (folder / CHECKPOINTS).exists()
 
 
 def _prepare(config: RunConfig, accelerator: Accelerator, checkpoint: Checkpoint | None) -> Run:
     """Builds all that the run consists of, at the moment of the checkpoint if there is one."""
     _check_batch(config, accelerator.num_processes)
-    loader = _training_loader(config, accelerator)
-    validation = _validation_loader(config, accelerator)
-    preview = _preview_loader(config, validation or loader, accelerator)
+    loader, validation, preview = _loaders(config, accelerator)
     torch.manual_seed(config.train.seed)
     colorizer, loss = build_model(config.model), build_loss(config.loss)
     _check_heads(config, colorizer, loss)
@@ -83,12 +92,15 @@ def _prepare(config: RunConfig, accelerator: Accelerator, checkpoint: Checkpoint
         loader.load_state_dict(checkpoint.loader)
     step = checkpoint.step if checkpoint else 0
     total_steps = config.train.steps or first_batch_of_epoch(loader.num_samples, loader.batch_size, config.train.epochs)
-    if step >= total_steps:
+    # One that was stopped after its last step, before its results were written, has only these left to do.
+    if step > total_steps or (step == total_steps and (not _holds_run(config.out) or (config.out / SUMMARY).exists())):
         raise ValueError(f"the run in {config.out} is complete at step {step}: ask for more with --train.steps")
 
     model, optimizer = accelerator.prepare(colorizer, _optimizer(config, colorizer, accelerator))
+    meter = Meter(accelerator.device)
     if checkpoint:
         _restore(optimizer, accelerator, checkpoint)
+        meter.totals = Totals(**checkpoint.totals)
     return Run(
         config=config,
         accelerator=accelerator,
@@ -99,8 +111,7 @@ def _prepare(config: RunConfig, accelerator: Accelerator, checkpoint: Checkpoint
         loader=loader,
         validation=validation,
         preview=preview,
-        log=Log(),
-        line=LiveLine(step, total_steps, enabled=False),
+        meter=meter,
         first_step=step,
         total_steps=total_steps,
         step=step,
@@ -128,52 +139,40 @@ def _restore(optimizer: torch.optim.Optimizer, accelerator: Accelerator, checkpo
         accelerator.scaler.load_state_dict(state["scaler"])
 
 
-def _training_loader(config: RunConfig, accelerator: Accelerator) -> Loader:
-    data = config.data
-    return _loader(
-        config,
+def _loaders(config: RunConfig, accelerator: Accelerator) -> tuple[Loader, Loader | None, Loader]:
+    """What the run trains on, what it validates on if anything, and the first photographs of it, for previews."""
+    data, train = config.data, config.train
+    loader = make_loader(
+        config.loader,
         data.train,
         accelerator,
-        batch_size=config.train.batch_size,
+        batch_size=train.batch_size,
+        size=data.size,
         train=True,
-        seed=config.train.seed,
+        seed=train.seed,
+        parts=train.accumulate,
         crop=data.crop,
         scale=data.scale,
         flip=data.flip,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
     )
-
-
-def _validation_loader(config: RunConfig, accelerator: Accelerator) -> Loader | None:
-    if config.data.val is None:
-        return None
-    return _loader(
-        config,
-        config.data.val,
-        accelerator,
-        batch_size=config.train.batch_size,
-        train=False,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-    )
-
-
-def _preview_loader(config: RunConfig, shown: Loader, accelerator: Accelerator) -> Loader:
-    """One batch of the first photographs, for the first process."""
+    validation = None
+    if data.val is not None:
+        validation = make_loader(
+            config.loader, data.val, accelerator, batch_size=train.batch_size, size=data.size, train=False
+        )
+    shown = (validation or loader).data
     number = min(config.log.num_previews, shown.num_samples)
-    return _loader(config, shown.data, accelerator, batch_size=number, train=False, samples=range(number))
-
-
-def _loader(config: RunConfig, data: Path | ShardSet, accelerator: Accelerator, **settings: Any) -> Loader:
-    return DaliLoader(
-        data,
-        size=config.data.size,
-        device=accelerator.device,
-        threads=config.loader.threads or threads_per_process(),
-        prefetch=config.loader.prefetch,
-        **settings,
+    preview = make_loader(
+        config.loader,
+        shown,
+        accelerator,
+        shared=False,
+        batch_size=number,
+        size=data.size,
+        train=False,
+        samples=range(number),
     )
+    return loader, validation, preview
 
 
 def _check_batch(config: RunConfig, num_processes: int) -> None:
@@ -193,17 +192,20 @@ def _check_heads(config: RunConfig, colorizer: Colorizer, loss: ColorLoss) -> No
         )
 
 
-def _claim(config: RunConfig, say: Callable[[str], None]) -> None:
-    """Makes the run's folder, or says what has changed in the one that is there."""
+def _claim(config: RunConfig, step: int, say: Callable[[str], None]) -> None:
+    """Makes the run's folder, or takes back what the one that is there holds of after `step`, and says what changes."""
     out = config.out
     try:
-        if out.is_dir() and any(out.iterdir()) and not (out / CONFIG).exists():
+        if out.is_dir() and any(out.iterdir()) and not _holds_run(out):
             raise ValueError(f"{out} is not empty and holds no run: name a new folder with --out")
         out.mkdir(parents=True, exist_ok=True)
         check_writable(out)
-        if (out / CONFIG).exists():
-            for line in differences(_read_config(out / CONFIG), plain(config)):
-                say(f"changed since the run began: {line}")
+        before = _read_config(out / CONFIG) if (out / CONFIG).exists() else plain(config)
+        clear_after(out / CHECKPOINTS, step, say)
+        for result in (MODEL, SUMMARY):  # of a shorter run
+            (out / result).unlink(missing_ok=True)
+        for line in differences(before, plain(config)):
+            say(f"changed since the run began: {line}")
         save_yaml(config, out / CONFIG)
     except OSError as error:
         raise ValueError(f"cannot write to {out}: {error.strerror}") from None
@@ -213,7 +215,7 @@ def _read_config(path: Path) -> Any:
     try:
         return yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError):
-        raise ValueError(f"{path} is damaged: remove it, and the run goes on") from None
+        raise ValueError(f"{path} is damaged: remove it, and the run goes on from its checkpoints") from None
 
 
 def _describe(accelerator: Accelerator) -> str:
@@ -224,14 +226,14 @@ def _describe(accelerator: Accelerator) -> str:
 
 
 def _summary(run: Run) -> dict[str, Any]:
-    images = run.step * run.loader.batch_size
+    totals = run.meter.totals
     return {
         "steps": run.step,
-        "epochs": images / run.loader.num_samples,
-        "images": images,
-        "seconds": round(run.meter.seconds, 3),
-        "images_per_second": round(run.meter.images / run.meter.seconds, 2),
-        "data_wait_percent": round(100 * run.meter.waited / run.meter.seconds, 2),
-        "loss": run.last_loss,
-        "checkpoint": str(run.config.out / "model.safetensors"),
+        "epochs": totals.images / run.loader.num_samples,
+        "images": totals.images,
+        "seconds": round(totals.seconds, 3),
+        "images_per_second": round(totals.images / totals.seconds, 2),
+        "data_wait_percent": round(100 * totals.waited / totals.seconds, 2),
+        "loss": totals.loss,
+        "checkpoint": str(run.config.out / MODEL),
     }

@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from .output import whole_file
+
 
 class Log:
     """The log of every process but the first: nothing."""
@@ -30,9 +32,13 @@ class RunLog(Log):
         self._folder = folder
         path = folder / "metrics.jsonl"
         kept = [line for line in path.read_text().splitlines() if _logged_by(line, step)] if path.exists() else []
-        path.write_text("".join(f"{line}\n" for line in kept))
+        with whole_file(path) as file:
+            file.write_text("".join(f"{line}\n" for line in kept))
+        for later in folder.glob("previews/step-*.jpg"):
+            if later.name > f"step-{step:08d}.jpg":
+                later.unlink()
         self._file = open(path, "a", buffering=1)  # noqa: SIM115  closed with the log
-        self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
+        self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def metrics(self, values: dict[str, float], step: int) -> None:
         self._file.write(json.dumps({"step": step, **values}) + "\n")

@@ -16,12 +16,12 @@ from ..pipelines.hashing import random_bits
 from ..pipelines.loader import Loader
 from .checkpoint import save_checkpoint
 from .config import RunConfig, plain
-from .console import LiveLine
-from .evaluate import predictions, score
+from .console import Line
 from .launch import share_buffers
 from .meter import Meter
 from .preview import sheet, triptychs
 from .runlog import Log
+from .score import predictions, score
 from .weights import Recipe, save_model
 
 
@@ -38,13 +38,12 @@ class Run:
     loader: Loader
     validation: Loader | None
     preview: Loader
-    log: Log
-    line: LiveLine
+    meter: Meter
     first_step: int
     total_steps: int
     step: int
-    meter: Meter = field(default_factory=Meter)
-    last_loss: float = math.nan
+    log: Log = field(default_factory=Log)
+    line: Line = field(default_factory=Line)
 
     def due(self, every: int) -> bool:
         """Whether that which happens every so many steps, and at the end, happens now."""
@@ -63,7 +62,7 @@ class Run:
 
 
 def fit(run: Run) -> None:
-    """Trains from run.step to run.total_steps. Raises ValueError when the loss is no number any more."""
+    """Trains from run.step to run.total_steps. Raises ValueError when the loss or a weight is no number any more."""
     every = run.config.log
     batches = endless(run.loader)
     while True:
@@ -90,33 +89,31 @@ def endless(loader: Loader) -> Iterator[LabBatch]:
         yield from loader
 
 
-def training_step(run: Run, batch: LabBatch) -> Tensor:
-    """One optimizer step on this process's share of a batch; returns its mean loss, still on the device."""
+def training_step(run: Run, batch: LabBatch) -> dict[str, Tensor]:
+    """One optimizer step on this process's share of a batch; returns its mean loss and terms, still on the device."""
     # A step's randomness, for models that have any, is a function of (seed, step, rank): a resumed run repeats it.
     torch.manual_seed(int(random_bits(run.config.train.seed, run.step, run.accelerator.process_index)[0] >> 1))
     run.model.train()
     parts = batch.split(run.config.train.accumulate)
-    total = torch.zeros((), device=batch.L.device)
+    means: dict[str, Tensor] = {}
     for part in parts:
         # Gradients travel between processes once, with the last part.
         with nullcontext() if part is parts[-1] else run.accelerator.no_sync(run.model):
-            loss = run.loss(run.model(part.L), part).total / len(parts)
-            run.accelerator.backward(loss)
-        total += loss.detach()
+            loss = run.loss(run.model(part.L), part)
+            run.accelerator.backward(loss.total / len(parts))
+        for name, value in {"loss": loss.total, **loss.terms}.items():
+            means[name] = means.get(name, 0) + value.detach() / len(parts)
     run.optimizer.step()
     run.optimizer.zero_grad(set_to_none=True)
-    return total
+    return means
 
 
 def report(run: Run) -> None:
     """Logs the mean over the steps since the last report."""
     means = run.meter.read(run.accelerator)
-    run.last_loss = means["train/loss"]
-    if not math.isfinite(run.last_loss):
-        raise ValueError(
-            f"the loss became {run.last_loss} within the {run.config.log.every} steps before step {run.step}, and "
-            "nothing was saved since: try a lower --optim.lr or --train.precision fp32"
-        )
+    loss = run.meter.totals.loss
+    if not math.isfinite(loss):
+        raise _diverged(f"the loss became {loss} within the {run.config.log.every} steps", run)
     values = {
         **means,
         "epoch": run.step * run.loader.batch_size / run.loader.num_samples,
@@ -127,8 +124,7 @@ def report(run: Run) -> None:
     run.log.metrics(values, run.step)
     run.line.show(
         run.step,
-        f"loss {run.last_loss:.1f}  {means['throughput(img/s)']:.1f} img/s  "
-        f"data wait {means['time/data_wait(%)']:.0f} %",
+        f"loss {loss:.1f}  {means['throughput(img/s)']:.1f} img/s  data wait {means['time/data_wait(%)']:.0f} %",
     )
 
 
@@ -136,7 +132,7 @@ def show(run: Run) -> None:
     """Saves a picture of how the first photographs are colorized now."""
     if not run.accelerator.is_main_process:
         return
-    with run.meter.paused(run.accelerator.device):
+    with run.meter.paused():
         for batch, ab in predictions(run.colorizer, run.preview):
             run.log.preview(sheet(triptychs(batch, ab)), run.step)
 
@@ -145,23 +141,32 @@ def validate(run: Run) -> None:
     """Logs the figures of the validation set, if there is one."""
     if run.validation is None:
         return
-    with run.meter.paused(run.accelerator.device):
+    with run.meter.paused():
         share_buffers(run.colorizer)
         figures = score(run.colorizer, run.loss, run.validation).summary()
     run.log.metrics({f"val/{name}": value for name, value in figures.items()}, run.step)
 
 
 def save(run: Run) -> None:
-    """Saves a checkpoint."""
+    """Saves a checkpoint. Raises ValueError when a weight is no number any more."""
+    if faults := [name for name, tensor in run.colorizer.state_dict().items() if not tensor.isfinite().all()]:
+        raise _diverged(f"{faults[0]} and {len(faults) - 1} more tensors of the network became infinite or nan", run)
     if not run.accelerator.is_main_process:
         return
     scaler = run.accelerator.scaler
-    with run.meter.paused(run.accelerator.device):
+    with run.meter.paused():
         save_checkpoint(
             run.config.out / "checkpoints",
             run.step,
             write_model=lambda path: save_model(run.colorizer, run.recipe(), path),
             optimizer={"optimizer": run.optimizer.state_dict(), "scaler": scaler.state_dict() if scaler else None},
             loader=run.loader.state_dict(),
+            totals=plain(run.meter.totals),
             keep=run.config.checkpoint.keep,
         )
+
+
+def _diverged(what: str, run: Run) -> ValueError:
+    return ValueError(
+        f"{what} before step {run.step}, and nothing was saved since: try a lower --optim.lr or --train.precision fp32"
+    )

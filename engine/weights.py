@@ -1,6 +1,8 @@
 """Model files: safetensors whose header holds all that is needed to build the model again."""
 
+import hashlib
 import importlib
+import inspect
 import json
 import os
 import sys
@@ -12,11 +14,13 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from .. import __version__
 from ..losses import LOSSES, ColorLoss
 from ..models import MODELS, Colorizer
 from .config import Spec, plain
+from .output import whole_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,21 +40,23 @@ class Recipe:
 
 def build_model(spec: Spec) -> Colorizer:
     """The untrained model; see `find_class` for what it may name."""
-    model: Colorizer = find_class(spec.class_path, Colorizer, MODELS)(**spec.init_args)
+    model: Colorizer = _build(spec, Colorizer, MODELS)
     return model
 
 
 def build_loss(spec: Spec) -> ColorLoss:
     """The loss; see `find_class` for what it may name."""
-    loss: ColorLoss = find_class(spec.class_path, ColorLoss, LOSSES)(**spec.init_args)
+    loss: ColorLoss = _build(spec, ColorLoss, LOSSES)
     return loss
 
 
 def save_model(model: Colorizer, recipe: Recipe, path: Path) -> None:
     """Writes weights and recipe to a model file."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    header = {"photochrom": __version__, "recipe": json.dumps(plain(recipe))}
-    save_file(tensors, path, metadata=header)
+    text = json.dumps(plain(recipe))
+    header = {"photochrom": __version__, "recipe": text, "sha256": _digest(text, tensors)}
+    with whole_file(path) as file:
+        save_file(tensors, file, metadata=header)
 
 
 def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Colorizer:
@@ -86,13 +92,7 @@ def model_file(path: Path) -> Path:
 
 def read_recipe(file: Path) -> Recipe:
     """The recipe in a model file's header."""
-    try:
-        with safe_open(file, framework="pt") as opened:
-            header = opened.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{file} is no intact model file: {error}") from None
-    if "recipe" not in header:
-        raise ValueError(f"{file} was not written by photochrom: its header holds no recipe")
+    header = _read_header(file)
     try:
         values = json.loads(header["recipe"])
         return Recipe(**{**values, "model": Spec(**values["model"]), "loss": Spec(**values["loss"])})
@@ -104,13 +104,11 @@ def read_recipe(file: Path) -> Recipe:
 
 
 def load_weights(model: Colorizer, file: Path) -> None:
-    """Fills the model from a model file. Raises ValueError naming the first tensors that do not fit."""
+    """Fills the model from a model file. Raises ValueError when it is damaged, or naming tensors that do not fit."""
     ours = model.state_dict()
-    try:
-        with safe_open(file, framework="pt") as opened:
-            theirs = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  no mapping
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{file} is no intact model file: {error}") from None
+    header = _read_header(file)
+    with safe_open(file, framework="pt") as opened:
+        theirs = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  no mapping
     faults = [f"{name} is missing" for name in ours if name not in theirs]
     faults += [f"{name} is not part of the model" for name in theirs if name not in ours]
     faults += [
@@ -121,7 +119,38 @@ def load_weights(model: Colorizer, file: Path) -> None:
     if faults:
         more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise ValueError(f"{file} does not fit this model: {'; '.join(faults[:5])}{more}")
+    if _digest(header["recipe"], theirs) != header["sha256"]:
+        raise ValueError(f"{file} is damaged: what it holds does not have the sha256 that its header states")
     model.load_state_dict(theirs)
+
+
+def _read_header(file: Path) -> dict[str, str]:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            header: dict[str, str] = opened.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file} is no intact model file: {error}") from None
+    if missing := [key for key in ("recipe", "sha256") if key not in header]:
+        raise ValueError(f"{file} was not written by photochrom: its header holds no {missing[0]}")
+    return header
+
+
+def _digest(recipe: str, tensors: Mapping[str, Tensor]) -> str:
+    """The sha256 of a recipe and all tensors, in hexadecimal."""
+    digest = hashlib.sha256(recipe.encode())
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype} {list(tensors[name].shape)}".encode())
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _build(spec: Spec, base: type, known: Mapping[str, type]) -> Any:
+    found = find_class(spec.class_path, base, known)
+    try:
+        inspect.signature(found).bind(**spec.init_args)
+    except TypeError as error:
+        raise ValueError(f"{spec.class_path} cannot be made with {spec.init_args}: {error}") from None
+    return found(**spec.init_args)
 
 
 def find_class(class_path: str, base: type, known: Mapping[str, type]) -> type[Any]:

@@ -44,9 +44,8 @@ def main(argv: list[str]) -> int:
     import_plugin(config.plugin)
     model, recipe = load_with_recipe(config.checkpoint, device)
     jobs = plan([Path(path) for path in config.inputs], config.out)
-    new_folder(config.out)
     started = time.perf_counter()
-    with progress_bar("colorizing", "photographs") as progress:
+    with new_folder(config.out), progress_bar("colorizing", "photographs") as progress:
         failed = colorize_files(model, jobs, size=config.size or recipe.size, device=device, progress=progress)
     save_yaml(config, config.out / "config.yaml")
     summary = {

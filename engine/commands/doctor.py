@@ -2,6 +2,7 @@
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ..doctor import examine
 from ..parser import Parser
@@ -16,6 +17,6 @@ def main(argv: list[str]) -> int:
     table = Table("", "", "found", "to do", box=None, header_style="bold")
     for finding in findings:
         colour = _COLOURS[finding.verdict]
-        table.add_row(finding.what, f"[{colour}]{finding.verdict}[/]", finding.found, finding.advice)
+        table.add_row(finding.what, Text(finding.verdict, colour), Text(finding.found), Text(finding.advice))
     Console().print(table)
     return 1 if any(finding.verdict in ("missing", "broken") for finding in findings) else 0

@@ -1,188 +1,26 @@
 """photochrom evaluate CHECKPOINT... --data SHARDS... --out DIR"""
 
-from collections import Counter
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
-from accelerate import Accelerator
-
-from ...models import Colorizer
-from ...pipelines import DaliLoader, ShardSet
-from ...pipelines.loader import Loader
-from ..config import Device, Precision, save_yaml
-from ..console import progress_bar
-from ..evaluate import Scores, gallery, predictions, score
-from ..launch import is_first_process, make_accelerator, threads_per_process
-from ..output import new_folder, write_json
+from ..evaluate import REPORT, EvaluateConfig, evaluate
+from ..launch import is_first_process
 from ..parser import parse_options
-from ..preview import triptychs
-from ..report import Picture, Result, write_report, write_result
-from ..weights import Recipe, build_loss, build_model, import_plugin, load, model_file, read_recipe
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
-    """Scores models over whole shard sets, each photograph exactly once, and shows the best and the worst.
-
-    Args:
-        checkpoints: Run folders, checkpoints or model.safetensors files.
-        data: Shard sets to score on.
-        out: New folder for the report.
-        size: Side in pixels at which photographs are scored; by default that of the model's training.
-        crop: How a square is cut, squash (the whole photograph) or center.
-        batch_size: Photographs at once, over all processes.
-        gallery: How many of the best and of the worst are shown.
-        precision: Of the network's arithmetic, auto, bf16, fp16 or fp32.
-        device: auto, cuda or cpu.
-        plugin: Python module to import first, when the model or loss is one of your own.
-    """
-
-    checkpoints: list[str]
-    data: list[str]
-    out: Path
-    size: int | None = None
-    crop: Literal["squash", "center"] = "squash"
-    batch_size: int = 32
-    gallery: int = 12
-    precision: Precision = "fp32"
-    device: Device = "auto"
-    plugin: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.size is not None and self.size < 16:
-            raise ValueError(f"--size {self.size} is below 16, too small for the window of SSIM")
-        for name in ("batch_size", "gallery"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)} is not a positive number")
+from ..report import Result
 
 
 def main(argv: list[str]) -> int:
     config = parse_options(EvaluateConfig, argv, prog="photochrom evaluate", positional=("checkpoints",))
-    accelerator = make_accelerator(config.device, config.precision)
-    import_plugin(config.plugin)
-    jobs = _jobs(config, accelerator)  # all that can be wrong is, before the folder is made
+    for result in evaluate(config):
+        _show(result)
     if is_first_process():
-        new_folder(config.out)
-    results = [_run(config, job, accelerator) for job in jobs]
-    if is_first_process():
-        _publish(config, results)
-    accelerator.end_training()
+        print(config.out / REPORT)
     return 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Job:
-    """One model to be scored on one shard set."""
-
-    name: str
-    checkpoint: Path
-    recipe: Recipe
-    loader: Loader
-
-
-def _jobs(config: EvaluateConfig, accelerator: Accelerator) -> list[_Job]:
-    """Every checkpoint with every shard set, each under a name of its own."""
-    names: Counter[str] = Counter()
-    jobs = []
-    for checkpoint in map(Path, config.checkpoints):
-        recipe = read_recipe(model_file(checkpoint))
-        build_model(recipe.model), build_loss(recipe.loss)
-        for folder in config.data:
-            loader = _loader(
-                config,
-                ShardSet.open(folder),
-                recipe,
-                accelerator,
-                batch_size=config.batch_size,
-                rank=accelerator.process_index,
-                world_size=accelerator.num_processes,
-            )
-            name = f"{_run_name(checkpoint)}-on-{loader.data.root.resolve().name}"
-            names[name] += 1
-            unique = name if names[name] == 1 else f"{name}-{names[name]}"
-            jobs.append(_Job(name=unique, checkpoint=checkpoint, recipe=recipe, loader=loader))
-    return jobs
-
-
-def _run_name(checkpoint: Path) -> str:
-    path = checkpoint.resolve()
-    return path.parent.name if path.is_file() else path.name
-
-
-def _loader(
-    config: EvaluateConfig, data: ShardSet, recipe: Recipe, accelerator: Accelerator, **settings: Any
-) -> Loader:
-    return DaliLoader(
-        data,
-        size=config.size or recipe.size,
-        train=False,
-        crop=config.crop,
-        device=accelerator.device,
-        threads=threads_per_process(),
-        **settings,
+def _show(result: Result) -> None:
+    figures, grey = result.scores.summary(), result.scores.grey_summary()
+    print(
+        f"{result.name}: ab RMSE {figures['rmse_ab']:.2f} on {len(result.scores.index)} photographs, "
+        f"{abs(result.gain):.0f} % {'below' if result.gain >= 0 else 'above'} grey's {grey['rmse_ab']:.2f}; "
+        f"PSNR {figures['psnr']:.2f} dB, SSIM {figures['ssim']:.4f}"
     )
-
-
-def _run(config: EvaluateConfig, job: _Job, accelerator: Accelerator) -> Result:
-    """Scores one model on one set; the pictures are made by the first process only."""
-    colorizer = load(job.checkpoint, accelerator.device)
-    model: Colorizer = accelerator.prepare_model(colorizer, evaluation_mode=True)
-    with progress_bar(job.name, "batches") as progress:
-        scores = score(model, build_loss(job.recipe.loss), job.loader, progress)
-    best, worst = gallery(scores, config.gallery) if is_first_process() else ([], [])
-    return Result(
-        name=job.name,
-        checkpoint=job.checkpoint,
-        recipe=job.recipe,
-        data=job.loader.data,
-        scores=scores,
-        best=_pictures(config, job, model, scores, best, accelerator),
-        worst=_pictures(config, job, model, scores, worst, accelerator),
-    )
-
-
-def _pictures(
-    config: EvaluateConfig, job: _Job, model: Colorizer, scores: Scores, positions: list[int], accelerator: Accelerator
-) -> list[Picture]:
-    """The photographs at these positions of the scores, colorized once more: the same pixels that were scored."""
-    if not positions:
-        return []
-    samples = scores.index[positions].tolist()
-    loader = _loader(
-        config,
-        job.loader.data,
-        job.recipe,
-        accelerator,
-        batch_size=min(config.batch_size, len(samples)),
-        samples=samples,
-    )
-    versions = np.concatenate([triptychs(batch, ab) for batch, ab in predictions(model, loader)], axis=1)
-    return [
-        Picture(
-            rank=rank,
-            sample=job.loader.data.sample(sample),
-            figures={name: float(values[position]) for name, values in scores.model.items()},
-            versions=versions[:, rank - 1],
-        )
-        for rank, (position, sample) in enumerate(zip(positions, samples, strict=True), start=1)
-    ]
-
-
-def _publish(config: EvaluateConfig, results: list[Result]) -> None:
-    """Writes everything, and prints the figures and where the page is."""
-    for result in results:
-        write_result(result, config.out)
-        figures, grey = result.scores.summary(), result.scores.grey_summary()
-        print(
-            f"{result.name}: ab RMSE {figures['rmse_ab']:.2f} on {len(result.scores.index)} photographs, "
-            f"{abs(result.gain):.0f} % {'below' if result.gain >= 0 else 'above'} grey's {grey['rmse_ab']:.2f}; "
-            f"PSNR {figures['psnr']:.2f} dB, SSIM {figures['ssim']:.4f}"
-        )
-        if result.is_training_set:
-            print("  it was trained on these very photographs: the figures say how well it has learnt them by heart")
-    report = write_report(results, config.out, size=config.size, crop=config.crop)
-    save_yaml(config, config.out / "config.yaml")
-    write_json(config.out / "summary.json", {"results": [result.summary() for result in results]})
-    print(report)
+    if result.is_training_set:
+        print("  it was trained on these very photographs: the figures say how well it has learnt them by heart")

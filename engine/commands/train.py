@@ -1,30 +1,32 @@
 """photochrom train --config RECIPE --out RUN --data.train SHARDS"""
 
+import argparse
 import inspect
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import jsonargparse
-import torch
 
 from ...losses import LOSSES, ColorLoss
 from ...models import MODELS, Colorizer
 from ..config import RunConfig, Spec
+from ..configfile import SECTIONS, check_file
 from ..launch import is_first_process
 from ..parser import Parser, nearest
 from ..run import train
+from ..weights import import_plugin
+
+_EPILOG = (
+    "'--model.help NAME' and '--loss.help NAME' list the settings of these. '--plugin MODULE' imports a Python module "
+    "first: a model or loss of your own can then be named in a file, too."
+)
 
 
 def main(argv: list[str]) -> int:
-    try:
-        summary = train(parse(argv))
-    except torch.OutOfMemoryError as error:
-        raise ValueError(
-            f"the GPU's memory is full ({str(error).split('. ')[0]}): raise --train.accumulate, or lower "
-            "--train.batch_size"
-        ) from None
+    summary = train(parse(argv))
     if is_first_process():
         print(summary["checkpoint"])
     return 0
@@ -32,7 +34,8 @@ def main(argv: list[str]) -> int:
 
 def parse(argv: list[str]) -> RunConfig:
     """The run that a command line asks for: recipes or files by --config, then dotted overrides."""
-    parser = Parser(prog="photochrom train")
+    parser = Parser(prog="photochrom train", epilog=_EPILOG)
+    argv = _with_plugin(parser, argv)
     parser.add_argument("--config", action=jsonargparse.ActionConfigFile, help="Recipe by name, or a YAML file.")
     parser.add_class_arguments(RunConfig, skip={"model", "loss"})
     parser.add_subclass_arguments(Colorizer, "model", default={"class_path": "VGGColorizer"}, help="Network.")
@@ -48,24 +51,44 @@ def parse(argv: list[str]) -> RunConfig:
         parser.error(str(error))
 
 
+def _with_plugin(parser: Parser, argv: list[str]) -> list[str]:
+    """The arguments without --plugin, whose module is imported: an option, but nothing that a file could set."""
+    plugin = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    plugin.add_argument("--plugin")
+    try:
+        found, rest = plugin.parse_known_args(argv)
+    except argparse.ArgumentError as error:
+        parser.error(str(error))
+    import_plugin(found.plugin)
+    return rest
+
+
 def _with_recipes(parser: Parser, argv: list[str]) -> list[str]:
-    """The arguments with the names of recipes after --config replaced by their files."""
-    recipes = {Path(str(file)).stem: str(file) for file in files("photochrom.recipes").iterdir()}
+    """The arguments with the names of recipes after --config replaced by their files, all of them checked."""
+    folder = files("photochrom.recipes")
+    recipes = {Path(file.name).stem: str(file) for file in folder.iterdir() if file.name.endswith(".yaml")}
+    words = [word for argument in argv for word in _split(argument)]
+    for i, (option, value) in enumerate(pairwise(words), start=1):
+        if option in [f"--{name}" for name in ("model", "loss", *SECTIONS)] and Path(value).is_file():
+            parser.error(f"{option} {value} names a file: give it with --config")
+        if option != "--config":
+            continue
+        if not Path(value).is_file():
+            if value not in recipes:
+                guess, known = nearest(value, recipes) or ".", ", ".join(sorted(recipes))
+                parser.error(f"--config {value} is neither a file nor a recipe{guess} Known are {known}")
+            words[i] = recipes[value]
+        try:
+            check_file(Path(words[i]))
+        except ValueError as error:
+            parser.error(str(error))
+    return words
 
-    def file(name: str) -> str:
-        if Path(name).is_file():
-            return name
-        if name not in recipes:
-            known = ", ".join(sorted(recipes))
-            parser.error(f"--config {name} is neither a file nor a recipe{nearest(name, recipes)} Known are {known}")
-        return recipes[name]
 
-    words = [word for argument in argv for word in _split_config(argument)]
-    return [file(word) if i and words[i - 1] == "--config" else word for i, word in enumerate(words)]
-
-
-def _split_config(argument: str) -> list[str]:
-    return argument.split("=", 1) if argument.startswith("--config=") else [argument]
+def _split(argument: str) -> list[str]:
+    """--name=value as two words, for undotted names."""
+    name, equals, value = argument.partition("=")
+    return [name, value] if equals and name.startswith("--") and "." not in name else [argument]
 
 
 def _spec(values: Any, known: Mapping[str, type]) -> Spec:

@@ -8,8 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 from photochrom.engine import checkpoint
-from photochrom.engine.checkpoint import list_checkpoints, newest_intact, open_checkpoint, save_checkpoint
+from photochrom.engine.checkpoint import (
+    clear_after,
+    list_checkpoints,
+    newest_intact,
+    open_checkpoint,
+    save_checkpoint,
+)
 from photochrom.engine.run import train
+from photochrom.pipelines.shards import sha256_of
 
 
 def save(root: Path, step: int, keep: int = 2, content: bytes = b"weights") -> Path:
@@ -19,6 +26,7 @@ def save(root: Path, step: int, keep: int = 2, content: bytes = b"weights") -> P
         write_model=lambda path: path.write_bytes(content) and None,
         optimizer={"optimizer": {"step": torch.tensor(step)}, "scaler": None},
         loader={"position": step},
+        totals={"images": 4 * step},
         keep=keep,
     )
 
@@ -28,6 +36,7 @@ def test_what_was_saved_is_read_back(tmp_path: Path) -> None:
     assert opened.folder.name == "step-00000500"
     assert opened.step == 500
     assert opened.loader == {"position": 500}
+    assert opened.totals == {"images": 2000}
     assert opened.model.read_bytes() == b"weights"
     assert opened.optimizer(torch.device("cpu")) == {"optimizer": {"step": torch.tensor(500)}, "scaler": None}
 
@@ -84,7 +93,7 @@ def test_a_save_that_fails_loses_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     save(tmp_path, 1, keep=1)
     with monkeypatch.context() as patch:
         if stage == "sync":
-            patch.setattr(checkpoint, "_sync", full)
+            patch.setattr(checkpoint, "sync", full)
         if stage == "rename":
             patch.setattr(Path, "rename", full)
         with pytest.raises(OSError, match="No space left"):
@@ -94,10 +103,23 @@ def test_a_save_that_fails_loses_nothing(tmp_path: Path, monkeypatch: pytest.Mon
                 write_model=full if stage == "model" else lambda path: path.touch(),
                 optimizer={},
                 loader={},
+                totals={},
                 keep=1,
             )
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
     assert open_checkpoint(tmp_path / "step-00000001").step == 1
+
+
+def test_damaged_checkpoints_make_room_and_whole_ones_are_never_removed(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        save(tmp_path, step, keep=3)
+    said: list[str] = []
+    with pytest.raises(ValueError, match=r"step-00000003 is later than step 1, .*name another --out, or remove it"):
+        clear_after(tmp_path, 1, said.append)
+    (tmp_path / "step-00000003" / "state.json").unlink()
+    clear_after(tmp_path, 2, said.append)
+    assert said == [f"removing {tmp_path / 'step-00000003'}, which is damaged"]
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000002", "step-00000001"]
 
 
 def test_a_leftover_of_a_killed_save_is_no_checkpoint(tmp_path: Path) -> None:
@@ -144,7 +166,7 @@ def test_nothing_in_a_run_folder_executes_code(configure, trained: Path, tmp_pat
     (run / name if name == "config.yaml" else folder / name).write_bytes(bomb)
     if name not in ("SHA256SUMS", "config.yaml"):
         names = ("model.safetensors", "optimizer.pt", "state.json")
-        sums = "".join(f"{checkpoint._sha256(folder / file)}  {file}\n" for file in names)
+        sums = "".join(f"{sha256_of(folder / file)}  {file}\n" for file in names)
         (folder / "SHA256SUMS").write_text(sums)
     for extra in ("custom_checkpoint_0.pkl", "random_states_0.pkl", "optimizer.bin"):
         (folder / extra).write_bytes(bomb)

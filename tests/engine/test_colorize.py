@@ -61,7 +61,7 @@ def test_files_and_folders(trained: Path, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert main(["colorize", str(trained), str(source), "--out", str(out)]) == 0
     made = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
-    expected = {path.relative_to(photos).as_posix() for path in photos.rglob("*.*")} | {"old.png"}
+    expected = {path.relative_to(photos).as_posix() for path in photos.rglob("*.*")} | {"old.tif.png"}
     assert made == expected | {"summary.json", "config.yaml"}
     for path in photos.rglob("*.*"):
         colored, original = Image.open(out / path.relative_to(photos)), Image.open(path)
@@ -109,8 +109,31 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_jpegs_stay_jpegs_and_all_else_becomes_png(tmp_path: Path) -> None:
-    for name in ("a.JPG", "b.jpeg", "c.png", "d.webp"):
+def test_jpegs_and_pngs_keep_their_names_and_all_else_becomes_png(tmp_path: Path) -> None:
+    for name in ("a.JPG", "a.jpeg", "a.jpg", "a.png", "a.webp", "a.tif", "a.eps", "a.txt"):
         (tmp_path / name).touch()
     jobs = plan([tmp_path], Path("out"))
-    assert [target.name for _, target in jobs] == ["a.jpg", "b.jpg", "c.png", "d.png"]
+    assert [target.name for _, target in jobs] == ["a.JPG", "a.jpeg", "a.jpg", "a.png", "a.tif.png", "a.webp.png"]
+
+
+def test_strips_leave_no_seams(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Image.open(photos / "coffee.png").convert("RGB")
+    whole, share = colorize(Painter(60, 20), original, size=64, device=torch.device("cpu"))
+    monkeypatch.setattr("photochrom.engine.colorize._ROWS", 7)
+    strips, same_share = colorize(Painter(60, 20), original, size=64, device=torch.device("cpu"))
+    assert np.array_equal(np.asarray(strips), np.asarray(whole))
+    assert same_share == pytest.approx(share)
+
+
+def test_a_failure_before_the_first_picture_leaves_no_folder(
+    trained: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 TiB. More")
+
+    monkeypatch.setattr("photochrom.engine.colorize.colorize", full)
+    assert main(["colorize", str(trained), str(photos), "--out", str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().err.strip() == (
+        "photochrom colorize: the GPU's memory is full (CUDA out of memory): lower --size, or use --device cpu"
+    )
+    assert not (tmp_path / "out").exists()

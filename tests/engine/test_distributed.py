@@ -9,7 +9,7 @@ from pathlib import Path
 import photochrom
 import pytest
 import torch
-from photochrom.engine.evaluate import score
+from photochrom.engine.score import score
 from photochrom.losses import L2
 from photochrom.pipelines import DaliLoader, ShardSet
 from safetensors.torch import load_file

@@ -11,8 +11,9 @@ import numpy as np
 import photochrom
 import pytest
 import torch
+from photochrom.engine import evaluate
 from photochrom.engine.cli import main
-from photochrom.engine.evaluate import gallery, score
+from photochrom.engine.score import gallery, score
 from photochrom.losses import L2
 from photochrom.pipelines import DaliLoader, LabBatch, ShardSet, lab_to_rgb
 from PIL import Image
@@ -193,7 +194,7 @@ def test_two_ranks_score_as_one(trained: Path, shards: ShardSet, evaluated: Path
     [
         (["nowhere", "--data", "SHARDS"], "there is no checkpoint at nowhere"),
         (["RUN", "--data", "nowhere"], "there is no shard set at nowhere"),
-        (["RUN", "--data", "SHARDS", "--size", "200"], "crops of 200 pixels are larger than the photographs"),
+        (["RUN", "--data", "SHARDS", "--size", "200"], "crops of 200 pixels are larger than every photograph"),
         (["RUN", "--data", "SHARDS", "--precision", "fp16", "--device", "cpu"], "precision=fp16 needs a GPU"),
     ],
 )
@@ -212,6 +213,42 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
     assert sentence in error
     assert len(error.splitlines()) == 1
     assert not out.exists()
+
+
+def test_each_result_is_kept_when_a_later_one_fails(
+    trained: Path, shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    command = ["evaluate", str(trained), "--data", str(shards.root), str(shards.root), "--out", str(out)]
+    with monkeypatch.context() as patch:
+        patch.setattr("photochrom.engine.report._write_pictures", stop)
+        assert main(command) == 130
+        assert not out.exists()
+    whole = evaluate.write_result
+    monkeypatch.setattr(
+        evaluate, "write_result", lambda result, to: (stop if (to / "summary.json").exists() else whole)(result, to)
+    )
+    assert main(command) == 130
+    assert {path.name for path in out.iterdir()} == {"trained-on-nine", "report.html", "summary.json", "config.yaml"}
+    assert len(json.loads((out / "summary.json").read_text())["results"]) == 1
+
+
+def test_names_that_are_no_text(trained: Path, photos: Path, tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    name = os.fsdecode(b"caf\xe9 <b>.png")  # Latin-1 on a UTF-8 system
+    (source / name).write_bytes((photos / "coffee.png").read_bytes())
+    assert main(["pack", str(source), str(tmp_path / "shards"), "--short-side", "64", "--workers", "1"]) == 0
+    assert ShardSet.open(tmp_path / "shards").sample(0).path == name
+    out = tmp_path / "out"
+    assert main(["evaluate", str(trained), "--data", str(tmp_path / "shards"), "--out", str(out)]) == 0
+    assert "caf? &lt;b&gt;.png" in (out / "report.html").read_text()
+    assert b"caf\xe9 <b>.png" in (out / "trained-on-shards" / "per_image.csv").read_bytes()
+    assert main(["colorize", str(trained), str(source), "--out", str(tmp_path / "colorized")]) == 0
+    assert (tmp_path / "colorized" / name).exists()
 
 
 def test_a_folder_in_use_is_left_alone(trained: Path, shards: ShardSet, tmp_path: Path) -> None:

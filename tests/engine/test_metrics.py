@@ -82,3 +82,9 @@ def test_summaries_pool_the_error_and_average_the_rest() -> None:
     )
     assert figures == {"rmse_ab": pytest.approx(math.sqrt(12)), "psnr": pytest.approx(25)}
     assert metrics.summarize({"mse_ab": torch.zeros(1), "psnr": torch.tensor([math.inf])})["psnr"] == math.inf
+
+
+def test_summaries_hide_no_divergence() -> None:
+    values = torch.tensor([1.0, math.inf])
+    figures = metrics.summarize({"mse_ab": values, "psnr": torch.tensor([20.0, -math.inf]), "loss": values})
+    assert figures == {"rmse_ab": math.inf, "psnr": -math.inf, "loss": math.inf}

@@ -1,11 +1,12 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from photochrom.engine.config import Spec
 from photochrom.engine.run import train
-from photochrom.losses import ColorLoss, LossOutput
+from photochrom.losses import L2, ColorLoss, LossOutput
 from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -73,6 +74,74 @@ def test_a_run_goes_on_from_a_named_checkpoint(configure, trained: Path, tmp_pat
     named = trained / "checkpoints" / "step-00000010"
     train(configure(tmp_path / "other", resume=str(named)))
     assert same(tmp_path / "other", trained)
+
+
+def test_going_back_in_one_s_own_folder_removes_nothing_whole(configure, trained: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    settings = {"resume": str(run / "checkpoints" / "step-00000010"), "data__val": configure(run).data.train}
+    with pytest.raises(ValueError, match=r"step-00000020 is later than step 10, from where the run is to go on"):
+        train(configure(run, **settings))
+    assert same(run, trained)
+    shutil.rmtree(run / "checkpoints" / "step-00000020")
+    train(configure(run, **settings))
+    assert same(run, trained)
+    assert sorted(path.name for path in (run / "previews").iterdir()) == ["step-00000010.jpg", "step-00000020.jpg"]
+    assert [line["step"] for line in metrics(run) if "train/loss" in line] == list(range(1, 21))
+
+
+def test_going_on_takes_back_what_came_later(configure, trained: Path, tmp_path: Path) -> None:
+    """The results of the whole run, and previews of steps that are to be done again."""
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    (run / "checkpoints" / "step-00000020" / "state.json").write_text("{")
+
+    class Stop(Exception):
+        pass
+
+    def stop(*_: object) -> None:
+        raise Stop
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("photochrom.engine.run.fit", stop)
+        with pytest.raises(Stop):
+            train(configure(run))
+    assert {path.name for path in run.iterdir()} & {"model.safetensors", "summary.json"} == set()
+    assert [path.name for path in (run / "previews").iterdir()] == ["step-00000010.jpg"]
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-00000010"]
+
+
+def test_a_run_that_was_stopped_before_its_results_were_written_gets_them(
+    configure, trained: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    expected = json.loads((run / "summary.json").read_text())
+    (run / "model.safetensors").unlink()
+    (run / "summary.json").unlink()
+    summary = train(configure(run))
+    assert same(run, trained)
+    assert summary == {**expected, "checkpoint": str(run / "model.safetensors")}
+
+
+def test_the_summary_covers_the_whole_run(configure, tmp_path: Path) -> None:
+    before = train(configure(tmp_path / "run", train__steps=10))
+    after = train(configure(tmp_path / "run"))
+    assert (before["images"], after["images"]) == (40, 80)
+    assert after["seconds"] > before["seconds"]
+
+
+def test_a_run_without_checkpoints_is_no_place_to_go_on_from(configure, tmp_path: Path) -> None:
+    (tmp_path / "young").mkdir()
+    (tmp_path / "young" / "config.yaml").write_text("{}")
+    with pytest.raises(ValueError, match="young has no checkpoint yet: name another"):
+        train(configure(tmp_path / "run", resume=str(tmp_path / "young")))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_lost_its_config_is_still_one(configure, trained: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    (run / "config.yaml").unlink()
+    with pytest.raises(ValueError, match="already holds a run"):
+        train(configure(run, resume="never"))
+    assert train(configure(run, train__steps=21))["steps"] == 21
 
 
 def test_the_loss_falls(configure, tmp_path: Path) -> None:
@@ -161,6 +230,39 @@ def test_a_loss_that_is_no_number_stops_the_run(configure, tmp_path: Path) -> No
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000007"]
 
 
+class Breaking(ColorLoss):
+    """Its value is a number, its gradient is none."""
+
+    def forward(self, prediction, batch) -> LossOutput:
+        output = prediction.output
+        output.register_hook(lambda gradient: gradient * float("inf"))
+        return LossOutput(total=output.square().mean())
+
+
+def test_weights_that_are_no_numbers_are_not_saved(configure, tmp_path: Path) -> None:
+    """After the last step, no loss is left to notice."""
+    loss = Spec(class_path=f"{__name__}.Breaking")
+    with pytest.raises(ValueError, match=r"tensors of the network became infinite or nan before step 1,.*--optim\.lr"):
+        train(configure(tmp_path / "run", loss=loss, train__steps=1))
+    assert not list((tmp_path / "run").glob("checkpoints/*"))
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+class Explained(L2):
+    """Says what it is made of."""
+
+    def forward(self, prediction, batch) -> LossOutput:
+        whole = super().forward(prediction, batch).total
+        return LossOutput(total=whole, terms={"half": whole / 2})
+
+
+def test_the_terms_of_a_loss_are_logged(configure, tmp_path: Path) -> None:
+    loss = Spec(class_path=f"{__name__}.Explained")
+    train(configure(tmp_path / "run", loss=loss, train__steps=4, train__accumulate=2, log__every=2))
+    lines = [line for line in metrics(tmp_path / "run") if "train/loss" in line]
+    assert [line["train/half"] for line in lines] == pytest.approx([line["train/loss"] / 2 for line in lines])
+
+
 class ForBins(Stumbling):
     head = "bins"
 
@@ -179,7 +281,10 @@ def test_a_loss_for_another_head_is_refused(configure, tmp_path: Path) -> None:
     [
         ({"data__train": Path("nowhere")}, "there is no shard set at nowhere"),
         ({"data__val": Path("nowhere")}, "there is no shard set at nowhere"),
-        ({"data__size": 128}, r"crops of 128 pixels are larger than the photographs in .* at a short side of 96"),
+        (
+            {"data__size": 128},
+            r"crops of 128 pixels are larger than every photograph in .*, where the longest short side is 96",
+        ),
         ({"train__batch_size": 5, "train__accumulate": 2}, r"batch_size=5 does not divide .*accumulate=2.*: try 6"),
         ({"train__precision": "fp16"}, "precision=fp16 needs a GPU: use fp32, or bf16, on a CPU"),
         ({"resume": "elsewhere"}, "--resume elsewhere is neither auto, never nor the folder"),

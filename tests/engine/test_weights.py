@@ -73,6 +73,17 @@ def test_a_model_file_of_another_project(tmp_path: Path) -> None:
         photochrom.load(tmp_path)
 
 
+def test_any_flipped_bit_is_noticed(trained: Path, tmp_path: Path) -> None:
+    sound = (trained / "model.safetensors").read_bytes()
+    recipe = sound.index(b"recipe")
+    for place in (3, sound.index(b"0.0625", recipe), sound.index(b"0.0001", recipe), -1, -len(sound) // 2):
+        data = bytearray(sound)
+        data[place] ^= 1
+        (tmp_path / "model.safetensors").write_bytes(data)
+        with pytest.raises(ValueError, match=r"model\.safetensors (is|does not fit|was)"):
+            photochrom.load(tmp_path)
+
+
 def test_tensors_that_do_not_fit_are_named(trained: Path, tmp_path: Path) -> None:
     tensors = load_file(trained / "model.safetensors")
     with safe_open(trained / "model.safetensors", framework="pt") as file:
@@ -97,6 +108,11 @@ def test_a_file_cannot_name_anything_else(class_path: str) -> None:
     with pytest.raises(ValueError, match=f"{class_path} is no known Colorizer; known are VGGColorizer, and your own"):
         build_model(Spec(class_path=class_path))
     assert "antigravity" not in sys.modules
+
+
+def test_arguments_that_a_class_does_not_take(trained: Path) -> None:
+    with pytest.raises(ValueError, match=r"VGGColorizer cannot be made with \{'depth': 3\}: .*'depth'"):
+        build_model(Spec(class_path="VGGColorizer", init_args={"depth": 3}))
 
 
 def test_a_plugin_is_imported_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
