@@ -9,7 +9,7 @@ PHOTOS ?= demo/photos
 
 # Nine photographs that come in scikit-image's wheel, so that nothing has to be downloaded.
 define copy_photos
-echo "photographs: nine of those in scikit-image's wheel (skimage/data)"; mkdir demo/photos; \
+echo "photographs: nine of those in scikit-image's wheel (skimage/data)"; mkdir -p demo/photos; \
 cd "$$($(BIN)/python -c 'import importlib.util as u; print(u.find_spec("skimage").submodule_search_locations[0])')/data" && \
 cp astronaut.png chelsea.png coffee.png hubble_deep_field.jpg ihc.png motorcycle_left.png motorcycle_right.png \
   retina.jpg rocket.jpg "$(CURDIR)/demo/photos"
@@ -28,8 +28,7 @@ install: .venv/installed
 	@touch $@
 
 demo: install
-	@rm -rf demo
-	@mkdir demo
+	@rm -rf demo/shards demo/run demo/report demo/colorized
 	@$(if $(filter demo/photos,$(PHOTOS)),$(copy_photos))
 	$(BIN)/photochrom pack "$(PHOTOS)" demo/shards
 	$(BIN)/photochrom train --config demo --data.train demo/shards --out demo/run
@@ -46,4 +45,4 @@ lint: install
 	$(BIN)/mypy
 
 clean:
-	rm -rf demo build dist .types .mypy_cache .ruff_cache .pytest_cache *.egg-info
+	rm -rf demo/shards demo/run demo/report demo/colorized build dist .types .mypy_cache .ruff_cache .pytest_cache *.egg-info

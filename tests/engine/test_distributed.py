@@ -2,8 +2,11 @@
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import photochrom
@@ -17,15 +20,28 @@ from safetensors.torch import load_file
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 
-def train(shards: ShardSet, out: Path, *overrides: str, ranks: int = 1) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable]
+def command(shards: ShardSet, out: Path, *overrides: str, launcher: Sequence[str] = ()) -> list[str]:
+    """What a user would type; a later override counts."""
+    train = ["photochrom", "train", "--out", str(out), "--data.train", str(shards.root), "--data.size", "32"]
+    train += ["--model.width", "0.0625", "--train.steps", "6", "--train.batch_size", "8", "--train.device", "cpu"]
+    train += ["--loader.threads", "1", "--optim.lr", "1e-4", "--log.every", "1", *overrides]
+    return [sys.executable, *launcher, "-m", *train]
+
+
+def train(
+    shards: ShardSet, out: Path, *overrides: str, ranks: int = 1, launcher: Sequence[str] = (), **variables: str
+) -> subprocess.CompletedProcess[str]:
     if ranks > 1:
-        command += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    command += ["-m", "photochrom", "train", "--out", str(out), "--data.train", str(shards.root), "--data.size", "32"]
-    command += ["--model.width", "0.0625", "--train.steps", "6", "--train.batch_size", "8", "--train.device", "cpu"]
-    command += ["--loader.threads", "1", "--optim.lr", "1e-4", "--log.every", "1", *overrides]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
+    line = command(shards, out, *overrides, launcher=launcher)
+    return subprocess.run(line, capture_output=True, text=True, env=environment, timeout=240)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return int(listener.getsockname()[1])
 
 
 def losses(run: Path) -> list[float]:
@@ -63,6 +79,57 @@ def two_ranks(shards: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def test_two_ranks_learn_what_one_rank_does(one_rank: Path, two_ranks: Path) -> None:
     assert_same_weights(one_rank, two_ranks, 1e-5)
     assert losses(two_ranks) == pytest.approx(losses(one_rank), rel=1e-5)
+
+
+def test_ranks_and_parts_multiply(shards: ShardSet, tmp_path: Path) -> None:
+    assert train(shards, tmp_path / "four", "--train.accumulate", "4").returncode == 0
+    assert train(shards, tmp_path / "two-by-two", "--train.accumulate", "2", ranks=2).returncode == 0
+    assert_same_weights(tmp_path / "four", tmp_path / "two-by-two", 1e-5)
+
+
+def test_accelerate_launches_what_torchrun_does(two_ranks: Path, shards: ShardSet, tmp_path: Path) -> None:
+    """--multi_gpu, as the README says: the launcher starts the same processes where there are only CPUs."""
+    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1", "--num_processes", "2"]
+    launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(free_port())]
+    done = train(shards, tmp_path / "run", launcher=launcher)
+    assert done.returncode == 0, done.stderr
+    assert_same_weights(two_ranks, tmp_path / "run", 1e-5)
+
+
+def test_what_accelerate_was_configured_for_behind_our_back_is_refused(shards: ShardSet, tmp_path: Path) -> None:
+    done = train(shards, tmp_path / "run", ACCELERATE_GRADIENT_ACCUMULATION_STEPS="4")
+    assert done.returncode == 1
+    assert "Accelerate is configured to accumulate gradients over 4 steps" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_run_that_is_killed_goes_on_by_the_same_command(
+    one_rank: Path, shards: ShardSet, tmp_path: Path, how: signal.Signals
+) -> None:
+    out = tmp_path / "run"
+    overrides = ["--train.accumulate", "2", "--checkpoint.every", "2"]
+    process = subprocess.Popen(
+        command(shards, out, *overrides, "--train.steps", "100000"),
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("step 3/"):
+            process.send_signal(how)
+            break
+    rest = process.communicate(timeout=60)[1]
+    if how == signal.SIGINT:
+        assert process.returncode == 130
+        assert rest.endswith("photochrom train: interrupted; the same command goes on from the last checkpoint\n")
+    saved = [int(path.name[5:]) for path in (out / "checkpoints").glob("step-*")]
+    assert saved
+    done = train(shards, out, *overrides, "--train.steps", str(max(6, max(saved) + 1)))
+    assert done.returncode == 0, done.stderr
+    if max(saved) < 6:
+        assert_same_weights(one_rank, out, 1e-5)
 
 
 def test_the_whole_batch_at_once_is_something_else(one_rank: Path, shards: ShardSet, tmp_path: Path) -> None:
