@@ -45,4 +45,4 @@ lint: install
 	$(BIN)/mypy
 
 clean:
-	rm -rf demo/shards demo/run demo/report demo/colorized build dist .types .mypy_cache .ruff_cache .pytest_cache *.egg-info
+	rm -rf demo/shards demo/run demo/report demo/colorized build dist .types .venv/installed .mypy_cache .ruff_cache .pytest_cache *.egg-info

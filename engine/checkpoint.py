@@ -17,8 +17,7 @@ from typing import Any
 
 import torch
 
-from ..pipelines.shards import sha256_of
-from .output import sync
+from ..pipelines.files import sha256_of, sync
 
 FORMAT = 1
 MODEL, OPTIMIZER, STATE, SUMS = "model.safetensors", "optimizer.pt", "state.json", "SHA256SUMS"
@@ -95,18 +94,26 @@ def list_checkpoints(root: Path) -> list[Path]:
 def open_checkpoint(folder: Path) -> Checkpoint:
     """The checkpoint in `folder`. Raises ValueError naming what is missing or damaged."""
     try:
-        sums = {name: value for value, name in _SUM.findall((folder / SUMS).read_text(errors="replace"))}
-        if sums.keys() != {MODEL, OPTIMIZER, STATE}:
-            raise ValueError(f"{folder / SUMS} is damaged: it does not hold the sums of the checkpoint's files")
-        for name, expected in sums.items():
-            if (found := sha256_of(folder / name)) != expected:
-                raise ValueError(f"{folder / name} is damaged: its sha256 is {found[:12]}..., not {expected[:12]}...")
-        state = json.loads((folder / STATE).read_text())
+        _check_sums(folder)
+        text = (folder / STATE).read_text()
     except OSError as error:
         raise ValueError(f"{error.filename} cannot be read: {error.strerror}") from None
-    if state["format"] != FORMAT:
-        raise ValueError(f"{folder} has checkpoint format {state['format']}, this photochrom reads format {FORMAT}")
-    return Checkpoint(folder=folder, step=state["step"], loader=state["loader"], totals=state["totals"])
+    try:
+        state = json.loads(text)
+        if state["format"] != FORMAT:
+            raise ValueError(f"its format is {state['format']}, and this photochrom reads format {FORMAT}")
+        return Checkpoint(folder=folder, step=state["step"], loader=state["loader"], totals=state["totals"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder / STATE} is no state of a checkpoint: {error!r}") from None
+
+
+def _check_sums(folder: Path) -> None:
+    sums = {name: value for value, name in _SUM.findall((folder / SUMS).read_text(errors="replace"))}
+    if sums.keys() != {MODEL, OPTIMIZER, STATE}:
+        raise ValueError(f"{folder / SUMS} is damaged: it does not hold the sums of the checkpoint's files")
+    for name, expected in sums.items():
+        if (found := sha256_of(folder / name)) != expected:
+            raise ValueError(f"{folder / name} is damaged: its sha256 is {found[:12]}..., not {expected[:12]}...")
 
 
 def newest_intact(root: Path, warn: Callable[[str], None]) -> Checkpoint | None:

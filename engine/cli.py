@@ -40,12 +40,10 @@ def main(argv: list[str] | None = None) -> int:
     if verb not in VERBS:
         console.print(f"photochrom: there is no verb {verb!r}{nearest(verb, VERBS)}\n\n{_USAGE}")
         return 2
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # for a model or loss of one's own; last, so that it hides nothing
     try:
         return int(import_module(f".commands.{verb}", __package__).main(rest))
     except KeyboardInterrupt:
-        way_out = "; the same command goes on from the last checkpoint" if verb == "train" else ""
+        way_out = "; --resume auto, the default, goes on from the last checkpoint" if verb == "train" else ""
         console.print(f"photochrom {verb}: interrupted{way_out}")
         return 130
     except (ValueError, OSError, ImportError) as error:  # what a user can mend; anything else is our bug, and is shown

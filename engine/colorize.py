@@ -2,6 +2,7 @@
 
 # Shapes: H W pixels.
 
+import errno
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,33 +14,28 @@ from torch import Tensor
 
 from ..models import Colorizer
 from ..pipelines.color import lab_to_gamut, rgb_to_lab
+from ..pipelines.files import whole_file
 from ..pipelines.photograph import FORMATS, Rejected, decode, read_file
-from .output import whole_file
 
 _ROWS = 256  # at once: Lab takes some 100 bytes for each pixel, and there are photographs of 100 megapixels
 _KEPT = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}  # what keeps its name; all else gets .png added to it
 
 
 @torch.inference_mode()
-def colorize(
-    model: Colorizer, photograph: Image.Image, *, size: int, device: torch.device
-) -> tuple[Image.Image, float]:
+def colorize(model: Colorizer, photograph: Image.Image, *, size: int, device: torch.device) -> Image.Image:
     """The photograph (8-bit RGB, any size) with the model's colours and its own lightness.
 
-    The model sees it reduced to a short side of `size` pixels, never enlarged. Also returns the share of pixels whose
-    predicted colour sRGB cannot show; there, chroma is reduced until it can.
+    The model sees it reduced to a short side of `size` pixels, never enlarged. Where sRGB cannot show a predicted
+    colour, chroma is reduced until it can.
     """
     pixels = torch.from_numpy(np.array(photograph))[None].to(device)
     L = torch.cat([rgb_to_lab(strip)[0] for strip in pixels.split(_ROWS, dim=1)], dim=2)
     ab = model(_reduced(L, size)).ab((photograph.height, photograph.width))
-    outside = 0.0
-    for strip_L, strip_ab, strip in zip(
-        *(t.split(_ROWS, dim=2) for t in (L, ab)), pixels.split(_ROWS, dim=1), strict=True
-    ):
-        rgb, share = lab_to_gamut(strip_L, strip_ab)
-        strip.copy_((rgb * 255).round().byte().permute(0, 2, 3, 1))
-        outside += share * strip.shape[1] / photograph.height
-    return Image.fromarray(pixels[0].cpu().numpy()), outside
+    strips = (tensor.split(_ROWS, dim=2) for tensor in (L, ab, pixels.permute(0, 3, 1, 2)))
+    for L_strip, ab_strip, rgb_strip in zip(*strips, strict=True):
+        rgb, _ = lab_to_gamut(L_strip, ab_strip)
+        rgb_strip.copy_((rgb * 255).round().byte())
+    return Image.fromarray(pixels[0].cpu().numpy())
 
 
 def colorize_files(
@@ -58,8 +54,12 @@ def colorize_files(
         except Rejected as rejected:
             failed.append((source, str(rejected)))
         else:
-            colored, _ = colorize(model, photograph, size=size, device=device)
-            _save(colored, target)
+            try:
+                _save(colorize(model, photograph, size=size, device=device), target)
+            except OSError as error:
+                if error.errno != errno.ENAMETOOLONG:
+                    raise
+                failed.append((source, "with .png at its end, its name is too long"))
         progress(done, len(jobs))
     return failed
 

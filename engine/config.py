@@ -7,7 +7,7 @@ from typing import Any, Literal
 import yaml
 
 from ..pipelines.augment import Crop
-from .output import whole_file
+from ..pipelines.files import whole_file
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 Device = Literal["auto", "cuda", "cpu"]

@@ -38,10 +38,16 @@ def _check_class(path: Path, section: str, value: Any) -> None:
     spec = {"class_path": value} if isinstance(value, str) else value
     if not isinstance(spec, dict) or not spec.keys() <= {f.name for f in fields(Spec)}:
         raise ValueError(f"{path} says {section}={value}: a name is wanted, or class_path and init_args")
-    if not isinstance(spec.get("init_args", {}), dict):
-        raise ValueError(f"{path} says {section}.init_args={spec['init_args']}, which are no settings")
+    arguments = spec.get("init_args", {})
+    if not isinstance(arguments, dict) or not all(map(_is_plain, arguments.values())):
+        raise ValueError(f"{path} says {section}.init_args={arguments}: names with plain values are wanted, or lists")
     if "class_path" in spec:
         try:
             find_class(str(spec["class_path"]), *_CLASSES[section])
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value names no further class: a number, a text, or a list of such."""
+    return all(map(_is_plain, value)) if isinstance(value, list) else not isinstance(value, dict)

@@ -1,13 +1,14 @@
 """Evaluates models on whole shard sets: every model on every set, each result written as soon as it is there."""
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 
 from ..models import Colorizer
 from ..pipelines import ShardSet
@@ -20,7 +21,7 @@ from .output import new_folder, write_json
 from .preview import triptychs
 from .report import Picture, Result, write_report, write_result
 from .score import Scores, gallery, predictions, score
-from .weights import Recipe, build_loss, build_model, import_plugin, load, model_file, read_recipe
+from .weights import Recipe, build_loss, import_plugin, load_with_recipe, model_file
 
 REPORT = "report.html"
 
@@ -92,29 +93,33 @@ class _Job:
 
     name: str
     checkpoint: Path
+    model: Colorizer
     recipe: Recipe
     loader: Loader
 
 
 def _jobs(config: EvaluateConfig, accelerator: Accelerator) -> list[_Job]:
     """Every checkpoint with every shard set, each under a name of its own."""
-    names: Counter[str] = Counter()
-    jobs = []
-    for checkpoint in map(Path, config.checkpoints):
-        recipe = read_recipe(model_file(checkpoint))
-        build_model(recipe.model), build_loss(recipe.loss)
+    jobs: list[_Job] = []
+    # The first process looks for the files: a run that is still in training has others a moment later.
+    files = [model_file(Path(path)) for path in config.checkpoints] if accelerator.is_main_process else None
+    for checkpoint, file in zip(map(Path, config.checkpoints), broadcast_object_list([files])[0], strict=True):
+        model, recipe = load_with_recipe(file)
+        build_loss(recipe.loss)
         for folder in config.data:
             loader = _loader(config, ShardSet.open(folder), recipe, accelerator, batch_size=config.batch_size)
-            name = f"{_run_name(checkpoint)}-on-{loader.data.root.resolve().name}"
-            names[name] += 1
-            unique = name if names[name] == 1 else f"{name}-{names[name]}"
-            jobs.append(_Job(name=unique, checkpoint=checkpoint, recipe=recipe, loader=loader))
+            name = _unused(f"{_run_name(checkpoint)}-on-{loader.data.root.resolve().name}", {job.name for job in jobs})
+            jobs.append(_Job(name=name, checkpoint=checkpoint, model=model, recipe=recipe, loader=loader))
     return jobs
 
 
 def _run_name(checkpoint: Path) -> str:
     path = checkpoint.resolve()
     return path.parent.name if path.is_file() else path.name
+
+
+def _unused(name: str, used: set[str]) -> str:
+    return next(other for other in chain([name], (f"{name}-{n}" for n in count(2))) if other not in used)
 
 
 def _loader(
@@ -126,8 +131,7 @@ def _loader(
 
 def _run(config: EvaluateConfig, job: _Job, accelerator: Accelerator) -> Result:
     """Scores one model on one set; the pictures are made by the first process only."""
-    colorizer = load(job.checkpoint, accelerator.device)
-    model: Colorizer = accelerator.prepare_model(colorizer, evaluation_mode=True)
+    model: Colorizer = accelerator.prepare_model(job.model.to(accelerator.device), evaluation_mode=True)
     with progress_bar(job.name, "batches", enabled=accelerator.is_main_process) as progress:
         scores = score(model, build_loss(job.recipe.loss), job.loader, progress)
     best, worst = gallery(scores, config.gallery) if accelerator.is_main_process else ([], [])

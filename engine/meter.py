@@ -41,9 +41,13 @@ class Meter:
         self._device = device
         self._period = _Period()
 
+    def start(self) -> None:
+        """Time begins to count."""
+        self._period = _Period()
+
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """What happens inside is waiting for data.
+        """What happens inside is waiting for data: for decoding that is behind, and for the conversion to Lab.
 
         On a GPU, the time counts from the end of the step before to the batch's arrival, by the GPU's own clock: the
         host runs ahead, and what it waits for while the GPU is at work costs nothing.

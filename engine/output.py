@@ -1,11 +1,12 @@
-"""Folders and files that verbs make: claimed before work begins, and whole whenever they are seen."""
+"""Folders and files that verbs make: claimed before work begins, described when it ends."""
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from ..pipelines.files import whole_file
 
 
 @contextmanager
@@ -35,29 +36,6 @@ def check_writable(folder: Path) -> None:
     probe = folder / ".photochrom-probe"
     probe.touch()
     probe.unlink()
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A place to write a file to, which then appears under its name at once and durably, or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        yield temporary
-        sync(temporary)
-        temporary.rename(path)
-        sync(path.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def sync(path: Path) -> None:
-    """Makes a file, or a folder's list of names, durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_json(path: Path, values: Any) -> None:

@@ -3,6 +3,7 @@
 # Shapes: S pixels a side.
 
 import base64
+import csv
 import io
 import shutil
 from dataclasses import dataclass
@@ -12,13 +13,14 @@ from typing import Any
 
 import jinja2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from .. import __version__
 from ..pipelines import Sample, ShardSet
-from .output import whole_file
-from .score import Scores, write_per_image
+from ..pipelines.files import whole_file
+from .score import Scores
 from .weights import Recipe
 
 _VERSIONS = ("grey", "pred", "real")
@@ -80,7 +82,7 @@ def write_result(result: Result, out: Path) -> None:
     folder = out / f".{result.name}.tmp"
     try:
         _write_pictures(result, folder)
-        write_per_image(folder / "per_image.csv", result.scores, result.data)
+        _write_per_image(folder / "per_image.csv", result.scores, result.data)
         folder.rename(out / result.name)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -94,6 +96,18 @@ def _write_pictures(result: Result, folder: Path) -> None:
             for version, pixels in zip(_VERSIONS, picture.versions, strict=True):
                 path = folder / gallery / f"{picture.rank:03d}_{picture.sample.key}_{version}.png"
                 Image.fromarray(pixels).save(path)
+
+
+def _write_per_image(path: Path, scores: Scores, data: ShardSet) -> None:
+    """Writes one line per photograph: key, original path, class, then every metric of the model and of grey."""
+    columns = {**scores.model, **{f"grey_{name}": values for name, values in scores.grey.items()}}
+    with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.writer(file)
+        writer.writerow(["key", "path", "class", *columns])
+        values = torch.stack(list(columns.values()), dim=1).tolist()
+        for index, row in zip(scores.index.tolist(), values, strict=True):
+            sample = data.sample(index)
+            writer.writerow([sample.key, sample.path, sample.class_name, *(f"{value:.6g}" for value in row)])
 
 
 def write_report(results: list[Result], path: Path, *, size: int | None, crop: str) -> None:

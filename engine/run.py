@@ -1,6 +1,7 @@
 """A run from its configuration to its summary: checks everything, begins or goes on, trains, writes the results."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from ..losses import ColorLoss
-from ..models import Colorizer
+from ..models import MODELS, Colorizer
+from ..pipelines.files import sole_writer
 from ..pipelines.loader import Loader
 from ..pipelines.order import first_batch_of_epoch
-from .checkpoint import Checkpoint, clear_after, newest_intact, open_checkpoint
+from .checkpoint import Checkpoint, clear_after, list_checkpoints, newest_intact, open_checkpoint
 from .config import RunConfig, differences, plain, save_yaml
 from .console import LiveLine, console
 from .launch import make_accelerator
@@ -22,7 +24,7 @@ from .meter import Meter, Totals
 from .output import check_writable, write_json
 from .runlog import RunLog
 from .train import Run, fit
-from .weights import build_loss, build_model, load_weights, save_model
+from .weights import build_loss, build_model, load_weights, read_recipe, resolved, save_model
 
 CONFIG, SUMMARY, CHECKPOINTS, MODEL = "config.yaml", "summary.json", "checkpoints", "model.safetensors"
 
@@ -35,24 +37,21 @@ def train(config: RunConfig) -> dict[str, Any]:
     """
     accelerator = make_accelerator(config.train.device, config.train.precision)
     say = console.print if accelerator.is_main_process else lambda text: None
-    # The first process decides for all: with a file system of its own, another could find other checkpoints.
+    # The first process decides for all where the run begins: a save may lie between two looks at the folder.
     start = [_starting_point(config, say) if accelerator.is_main_process else None]
     run = _prepare(config, accelerator, broadcast_object_list(start)[0])
-    if accelerator.is_main_process:
-        _claim(config, run.step, say)
-        run.log = RunLog(config.out, run.step)
-        run.line = LiveLine(run.step, run.total_steps)
-    accelerator.wait_for_everyone()
-    say(f"training from step {run.step} to {run.total_steps} on {_describe(accelerator)}, into {config.out}")
-    try:
+    with ExitStack() as stack:
+        if accelerator.is_main_process:
+            stack.enter_context(_claimed(config, run.step, say))
+            run.log = stack.enter_context(closing(RunLog(config.out, run.step)))
+            run.line = stack.enter_context(closing(LiveLine(run.step, run.total_steps)))
+        accelerator.wait_for_everyone()
+        say(f"training from step {run.step} to {run.total_steps} on {_describe(accelerator)}, into {config.out}")
         fit(run)
-    finally:
-        run.line.close()
-        run.log.close()
-    summary = _summary(run)
-    if accelerator.is_main_process:
-        save_model(run.colorizer, run.recipe(), config.out / MODEL)
-        write_json(config.out / SUMMARY, summary)
+        summary = _summary(run)
+        if accelerator.is_main_process:
+            save_model(run.colorizer, run.recipe(), config.out / MODEL)
+            write_json(config.out / SUMMARY, summary)
     accelerator.end_training()
     return summary
 
@@ -61,23 +60,20 @@ def _starting_point(config: RunConfig, say: Callable[[str], None]) -> Checkpoint
     """The checkpoint to go on from, or None to begin."""
     if config.resume == "auto":
         return newest_intact(config.out / CHECKPOINTS, say)
-    if config.resume == "never":
-        if _holds_run(config.out):
-            raise ValueError(f"{config.out} already holds a run: name another --out, or go on with --resume auto")
-        return None
     named = Path(config.resume)
+    own = named.resolve().is_relative_to(config.out.resolve())
+    if list_checkpoints(config.out / CHECKPOINTS) and not own:
+        raise ValueError(f"{config.out} already holds a run: name another --out, or go on with --resume auto")
+    if config.resume == "never":
+        return None
     if not named.is_dir():
         raise ValueError(f"--resume {named} is neither auto, never nor the folder of a run or a checkpoint")
-    if not _holds_run(named):
+    if not (named / CHECKPOINTS).is_dir():
         return open_checkpoint(named)
     checkpoint = newest_intact(named / CHECKPOINTS, say)
     if checkpoint is None:
         raise ValueError(f"--resume {named} has no checkpoint yet: name another, or leave --resume away to begin")
     return checkpoint
-
-
-def _holds_run(folder: Path) -> bool:
-    return (folder / CONFIG).exists() or (folder / CHECKPOINTS).exists()
 
 
 def _prepare(config: RunConfig, accelerator: Accelerator, checkpoint: Checkpoint | None) -> Run:
@@ -88,12 +84,18 @@ def _prepare(config: RunConfig, accelerator: Accelerator, checkpoint: Checkpoint
     colorizer, loss = build_model(config.model), build_loss(config.loss)
     _check_heads(config, colorizer, loss)
     if checkpoint:
+        _check_model(config, checkpoint)
         load_weights(colorizer, checkpoint.model)
         loader.load_state_dict(checkpoint.loader)
     step = checkpoint.step if checkpoint else 0
     total_steps = config.train.steps or first_batch_of_epoch(loader.num_samples, loader.batch_size, config.train.epochs)
-    # One that was stopped after its last step, before its results were written, has only these left to do.
-    if step > total_steps or (step == total_steps and (not _holds_run(config.out) or (config.out / SUMMARY).exists())):
+    # A run that was stopped after its last step, before its results were written, has only these left to do.
+    unfinished = (
+        checkpoint
+        and checkpoint.folder.resolve().parent == (config.out / CHECKPOINTS).resolve()
+        and not _finished(config.out)
+    )
+    if step > total_steps or (step == total_steps and not unfinished):
         raise ValueError(f"the run in {config.out} is complete at step {step}: ask for more with --train.steps")
 
     model, optimizer = accelerator.prepare(colorizer, _optimizer(config, colorizer, accelerator))
@@ -192,14 +194,29 @@ def _check_heads(config: RunConfig, colorizer: Colorizer, loss: ColorLoss) -> No
         )
 
 
-def _claim(config: RunConfig, step: int, say: Callable[[str], None]) -> None:
-    """Makes the run's folder, or takes back what the one that is there holds of after `step`, and says what changes."""
+def _check_model(config: RunConfig, checkpoint: Checkpoint) -> None:
+    """Refuses another network than the checkpoint's: its weights would fit by chance, or its constants not be used."""
+    theirs, ours = (resolved(spec, MODELS) for spec in (read_recipe(checkpoint.model).model, config.model))
+    if changes := differences(theirs, ours, "model"):
+        raise ValueError(f"{checkpoint.folder} is of another network ({', '.join(changes)}): name another --out")
+
+
+def _finished(out: Path) -> bool:
+    return (out / SUMMARY).exists() and (out / MODEL).exists()
+
+
+@contextmanager
+def _claimed(config: RunConfig, step: int, say: Callable[[str], None]) -> Iterator[None]:
+    """The run's folder, kept from others: made, or rid of what it holds of after `step`; says what has changed."""
     out = config.out
     try:
-        if out.is_dir() and any(out.iterdir()) and not _holds_run(out):
+        if out.is_dir() and any(out.iterdir()) and not (out / CHECKPOINTS).is_dir():
             raise ValueError(f"{out} is not empty and holds no run: name a new folder with --out")
-        out.mkdir(parents=True, exist_ok=True)
+        (out / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         check_writable(out)
+    except OSError as error:
+        raise ValueError(f"cannot write to {out}: {error.strerror}") from None
+    with sole_writer(out):
         before = _read_config(out / CONFIG) if (out / CONFIG).exists() else plain(config)
         clear_after(out / CHECKPOINTS, step, say)
         for result in (MODEL, SUMMARY):  # of a shorter run
@@ -207,8 +224,7 @@ def _claim(config: RunConfig, step: int, say: Callable[[str], None]) -> None:
         for line in differences(before, plain(config)):
             say(f"changed since the run began: {line}")
         save_yaml(config, out / CONFIG)
-    except OSError as error:
-        raise ValueError(f"cannot write to {out}: {error.strerror}") from None
+        yield
 
 
 def _read_config(path: Path) -> Any:

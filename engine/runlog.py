@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .output import whole_file
+from ..pipelines.files import whole_file
 
 
 class Log:

@@ -1,16 +1,14 @@
 """Scores a model over a whole shard set, each photograph exactly once on any number of processes."""
 
-import csv
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..losses import ColorLoss
 from ..models import Colorizer
-from ..pipelines import LabBatch, ShardSet, lab_to_rgb
+from ..pipelines import LabBatch, lab_to_rgb
 from ..pipelines.loader import Loader
 from . import metrics
 from .launch import gather
@@ -68,18 +66,6 @@ def gallery(scores: Scores, size: int) -> tuple[list[int], list[int]]:
     ranked: list[int] = scores.model["loss"].argsort(stable=True).tolist()
     size = min(size, max(1, len(ranked) // 2))
     return ranked[:size], ranked[::-1][:size]
-
-
-def write_per_image(path: Path, scores: Scores, data: ShardSet) -> None:
-    """Writes one line per photograph: key, original path, class, then every metric of the model and of grey."""
-    columns = {**scores.model, **{f"grey_{name}": values for name, values in scores.grey.items()}}
-    with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file)
-        writer.writerow(["key", "path", "class", *columns])
-        values = torch.stack(list(columns.values()), dim=1).tolist()
-        for index, row in zip(scores.index.tolist(), values, strict=True):
-            sample = data.sample(index)
-            writer.writerow([sample.key, sample.path, sample.class_name, *(f"{value:.6g}" for value in row)])
 
 
 def _score_batch(model: Colorizer, loss: ColorLoss, batch: LabBatch) -> Scores:

@@ -65,6 +65,7 @@ def fit(run: Run) -> None:
     """Trains from run.step to run.total_steps. Raises ValueError when the loss or a weight is no number any more."""
     every = run.config.log
     batches = endless(run.loader)
+    run.meter.start()
     while True:
         if run.due(every.every) or run.due(run.config.checkpoint.every):
             report(run)  # before a checkpoint too: it stops the run if the weights have become useless

@@ -19,8 +19,10 @@ from torch import Tensor
 from .. import __version__
 from ..losses import LOSSES, ColorLoss
 from ..models import MODELS, Colorizer
+from ..pipelines.files import whole_file
+from .checkpoint import MODEL, newest_intact
 from .config import Spec, plain
-from .output import whole_file
+from .console import console
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +54,8 @@ def build_loss(spec: Spec) -> ColorLoss:
 
 def save_model(model: Colorizer, recipe: Recipe, path: Path) -> None:
     """Writes weights and recipe to a model file."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    # Cloned, since two names for one tensor are more than the format can say.
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     text = json.dumps(plain(recipe))
     header = {"photochrom": __version__, "recipe": text, "sha256": _digest(text, tensors)}
     with whole_file(path) as file:
@@ -83,10 +86,10 @@ def model_file(path: Path) -> Path:
         return path
     if not path.exists():
         raise ValueError(f"there is no checkpoint at {path}: name a run folder or a model.safetensors")
-    checkpoints = sorted(path.glob("checkpoints/step-*/model.safetensors"), reverse=True)
-    for file in [path / "model.safetensors", *checkpoints]:
-        if file.is_file():
-            return file
+    if (path / MODEL).is_file():
+        return path / MODEL
+    if checkpoint := newest_intact(path / "checkpoints", console.print):
+        return checkpoint.model
     raise ValueError(f"{path} holds no model.safetensors and no checkpoints: name a run folder or a model.safetensors")
 
 
@@ -153,6 +156,13 @@ def _build(spec: Spec, base: type, known: Mapping[str, type]) -> Any:
     return found(**spec.init_args)
 
 
+def resolved(spec: Spec, known: Mapping[str, type]) -> dict[str, Any]:
+    """A specification as plain values, its class's defaults included."""
+    bound = inspect.signature(find_class(spec.class_path, object, known)).bind(**spec.init_args)
+    bound.apply_defaults()
+    return {"class_path": spec.class_path, **plain(bound.arguments)}
+
+
 def find_class(class_path: str, base: type, known: Mapping[str, type]) -> type[Any]:
     """The class of that name or import path.
 
@@ -174,7 +184,14 @@ def import_plugin(module: str | None) -> None:
     """Imports the module in which a user's own models and losses are defined, when one is named."""
     if module is None:
         return
+    look_in_this_folder()
     try:
         importlib.import_module(module)
     except ImportError as error:
         raise ValueError(f"--plugin {module} cannot be imported: {error}") from None
+
+
+def look_in_this_folder() -> None:
+    """Lets modules of the current folder be imported, when a person has named one; never first, never unasked."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())

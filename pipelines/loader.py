@@ -119,7 +119,7 @@ class Loader(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Where the loader stands, as plain JSON: valid on any number of ranks."""
-        return {"fingerprint": self._fingerprint(), "epoch": self.epoch, "position": self._number * self.batch_size}
+        return {"fingerprint": self._fingerprint(), "position": self._number * self.batch_size}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a saved state. Raises ValueError if it was saved with other data or settings."""

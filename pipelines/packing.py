@@ -1,7 +1,6 @@
 """Packs a folder of photographs into a shard set, once, so that training never meets a file that does not decode."""
 
 import csv
-import fcntl
 import hashlib
 import json
 import os
@@ -15,22 +14,25 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
 from pathlib import Path
-from typing import IO, Any, Literal
+from threading import Thread
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import __version__
 from . import photograph
+from .files import sole_writer, whole_file
 from .hashing import permutation
 from .photograph import Photograph, Rejected
 from .shards import MANIFEST, Shard, describe, write_manifest
 
 REJECTS = "rejects.csv"
-LOCK = ".packing"  # there from the first moment of a pack to its last
-_OURS = re.compile(r"photos-\d{6}\.(tar|idx)|\.photos-\d{6}\.tar\.tmp|\.manifest\.json\.tmp|rejects\.csv")
+MARK = ".packing"  # there from the first moment of a pack to its last
+_OURS = re.compile(r"photos-\d{6}\.(tar|idx)|\.[0-9a-f]{16}\.tmp|rejects\.csv")
 
 AbCounts = NDArray[np.int64]
 
@@ -165,62 +167,61 @@ def _walk(source: Path) -> Iterator[Path]:
         raise ValueError(f"cannot list {error.filename}: {error.strerror}")
 
     for folder, subfolders, names in os.walk(source, onerror=refuse, followlinks=True):
-        here = Path(folder).resolve()
-        subfolders[:] = [name for name in subfolders if not here.is_relative_to((here / name).resolve())]
+        above = {parent.resolve() for parent in (Path(folder), *Path(folder).parents)}
+        above |= {parent for path in list(above) for parent in path.parents}
+        subfolders[:] = [name for name in subfolders if Path(folder, name).resolve() not in above]
         yield from (Path(folder, name) for name in names)
 
 
 @contextmanager
 def _claimed(out: Path) -> Iterator[None]:
-    """Makes the target folder and locks it; if what follows fails, nothing of it stays.
+    """Makes the target folder and keeps others from it; if what follows fails, nothing of it stays.
 
     What an interrupted pack has left there is cleared. Raises ValueError when the folder holds anything else, or when
     another pack is at work in it.
     """
     created = not out.exists()
-    lock = _lock(out)
-    try:
-        for path in _ours(out):
-            path.unlink()
-        yield
-    except BaseException:
-        for path in _ours(out):
-            path.unlink()
-        (out / LOCK).unlink()
-        if created:
-            out.rmdir()
-        raise
-    else:
-        (out / LOCK).unlink()
-    finally:
-        lock.close()
-
-
-def _lock(out: Path) -> IO[bytes]:
     try:
         if out.exists() and not out.is_dir():
             raise ValueError(f"{out} is a file: name a new folder")
         out.mkdir(parents=True, exist_ok=True)
-        if (out / MANIFEST).exists():
-            raise ValueError(f"{out} already holds a shard set: name a new folder, or remove it first")
-        # Only beside the mark of an interrupted pack are shards without a manifest known to be its leftovers.
-        leftovers = {path.name for path in _ours(out)} if (out / LOCK).exists() else set()
-        strangers = sorted(path.name for path in out.iterdir() if path.name not in leftovers | {LOCK})
-        if strangers:
-            raise ValueError(f"{out} is not empty (it holds {strangers[0]}): name a new folder")
-        lock = open(out / LOCK, "ab")  # noqa: SIM115  closed by _claimed
     except OSError as error:
         raise ValueError(f"cannot write to {out}: {error.strerror}") from None
+    with sole_writer(out):
+        _clear(out)
+        try:
+            yield
+        except BaseException:
+            if not (out / MANIFEST).exists():
+                for path in _ours(out):
+                    path.unlink()
+                (out / MARK).unlink()
+                if created:
+                    out.rmdir()
+            raise
+        finally:
+            (out / MARK).unlink(missing_ok=True)
+
+
+def _clear(out: Path) -> None:
+    """Marks the folder as being packed into, and empties it of what an interrupted pack has left."""
+    if (out / MANIFEST).exists():
+        raise ValueError(f"{out} already holds a shard set: name a new folder, or remove it first")
+    # Only beside the mark of an interrupted pack are shards without a manifest known to be its leftovers.
+    leftovers = _ours(out) if (out / MARK).exists() else []
+    strangers = sorted({path.name for path in out.iterdir()} - {path.name for path in leftovers} - {MARK})
+    if strangers:
+        raise ValueError(f"{out} is not empty (it holds {strangers[0]}): name a new folder")
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.close()
-        raise ValueError(f"another pack is writing to {out}: wait for it, or name another folder") from None
-    return lock
+        (out / MARK).touch()
+        for path in leftovers:
+            path.unlink()
+    except OSError as error:
+        raise ValueError(f"cannot write to {out}: {error.strerror}") from None
 
 
 def _ours(out: Path) -> list[Path]:
-    """What a pack puts into its folder, the lock aside."""
+    """What a pack puts into its folder, its mark aside."""
     return [path for path in out.iterdir() if _OURS.fullmatch(path.name)]
 
 
@@ -243,16 +244,12 @@ def _write_tar(tar: Path, photographs: Iterable[tuple[str, Photograph]]) -> list
     """Writes one shard, which appears under its name only when it is whole and durable; returns the stored sizes."""
     from webdataset import TarWriter
 
-    temporary = tar.with_name(f".{tar.name}.tmp")
     sizes = []
-    with open(temporary, "wb") as stream:
-        with TarWriter(stream, encoder=False, mtime=0, user="photochrom", group="photochrom") as writer:
-            for path, photo in photographs:
-                writer.write({"__key__": _key(path), "jpg": photo.jpeg, "json": _facts(path, photo)})
-                sizes.append(photo.size)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.rename(tar)
+    neutral = {"mtime": 0, "user": "photochrom", "group": "photochrom"}
+    with whole_file(tar) as file, open(file, "wb") as stream, TarWriter(stream, encoder=False, **neutral) as writer:
+        for path, photo in photographs:
+            writer.write({"__key__": _key(path), "jpg": photo.jpeg, "json": _facts(path, photo)})
+            sizes.append(photo.size)
     return sizes
 
 
@@ -261,7 +258,7 @@ def _photographs(
 ) -> Generator[tuple[str, Photograph]]:
     """What is to be stored, in `order` whatever the number of workers; all else goes to the tally."""
     num_workers = config.workers or len(os.sched_getaffinity(0))
-    pool = ProcessPoolExecutor(num_workers, get_context("spawn"), initializer=_ignore_interrupts)
+    pool = ProcessPoolExecutor(num_workers, get_context("spawn"), initializer=_follow_the_packer)
     waiting: deque[tuple[str, Future[Photograph | Rejected]]] = deque()
     todo = iter(order)
     try:
@@ -292,8 +289,17 @@ def _process(path: Path, short_side: int | None, quality: int) -> Photograph | R
         return rejected
 
 
-def _ignore_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the packer ends its workers itself
+def _follow_the_packer() -> None:
+    """A worker ends with the packer, even a killed one, and not before it at Ctrl-C, which reaches the whole group."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    packer = parent_process()
+    assert packer is not None
+
+    def follow() -> None:
+        wait([packer.sentinel])
+        os._exit(1)
+
+    Thread(target=follow, daemon=True).start()
 
 
 def _key(path: str) -> str:
@@ -347,8 +353,8 @@ def _manifest_facts(
 
 def _write_rejects(path: Path, rejects: list[tuple[str, str, str]]) -> None:
     # File names are bytes to the system: those that are no UTF-8 are written as they are.
-    with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file)
+    with whole_file(path) as file, open(file, "w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
+        writer = csv.writer(stream)
         writer.writerow(["path", "reason", "detail"])
         writer.writerows(sorted(rejects))
 

@@ -10,6 +10,7 @@ import os
 import stat
 import warnings
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -113,9 +114,16 @@ def decode(data: bytes) -> tuple[Image.Image, tuple[str, ...]]:
             else:
                 image.load()
                 picture, done = image, (f"from {image.format}",)
-            picture, done = _in_srgb(picture, image.info.get("icc_profile"), done)
-            return _upright_rgb(picture, image.getexif().get(_ORIENTATION_TAG, 1), done)
-        except Rejected:
+            profile = image.info.get("icc_profile")
+            to_srgb = _to_srgb(profile, "CMYK" if picture.mode == "CMYK" else "RGB") if profile else None
+            if picture.mode != "CMYK" or to_srgb is None:
+                picture, done = _in_rgb(picture, done)
+            if to_srgb is not None:
+                picture, done = ImageCms.applyTransform(picture, to_srgb) or picture, (*done, "brought to sRGB")
+            if (method := _UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG, 1))) is not None:
+                picture, done = picture.transpose(method), (*done, "turned upright")
+            return picture, done
+        except (Rejected, MemoryError):
             raise
         except UnidentifiedImageError:
             raise Rejected("not an image") from None
@@ -147,23 +155,8 @@ def _strict_jpeg(data: bytes, image: Image.Image) -> tuple[Image.Image, tuple[st
     return Image.fromarray(pixels), ("from grey",) if image.mode == "L" else ()
 
 
-def _in_srgb(image: Image.Image, profile: bytes | None, done: tuple[str, ...]) -> tuple[Image.Image, tuple[str, ...]]:
-    """The picture with its colours in sRGB: cameras and phones also write Adobe RGB and Display P3."""
-    if not profile or image.mode not in ("RGB", "RGBA", "CMYK"):
-        return image, done
-    try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if "sRGB" in ImageCms.getProfileDescription(source):
-            return image, done
-        mode = "RGBA" if image.mode == "RGBA" else "RGB"
-        converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode=mode)
-    except (ImageCms.PyCMSError, OSError):  # a profile that is no use changes nothing, as in any viewer
-        return image, done
-    assert converted is not None
-    return converted, (*done, "brought to sRGB")
-
-
-def _upright_rgb(image: Image.Image, orientation: int, done: tuple[str, ...]) -> tuple[Image.Image, tuple[str, ...]]:
+def _in_rgb(image: Image.Image, done: tuple[str, ...]) -> tuple[Image.Image, tuple[str, ...]]:
+    """The picture in 8-bit RGB, its colours in whatever space they were."""
     if image.mode.startswith("I;16") or image.mode == "I":
         scaled = np.asarray(image).astype(np.int64).clip(0, 65535)
         image, done = Image.fromarray(((scaled + 128) // 257).astype(np.uint8)), (*done, "from 16 bit")
@@ -172,13 +165,29 @@ def _upright_rgb(image: Image.Image, orientation: int, done: tuple[str, ...]) ->
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-        done = (*done, "laid on white")
-    elif image.mode != "RGB":
-        done = (*done, f"from {image.mode}")
-        image = image.convert("RGB")
-    if (method := _UPRIGHT.get(orientation)) is not None:
-        image, done = image.transpose(method), (*done, "turned upright")
+        return image, (*done, "laid on white")
+    if image.mode != "RGB":
+        return image.convert("RGB"), (*done, f"from {image.mode}")
     return image, done
+
+
+@lru_cache(maxsize=8)
+def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """What brings a picture of that mode, RGB or CMYK, to sRGB; None when it is there, or the profile is no use."""
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
+    except (ImageCms.PyCMSError, OSError):  # viewers show such pictures as if they had none
+        return None
+    if mode == "RGB":
+        # Names do not tell: sRGB comes under many, and others carry it in theirs.
+        steps = np.linspace(0, 255, 9).round().astype(np.uint8)
+        colours = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(27, 27, 3)
+        converted = ImageCms.applyTransform(Image.fromarray(colours), transform)
+        assert converted is not None
+        if np.abs(np.asarray(converted).astype(int) - colours).max() <= 2:
+            return None
+    return transform
 
 
 def _ab(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:

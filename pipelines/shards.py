@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .files import sha256_of, whole_file
+
 FORMAT = 1
 MANIFEST = "manifest.json"
 
@@ -164,7 +166,8 @@ def describe(tar: Path, sizes: list[tuple[int, int]]) -> Shard:
             key, extension = member.name.split(".", 1)
             samples.setdefault(key, []).append(f"{extension} {member.offset_data} {member.size} {member.name}")
     index = tar.with_suffix(".idx")
-    index.write_text("\n".join([f"v1.2 {len(samples)}", *(" ".join(parts) for parts in samples.values())]) + "\n")
+    with whole_file(index) as file:
+        file.write_text("\n".join([f"v1.2 {len(samples)}", *(" ".join(parts) for parts in samples.values())]) + "\n")
     return Shard(
         name=tar.stem,
         samples=len(samples),
@@ -179,9 +182,8 @@ def describe(tar: Path, sizes: list[tuple[int, int]]) -> Shard:
 def write_manifest(root: Path, shards: list[Shard], **facts: Any) -> None:
     """Publishes the shard set: the manifest appears last, and at once."""
     manifest = {"format": FORMAT, **facts, "shards": [asdict(shard) for shard in shards]}
-    temporary = root / f".{MANIFEST}.tmp"
-    temporary.write_text(json.dumps(manifest, indent=1) + "\n")
-    temporary.rename(root / MANIFEST)
+    with whole_file(root / MANIFEST) as file:
+        file.write_text(json.dumps(manifest, indent=1) + "\n")
 
 
 def _members(line: str) -> dict[str, tuple[int, int, str]]:
@@ -194,9 +196,3 @@ def _read(path: Path, offset: int, size: int) -> bytes:
     with open(path, "rb") as file:
         file.seek(offset)
         return file.read(size)
-
-
-def sha256_of(path: Path) -> str:
-    """The sha256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -17,7 +17,7 @@ from ..configfile import SECTIONS, check_file
 from ..launch import is_first_process
 from ..parser import Parser, nearest
 from ..run import train
-from ..weights import import_plugin
+from ..weights import import_plugin, look_in_this_folder
 
 _EPILOG = (
     "'--model.help NAME' and '--loss.help NAME' list the settings of these. '--plugin MODULE' imports a Python module "
@@ -69,8 +69,10 @@ def _with_recipes(parser: Parser, argv: list[str]) -> list[str]:
     recipes = {Path(file.name).stem: str(file) for file in folder.iterdir() if file.name.endswith(".yaml")}
     words = [word for argument in argv for word in _split(argument)]
     for i, (option, value) in enumerate(pairwise(words), start=1):
-        if option in [f"--{name}" for name in ("model", "loss", *SECTIONS)] and Path(value).is_file():
+        if option.removeprefix("--") in SECTIONS and Path(value).is_file():
             parser.error(f"{option} {value} names a file: give it with --config")
+        if option in ("--model", "--loss") and "." in value:
+            look_in_this_folder()
         if option != "--config":
             continue
         if not Path(value).is_file():

@@ -16,7 +16,7 @@ from photochrom.engine.checkpoint import (
     save_checkpoint,
 )
 from photochrom.engine.run import train
-from photochrom.pipelines.shards import sha256_of
+from photochrom.pipelines.files import sha256_of
 
 
 def save(root: Path, step: int, keep: int = 2, content: bytes = b"weights") -> Path:
@@ -134,7 +134,7 @@ def test_another_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(checkpoint, "FORMAT", 99)
     folder = save(tmp_path, 1)
     monkeypatch.undo()
-    with pytest.raises(ValueError, match="has checkpoint format 99, this photochrom reads format 1"):
+    with pytest.raises(ValueError, match="its format is 99, and this photochrom reads format 1"):
         open_checkpoint(folder)
 
 

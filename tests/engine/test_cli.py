@@ -96,6 +96,7 @@ def test_unknown_keys_in_a_file_are_named(
         ("model: other.yaml", "other.yaml is no known Colorizer"),
         ("model.class_path: bomb.Model", "has the key model.class_path"),
         ("model: {class_path: VGGColorizer, init_args: other.yaml}", "says model.init_args=other.yaml"),
+        ("loss: {class_path: L2, init_args: {inner: [{class_path: bomb.Loss}]}}", "names with plain values are wanted"),
         ("model: {class_path: VGGColorizer, dict_kwargs: {a: 1}}", "a name is wanted, or class_path and init_args"),
         ("data: {class_path: bomb.Model}", "which are no settings of data"),
         ("train: other.yaml", "says train=other.yaml, which are no settings of train"),
@@ -245,7 +246,21 @@ def test_a_loss_of_one_s_own_by_import_path(
     assert (tmp_path / "scores" / "report.html").exists()
 
 
-def test_the_installed_command_and_its_speed_to_say_no() -> None:
+def test_modules_that_lie_about_are_not_imported(
+    trained: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The libraries below us try optional packages by name: one in the current folder is not meant."""
+    for name in ("torch_xla", "wandb", "deepspeed"):
+        (tmp_path / f"{name}.py").write_text("open('mark', 'w')")
+    executable = Path(sys.executable).parent / "photochrom"
+    command = [executable, "colorize", str(trained), str(photos / "rocket.jpg"), "--out", "out"]
+    subprocess.run(command, check=True, cwd=tmp_path, capture_output=True)
+    command = [executable, "evaluate", "nowhere", "--data", "nowhere", "--out", "scores"]
+    subprocess.run(command, check=False, cwd=tmp_path, capture_output=True)
+    assert not (tmp_path / "mark").exists()
+
+
+def test_the_installed_command() -> None:
     executable = Path(sys.executable).parent / "photochrom"
     done = subprocess.run([executable, "pack", "nowhere", "out"], capture_output=True, text=True, env={**os.environ})
     assert done.returncode == 1

@@ -1,7 +1,6 @@
 """The recipes do what they are for, shortened."""
 
 import json
-from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -30,8 +29,3 @@ def test_l2_is_the_run_of_the_original_project(shards: ShardSet, tmp_path: Path)
     result = run("l2", shards, tmp_path, *shorter)
     # Its loss is taken at the input's resolution, bicubically; the metric upsamples bilinearly.
     assert result["metrics"]["loss"] == pytest.approx(result["metrics"]["rmse_ab"] ** 2, rel=0.05)
-
-
-def test_every_recipe_is_tested_here() -> None:
-    names = {file.name for file in files("photochrom.recipes").iterdir() if file.name.endswith(".yaml")}
-    assert names == {"demo.yaml", "l2.yaml"}

@@ -7,6 +7,7 @@ import torch
 from photochrom.engine.config import Spec
 from photochrom.engine.run import train
 from photochrom.losses import L2, ColorLoss, LossOutput
+from photochrom.pipelines.files import sole_writer
 from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -129,11 +130,36 @@ def test_the_summary_covers_the_whole_run(configure, tmp_path: Path) -> None:
 
 
 def test_a_run_without_checkpoints_is_no_place_to_go_on_from(configure, tmp_path: Path) -> None:
-    (tmp_path / "young").mkdir()
-    (tmp_path / "young" / "config.yaml").write_text("{}")
+    (tmp_path / "young" / "checkpoints").mkdir(parents=True)
     with pytest.raises(ValueError, match="young has no checkpoint yet: name another"):
         train(configure(tmp_path / "run", resume=str(tmp_path / "young")))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_does_not_mix_with_another(configure, trained: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(configure(run, train__steps=5))
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match="already holds a run: name another --out, or go on with --resume auto"):
+        train(configure(run, resume=str(trained)))
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_the_results_of_other_verbs_are_no_run(configure, shards, tmp_path: Path) -> None:
+    packed = Path(shutil.copytree(shards.root, tmp_path / "packed"))
+    for name in ("config.yaml", "summary.json"):
+        (packed / name).write_text("{}")
+    with pytest.raises(ValueError, match="is not empty and holds no run: name a new folder"):
+        train(configure(packed))
+    assert (packed / "config.yaml").read_text() == (packed / "summary.json").read_text() == "{}"
+
+
+def test_a_run_belongs_to_one_command_at_a_time(configure, trained: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    with sole_writer(run), pytest.raises(ValueError, match="another process is writing to"):
+        train(configure(run, train__steps=21))
+    assert same(run, trained)
+    assert metrics(run) == metrics(trained)
 
 
 def test_a_run_that_lost_its_config_is_still_one(configure, trained: Path, tmp_path: Path) -> None:
@@ -350,10 +376,14 @@ def test_other_data_is_refused_in_the_middle_of_a_run(configure, tmp_path: Path)
         train(configure(tmp_path / "run", train__batch_size=8))
 
 
-def test_a_changed_network_is_refused_by_its_tensors(configure, tmp_path: Path) -> None:
+def test_a_changed_network_is_refused(configure, tmp_path: Path) -> None:
     train(configure(tmp_path / "run", train__steps=10))
     wider = Spec(class_path="VGGColorizer", init_args={"width": 0.125})
-    with pytest.raises(
-        ValueError, match=r"does not fit this model: block1.conv1_1.weight is \[4, 1, 3, 3\] there and \[8"
-    ):
+    with pytest.raises(ValueError, match=r"is of another network \(model.width: 0.0625 -> 0.125\): name another --out"):
         train(configure(tmp_path / "run", model=wider))
+    # The tensors would fit: its constants are saved with the weights, and would not be the new ones.
+    other = Spec(class_path="VGGColorizer", init_args={"width": 0.0625, "normalization": "seed"})
+    with pytest.raises(ValueError, match=r"\(model.normalization: zhang -> seed\)"):
+        train(configure(tmp_path / "run", model=other))
+    same = Spec(class_path="VGGColorizer", init_args={"normalization": "zhang", "width": 0.0625})
+    train(configure(tmp_path / "run", model=same, train__steps=11))

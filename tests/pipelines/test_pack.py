@@ -1,5 +1,4 @@
 import csv
-import fcntl
 import hashlib
 import json
 import os
@@ -15,9 +14,11 @@ import numpy as np
 import pytest
 from photochrom.losses import ab_histogram
 from photochrom.losses.quantization import ab_bins
-from photochrom.pipelines import PackConfig, ShardSet, pack
+from photochrom.pipelines import PackConfig, ShardSet, pack, packing
+from photochrom.pipelines.files import sole_writer
 from photochrom.pipelines.hashing import permutation
-from photochrom.pipelines.packing import LOCK
+from photochrom.pipelines.packing import MARK
+from photochrom.pipelines.shards import write_manifest
 from PIL import Image
 from skimage.color import rgb2lab
 
@@ -220,13 +221,50 @@ def test_a_killed_pack_is_done_again_by_the_same_command(photos: Path, tmp_path:
 
 
 def test_a_folder_belongs_to_one_pack_at_a_time(photos: Path, tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    with open(tmp_path / "out" / LOCK, "wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(ValueError, match=r"another pack is writing to .*: wait for it, or name another folder"):
-            packed(photos, tmp_path / "out")
-    packed(photos, tmp_path / "out")  # the mark of one that was killed
-    assert not (tmp_path / "out" / LOCK).exists()
+    out = tmp_path / "out"
+    out.mkdir()
+    for leftover in (MARK, "photos-000000.tar", ".0123456789abcdef.tmp"):
+        (out / leftover).touch()
+    with sole_writer(out), pytest.raises(ValueError, match=r"another process is writing to .*: wait for it, or name"):
+        packed(photos, out)
+    assert len(list(out.iterdir())) == 3
+    packed(photos, out)  # what is there is marked as that of a pack that was killed
+    assert not (out / MARK).exists()
+    assert ShardSet.open(out).num_samples == 9
+
+
+def test_a_pack_that_is_stopped_after_its_manifest_keeps_it(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*arguments: object, **facts: object) -> None:
+        write_manifest(*arguments, **facts)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(packing, "write_manifest", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        packed(photos, tmp_path / "out")
+    assert ShardSet.open(tmp_path / "out").num_samples == 9
+    assert not (tmp_path / "out" / MARK).exists()
+
+
+def test_workers_end_with_a_packer_that_is_killed(photos: Path, tmp_path: Path) -> None:
+    source = tmp_path / "many"
+    source.mkdir()
+    for i in range(200):
+        shutil.copy(photos / "retina.jpg", source / f"{i}.jpg")
+    command = [sys.executable, "-m", "photochrom", "pack", str(source), str(tmp_path / "out"), "--workers", "2"]
+    packer = subprocess.Popen([*command, "--short-side", "64", "--shard-samples", "4"])
+    while not (tmp_path / "out" / "photos-000000.tar").exists():
+        assert packer.poll() is None
+        time.sleep(0.01)
+    workers = Path(f"/proc/{packer.pid}/task/{packer.pid}/children").read_text().split()
+    assert len(workers) >= 2
+    packer.kill()
+    packer.wait()
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{worker}").exists() for worker in workers):
+        assert time.monotonic() < deadline, "the workers live on"
+        time.sleep(0.1)
 
 
 def test_shards_that_are_nobody_s_leftovers_are_left_alone(photos: Path, tmp_path: Path) -> None:
@@ -249,8 +287,13 @@ def test_links_to_folders_are_followed_but_not_in_circles(photos: Path, tmp_path
     source.mkdir()
     (source / "linked").symlink_to(photos)
     (source / "again").symlink_to(source)
+    for name, other in (("a", "b"), ("b", "a")):
+        (source / name).mkdir()
+        shutil.copy(photos / "coffee.png", source / name)
+        (source / name / "other").symlink_to(source / other)
     packed(source, tmp_path / "out")
-    assert ShardSet.open(tmp_path / "out").manifest["classes"] == {"linked": 7, "linked/garage": 2}
+    classes = ShardSet.open(tmp_path / "out").manifest["classes"]
+    assert classes == {"linked": 7, "linked/garage": 2, "a": 1, "b": 1, "a/other": 1, "b/other": 1}
 
 
 def test_tars_hold_no_trace_of_time_or_user(photos: Path, tmp_path: Path) -> None:

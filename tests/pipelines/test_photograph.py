@@ -197,23 +197,45 @@ def test_formats_that_start_programs_are_no_images(tmp_path: Path) -> None:
         decode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n")
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF"])
-def test_colours_are_brought_to_srgb_by_the_embedded_profile(coffee: Image.Image, kind: str) -> None:
-    """A profile whose red and green are exchanged: what it means by red is sRGB's green."""
+def exchanged_profile() -> tuple[bytes, bytes]:
+    """sRGB's profile, and the same with red and green exchanged: a picture in it has sRGB's colours the other way."""
     plain = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     exchanged = bytearray(plain)
     tags = {plain[i : i + 4]: i for i in range(132, 132 + 12 * int.from_bytes(plain[128:132], "big"), 12)}
     red, green = (slice(tags[tag] + 4, tags[tag] + 12) for tag in (b"rXYZ", b"gXYZ"))
     exchanged[red], exchanged[green] = plain[green], plain[red]
-    text = bytes(exchanged).find("sRGB".encode("utf-16-be"))
-    exchanged[text : text + 8] = "xRGB".encode("utf-16-be")
+    return plain, bytes(exchanged)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF"])
+def test_colours_are_brought_to_srgb_by_the_embedded_profile(coffee: Image.Image, kind: str) -> None:
+    plain, exchanged = exchanged_profile()
     options = {"quality": 98, "subsampling": 0} if kind == "JPEG" else {}
     as_it_is, done = decode(encoded(coffee, kind, icc_profile=plain, **options))
     assert "brought to sRGB" not in done
-    converted, done = decode(encoded(coffee, kind, icc_profile=bytes(exchanged), **options))
+    converted, done = decode(encoded(coffee, kind, icc_profile=exchanged, **options))
     assert "brought to sRGB" in done
     expected = np.asarray(as_it_is).astype(int)[..., [1, 0, 2]]
     assert np.abs(np.asarray(converted).astype(int) - expected).max() <= 2
+
+
+def test_profiles_of_palettes_and_transparent_pictures(coffee: Image.Image) -> None:
+    _, exchanged = exchanged_profile()
+    palette = coffee.quantize(64)
+    converted, done = decode(encoded(palette, "PNG", icc_profile=exchanged))
+    assert done == ("from PNG", "from P", "brought to sRGB")
+    expected = np.asarray(palette.convert("RGB")).astype(int)[..., [1, 0, 2]]
+    assert np.abs(np.asarray(converted).astype(int) - expected).max() <= 2
+    layer = coffee.copy()
+    layer.putalpha(Image.new("L", coffee.size, 128))
+    converted, done = decode(encoded(layer, "PNG", icc_profile=exchanged))
+    assert done == ("from PNG", "laid on white", "brought to sRGB")
+    expected = (np.asarray(coffee).astype(int)[..., [1, 0, 2]] * 128 + 255 * 127) / 255
+    assert np.abs(np.asarray(converted).astype(int) - expected).max() <= 3
+    keyed = encoded(coffee, "PNG", icc_profile=exchanged, transparency=coffee.getpixel((0, 0)))
+    converted, done = decode(keyed)
+    assert "laid on white" in done
+    assert converted.getpixel((0, 0)) == pytest.approx((255, 255, 255), abs=2)
 
 
 def test_a_profile_that_is_none_changes_nothing(coffee: Image.Image) -> None:
