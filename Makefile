@@ -28,7 +28,7 @@ install: .venv/installed
 	@touch $@
 
 demo: install
-	@rm -rf demo/shards demo/run demo/report demo/colorized
+	rm -rf demo/shards demo/run demo/report demo/colorized
 	@$(if $(filter demo/photos,$(PHOTOS)),$(copy_photos))
 	$(BIN)/photochrom pack "$(PHOTOS)" demo/shards
 	$(BIN)/photochrom train --config demo --data.train demo/shards --out demo/run

@@ -19,8 +19,11 @@ def check_file(path: Path) -> None:
     """Raises ValueError when a file says what only a person may: to import a class, or to read another file."""
     try:
         values = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} is no YAML file: {error}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", error)
+        raise ValueError(f"{path} is no YAML file: {problem}{f' in line {mark.line + 1}' if mark else ''}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds no settings: see the recipes for what one looks like")
     if "config" in values:

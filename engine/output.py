@@ -22,7 +22,7 @@ def new_folder(path: Path) -> Iterator[None]:
         path.mkdir(parents=True, exist_ok=True)
         check_writable(path)
     except OSError as error:
-        raise ValueError(f"cannot write to {path}: {error.strerror}") from None
+        raise ValueError(f"cannot write to {path}: {error.strerror}; name another folder") from None
     try:
         yield
     except BaseException:

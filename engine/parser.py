@@ -101,13 +101,13 @@ _PHRASES: list[tuple[str, Callable[[re.Match[str], list[str]], str]]] = [
     ),
     (
         r'Parser key "(\S+)".*Subtypes: \[(.+)\] Errors:.*Given value: (.*)',
-        lambda m, known: f"{m[1]}={m[3]} is not {' or '.join(map(_type, m[2].split(', <')))}",
+        lambda m, known: f"{m[1]}={m[3]} is not {' or '.join(map(_type, re.split(', (?=<|typing)', m[2])))}",
     ),
     (r'Parser key "(\S+)".*Import path (\S+) (does not .*)', lambda m, known: f"{m[1]}={m[2]} {m[3]}"),
     (
         r'Parser key "(\S+)".*Expected a dot import path string: (\S+)',
         lambda m, known: (
-            f"{m[1]}={m[2]} is no known name{nearest(m[2], known)}, and no import path such as my_module.MyClass"
+            f"{m[1]}={m[2]} is no known name, and no import path such as my_module.MyClass{nearest(m[2], known)}"
         ),
     ),
     (
@@ -116,13 +116,21 @@ _PHRASES: list[tuple[str, Callable[[re.Match[str], list[str]], str]]] = [
     ),
 ]
 
-_TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text", "NoneType": "null"}
+_TYPES = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "a text",
+    "NoneType": "null",
+    "tuple": "a list such as [0.5, 1]",
+}
 
 
 def _type(text: str) -> str:
     """A type as a person would name it: "<class 'int'>", "typing.Literal['a', 'b']"."""
     if text.startswith("typing.Literal"):
-        return "one of " + ", ".join(re.findall(r"'([^']*)'", text))
+        choices = re.findall(r"'([^']*)'", text)
+        return f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]
     name = re.sub(r"<?class |[<>']", "", text)
     return _TYPES.get(name, f"a {name}")
 

@@ -131,14 +131,14 @@ def _histogram(result: Result) -> str:
     edges = np.linspace(0, max(model.max(), grey.max()) * 1.02 + 1e-6, 31).tolist()
     figure = Figure(figsize=(7, 2.6), layout="constrained")
     axes = figure.subplots()
-    axes.hist(grey, edges, color="0.65", label="grey everywhere")
-    axes.hist(model, edges, color="#c2410c", alpha=0.75, label="this model")
+    axes.hist(model, edges, color="#c2410c", label="this model")
+    axes.hist(grey, edges, color="0.35", linewidth=1.5, histtype="step", label="grey everywhere")
     axes.set(xlabel="ab RMSE of a photograph (Lab units)", ylabel="photographs")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=120)
+    figure.savefig(buffer, dpi=120, transparent=True)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 

@@ -47,13 +47,23 @@ def train(config: RunConfig) -> dict[str, Any]:
             run.line = stack.enter_context(closing(LiveLine(run.step, run.total_steps)))
         accelerator.wait_for_everyone()
         say(f"training from step {run.step} to {run.total_steps} on {_describe(accelerator)}, into {config.out}")
-        fit(run)
+        try:
+            fit(run)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(_what_stays(config.out)) from None
         summary = _summary(run)
         if accelerator.is_main_process:
             save_model(run.colorizer, run.recipe(), config.out / MODEL)
             write_json(config.out / SUMMARY, summary)
     accelerator.end_training()
     return summary
+
+
+def _what_stays(out: Path) -> str:
+    saved = list_checkpoints(out / CHECKPOINTS)
+    if not saved:
+        return "no checkpoint was due yet, see --checkpoint.every"
+    return f"{saved[0].name} is the last checkpoint, and --resume auto, the default, goes on from it"
 
 
 def _starting_point(config: RunConfig, say: Callable[[str], None]) -> Checkpoint | None:
@@ -96,7 +106,10 @@ def _prepare(config: RunConfig, accelerator: Accelerator, checkpoint: Checkpoint
         and not _finished(config.out)
     )
     if step > total_steps or (step == total_steps and not unfinished):
-        raise ValueError(f"the run in {config.out} is complete at step {step}: ask for more with --train.steps")
+        raise ValueError(
+            f"the run in {config.out} is complete at step {step}: ask for more with --train.steps, or name another "
+            "--out"
+        )
 
     model, optimizer = accelerator.prepare(colorizer, _optimizer(config, colorizer, accelerator))
     meter = Meter(accelerator.device)
@@ -215,7 +228,7 @@ def _claimed(config: RunConfig, step: int, say: Callable[[str], None]) -> Iterat
         (out / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         check_writable(out)
     except OSError as error:
-        raise ValueError(f"cannot write to {out}: {error.strerror}") from None
+        raise ValueError(f"cannot write to {out}: {error.strerror}; name another folder") from None
     with sole_writer(out):
         before = _read_config(out / CONFIG) if (out / CONFIG).exists() else plain(config)
         clear_after(out / CHECKPOINTS, step, say)

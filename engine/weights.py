@@ -132,7 +132,7 @@ def _read_header(file: Path) -> dict[str, str]:
         with safe_open(file, framework="pt") as opened:
             header: dict[str, str] = opened.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{file} is no intact model file: {error}") from None
+        raise ValueError(f"{file} is no intact model file ({error}): name another checkpoint") from None
     if missing := [key for key in ("recipe", "sha256") if key not in header]:
         raise ValueError(f"{file} was not written by photochrom: its header holds no {missing[0]}")
     return header

@@ -186,7 +186,7 @@ def _claimed(out: Path) -> Iterator[None]:
             raise ValueError(f"{out} is a file: name a new folder")
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"cannot write to {out}: {error.strerror}") from None
+        raise ValueError(f"cannot write to {out}: {error.strerror}; name another folder") from None
     with sole_writer(out):
         _clear(out)
         try:
@@ -217,7 +217,7 @@ def _clear(out: Path) -> None:
         for path in leftovers:
             path.unlink()
     except OSError as error:
-        raise ValueError(f"cannot write to {out}: {error.strerror}") from None
+        raise ValueError(f"cannot write to {out}: {error.strerror}; name another folder") from None
 
 
 def _ours(out: Path) -> list[Path]:

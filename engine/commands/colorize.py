@@ -47,6 +47,8 @@ def main(argv: list[str]) -> int:
     started = time.perf_counter()
     with new_folder(config.out), progress_bar("colorizing", "photographs") as progress:
         failed = colorize_files(model, jobs, size=config.size or recipe.size, device=device, progress=progress)
+        if len(failed) == len(jobs):
+            raise ValueError(f"none of the {len(jobs)} files can be colorized: {failed[0][0]}: {failed[0][1]}")
     save_yaml(config, config.out / "config.yaml")
     summary = {
         "num_done": len(jobs) - len(failed),
@@ -58,4 +60,6 @@ def main(argv: list[str]) -> int:
     print(f"{config.out}: {summary['num_done']} photographs colorized in {summary['seconds']:.1f} s")
     for path, reason in failed:
         console.print(f"not colorized: {path}: {reason}")
-    return 1 if failed else 0
+    return (
+        1 if any(str(path) in config.inputs for path, _ in failed) else 0
+    )  # what a folder holds besides is no failure

@@ -18,8 +18,8 @@ def main(argv: list[str]) -> int:
 def _show(result: Result) -> None:
     figures, grey = result.scores.summary(), result.scores.grey_summary()
     print(
-        f"{result.name}: ab RMSE {figures['rmse_ab']:.2f} on {len(result.scores.index)} photographs, "
-        f"{abs(result.gain):.0f} % {'below' if result.gain >= 0 else 'above'} grey's {grey['rmse_ab']:.2f}; "
+        f"{result.name}, step {result.recipe.step}: ab RMSE {figures['rmse_ab']:.2f} on "
+        f"{len(result.scores.index)} photographs, {abs(result.gain):.0f} % {'below' if result.gain >= 0 else 'above'} grey's {grey['rmse_ab']:.2f}; "
         f"PSNR {figures['psnr']:.2f} dB, SSIM {figures['ssim']:.4f}"
     )
     if result.is_training_set:

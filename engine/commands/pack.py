@@ -15,7 +15,8 @@ def main(argv: list[str]) -> int:
     save_yaml(config, config.out / "config.yaml")
     write_json(config.out / "summary.json", summary)
     print(
-        f"{config.out}: {summary['num_packed']} photographs in {summary['num_shards']} shards, "
+        f"{config.out}: {summary['num_packed']} photographs in {summary['num_shards']} "
+        f"{'shard' if summary['num_shards'] == 1 else 'shards'}, "
         f"{summary['bytes'] / 1e6:.1f} MB, {summary['images_per_second']:.0f} files/s"
     )
     for outcome in ("dropped", "rejected"):

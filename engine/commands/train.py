@@ -20,8 +20,8 @@ from ..run import train
 from ..weights import import_plugin, look_in_this_folder
 
 _EPILOG = (
-    "'--model.help NAME' and '--loss.help NAME' list the settings of these. '--plugin MODULE' imports a Python module "
-    "first: a model or loss of your own can then be named in a file, too."
+    "--plugin MODULE imports a Python module first: a model or loss of your own can then be named in a file, too. "
+    "--model.help NAME and --loss.help NAME list the settings of these."
 )
 
 

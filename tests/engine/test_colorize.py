@@ -92,10 +92,25 @@ def test_names_of_every_length(trained: Path, photos: Path, tmp_path: Path) -> N
     shutil.copy(photos / "rocket.jpg", source / f"{'a' * 251}.jpg")
     Image.open(photos / "coffee.png").save(source / f"{'b' * 251}.tif", "TIFF")
     Image.open(photos / "coffee.png").save(source / "c.tif")
-    assert main(["colorize", str(trained), str(source), "--out", str(tmp_path / "out")]) == 1
+    assert main(["colorize", str(trained), str(source), "--out", str(tmp_path / "out")]) == 0
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert (summary["num_done"], summary["num_failed"]) == (2, 1)
     assert "too long" in summary["failed"][0]["reason"]
+
+
+def test_what_a_folder_holds_besides_is_no_failure(
+    trained: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    shutil.copy(photos / "rocket.jpg", source)
+    (source / "empty.jpg").touch()
+    assert main(["colorize", str(trained), str(source), "--out", str(tmp_path / "out")]) == 0
+    assert f"not colorized: {source / 'empty.jpg'}: empty file" in capsys.readouterr().err
+    (source / "rocket.jpg").unlink()
+    assert main(["colorize", str(trained), str(source), "--out", str(tmp_path / "none")]) == 1
+    assert "none of the 1 files can be colorized: " in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from photochrom.engine import train as loop
 from photochrom.engine.config import Spec
 from photochrom.engine.run import train
 from photochrom.losses import L2, ColorLoss, LossOutput
@@ -69,6 +70,9 @@ def test_a_run_that_lost_its_last_steps_repeats_them(configure, trained: Path, t
     train(configure(out))
     assert same(out, trained)
     assert [line["step"] for line in metrics(out)] == list(range(1, 21))
+    events = EventAccumulator(str(out / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == list(range(1, 21))
 
 
 def test_a_run_goes_on_from_a_named_checkpoint(configure, trained: Path, tmp_path: Path) -> None:
@@ -345,6 +349,26 @@ def test_a_finished_run_is_not_done_again(configure, trained: Path) -> None:
         train(configure(trained))
     with pytest.raises(ValueError, match="already holds a run: name another --out, or go on with --resume auto"):
         train(configure(trained, resume="never"))
+
+
+def test_an_interrupted_run_says_what_stays(configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C, after some steps."""
+
+    def press(step: int) -> None:
+        def interrupt(run) -> None:
+            if run.step == step:
+                raise KeyboardInterrupt
+            report(run)
+
+        monkeypatch.setattr(loop, "report", interrupt)
+
+    report = loop.report
+    press(5)
+    with pytest.raises(KeyboardInterrupt, match=r"no checkpoint was due yet, see --checkpoint\.every"):
+        train(configure(tmp_path / "run"))
+    press(15)
+    with pytest.raises(KeyboardInterrupt, match="step-00000010 is the last checkpoint, and --resume auto"):
+        train(configure(tmp_path / "run"))
 
 
 def test_a_changed_setting_is_told(configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
