@@ -17,9 +17,10 @@ def main(argv: list[str]) -> int:
 
 def _show(result: Result) -> None:
     figures, grey = result.scores.summary(), result.scores.grey_summary()
+    side = "below" if result.gain >= 0 else "above"
     print(
         f"{result.name}, step {result.recipe.step}: ab RMSE {figures['rmse_ab']:.2f} on "
-        f"{len(result.scores.index)} photographs, {abs(result.gain):.0f} % {'below' if result.gain >= 0 else 'above'} grey's {grey['rmse_ab']:.2f}; "
+        f"{len(result.scores.index)} photographs, {abs(result.gain):.0f} % {side} grey's {grey['rmse_ab']:.2f}; "
         f"PSNR {figures['psnr']:.2f} dB, SSIM {figures['ssim']:.4f}"
     )
     if result.is_training_set:
