@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..engine.config import Device, plain
+from ..engine.doctor import versions
 from ..engine.launch import resolve_device
 from ..engine.parser import parse_options
 from ..engine.train import endless
@@ -104,10 +104,9 @@ def measure(config: StagesConfig) -> dict[str, Any]:
         for stage, values in times.items()
     ]
     slowest = max(medians, key=lambda stage: medians[stage])
-    versions = {name: version(name) for name in ("torch", "kornia", "numpy")}
     return {
         "machine": _machine(device),
-        "versions": {"python": platform.python_version(), **versions},
+        "versions": versions(),
         "settings": plain(config),
         "rows": rows,
         "verdict": f"{slowest}: {100 * medians[slowest] / total:.0f} % of {total:.1f} ms per image",

@@ -54,6 +54,12 @@ def examine() -> Iterator[Finding]:
     yield from _dali()
 
 
+def versions() -> dict[str, str]:
+    """The versions of Photochrom, Python and the libraries below, for what was made with them."""
+    found = {name: finding.found for name in (*_PACKAGES, *_DALI) if (finding := _package(name)).verdict == "ok"}
+    return {"photochrom": __version__, "python": platform.python_version(), **found}
+
+
 def _package(name: str) -> Finding:
     try:
         return Finding(what=name, verdict="ok", found=version(name))
@@ -88,7 +94,7 @@ def _gpu(number: int) -> Finding:
 
 
 def _dali() -> Iterator[Finding]:
-    installed = {name: finding.found for name in _DALI if (finding := _package(name)).verdict == "ok"}
+    installed = {name: number for name, number in versions().items() if name in _DALI}
     if not installed:
         yield Finding(what="DALI", verdict="missing", found="not installed", advice=INSTALL_DALI)
         return

@@ -17,6 +17,7 @@ from ..pipelines.loader import Loader
 from .checkpoint import save_checkpoint
 from .config import RunConfig, plain
 from .console import Line
+from .doctor import versions
 from .launch import share_buffers
 from .meter import Meter
 from .preview import sheet, triptychs
@@ -58,6 +59,7 @@ class Run:
             step=self.step,
             data=self.loader.data.digest,
             config=plain(self.config),
+            versions=versions(),
         )
 
 

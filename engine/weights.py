@@ -29,7 +29,8 @@ from .console import console
 class Recipe:
     """How a model was made: what to build it from, and the run that trained it, in plain JSON.
 
-    `data` is the digest of the shard set it was trained on, `config` the run's resolved configuration.
+    `data` is the digest of the shard set it was trained on, `config` the run's resolved configuration, `versions` those
+    of the libraries.
     """
 
     model: Spec
@@ -38,6 +39,7 @@ class Recipe:
     step: int
     data: str
     config: dict[str, Any]
+    versions: dict[str, str]
 
 
 def build_model(spec: Spec) -> Colorizer:

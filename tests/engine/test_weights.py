@@ -50,6 +50,7 @@ def test_the_header_holds_all_that_is_needed(trained: Path) -> None:
     assert recipe["loss"] == {"class_path": "L2", "init_args": {}}
     assert recipe["step"] == 20
     assert recipe["size"] == 32
+    assert recipe["versions"]["torch"] == torch.__version__
     assert recipe["config"]["optim"]["lr"] == 1e-4
 
 
