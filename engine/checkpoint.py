@@ -20,6 +20,7 @@ import torch
 from ..pipelines.files import sha256_of, sync
 
 FORMAT = 1
+CHECKPOINTS = "checkpoints"  # the folder in a run's
 MODEL, OPTIMIZER, STATE, SUMS = "model.safetensors", "optimizer.pt", "state.json", "SHA256SUMS"
 _STEP = re.compile(r"step-\d{8}")
 _SUM = re.compile(r"^([0-9a-f]{64})  (\S+)$", re.MULTILINE)  # the lines of sha256sum

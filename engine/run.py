@@ -15,7 +15,15 @@ from ..models import MODELS, Colorizer
 from ..pipelines.files import sole_writer
 from ..pipelines.loader import Loader
 from ..pipelines.order import first_batch_of_epoch
-from .checkpoint import Checkpoint, clear_after, list_checkpoints, newest_intact, open_checkpoint
+from .checkpoint import (
+    CHECKPOINTS,
+    MODEL,
+    Checkpoint,
+    clear_after,
+    list_checkpoints,
+    newest_intact,
+    open_checkpoint,
+)
 from .config import RunConfig, differences, plain, save_yaml
 from .console import LiveLine, console
 from .launch import make_accelerator
@@ -26,7 +34,7 @@ from .runlog import RunLog
 from .train import Run, fit
 from .weights import build_loss, build_model, load_weights, read_recipe, resolved, save_model
 
-CONFIG, SUMMARY, CHECKPOINTS, MODEL = "config.yaml", "summary.json", "checkpoints", "model.safetensors"
+CONFIG, SUMMARY = "config.yaml", "summary.json"
 
 
 def train(config: RunConfig) -> dict[str, Any]:

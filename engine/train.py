@@ -14,7 +14,7 @@ from ..models import Colorizer
 from ..pipelines import LabBatch
 from ..pipelines.hashing import random_bits
 from ..pipelines.loader import Loader
-from .checkpoint import save_checkpoint
+from .checkpoint import CHECKPOINTS, save_checkpoint
 from .config import RunConfig, plain
 from .console import Line
 from .doctor import versions
@@ -159,7 +159,7 @@ def save(run: Run) -> None:
     scaler = run.accelerator.scaler
     with run.meter.paused():
         save_checkpoint(
-            run.config.out / "checkpoints",
+            run.config.out / CHECKPOINTS,
             run.step,
             write_model=lambda path: save_model(run.colorizer, run.recipe(), path),
             optimizer={"optimizer": run.optimizer.state_dict(), "scaler": scaler.state_dict() if scaler else None},

@@ -20,7 +20,7 @@ from .. import __version__
 from ..losses import LOSSES, ColorLoss
 from ..models import MODELS, Colorizer
 from ..pipelines.files import whole_file
-from .checkpoint import MODEL, newest_intact
+from .checkpoint import CHECKPOINTS, MODEL, newest_intact
 from .config import Spec, plain
 from .console import console
 
@@ -90,7 +90,7 @@ def model_file(path: Path) -> Path:
         raise ValueError(f"there is no checkpoint at {path}: name a run folder or a model.safetensors")
     if (path / MODEL).is_file():
         return path / MODEL
-    if checkpoint := newest_intact(path / "checkpoints", console.print):
+    if checkpoint := newest_intact(path / CHECKPOINTS, console.print):
         return checkpoint.model
     raise ValueError(f"{path} holds no model.safetensors and no checkpoints: name a run folder or a model.safetensors")
 
