@@ -79,7 +79,7 @@ def _starting_point(config: RunConfig, say: Callable[[str], None]) -> Checkpoint
     if config.resume == "auto":
         return newest_intact(config.out / CHECKPOINTS, say)
     named = Path(config.resume)
-    own = named.resolve().is_relative_to(config.out.resolve())
+    own = config.resume != "never" and named.resolve().is_relative_to(config.out.resolve())
     if list_checkpoints(config.out / CHECKPOINTS) and not own:
         raise ValueError(f"{config.out} already holds a run: name another --out, or go on with --resume auto")
     if config.resume == "never":

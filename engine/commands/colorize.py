@@ -60,6 +60,5 @@ def main(argv: list[str]) -> int:
     print(f"{config.out}: {summary['num_done']} photographs colorized in {summary['seconds']:.1f} s")
     for path, reason in failed:
         console.print(f"not colorized: {path}: {reason}")
-    return (
-        1 if any(str(path) in config.inputs for path, _ in failed) else 0
-    )  # what a folder holds besides is no failure
+    named = {Path(path) for path in config.inputs}  # what a folder holds besides is no failure
+    return 1 if any(path in named for path, _ in failed) else 0

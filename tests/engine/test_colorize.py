@@ -75,7 +75,14 @@ def test_what_cannot_be_read_is_listed_and_the_rest_is_done(
 ) -> None:
     cut = tmp_path / "cut.jpg"
     cut.write_bytes((photos / "rocket.jpg").read_bytes()[:-500])
-    command = ["colorize", str(trained), str(cut), str(photos / "rocket.jpg"), "--out", str(tmp_path / "out")]
+    command = [
+        "colorize",
+        str(trained),
+        f"{tmp_path}/./cut.jpg",
+        str(photos / "rocket.jpg"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     assert main(command) == 1
     assert f"not colorized: {cut}: damaged JPEG" in capsys.readouterr().err
     assert (tmp_path / "out" / "rocket.jpg").exists()

@@ -344,11 +344,14 @@ def test_a_folder_that_holds_something_else_is_refused(configure, tmp_path: Path
         train(configure(tmp_path / "file"))
 
 
-def test_a_finished_run_is_not_done_again(configure, trained: Path) -> None:
+def test_a_finished_run_is_not_done_again(configure, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"is complete at step 20: ask for more with --train.steps"):
         train(configure(trained))
     with pytest.raises(ValueError, match="already holds a run: name another --out, or go on with --resume auto"):
         train(configure(trained, resume="never"))
+    monkeypatch.chdir(trained)
+    with pytest.raises(ValueError, match="already holds a run"):
+        train(configure(Path(), resume="never"))
 
 
 def test_an_interrupted_run_says_what_stays(configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
