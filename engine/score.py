@@ -46,6 +46,7 @@ def score(
     The model is left in evaluation mode. Metrics are taken in float32 on pixels that are not rounded to 8 bits.
     """
     model.eval()
+    loss.eval()  # each process scores on its own
     rows = []
     for done, batch in enumerate(loader, start=1):
         rows.append(_score_batch(model, loss, batch))

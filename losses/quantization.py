@@ -1,29 +1,36 @@
-"""The 313 ab bins of Zhang et al. (ECCV 2016), derived from the sRGB gamut.
+"""The 313 ab bins of Zhang et al. (ECCV 2016), derived from the sRGB gamut; colours as mixtures of them, and back.
 
 The published array `pts_in_hull.npy` is reproduced exactly, order included: it holds the multiples of 10 whose
 Chebyshev distance to the convex hull of the gamut's ab projection is below 10.
 """
 
-# Shapes: Q = 313 bins, k neighbours, n colours. ab in Lab units.
+# Shapes: B samples, H W positions, Q = 313 bins, k neighbours, n colours, m candidates. ab in Lab units.
 
 from functools import cache
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
-from scipy.spatial import ConvexHull
-from skimage.color import rgb2lab
 from torch import Tensor
 
 GRID = 10  # Lab units between neighbouring centres
+_LIMIT = 130.0  # no ab value of 8-bit Lab lies beyond
+_CPU = torch.device("cpu")
+_CELL = 2.5  # side of the squares for which the candidates are tabled: smaller ones have fewer, in a larger table
 
 
 @cache
-def ab_bins() -> Tensor:
-    """The bins' centres, float32 (313, 2) on the CPU, sorted by (a, b).
+@torch.inference_mode(False)  # what is cached must serve training, too
+def ab_bins(device: torch.device = _CPU) -> Tensor:
+    """The bins' centres, float32 (313, 2), sorted by (a, b). One tensor for all callers: not to be changed in place.
 
     The margin is wide: the farthest centre kept lies 9.73 from the hull, the nearest rejected one 10.07.
     """
+    from scipy.spatial import ConvexHull
+
+    if device != _CPU:
+        return ab_bins().to(device)
     # The points within a Chebyshev distance of a convex set are its Minkowski sum with a square, convex again: the hull
     # of the gamut's points moved to the four corners of that square.
     square = GRID * np.array([[-1, -1], [-1, 1], [1, -1], [1, 1]])
@@ -37,15 +44,54 @@ def ab_bins() -> Tensor:
 def soft_encode(ab: Tensor, k: int = 5, sigma: float = 5.0) -> tuple[Tensor, Tensor]:
     """Each colour as a mixture of its `k` nearest bins: indices int64 and weights float32, both (B, k, H, W).
 
-    `ab` is (B, 2, H, W). The weights are a Gaussian of width `sigma` over the distance and sum to 1 over the bins
-    (section 2.2 of Zhang et al.: k = 5, sigma = 5).
+    `ab` is (B, 2, H, W), from -130 to 130. The nearest bin comes first; the weights are a Gaussian of width `sigma`
+    over the distance and sum to 1 over the bins. Section 2.2 of Zhang et al. has k = 5, their released code k = 10,
+    both sigma = 5.
+
+    Raises ValueError when `k` is not in 1..313.
     """
+    candidates, bins = _neighbours(k, ab.device)
     colours = ab.permute(0, 2, 3, 1).float()
-    bins = ab_bins().to(ab.device)
-    distances = torch.cdist(colours, bins, compute_mode="donot_use_mm_for_euclid_dist")
-    distance, index = distances.topk(k, dim=-1, largest=False)
-    weight = torch.softmax(-distance.square() / (2 * sigma**2), dim=-1)
+    cell = ((colours + _LIMIT) / _CELL).long().clamp(0, len(candidates) - 1)
+    near = candidates[cell[..., 0], cell[..., 1]]
+    squares = (bins[near] - colours[..., None, :]).square().sum(dim=-1)
+    smallest, place = squares.topk(k, dim=-1, largest=False)
+    index = near.gather(-1, place)
+    weight = torch.softmax(-smallest / (2 * sigma**2), dim=-1)
     return index.permute(0, 3, 1, 2), weight.permute(0, 3, 1, 2)
+
+
+def soft_decode(index: Tensor, weight: Tensor) -> Tensor:
+    """The mean colour, ab (B, 2, H, W), of mixtures of bins as `soft_encode` gives them."""
+    bins = ab_bins(weight.device)
+    return (weight[..., None] * bins[index]).sum(dim=1).permute(0, 3, 1, 2)
+
+
+def annealed_mean(logits: Tensor, temperature: float = 0.38, bins: Tensor | None = None) -> Tensor:
+    """The colour, ab (B, 2, H, W), that a distribution over the bins stands for: logits (B, 313, H, W).
+
+    The mean of the softmax of logits / temperature (eq. 5 of Zhang et al.): 1 is the distribution's mean, 0 its mode,
+    and 0.38 the paper's way between the two. `bins` are other centres than `ab_bins()`, (313, 2).
+    """
+    bins = ab_bins(logits.device) if bins is None else bins
+    if temperature == 0:
+        return bins[logits.argmax(dim=1)].permute(0, 3, 1, 2)
+    with torch.autocast(logits.device.type, enabled=False):  # bfloat16 would round ab to steps of up to half a unit
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        share = torch.softmax(logits / temperature, dim=1)
+        return F.conv2d(share, bins.to(share.dtype).T[..., None, None])
+
+
+def kernel_logits(ab: Tensor, sigma: float = 5.0) -> Tensor:
+    """Logits (B, 313, H, W) of the bins for colours ab (B, 2, H, W): their softmax is a Gaussian over the distance.
+
+    -|ab - c|^2 / (2 sigma^2) for each centre c, less the term -|ab|^2 / (2 sigma^2) that all bins share and the softmax
+    takes out: linear in ab.
+    """
+    with torch.autocast(ab.device.type, enabled=False):
+        ab = ab.to(torch.promote_types(ab.dtype, torch.float32))
+        bins = ab_bins(ab.device).to(ab.dtype)
+        return F.conv2d(ab, bins[..., None, None] / sigma**2, -bins.square().sum(dim=1) / (2 * sigma**2))
 
 
 def ab_histogram(counts: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -57,8 +103,32 @@ def ab_histogram(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.bincount(index.flatten().numpy(), mass.flatten(), minlength=len(ab_bins())) / counts.sum()
 
 
+@cache
+@torch.inference_mode(False)
+def _neighbours(k: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The bins that can be among the `k` nearest of any colour in each square, int64 (cells, cells, m); the centres.
+
+    Squares with fewer candidates are filled up with a 314th bin that is farther than any.
+    """
+    bins = ab_bins().double()
+    if not 1 <= k <= len(bins):
+        raise ValueError(f"k={k} is not in 1..{len(bins)}, the number of bins")
+    middle = torch.arange(-_LIMIT + _CELL / 2, _LIMIT, _CELL, dtype=torch.float64)
+    squares = torch.cartesian_prod(middle, middle)
+    offset = (squares[:, None] - bins).abs()
+    nearest = (offset - _CELL / 2).clamp(min=0).square().sum(dim=-1)
+    farthest = (offset + _CELL / 2).square().sum(dim=-1)
+    possible = nearest <= farthest.kthvalue(k, dim=1).values[:, None]
+    order = nearest.masked_fill(~possible, torch.inf).argsort(dim=1)[:, : int(possible.sum(dim=1).max())]
+    candidates = torch.where(possible.gather(1, order), order, len(bins))
+    centres = torch.cat([bins, torch.full((1, 2), 1e4, dtype=torch.float64)]).float()
+    return candidates.reshape(len(middle), len(middle), -1).to(device), centres.to(device)
+
+
 def _gamut_ab() -> NDArray[np.float64]:
     """a and b (n, 2) of a lattice over the whole sRGB cube; 5 levels already give the same bins as all 256."""
+    from skimage.color import rgb2lab
+
     level = np.linspace(0, 1, 17)
     rgb = np.stack(np.meshgrid(level, level, level), axis=-1).reshape(-1, 1, 3)
     ab: NDArray[np.float64] = rgb2lab(rgb)[:, 0, 1:]

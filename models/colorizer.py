@@ -3,21 +3,20 @@
 # Shapes: B samples, H W pixels.
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
 
 from torch import Tensor, nn
 
-from .prediction import ColorPrediction
+from .prediction import ColorPrediction, Head
 
 
 class Colorizer(nn.Module, ABC):
     """A map from L to a ColorPrediction; subclass it to plug in your own.
 
     The constructor takes plain values only (numbers, strings, lists), since checkpoints store them as JSON. `head` says
-    what the network puts out ("ab": colours), for the losses to check.
+    what the network puts out, "ab", colours, or "bins", logits of the 313 bins, for the losses to check.
     """
 
-    head: ClassVar[str] = "ab"
+    head: Head = "ab"
 
     @abstractmethod
     def forward(self, L: Tensor) -> ColorPrediction:

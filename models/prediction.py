@@ -3,34 +3,54 @@
 # Shapes: B samples, H W pixels of the input, h w cells of the network's output grid.
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor
+
+from ..losses.quantization import annealed_mean
+
+Head = Literal["ab", "bins"]
+Upsampling = Literal["bilinear", "bicubic"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ColorPrediction:
     """A network's output on its own grid, one cell per `stride` x `stride` pixels.
 
-    `output` is float32 (B, 2, h, w), ab in Lab units, not yet limited to colours that exist. The grid begins at the top
-    left pixel; where the input's sides are no multiples of the stride, its last cells reach over the edge.
+    `output` is float32: (B, 2, h, w), ab in Lab units, not yet limited to colours that exist; or the logits
+    (B, 313, h, w) of `bins`, whose centres (313, 2) are in Lab units. The grid begins at the top left pixel; where the
+    input's sides are no multiples of the stride, its last cells reach over the edge.
     """
 
     output: Tensor
     input_size: tuple[int, int]
     stride: int = 4
+    bins: Tensor | None = None
+    temperature: float = 0.38
+    upsampling: Upsampling = "bilinear"
 
     def __getitem__(self, part: slice) -> "ColorPrediction":
         return replace(self, output=self.output[part])
 
-    def ab(self, size: tuple[int, int] | None = None, mode: str = "bilinear") -> Tensor:
+    @property
+    def head(self) -> Head:
+        """What `output` is: "ab", colours, or "bins", logits."""
+        return "ab" if self.bins is None else "bins"
+
+    @property
+    def cells(self) -> Tensor:
+        """ab (B, 2, h, w) in Lab units of the grid's cells; of logits, the annealed mean at `temperature`."""
+        return self.output if self.bins is None else annealed_mean(self.output, self.temperature, self.bins)
+
+    def ab(self, size: tuple[int, int] | None = None) -> Tensor:
         """ab (B, 2, *size) in Lab units; `size` is height and width in pixels, by default those of the input."""
-        target = size or self.input_size
+        cells, target, mode = self.cells, size or self.input_size, self.upsampling
         # The picture covers only input_size of the grid's h * stride pixels: the factors map pixels onto pixels.
         factors = [self.stride * out / inside for out, inside in zip(target, self.input_size, strict=True)]
-        if all(f * cells == out for f, cells, out in zip(factors, self.output.shape[2:], target, strict=True)):
-            return F.interpolate(self.output, size=target, mode=mode, align_corners=False)
+        if all(f * side == out for f, side, out in zip(factors, cells.shape[2:], target, strict=True)):
+            return F.interpolate(cells, size=target, mode=mode, align_corners=False)
         # One more cell, so that the rounding down in interpolate never leaves a row short.
-        grown = F.pad(self.output, (0, 1, 0, 1), mode="replicate")
+        grown = F.pad(cells, (0, 1, 0, 1), mode="replicate")
         whole = F.interpolate(grown, scale_factor=factors, mode=mode, align_corners=False)
         return whole[..., : target[0], : target[1]]

@@ -1,35 +1,58 @@
-"""The VGG colorizer of Zhang et al., "Colorful Image Colorization" (ECCV 2016), modified to emit ab directly."""
+"""The VGG colorizer of Zhang et al., "Colorful Image Colorization" (ECCV 2016), as published or modified to emit ab."""
 
 # Shapes: B samples, H W pixels, C channels.
 
 from collections import OrderedDict
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..losses.quantization import ab_bins
 from .colorizer import Colorizer
 from .normalization import Normalization, Preset
-from .prediction import ColorPrediction
+from .prediction import ColorPrediction, Head, Upsampling
 
 _STRIDE = 8  # of the deepest features; inputs are padded to multiples of it
 
 
 class VGGColorizer(Colorizer):
-    """The ECCV16 trunk, conv1_1 to conv8_3, and in place of its 313-way layer a 1x1 convolution to ab.
+    """The ECCV16 trunk, conv1_1 to conv8_3, and a 1x1 convolution to ab or, as published, to the 313 bins.
 
-    32,155,458 parameters at width 1. The output has a quarter of the input's sides.
+    32,155,458 parameters with the ab head at width 1. The output has a quarter of the input's sides.
 
     Args:
         width: Multiplies the channels of all layers.
         normalization: What the network sees and emits: 'zhang' (L - 50) / 100 and ab / 110, as the ECCV16 release, or
             'seed' L / 100 and (ab + 128) / 256, as the original project.
+        head: What it emits: 'ab', colours, or 'bins', a distribution over the 313 ab bins.
+        temperature: At which the distribution is made a colour: 0.38 in the paper, 1 takes its mean, 0 its mode.
+        upsampling: How the colours are brought to the photograph's size, 'bilinear' or 'bicubic'.
     """
 
-    def __init__(self, width: float = 1.0, normalization: Preset = "zhang") -> None:
+    bins: Tensor
+
+    def __init__(
+        self,
+        width: float = 1.0,
+        normalization: Preset = "zhang",
+        head: Head = "ab",
+        temperature: float = 0.38,
+        upsampling: Upsampling = "bilinear",
+    ) -> None:
         super().__init__()
         if not width > 0 or round(64 * width) < 1:
             raise ValueError(f"model.width={width} leaves no channels: 1 is the published network, 0.25 a small one")
+        if head not in get_args(Head):
+            raise ValueError(f"model.head={head!r} is unknown; known are {', '.join(get_args(Head))}")
+        if not temperature >= 0:
+            raise ValueError(f"model.temperature={temperature} is negative: 0.38 is the paper's, 0 takes the mode")
+        if upsampling not in get_args(Upsampling):
+            raise ValueError(f"model.upsampling={upsampling!r} is unknown; known are {', '.join(get_args(Upsampling))}")
+        self.head = head
+        self.temperature = temperature
+        self.upsampling: Upsampling = upsampling
         c64, c128, c256, c512 = (round(channels * width) for channels in (64, 128, 256, 512))
         self.normalization = Normalization(normalization)
         self.block1 = _block(1, 1, c64, num_convs=2, stride=2)
@@ -49,19 +72,24 @@ class VGGColorizer(Colorizer):
                 relu8_3=nn.ReLU(inplace=True),
             )
         )
-        self.to_ab = nn.Conv2d(c256, 2, 1)
+        if head == "ab":
+            self.to_ab = nn.Conv2d(c256, 2, 1)
+        else:
+            self.to_bins = nn.Conv2d(c256, 313, 1)
+            self.register_buffer("bins", ab_bins().clone())
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """He initialisation; the last layer begins near grey."""
+        """He initialisation; the last layer begins near grey, or near the same for all bins."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 assert module.bias is not None
                 nn.init.zeros_(module.bias)
-        nn.init.normal_(self.to_ab.weight, std=1e-3)
-        assert self.to_ab.bias is not None
-        nn.init.constant_(self.to_ab.bias, self.normalization.grey)
+        last = self.to_ab if self.head == "ab" else self.to_bins
+        nn.init.normal_(last.weight, std=1e-3)
+        assert last.bias is not None
+        nn.init.constant_(last.bias, self.normalization.grey if self.head == "ab" else 0)
 
     def forward(self, L: Tensor) -> ColorPrediction:
         height, width = L.shape[-2:]
@@ -70,8 +98,18 @@ class VGGColorizer(Colorizer):
             features = block(features)
         features = self.block8(features)
         with torch.autocast(L.device.type, enabled=False):  # bfloat16 would round ab to steps of up to half a unit
-            ab = self.normalization.decode(self.to_ab(features.float()))
-        return ColorPrediction(output=ab[..., : -(-height // 4), : -(-width // 4)], input_size=(height, width))
+            features = features.float()
+            if self.head == "ab":
+                output, bins = self.normalization.decode(self.to_ab(features)), None
+            else:
+                output, bins = self.to_bins(features), self.bins
+        return ColorPrediction(
+            output=output[..., : -(-height // 4), : -(-width // 4)],
+            input_size=(height, width),
+            bins=bins,
+            temperature=self.temperature,
+            upsampling=self.upsampling,
+        )
 
 
 def _block(number: int, c_in: int, c_out: int, *, num_convs: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:

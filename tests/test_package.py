@@ -15,7 +15,7 @@ ROOT = Path(photochrom.__file__).parent
 FOLDERS = ("bench", "engine", "losses", "models", "pipelines", "recipes")
 FORBIDDEN = {
     "pipelines": {"models", "losses", "engine", "bench"},
-    "models": {"pipelines", "losses", "engine", "bench"},
+    "models": {"pipelines", "engine", "bench"},
     "losses": {"pipelines", "models", "engine", "bench"},
     "engine": {"bench"},
 }

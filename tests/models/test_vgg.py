@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from photochrom.losses import ab_bins, annealed_mean
 from photochrom.models import MODELS, VGGColorizer
 from torch import Tensor
 
@@ -10,9 +11,17 @@ def small(**settings: object) -> VGGColorizer:
     return VGGColorizer(**{"width": 0.0625, **settings}).eval()
 
 
-def test_the_published_number_of_parameters() -> None:
-    # 32,236,011 of the ECCV16 release, less its 1x1 convolutions to 313 bins and to ab, plus 256 x 2 + 2.
-    assert sum(parameter.numel() for parameter in VGGColorizer().parameters()) == 32_155_458
+@pytest.mark.parametrize(
+    ("head", "number"),
+    [
+        # 32,236,011 of the ECCV16 release, less its 1x1 convolutions to 313 bins and to ab, plus 256 x 2 + 2.
+        ("ab", 32_155_458),
+        # The decoding to ab, 313 x 2 weights there, is a buffer here.
+        ("bins", 32_236_011 - 626),
+    ],
+)
+def test_the_published_number_of_parameters(head: str, number: int) -> None:
+    assert sum(parameter.numel() for parameter in VGGColorizer(head=head).parameters()) == number
 
 
 @pytest.mark.parametrize("size", [(64, 64), (256, 128), (8, 8)])
@@ -77,6 +86,37 @@ def test_the_network_is_that_of_the_paper(preset: str) -> None:
     torch.testing.assert_close(model(L).output, expected, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize(("head", "channels"), [("ab", 2), ("bins", 313)])
+def test_what_a_head_puts_out(head: str, channels: int) -> None:
+    model = small(head=head)
+    prediction = model(torch.rand(2, 1, 37, 48) * 100)
+    assert model.head == prediction.head == head
+    assert prediction.output.shape == (2, channels, 10, 12)
+    assert prediction.cells.shape == (2, 2, 10, 12)
+    assert prediction.ab().shape == (2, 2, 37, 48)
+
+
+def test_the_bins_head_is_decoded_at_the_grid_then_upsampled() -> None:
+    model = small(head="bins", temperature=0.7, upsampling="bicubic")
+    torch.nn.init.normal_(model.to_bins.weight)
+    prediction = model(torch.rand(1, 1, 32, 32) * 100)
+    cells = annealed_mean(prediction.output, 0.7)
+    assert torch.equal(prediction.cells, cells)
+    assert torch.equal(prediction.ab(), F.interpolate(cells, scale_factor=4, mode="bicubic"))
+
+
+def test_the_bins_head_begins_with_all_bins_alike() -> None:
+    share = small(head="bins").train()(torch.rand(4, 1, 64, 64) * 100).output.softmax(dim=1)
+    torch.testing.assert_close(share, torch.full_like(share, 1 / 313), rtol=0.1, atol=0)
+
+
+def test_the_centres_are_saved_with_the_model() -> None:
+    model = small(head="bins")
+    assert torch.equal(model.state_dict()["bins"], ab_bins())
+    model.bins += 1  # its own copy, not that of all others
+    assert not torch.equal(model.bins, ab_bins())
+
+
 @pytest.mark.parametrize("preset", ["zhang", "seed"])
 def test_training_begins_near_grey(preset: str) -> None:
     ab = small(normalization=preset).train()(torch.rand(4, 1, 64, 64) * 100).output
@@ -90,13 +130,16 @@ def test_normalization_is_saved_with_the_model() -> None:
     assert torch.equal(other(L).output, small(normalization="zhang")(L).output)
 
 
-def test_output_stays_float32_under_autocast(device: torch.device) -> None:
+@pytest.mark.parametrize("head", ["ab", "bins"])
+def test_output_stays_float32_under_autocast(head: str, device: torch.device) -> None:
     with torch.autocast(device.type, dtype=torch.bfloat16):
-        assert small().to(device)(torch.rand(1, 1, 32, 32, device=device) * 100).output.dtype == torch.float32
+        prediction = small(head=head).to(device)(torch.rand(1, 1, 32, 32, device=device) * 100)
+        assert prediction.output.dtype == prediction.ab().dtype == torch.float32
 
 
-def test_every_parameter_learns() -> None:
-    model = small().train()
+@pytest.mark.parametrize("head", ["ab", "bins"])
+def test_every_parameter_learns(head: str) -> None:
+    model = small(head=head).train()
     model(torch.rand(2, 1, 64, 64) * 100).output.square().mean().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
@@ -109,9 +152,18 @@ def test_a_width_without_channels_is_refused(width: float) -> None:
         VGGColorizer(width=width)
 
 
-def test_an_unknown_normalization_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="normalization='imagenet' is unknown; known are zhang, seed"):
-        VGGColorizer(normalization="imagenet")
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"normalization": "imagenet"}, "normalization='imagenet' is unknown; known are zhang, seed"),
+        ({"head": "rgb"}, r"model\.head='rgb' is unknown; known are ab, bins"),
+        ({"temperature": -1}, r"model\.temperature=-1 is negative: 0.38 is the paper's, 0 takes the mode"),
+        ({"upsampling": "nearest"}, r"model\.upsampling='nearest' is unknown; known are bilinear, bicubic"),
+    ],
+)
+def test_unknown_settings_list_the_known_ones(settings: dict, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        VGGColorizer(**settings)
 
 
 def test_the_registry_names_classes_by_their_names() -> None:

@@ -1,0 +1,74 @@
+"""Class rebalancing of Zhang et al. (ECCV 2016), section 2.2: rare colours count more, and grey ones less."""
+
+# Shapes: B samples, S pixels, Q = 313 bins. ab in Lab units.
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .quantization import ab_bins
+
+GREY = 5.0  # Lab units: NonGrayMaskLayer of the released code's caffe_traininglayers.py
+
+
+def rebalancing_weights(prior: Tensor, lam: float = 0.5) -> Tensor:
+    """The weight of each bin, float32 (313,): w ~ 1 / ((1 - lam) prior + lam / n), where E[w] = 1 under the prior.
+
+    Eq. 4 of the paper. `prior` (313,) is the share of each bin among the colours. The n bins that occur share the
+    uniform term, as in the released code's PriorFactor; those that do not, which would get an infinite weight, get the
+    largest of the others'.
+    """
+    prior = prior.double() / prior.double().sum()
+    occurs = prior > 0
+    uniform = occurs / occurs.sum()
+    weight = torch.where(occurs, 1 / ((1 - lam) * prior + lam * uniform), 0)
+    weight = torch.where(occurs, weight, weight.max())
+    return (weight / (prior * weight).sum()).float()
+
+
+def smooth_prior(prior: Tensor, sigma: float = 5.0) -> Tensor:
+    """The prior (313,) convolved with a Gaussian of width `sigma`, in Lab units, over the bins; its sum stays.
+
+    Each bin's share is spread over the bins alone, none of it beyond the gamut.
+    """
+    bins = ab_bins(prior.device).to(prior.dtype)
+    distance = torch.cdist(bins, bins)
+    return torch.softmax(-distance.square() / (2 * sigma**2), dim=1).T @ prior
+
+
+def load_prior(path: Path) -> list[float]:
+    """The share of each bin in a file: a manifest.json of a shard set, or a .npy of 313 numbers.
+
+    Raises ValueError when the file holds none; nothing in it is executed.
+    """
+    try:
+        if path.suffix == ".json":
+            prior = json.loads(path.read_text())["ab_histogram"]
+        else:
+            prior = np.load(path, allow_pickle=False).tolist()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"loss.prior={path} cannot be read ({error}): name a shard set's manifest.json, or a .npy of 313 numbers"
+        ) from None
+    return check_prior(prior, f"loss.prior={path}")
+
+
+def check_prior(prior: Sequence[float], name: str = "loss.prior") -> list[float]:
+    """The prior as a list. Raises ValueError, calling it `name`, when it is no distribution over the bins."""
+    if not isinstance(prior, list) or not all(isinstance(share, int | float) for share in prior):
+        raise ValueError(f"{name} is no list of numbers: 313 are wanted, the share of each ab bin")
+    if len(prior) != len(ab_bins()):
+        raise ValueError(f"{name} holds {len(prior)} numbers: 313 are wanted, the share of each ab bin")
+    if not all(share >= 0 and math.isfinite(share) for share in prior) or not sum(prior) > 0:
+        raise ValueError(f"{name} is no distribution: its 313 numbers must not be negative, nor all zero")
+    return prior
+
+
+def is_colourful(ab: Tensor) -> Tensor:
+    """Which pictures are not grey: (B,) of ab (B, 2, S, S), true where any value exceeds 5 in absolute value."""
+    return ab.abs().amax(dim=(1, 2, 3)) > GREY

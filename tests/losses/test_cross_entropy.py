@@ -1,0 +1,163 @@
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from photochrom.losses import RebalancedCrossEntropy, ab_bins, rebalancing_weights, soft_encode
+from photochrom.losses.rebalancing import smooth_prior
+from photochrom.models import ColorPrediction
+from photochrom.pipelines import LabBatch
+from torch import Tensor
+
+Predict = Callable[[Tensor], ColorPrediction]
+
+
+def log_probabilities(output: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
+    """log p (B, 313, h, w) of either head; that of ab by a Gaussian kernel over the centres."""
+    if output.shape[1] == 2:
+        bins = ab_bins().double().numpy()
+        difference = output[:, None] - bins[None, :, :, None, None]
+        output = -(difference**2).sum(axis=2) / (2 * sigma**2)
+    shifted = output - output.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def slow_loss(
+    output: NDArray[np.float64],
+    ab: NDArray[np.float64],
+    prior: list[float],
+    *,
+    lam: float = 0.5,
+    k: int = 5,
+    sigma: float = 5.0,
+    target: str = "mean",
+    skip_grey: bool = False,
+    gamma: float = 0.0,
+) -> float:
+    """Eq. 2 of Zhang et al., one cell after the other, in float64; with gamma, each term times (1 - p)^gamma."""
+    bins = ab_bins().double().numpy()
+    weights = rebalancing_weights(torch.tensor(prior, dtype=torch.float64), lam).double().numpy()
+    log_p = log_probabilities(output, sigma)
+    total = 0.0
+    samples, _, height, width = output.shape
+    for n, i, j in np.ndindex(samples, height, width):
+        pixels = ab[n, :, 4 * i : 4 * i + 4, 4 * j : 4 * j + 4]
+        true = pixels.mean(axis=(1, 2)) if target == "mean" else pixels[:, 0, 0]
+        distance = ((bins - true) ** 2).sum(axis=1)
+        nearest = np.argsort(distance)[:k]
+        share = np.exp(-distance[nearest] / (2 * sigma**2))
+        share /= share.sum()
+        term = log_p[n, nearest, i, j]
+        cell = -(share * (1 - np.exp(term)) ** gamma * term).sum() * weights[nearest[0]]
+        total += 0 if skip_grey and np.abs(ab[n]).max() <= 5 else cell
+    return total / (samples * height * width)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"k": 10}, {"k": 1, "sigma": 8.0}, {"lam": 1.0}, {"lam": 0.0}, {"target": "point"}, {"skip_grey": True}],
+    ids=str,
+)
+def test_value_against_numpy(
+    settings: dict, output: Tensor, batch: LabBatch, predict: Predict, prior: list[float]
+) -> None:
+    loss = RebalancedCrossEntropy(prior=prior, **settings)
+    expected = slow_loss(output.detach().numpy(), batch.ab.numpy(), prior, **settings)
+    assert loss(predict(output), batch).total.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_gradient(output: Tensor, batch: LabBatch, predict: Predict, prior: list[float]) -> None:
+    loss = RebalancedCrossEntropy(prior=prior, skip_grey=True)
+    assert torch.autograd.gradcheck(lambda tensor: loss(predict(tensor), batch).total, output, fast_mode=True)
+
+
+def test_gradient_is_that_of_the_paper(batch: LabBatch, predict: Predict, prior: list[float]) -> None:
+    """For logits, weight x (p - target) / cells: the target spread over all bins, here only."""
+    output = torch.randn(3, 313, 4, 3, dtype=torch.float64, requires_grad=True)
+    loss = RebalancedCrossEntropy(prior=prior)
+    elements = loss.elements(predict(output), batch)
+    elements.total.backward()
+    index, share = soft_encode(torch.nn.functional.avg_pool2d(batch.ab, 4))
+    target = torch.zeros_like(output).scatter(1, index, share.double())
+    weight = rebalancing_weights(torch.tensor(prior, dtype=torch.float64))[index[:, :1]]
+    expected = weight * (output.detach().softmax(dim=1) - target) / 36
+    torch.testing.assert_close(output.grad, expected, rtol=1e-5, atol=1e-9)
+
+
+def test_the_ab_head_is_scored_best_where_it_is_right(batch: LabBatch, predict: Predict, prior: list[float]) -> None:
+    loss = RebalancedCrossEntropy(prior=prior)
+    right = torch.nn.functional.avg_pool2d(batch.ab, 4)
+    best = loss(predict(right), batch).total
+    for step in (-3.0, 3.0):
+        assert loss(predict(right + step), batch).total > best
+
+
+def test_grey_pictures_can_be_left_out(output: Tensor, batch: LabBatch, predict: Predict, prior: list[float]) -> None:
+    loss = RebalancedCrossEntropy(prior=prior, skip_grey=True)
+    loss(predict(output), batch).total.backward()
+    assert output.grad is not None
+    assert (output.grad[2] == 0).all()
+    assert output.grad[:2].abs().sum() > 0
+    grey = batch[2:3]
+    assert loss(predict(output[2:3]), grey).total.item() == 0
+
+
+def test_finite_and_float32_under_autocast(
+    output: Tensor, batch: LabBatch, predict: Predict, prior: list[float], device: torch.device
+) -> None:
+    loss = RebalancedCrossEntropy(prior=prior).to(device)
+    moved = LabBatch(L=batch.L.to(device), ab=batch.ab.float().to(device), index=batch.index)
+    rough = output.detach().to(device).bfloat16().requires_grad_()
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        total = loss(predict(rough), moved).total
+    total.backward()
+    assert total.dtype == torch.float32
+    assert total.item() == pytest.approx(loss(predict(rough.detach().float()), moved).total.item(), rel=1e-5)
+    assert rough.grad is not None
+    assert rough.grad.isfinite().all()
+
+
+def test_far_off_colours_and_sure_logits_stay_finite(batch: LabBatch, predict: Predict, prior: list[float]) -> None:
+    loss = RebalancedCrossEntropy(prior=prior)
+    for output in (torch.full((3, 2, 4, 3), 500.0), 1e4 * torch.randn(3, 313, 4, 3)):
+        output.requires_grad_()
+        total = loss(predict(output), replace(batch, ab=batch.ab.float())).total
+        total.backward()
+        assert total.isfinite()
+        assert output.grad is not None
+        assert output.grad.isfinite().all()
+
+
+def test_no_tensor_of_the_target_is_313_wide(batch: LabBatch, predict: Predict, prior: list[float]) -> None:
+    elements = RebalancedCrossEntropy(prior=prior).elements(predict(torch.randn(3, 313, 4, 3)), batch)
+    assert elements.error.shape == elements.distance.shape == (3, 5, 4, 3)
+    assert isinstance(elements.weight, Tensor)
+    assert elements.weight.shape == (3, 5, 4, 3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"prior": None}, "loss.prior is missing"),
+        ({"prior": [0.5, 0.5]}, "loss.prior holds 2 numbers: 313 are wanted"),
+        ({"lam": 1.5}, r"loss.lam=1.5 is not in \[0, 1\]: 0.5 is the paper's"),
+        ({"k": 0}, r"loss.k=0 is not in 1\.\.313"),
+        ({"sigma": 0.0}, "loss.sigma=0.0 is not positive"),
+        ({"smoothing": -1.0}, "loss.smoothing=-1.0 is negative"),
+        ({"target": "dot"}, "loss.target='dot' is unknown; known are mean, point"),
+    ],
+)
+def test_settings_out_of_range(settings: dict, sentence: str, prior: list[float]) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        RebalancedCrossEntropy(**{"prior": prior, **settings})
+
+
+def test_without_rebalancing_no_prior_is_needed() -> None:
+    assert (RebalancedCrossEntropy(lam=1).class_weights == 1).all()
+
+
+def test_the_prior_can_be_smoothed_first(prior: list[float]) -> None:
+    expected = rebalancing_weights(smooth_prior(torch.tensor(prior, dtype=torch.float64), 5.0))
+    torch.testing.assert_close(RebalancedCrossEntropy(prior=prior, smoothing=5.0).class_weights, expected)

@@ -1,0 +1,74 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from photochrom.losses import ab_bins, rebalancing_weights
+from photochrom.losses.rebalancing import check_prior, is_colourful, load_prior, smooth_prior
+
+
+@pytest.mark.parametrize("lam", [0.1, 0.5, 1.0])
+def test_weights_against_numpy(prior: list[float], lam: float) -> None:
+    """Eq. 4 of Zhang et al., with the uniform term over the bins that occur, as in the released PriorFactor."""
+    share = np.array(prior)
+    occurs = share > 0
+    weight = 1 / ((1 - lam) * share[occurs] + lam / occurs.sum())
+    weight /= (share[occurs] * weight).sum()
+    expected = np.full(313, weight.max())
+    expected[occurs] = weight
+    np.testing.assert_allclose(rebalancing_weights(torch.tensor(prior), lam), expected, rtol=1e-6)
+
+
+def test_weights_are_one_on_average_and_finite_for_bins_that_never_occur(prior: list[float]) -> None:
+    for lam in (0.0, 0.5):
+        weight = rebalancing_weights(torch.tensor(prior, dtype=torch.float64), lam)
+        assert (weight.double() @ torch.tensor(prior, dtype=torch.float64)).item() == pytest.approx(1, rel=1e-6)
+        assert weight.isfinite().all()
+        assert (weight[-20:] == weight.max()).all()
+
+
+def test_a_prior_of_counts_is_as_good(prior: list[float]) -> None:
+    counts = torch.tensor(prior) * 12345
+    torch.testing.assert_close(rebalancing_weights(counts), rebalancing_weights(torch.tensor(prior)))
+
+
+def test_smoothing_against_numpy(prior: list[float]) -> None:
+    bins = ab_bins().double().numpy()
+    kernel = np.exp(-((bins[:, None] - bins) ** 2).sum(axis=-1) / (2 * 5.0**2))
+    kernel /= kernel.sum(axis=1, keepdims=True)
+    smoothed = smooth_prior(torch.tensor(prior, dtype=torch.float64))
+    np.testing.assert_allclose(smoothed, kernel.T @ np.array(prior), rtol=1e-9)
+    assert smoothed.sum().item() == pytest.approx(1)
+    assert (smoothed > 0).sum() > (np.array(prior) > 0).sum()
+
+
+def test_grey_pictures_are_those_without_a_value_beyond_five() -> None:
+    ab = torch.zeros(4, 2, 8, 8)
+    ab[1, 0, 3, 4] = 5.0
+    ab[2, 1, 3, 4] = -5.1
+    ab[3] = 60
+    assert is_colourful(ab).tolist() == [False, False, True, True]
+
+
+def test_a_prior_is_read_from_a_manifest_or_an_array(prior: list[float], tmp_path: Path) -> None:
+    np.save(tmp_path / "prior.npy", np.array(prior))
+    (tmp_path / "manifest.json").write_text(json.dumps({"format": 1, "ab_histogram": prior}))
+    assert load_prior(tmp_path / "prior.npy") == load_prior(tmp_path / "manifest.json") == prior
+
+
+def test_what_is_no_prior_is_refused(prior: list[float], tmp_path: Path) -> None:
+    np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
+    np.save(tmp_path / "pairs.npy", np.zeros((313, 2)))
+    (tmp_path / "manifest.json").write_text("{}")
+    (tmp_path / "list.json").write_text("[1, 2]")
+    for name in ("nothing.npy", "objects.npy", "manifest.json", "list.json"):
+        with pytest.raises(ValueError, match=rf"loss\.prior=.*{name} cannot be read .*: name a shard set's manifest"):
+            load_prior(tmp_path / name)
+    with pytest.raises(ValueError, match=r"pairs\.npy is no list of numbers"):
+        load_prior(tmp_path / "pairs.npy")
+    with pytest.raises(ValueError, match="holds 3 numbers: 313 are wanted"):
+        check_prior([0.2, 0.3, 0.5])
+    for broken in ([-1.0, *prior[1:]], [float("nan"), *prior[1:]], [0.0] * 313):
+        with pytest.raises(ValueError, match="is no distribution"):
+            check_prior(broken)
