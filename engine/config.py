@@ -1,5 +1,6 @@
 """The configuration of a training run: plain frozen data, checked where it is made."""
 
+import operator
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,15 @@ Device = Literal["auto", "cuda", "cpu"]
 def _positive(name: str, value: int) -> None:
     if value < 1:
         raise ValueError(f"{name}={value} is not a positive number")
+
+
+def check_size(size: int, name: str) -> None:
+    """Raises ValueError for a size of training and evaluation that cannot be."""
+    if size < 16 or size % 8:
+        near = max(16, round(size / 8) * 8)
+        raise ValueError(
+            f"{name}{size} is not a multiple of 8, the network's stride, from 16, SSIM's window, on: try {near}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +57,7 @@ class DataConfig:
     flip: bool = True
 
     def __post_init__(self) -> None:
-        if self.size < 16 or self.size % 8:
-            near = max(16, round(self.size / 8) * 8)
-            raise ValueError(
-                f"data.size={self.size} is not a multiple of 8, the network's stride, from 16, SSIM's window, on: "
-                f"try {near}"
-            )
+        check_size(self.size, "data.size=")
         low, high = self.scale
         if not 0 < low <= high <= 1:
             raise ValueError(f"data.scale={list(self.scale)} is no range within (0, 1]: try [0.25, 1]")
@@ -84,21 +89,31 @@ class OptimConfig:
 
     Args:
         lr: Learning rate.
+        milestones: Steps after which another rate holds, and which, such as [[200000, 1e-5], [375000, 3e-6]].
         betas: Decay of the two moments.
         weight_decay: L2 penalty on the weights.
     """
 
     lr: float = 1e-4
+    milestones: list[tuple[int, float]] = field(default_factory=list)
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.lr > 0:
             raise ValueError(f"optim.lr={self.lr} is not positive: nothing would be learnt")
+        steps = [0, *(step for step, _ in self.milestones)]
+        if not all(map(operator.lt, steps, steps[1:])) or not all(lr > 0 for _, lr in self.milestones):
+            shown = [list(milestone) for milestone in self.milestones]
+            raise ValueError(f"optim.milestones={shown} are not steps that rise, each with a positive rate")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"optim.betas={list(self.betas)} are not in [0, 1)")
         if not self.weight_decay >= 0:
             raise ValueError(f"optim.weight_decay={self.weight_decay} is negative")
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step; the first one is step 0."""
+        return next((lr for milestone, lr in reversed(self.milestones) if step >= milestone), self.lr)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,8 @@ from .output import new_folder, write_json
 from .preview import triptychs
 from .report import Picture, Result, write_report, write_result
 from .score import Scores, gallery, predictions, score
-from .weights import Recipe, build_loss, import_plugin, load_with_recipe, model_file
+from .specs import build_loss, import_plugin
+from .weights import Recipe, load_with_recipe, model_file
 
 REPORT = "report.html"
 
@@ -133,7 +134,8 @@ def _run(config: EvaluateConfig, job: _Job, accelerator: Accelerator) -> Result:
     """Scores one model on one set; the pictures are made by the first process only."""
     model: Colorizer = accelerator.prepare_model(job.model.to(accelerator.device), evaluation_mode=True)
     with progress_bar(job.name, "batches", enabled=accelerator.is_main_process) as progress:
-        scores = score(model, build_loss(job.recipe.loss), job.loader, progress)
+        loss = build_loss(job.recipe.loss).to(accelerator.device)
+        scores = score(model, loss, job.loader, progress)
     best, worst = gallery(scores, config.gallery) if accelerator.is_main_process else ([], [])
     return Result(
         name=job.name,

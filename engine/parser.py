@@ -74,13 +74,15 @@ def _option(name: str) -> str:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """'; did you mean X?' for the known name most like `name`, or nothing."""
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    found = difflib.get_close_matches(name, [other for other in known if other != name], n=1, cutoff=0.5)
     return f"; did you mean {found[0]}?" if found else ""
 
 
 def _unknown(name: str, known: list[str]) -> str:
     return f"unknown setting {name}{nearest(name, known)}"
 
+
+_NESTED = r'Parser key "([\w.]+)": Problem with given class_path \S+ Parser key "([\w.]+)"'
 
 # What jsonargparse says over several lines, and how a person would say it.
 _PHRASES: list[tuple[str, Callable[[re.Match[str], list[str]], str]]] = [
@@ -89,6 +91,14 @@ _PHRASES: list[tuple[str, Callable[[re.Match[str], list[str]], str]]] = [
     (r"Group '(\S+)' does not accept option '(\S+)'", lambda m, known: _unknown(f"{m[1]}.{m[2]}", known)),
     (r'Parser key "(\S+)".*Option \'(\S+)\' is not accepted', lambda m, known: _unknown(f"{m[1]}.{m[2]}", known)),
     (r"Option '(\S+)' is not accepted", lambda m, known: _unknown(m[1], known)),
+    (
+        r'Parser key "(\S+)": Problem with given .* the following arguments are required: (\S+)',
+        lambda m, known: f"{m[1]}.{m[2]} must be given",
+    ),
+    (
+        r'Parser key "(\S+)": Expected an instantiatable class',
+        lambda m, known: f"{m[1]} must be named before its settings are given: --{m[1]} NAME",
+    ),
     (
         r"the following arguments are required: (.+)",
         lambda m, known: (
@@ -136,7 +146,10 @@ def _type(text: str) -> str:
 
 
 def _in_one_sentence(message: str, known: list[str]) -> str:
+    # Of nested keys, jsonargparse names one after the other: loss, base and k instead of loss.base.k.
     text = " ".join(message.split())
+    while (joined := re.sub(_NESTED, r'Parser key "\1.\2"', text)) != text:
+        text = joined
     for pattern, phrase in _PHRASES:
         if match := re.search(pattern, text):
             return phrase(match, known)

@@ -31,8 +31,9 @@ from .loaders import make_loader
 from .meter import Meter, Totals
 from .output import check_writable, write_json
 from .runlog import RunLog
+from .specs import build_loss, build_model, resolved, with_prior
 from .train import Run, fit
-from .weights import build_loss, build_model, load_weights, read_recipe, resolved, save_model
+from .weights import load_weights, read_recipe, save_model
 
 CONFIG, SUMMARY = "config.yaml", "summary.json"
 
@@ -99,7 +100,8 @@ def _prepare(config: RunConfig, accelerator: Accelerator, checkpoint: Checkpoint
     _check_batch(config, accelerator.num_processes)
     loader, validation, preview = _loaders(config, accelerator)
     torch.manual_seed(config.train.seed)
-    colorizer, loss = build_model(config.model), build_loss(config.loss)
+    loss_spec = with_prior(config.loss, loader.data.prior.tolist())
+    colorizer, loss = build_model(config.model), build_loss(loss_spec).to(accelerator.device)
     _check_heads(config, colorizer, loss)
     if checkpoint:
         _check_model(config, checkpoint)
@@ -130,6 +132,7 @@ def _prepare(config: RunConfig, accelerator: Accelerator, checkpoint: Checkpoint
         colorizer=colorizer,
         model=model,
         loss=loss,
+        loss_spec=loss_spec,
         optimizer=optimizer,
         loader=loader,
         validation=validation,
@@ -144,7 +147,7 @@ def _prepare(config: RunConfig, accelerator: Accelerator, checkpoint: Checkpoint
 def _optimizer(config: RunConfig, colorizer: Colorizer, accelerator: Accelerator) -> torch.optim.Optimizer:
     return torch.optim.Adam(
         colorizer.parameters(),
-        lr=config.optim.lr,
+        lr=config.optim.rate(0),
         betas=config.optim.betas,
         weight_decay=config.optim.weight_decay,
         fused=accelerator.device.type == "cuda",
@@ -208,10 +211,10 @@ def _check_batch(config: RunConfig, num_processes: int) -> None:
 
 
 def _check_heads(config: RunConfig, colorizer: Colorizer, loss: ColorLoss) -> None:
-    if loss.head != colorizer.head:
+    if loss.head not in (None, colorizer.head):
         raise ValueError(
-            f"loss={config.loss.class_path} scores networks with the head {loss.head!r}, and model="
-            f"{config.model.class_path} has the head {colorizer.head!r}: choose another loss or another head"
+            f"loss={config.loss.class_path} needs the head {loss.head!r}, and model={config.model.class_path} has the "
+            f"head {colorizer.head!r}: set --model.head {loss.head}, or choose another loss"
         )
 
 

@@ -15,7 +15,7 @@ from ..pipelines import LabBatch
 from ..pipelines.hashing import random_bits
 from ..pipelines.loader import Loader
 from .checkpoint import CHECKPOINTS, save_checkpoint
-from .config import RunConfig, plain
+from .config import RunConfig, Spec, plain
 from .console import Line
 from .doctor import versions
 from .launch import share_buffers
@@ -35,6 +35,7 @@ class Run:
     colorizer: Colorizer
     model: nn.Module  # the colorizer as Accelerate wrapped it: the same weights
     loss: ColorLoss
+    loss_spec: Spec  # with the prior that it has been made with
     optimizer: torch.optim.Optimizer
     loader: Loader
     validation: Loader | None
@@ -54,7 +55,7 @@ class Run:
         """How the model was made, as of now."""
         return Recipe(
             model=self.config.model,
-            loss=self.config.loss,
+            loss=self.loss_spec,
             size=self.config.data.size,
             step=self.step,
             data=self.loader.data.digest,
@@ -97,6 +98,10 @@ def training_step(run: Run, batch: LabBatch) -> dict[str, Tensor]:
     # A step's randomness, for models that have any, is a function of (seed, step, rank): a resumed run repeats it.
     torch.manual_seed(int(random_bits(run.config.train.seed, run.step, run.accelerator.process_index)[0] >> 1))
     run.model.train()
+    run.loss.train()
+    rate = run.config.optim.rate(run.step)
+    for group in run.optimizer.param_groups:
+        group["lr"] = rate
     parts = batch.split(run.config.train.accumulate)
     means: dict[str, Tensor] = {}
     for part in parts:
@@ -120,14 +125,14 @@ def report(run: Run) -> None:
     values = {
         **means,
         "epoch": run.step * run.loader.batch_size / run.loader.num_samples,
-        "optim/lr": run.config.optim.lr,
+        "optim/lr": run.config.optim.rate(run.step - 1),
     }
     if run.accelerator.device.type == "cuda":
         values["memory/peak(GiB)"] = torch.cuda.max_memory_allocated() / 2**30
     run.log.metrics(values, run.step)
     run.line.show(
         run.step,
-        f"loss {loss:.1f}  {means['throughput(img/s)']:.1f} img/s  data wait {means['time/data_wait(%)']:.0f} %",
+        f"loss {loss:.4g}  {means['throughput(img/s)']:.1f} img/s  data wait {means['time/data_wait(%)']:.0f} %",
     )
 
 

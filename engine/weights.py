@@ -1,11 +1,8 @@
 """Model files: safetensors whose header holds all that is needed to build the model again."""
 
 import hashlib
-import importlib
-import inspect
 import json
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +14,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .. import __version__
-from ..losses import LOSSES, ColorLoss
-from ..models import MODELS, Colorizer
+from ..models import Colorizer
 from ..pipelines.files import whole_file
 from .checkpoint import CHECKPOINTS, MODEL, newest_intact
 from .config import Spec, plain
 from .console import console
+from .specs import build_model
+
+_MAX_FAULTS = 8  # of one file, in one sentence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,18 +39,6 @@ class Recipe:
     data: str
     config: dict[str, Any]
     versions: dict[str, str]
-
-
-def build_model(spec: Spec) -> Colorizer:
-    """The untrained model; see `find_class` for what it may name."""
-    model: Colorizer = _build(spec, Colorizer, MODELS)
-    return model
-
-
-def build_loss(spec: Spec) -> ColorLoss:
-    """The loss; see `find_class` for what it may name."""
-    loss: ColorLoss = _build(spec, ColorLoss, LOSSES)
-    return loss
 
 
 def save_model(model: Colorizer, recipe: Recipe, path: Path) -> None:
@@ -114,19 +101,23 @@ def load_weights(model: Colorizer, file: Path) -> None:
     header = _read_header(file)
     with safe_open(file, framework="pt") as opened:
         theirs = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  no mapping
-    faults = [f"{name} is missing" for name in ours if name not in theirs]
-    faults += [f"{name} is not part of the model" for name in theirs if name not in ours]
+    if faults := misfits(theirs, ours):
+        raise ValueError(f"{file} does not fit this model: {faults}")
+    if _digest(header["recipe"], theirs) != header["sha256"]:
+        raise ValueError(f"{file} is damaged: what it holds does not have the sha256 that its header states")
+    model.load_state_dict(theirs)
+
+
+def misfits(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> str:
+    """What keeps the tensors of a file from being those wanted, by name and shape; empty when nothing does."""
+    faults = [f"{name} {list(ours[name].shape)} is missing" for name in ours if name not in theirs]
+    faults += [f"{name} {list(theirs[name].shape)} is not part of the model" for name in theirs if name not in ours]
     faults += [
         f"{name} is {list(theirs[name].shape)} there and {list(ours[name].shape)} here"
         for name in ours
         if name in theirs and ours[name].shape != theirs[name].shape
     ]
-    if faults:
-        more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
-        raise ValueError(f"{file} does not fit this model: {'; '.join(faults[:5])}{more}")
-    if _digest(header["recipe"], theirs) != header["sha256"]:
-        raise ValueError(f"{file} is damaged: what it holds does not have the sha256 that its header states")
-    model.load_state_dict(theirs)
+    return "; ".join(faults[:_MAX_FAULTS]) + (f" and {len(faults) - _MAX_FAULTS} more" * (len(faults) > _MAX_FAULTS))
 
 
 def _read_header(file: Path) -> dict[str, str]:
@@ -147,53 +138,3 @@ def _digest(recipe: str, tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensors[name].dtype} {list(tensors[name].shape)}".encode())
         digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _build(spec: Spec, base: type, known: Mapping[str, type]) -> Any:
-    found = find_class(spec.class_path, base, known)
-    try:
-        inspect.signature(found).bind(**spec.init_args)
-    except TypeError as error:
-        raise ValueError(f"{spec.class_path} cannot be made with {spec.init_args}: {error}") from None
-    return found(**spec.init_args)
-
-
-def resolved(spec: Spec, known: Mapping[str, type]) -> dict[str, Any]:
-    """A specification as plain values, its class's defaults included."""
-    bound = inspect.signature(find_class(spec.class_path, object, known)).bind(**spec.init_args)
-    bound.apply_defaults()
-    return {"class_path": spec.class_path, **plain(bound.arguments)}
-
-
-def find_class(class_path: str, base: type, known: Mapping[str, type]) -> type[Any]:
-    """The class of that name or import path.
-
-    Only modules that are imported already are looked at: a path read from a file must not import, which runs code.
-    """
-    if class_path in known:
-        return known[class_path]
-    module, _, name = class_path.rpartition(".")
-    found = getattr(sys.modules.get(module), name, None)
-    if isinstance(found, type) and issubclass(found, base):
-        return found
-    raise ValueError(
-        f"{class_path} is no known {base.__name__}; known are {', '.join(known)}, and your own once its module is "
-        "imported (--plugin MODULE)"
-    )
-
-
-def import_plugin(module: str | None) -> None:
-    """Imports the module in which a user's own models and losses are defined, when one is named."""
-    if module is None:
-        return
-    look_in_this_folder()
-    try:
-        importlib.import_module(module)
-    except ImportError as error:
-        raise ValueError(f"--plugin {module} cannot be imported: {error}") from None
-
-
-def look_in_this_folder() -> None:
-    """Lets modules of the current folder be imported, when a person has named one; never first, never unasked."""
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())

@@ -10,7 +10,8 @@ from ..console import console, progress_bar
 from ..launch import resolve_device
 from ..output import new_folder, write_json
 from ..parser import parse_options
-from ..weights import import_plugin, load_with_recipe
+from ..specs import import_plugin
+from ..weights import load_with_recipe
 
 
 @dataclass(frozen=True, kw_only=True)

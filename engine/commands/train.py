@@ -12,12 +12,12 @@ import jsonargparse
 
 from ...losses import LOSSES, ColorLoss
 from ...models import MODELS, Colorizer
-from ..config import RunConfig, Spec
+from ..config import RunConfig, Spec, plain
 from ..configfile import SECTIONS, check_file
 from ..launch import is_first_process
 from ..parser import Parser, nearest
 from ..run import train
-from ..weights import import_plugin, look_in_this_folder
+from ..specs import import_plugin, look_in_this_folder, wrapped_losses
 
 _EPILOG = (
     "--plugin MODULE imports a Python module first: a model or loss of your own can then be named in a file, too. "
@@ -98,7 +98,14 @@ def _spec(values: Any, known: Mapping[str, type]) -> Spec:
     class_path = values["class_path"]
     name = class_path.rpartition(".")[2]
     short = name in known and class_path in (name, f"{known[name].__module__}.{name}", _public_path(known[name]))
-    return Spec(class_path=name if short else class_path, init_args=values.get("init_args", {}).as_dict())
+    arguments = vars(values.get("init_args", jsonargparse.Namespace()))
+    wrapped = {key: plain(_spec(value, LOSSES)) for key, value in arguments.items() if _is_class(value)}
+    return Spec(class_path=name if short else class_path, init_args={**arguments, **wrapped})
+
+
+def _is_class(value: Any) -> bool:
+    """Whether an argument is a loss that another one wraps, as parsed."""
+    return isinstance(value, jsonargparse.Namespace) and "class_path" in value
 
 
 def _public_path(cls: type) -> str:
@@ -106,5 +113,10 @@ def _public_path(cls: type) -> str:
 
 
 def _settings(section: str, classes: Mapping[str, type]) -> Iterator[str]:
-    """The dotted names of the constructors' arguments."""
-    return (f"{section}.{name}" for cls in classes.values() for name in inspect.signature(cls).parameters)
+    """The dotted names of the constructors' arguments, and of those of the losses that they wrap."""
+    for cls in classes.values():
+        yield from (f"{section}.{name}" for name in inspect.signature(cls).parameters)
+        for name, kind in wrapped_losses(cls).items():
+            yield from _settings(
+                f"{section}.{name}", {key: loss for key, loss in LOSSES.items() if issubclass(loss, kind)}
+            )

@@ -46,8 +46,14 @@ def failure(argv: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, s
         ),
         (["--loss", "torch.nn.L1Loss"], "loss=torch.nn.L1Loss does not correspond to a subclass of ColorLoss"),
         (["--loss", "no_such_module.Loss"], "loss=no_such_module.Loss cannot be imported: No module named"),
-        (["--config", "l22"], "--config l22 is neither a file nor a recipe; did you mean l2? Known are demo, l2"),
-        (["--config", "zzz"], "--config zzz is neither a file nor a recipe. Known are demo, l2"),
+        (
+            ["--config", "l22"],
+            "--config l22 is neither a file nor a recipe; did you mean l2? Known are demo, focal_ce, focal_l2, l2, reb",
+        ),
+        (
+            ["--config", "zzz"],
+            "--config zzz is neither a file nor a recipe. Known are demo, focal_ce, focal_l2, l2, rebalanced_ce",
+        ),
         (["--plugin"], "argument --plugin: expected one argument"),
         (["extra"], "extra is one argument too many"),
         (["--data.size", "100"], "data.size=100 is not a multiple of 8, the network's stride, from 16"),
@@ -56,6 +62,22 @@ def failure(argv: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, s
         (["--train.batch_size", "0"], "train.batch_size=0 is not a positive number"),
         (["--train.steps", "-1"], "train.steps=-1 is not a positive number"),
         (["--train.seed", "-1"], "train.seed=-1 is negative"),
+        (["--loss.resolution", "half"], "loss.resolution=half is not one of output, input"),
+        (["--loss", "RebalancedCrossEntropy", "--loss.k", "few"], "loss.k=few is not a whole number"),
+        (["--loss", "Focal"], "loss.base must be given"),
+        (["--loss", "Focal", "--loss.base.k", "3"], "loss.base must be named before its settings are given"),
+        (["--loss", "Focal", "--loss.base", "L3"], "loss.base=L3 is no known name, and no import path such as"),
+        (
+            ["--loss", "Focal", "--loss.base", "L2", "--loss.base.resoluton", "input"],
+            "unknown setting loss.base.resoluton; did you mean loss.base.resolution?",
+        ),
+        (
+            ["--loss", "Focal", "--loss.base", "RebalancedCrossEntropy", "--loss.base.target", "dot"],
+            "loss.base.target=dot is not one of mean, point",
+        ),
+        (["--model.head", "bin"], "model.head=bin is not one of ab, bins"),
+        (["--optim.milestones", "[[5, 1e-5], [5, 1e-6]]"], "optim.milestones=[[5, 1e-05], [5, 1e-06]] are not steps"),
+        (["--optim.milestones", "[[5, 0]]"], "optim.milestones=[[5, 0.0]] are not steps that rise, each with a pos"),
         (["--optim.lr", "0"], "optim.lr=0.0 is not positive"),
         (["--optim.betas", "[1, 0.9]"], "optim.betas=[1.0, 0.9] are not in [0, 1)"),
         (["--optim.weight_decay", "-1"], "optim.weight_decay=-1.0 is negative"),
@@ -101,6 +123,13 @@ def test_unknown_keys_in_a_file_are_named(
         ("model.class_path: bomb.Model", "has the key model.class_path"),
         ("model: {class_path: VGGColorizer, init_args: other.yaml}", "says model.init_args=other.yaml"),
         ("loss: {class_path: L2, init_args: {inner: [{class_path: bomb.Loss}]}}", "names with plain values are wanted"),
+        ("loss: {class_path: Focal, init_args: {base: bomb.Loss}}", "bomb.Loss is no known ElementLoss"),
+        ("loss: {class_path: Focal, init_args: {base: {class_path: bomb.Loss}}}", "bomb.Loss is no known ElementLoss"),
+        (
+            "loss: {class_path: Focal, init_args: {base: {class_path: L2, init_args: {resolution: {a: bomb.Loss}}}}}",
+            "says loss.base.init_args=",
+        ),
+        ("loss: {class_path: L2, init_args: {inner: bomb.Loss}}", "says loss.inner=bomb.Loss, unknown to L2"),
         ("model: {class_path: VGGColorizer, dict_kwargs: {a: 1}}", "a name is wanted, or class_path and init_args"),
         ("data: {class_path: bomb.Model}", "which are no settings of data"),
         ("train: other.yaml", "says train=other.yaml, which are no settings of train"),
@@ -213,15 +242,17 @@ def test_help_lists_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_recipes_and_overrides() -> None:
     config = parse(["--config", "l2", *BASE, "--train.steps", "50", "--model.width", "0.25", "--data.size=128"])
-    assert config.model == Spec(class_path="VGGColorizer", init_args={"width": 0.25, "normalization": "seed"})
+    settings = {"width": 0.25, "normalization": "seed", "head": "ab", "temperature": 0.38, "upsampling": "bicubic"}
+    assert config.model == Spec(class_path="VGGColorizer", init_args=settings)
     assert config.loss == Spec(class_path="L2", init_args={"resolution": "input"})
     assert (config.train.steps, config.train.batch_size, config.train.epochs) == (50, 224, 100)
     assert (config.data.size, config.data.crop, config.data.flip) == (128, "squash", False)
     assert (config.optim.lr, config.optim.betas) == (1e-4, (0.9, 0.999))
 
 
-def test_the_resolved_configuration_reads_back(tmp_path: Path) -> None:
-    config = parse(["--config", "demo", *BASE, "--data.val", "other", "--loss.resolution", "input"])
+@pytest.mark.parametrize("recipe", ["demo", "l2", "focal_l2", "rebalanced_ce", "focal_ce"])
+def test_the_resolved_configuration_reads_back(recipe: str, tmp_path: Path) -> None:
+    config = parse(["--config", recipe, *BASE, "--data.val", "other"])
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(plain(config)))
     assert parse(["--config", str(tmp_path / "config.yaml")]) == config
 

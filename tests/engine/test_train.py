@@ -1,13 +1,19 @@
 import json
+import math
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import yaml
 from photochrom.engine import train as loop
-from photochrom.engine.config import Spec
+from photochrom.engine.config import Spec, plain
 from photochrom.engine.run import train
-from photochrom.losses import L2, ColorLoss, LossOutput
+from photochrom.engine.specs import build_loss
+from photochrom.engine.weights import read_recipe
+from photochrom.losses import L2, ColorLoss, LossOutput, rebalancing_weights
+from photochrom.pipelines import ShardSet
 from photochrom.pipelines.files import sole_writer
 from PIL import Image
 from safetensors.torch import load_file
@@ -299,9 +305,7 @@ class ForBins(Stumbling):
 
 def test_a_loss_for_another_head_is_refused(configure, tmp_path: Path) -> None:
     loss = Spec(class_path=f"{__name__}.ForBins", init_args={"steps": 1})
-    with pytest.raises(
-        ValueError, match="scores networks with the head 'bins', and model=VGGColorizer has the head 'ab'"
-    ):
+    with pytest.raises(ValueError, match=r"needs the head 'bins', and .* has the head 'ab': set --model\.head bins"):
         train(configure(tmp_path / "run", loss=loss))
     assert not (tmp_path / "run").exists()
 
@@ -393,6 +397,68 @@ def test_a_changed_learning_rate_is_the_one_that_counts(configure, tmp_path: Pat
     for name, after in weights(tmp_path / "run").items():
         if not name.endswith(("running_mean", "running_var", "num_batches_tracked")):
             torch.testing.assert_close(after, before[name], rtol=0, atol=1e-9)
+
+
+def test_milestones_change_the_rate(configure, trained: Path, tmp_path: Path) -> None:
+    """From its step on, another rate holds; as good as none, nothing is learnt any more. Also when it was stopped."""
+    settings = {"optim__lr": 1e-4, "optim__milestones": [(5, 5e-5), (10, 1e-12)]}
+    train(configure(tmp_path / "run", train__steps=10, **settings))
+    before = weights(tmp_path / "run")
+    train(configure(tmp_path / "run", train__steps=15, **settings))
+    rates = [line["optim/lr"] for line in metrics(tmp_path / "run") if "optim/lr" in line]
+    assert rates == [1e-4] * 5 + [5e-5] * 5 + [1e-12] * 5
+    assert losses(tmp_path / "run")[:6] == losses(trained)[:6]
+    assert losses(tmp_path / "run")[6:10] != losses(trained)[6:10]
+    for name, after in weights(tmp_path / "run").items():
+        if not name.endswith(("running_mean", "running_var", "num_batches_tracked")):
+            torch.testing.assert_close(after, before[name], rtol=0, atol=1e-9)
+
+
+def test_a_loss_gets_the_prior_of_the_training_set(configure, shards: ShardSet, tmp_path: Path) -> None:
+    """Also one that is wrapped; the model file keeps it, the configuration says what was asked for."""
+    wrapped = {"class_path": "RebalancedCrossEntropy", "init_args": {"k": 3}}
+    for loss in (Spec(**wrapped), Spec(class_path="Focal", init_args={"base": wrapped})):
+        out = tmp_path / loss.class_path
+        train(configure(out, loss=loss, train__steps=2))
+        kept = read_recipe(out / "model.safetensors").loss.init_args
+        kept = kept["base"]["init_args"] if "base" in kept else kept
+        assert kept == {"k": 3, "prior": shards.prior.tolist()}
+        assert yaml.safe_load((out / "config.yaml").read_text())["loss"] == plain(loss)
+
+
+def test_a_prior_from_a_file_is_kept_in_the_model_file(configure, shards: ShardSet, tmp_path: Path) -> None:
+    prior = np.arange(1.0, 314)
+    np.save(tmp_path / "prior.npy", prior)
+    loss = Spec(class_path="RebalancedCrossEntropy", init_args={"prior": str(tmp_path / "prior.npy")})
+    train(configure(tmp_path / "run", loss=loss, train__steps=2))
+    (tmp_path / "prior.npy").unlink()
+    recipe = read_recipe(tmp_path / "run" / "model.safetensors")
+    assert recipe.loss.init_args["prior"] == prior.tolist()
+    torch.testing.assert_close(build_loss(recipe.loss).class_weights, rebalancing_weights(torch.from_numpy(prior)))
+
+
+def test_a_prior_that_is_none_is_refused(configure, tmp_path: Path) -> None:
+    loss = Spec(class_path="RebalancedCrossEntropy", init_args={"prior": "nowhere.npy"})
+    with pytest.raises(ValueError, match=r"loss\.prior=nowhere\.npy cannot be read .*: name a shard set's manifest"):
+        train(configure(tmp_path / "run", loss=loss))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("head", ["ab", "bins"])
+@pytest.mark.parametrize("loss", ["L2", "SmoothL1", "RebalancedCrossEntropy"])
+def test_every_loss_trains_either_head(head: str, loss: str, configure, shards: ShardSet, tmp_path: Path) -> None:
+    model = Spec(class_path="VGGColorizer", init_args={"width": 0.0625, "head": head})
+    settings = {
+        "train__steps": 40,
+        "train__batch_size": 9,
+        "optim__lr": 1e-3,
+        "log__every": 10,
+        "log__validate_every": 20,
+    }
+    train(configure(tmp_path, model=model, loss=Spec(class_path=loss), data__val=shards.root, **settings))
+    first, *_, last = losses(tmp_path)
+    assert last < first
+    assert all(math.isfinite(line["val/loss"]) for line in metrics(tmp_path) if "val/loss" in line)
 
 
 def test_other_data_is_refused_in_the_middle_of_a_run(configure, tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ import photochrom
 import pytest
 import torch
 from photochrom.engine.config import Spec
-from photochrom.engine.weights import build_loss, build_model, import_plugin, load_with_recipe, model_file
+from photochrom.engine.specs import build_loss, build_model, import_plugin
+from photochrom.engine.weights import load_with_recipe, model_file
 from photochrom.losses import L2
 from photochrom.models import Colorizer, ColorPrediction, VGGColorizer
 from safetensors import safe_open
@@ -93,7 +94,8 @@ def test_tensors_that_do_not_fit_are_named(trained: Path, tmp_path: Path) -> Non
     tensors["extra"] = tensors.pop("to_ab.bias")
     save_file(tensors, tmp_path / "model.safetensors", metadata=header)
     with pytest.raises(
-        ValueError, match=r"to_ab\.bias is missing; extra is not part .*block1\.conv1_1\.bias is \[7\] there and \[4\]"
+        ValueError,
+        match=r"to_ab\.bias \[2\] is missing; extra \[2\] is not part .*block1\.conv1_1\.bias is \[7\] there and \[4\]",
     ):
         photochrom.load(tmp_path)
 
