@@ -13,6 +13,7 @@ VERBS = {
     "train": "trains a colorizer on a shard set",
     "evaluate": "scores models over whole shard sets, with the best and the worst pictures",
     "colorize": "colorizes photographs at full resolution",
+    "convert": "reads and writes the weights of other projects",
     "doctor": "says what this machine can do and what is missing",
 }
 

@@ -79,6 +79,10 @@ class VGGColorizer(Colorizer):
             self.register_buffer("bins", ab_bins().clone())
         self.reset_parameters()
 
+    @property
+    def _last(self) -> nn.Conv2d:
+        return self.to_ab if self.head == "ab" else self.to_bins
+
     def reset_parameters(self) -> None:
         """He initialisation; the last layer begins near grey, or near the same for all bins."""
         for module in self.modules():
@@ -86,10 +90,9 @@ class VGGColorizer(Colorizer):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 assert module.bias is not None
                 nn.init.zeros_(module.bias)
-        last = self.to_ab if self.head == "ab" else self.to_bins
-        nn.init.normal_(last.weight, std=1e-3)
-        assert last.bias is not None
-        nn.init.constant_(last.bias, self.normalization.grey if self.head == "ab" else 0)
+        nn.init.normal_(self._last.weight, std=1e-3)
+        assert self._last.bias is not None
+        nn.init.constant_(self._last.bias, self.normalization.grey if self.head == "ab" else 0)
 
     def forward(self, L: Tensor) -> ColorPrediction:
         height, width = L.shape[-2:]
@@ -98,15 +101,13 @@ class VGGColorizer(Colorizer):
             features = block(features)
         features = self.block8(features)
         with torch.autocast(L.device.type, enabled=False):  # bfloat16 would round ab to steps of up to half a unit
-            features = features.float()
+            output = self._last(features.to(self._last.weight.dtype))
             if self.head == "ab":
-                output, bins = self.normalization.decode(self.to_ab(features)), None
-            else:
-                output, bins = self.to_bins(features), self.bins
+                output = self.normalization.decode(output)
         return ColorPrediction(
             output=output[..., : -(-height // 4), : -(-width // 4)],
             input_size=(height, width),
-            bins=bins,
+            bins=self.bins if self.head == "bins" else None,
             temperature=self.temperature,
             upsampling=self.upsampling,
         )
