@@ -5,8 +5,6 @@ the median over the rounds, with the smallest and the largest beside it.
 """
 
 import json
-import os
-import platform
 import statistics
 import sys
 import time
@@ -28,6 +26,7 @@ from ..losses import L2
 from ..models import VGGColorizer
 from ..pipelines import DaliLoader, lab_to_rgb, rgb_to_lab
 from ..pipelines.augment import Crop
+from .timing import Clock, machine
 
 _MIN_ROUNDS = 3
 
@@ -105,7 +104,7 @@ def measure(config: StagesConfig) -> dict[str, Any]:
     ]
     slowest = max(medians, key=lambda stage: medians[stage])
     return {
-        "machine": _machine(device),
+        "machine": machine(device),
         "versions": versions(),
         "settings": plain(config),
         "rows": rows,
@@ -130,7 +129,7 @@ def _rounds(config: StagesConfig, device: torch.device) -> Iterator[dict[str, fl
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=device.type == "cuda")
     batches = endless(loader)
     while True:
-        clock = _Clock(device)
+        clock = Clock(device)
         batch = next(batches)
         loading = clock.lap()
         pixels = (lab_to_rgb(batch.L, batch.ab) * 255).round().byte().permute(0, 2, 3, 1).contiguous()
@@ -150,31 +149,6 @@ def _rounds(config: StagesConfig, device: torch.device) -> Iterator[dict[str, fl
             "backward": backward,
             "optimizer": clock.lap(),
         }
-
-
-class _Clock:
-    """Laps in seconds; each ends when the device has done what it was told."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self.lap()
-
-    def lap(self) -> float:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        now = time.perf_counter()
-        seconds, self._last = now - getattr(self, "_last", now), now
-        return seconds
-
-
-def _machine(device: torch.device) -> dict[str, Any]:
-    return {
-        "cpu": platform.processor() or platform.machine(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "cores": len(os.sched_getaffinity(0)),
-        "torch_threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-    }
 
 
 if __name__ == "__main__":

@@ -21,6 +21,12 @@ from .weights import Recipe, load_with_recipe, misfits, model_file, save_model
 # colorization_release_v2-9b330a0b.pth of richzhang/colorization.
 ECCV16_SHA256 = "9b330a0bae53f4ded77b1e23defbf78beaa09c10ebc4c4999e8e4f4a160b93f9"
 
+_PUBLISHED = "the published file, by its sha256"
+_LOST = (
+    "without the scale factors of Caffe's BatchNorm, which are taken to be 1: if the colours make no sense, try "
+    "--bn-scale 1000, what they are after a long training"
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Conversion:
@@ -47,33 +53,29 @@ def import_weights(source: Path, target: Path, *, size: int, bn_scale: float | N
     Raises ValueError when the file holds more than tensors, or others than one of the known layouts, naming them.
     """
     tensors = _load_tensors(source)
-    name = recognise(tensors)
-    layout, notes = LAYOUTS[name], []
-    arguments = layout.arguments(tensors)
-    model = VGGColorizer(**arguments)
-    if bn_scale is not None:
-        if name != "caffe":
-            raise ValueError(f"--bn-scale is of Caffe's BatchNorm, and {source} has the layout {name}: leave it away")
-        lost = (key for key in layout.write(model) if key.endswith("scale_factor") and key not in tensors)
-        tensors |= {key: torch.tensor([bn_scale]) for key in lost}
-    elif name == "caffe" and not any(key.endswith("scale_factor") for key in tensors):
-        notes.append(
-            "the file has no scale factors of Caffe's BatchNorm, which are taken to be 1: if the colours make no "
-            "sense, try --bn-scale 1000, what they are after a long training"
-        )
-    tensors = layout.complete(tensors, model)
-    if faults := misfits(tensors, layout.write(model)):
-        raise ValueError(f"{source} has the layout {name}, and does not fit it: {faults}")
-    layout.load(model, tensors)
-    with source.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if isinstance(layout, Eccv16):
-        published = (
-            "the published file" if digest == ECCV16_SHA256 else f"not the published file: its sha256 is {digest}"
-        )
-        notes.append(f"this is {published}")
+    try:
+        name = recognise(tensors)
+        layout = LAYOUTS[name]
+        arguments = layout.arguments(tensors)
+        model = VGGColorizer(**arguments)
+        expected = layout.write(model)
+        lost = [key for key in expected if key.endswith("norm.scale_factor") and key not in tensors]
+        tensors = layout.complete({**tensors, **{key: torch.tensor([bn_scale or 1.0]) for key in lost}}, model)
+        if faults := misfits(tensors, expected):
+            raise ValueError(f"it has the layout {name}, and does not fit it: {faults}")
+        if bn_scale is not None and not lost:
+            raise ValueError(f"it has the layout {name}, and has lost no scale factors: leave --bn-scale away")
+        layout.load(model, tensors)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
+    digest = _sha256(source)
     target.parent.mkdir(parents=True, exist_ok=True)
     save_model(model, _recipe(arguments, size=size, source=source, digest=digest), target)
+    notes = []
+    if isinstance(layout, Eccv16):
+        notes.append(_PUBLISHED if digest == ECCV16_SHA256 else f"not the published file: its sha256 is {digest}")
+    if lost and bn_scale is None:
+        notes.append(_LOST)
     return Conversion(layout=name, num_parameters=_num_parameters(model), notes=notes)
 
 
@@ -127,3 +129,8 @@ def _recipe(arguments: dict[str, Any], *, size: int, source: Path, digest: str) 
 
 def _num_parameters(model: VGGColorizer) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

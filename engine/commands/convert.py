@@ -39,6 +39,8 @@ class ConvertConfig:
 
 def main(argv: list[str]) -> int:
     config = parse_options(ConvertConfig, argv, prog="photochrom convert", positional=("file", "out"))
+    if not config.file.exists():
+        raise ValueError(f"there is no file or folder {config.file}")
     if config.out.exists():
         raise ValueError(f"{config.out} exists: name a new file, or remove it first")
     if config.to:

@@ -46,14 +46,13 @@ def test_there_and_back(
 ) -> None:
     """Read, evaluated, used to colorize, written again: the same colours all the way."""
     model = foreign(name, tmp_path / "theirs.pt")
-    ours, again, back = (
-        str(tmp_path / file) for file in ("new/ours.safetensors", "theirs-again.pt", "ours2.safetensors")
-    )
+    names = ("new/ours.safetensors", "theirs-again.pt", "ours-again.safetensors")
+    ours, again, back = (str(tmp_path / name) for name in names)
     assert main(["convert", str(tmp_path / "theirs.pt"), ours, "--size", "64"]) == 0
     said = capsys.readouterr().out
     number = sum(parameter.numel() for parameter in model.parameters())
     assert f"{ours}: {number:,} parameters, read from the layout {name}" in " ".join(said.split())
-    assert ("this is not the published file: its sha256 is" in " ".join(said.split())) == (name == "eccv16")
+    assert ("not the published file: its sha256 is" in " ".join(said.split())) == (name == "eccv16")
 
     read, L = photochrom.load(ours), torch.rand(1, 1, 64, 64) * 100
     torch.testing.assert_close(read(L).ab(), model(L).ab(), rtol=0, atol=1e-3)
@@ -113,7 +112,7 @@ def test_the_published_file_is_known_by_its_digest(
     digest = hashlib.sha256((tmp_path / "theirs.pth").read_bytes()).hexdigest()
     monkeypatch.setattr(convert, "ECCV16_SHA256", digest)
     assert main(["convert", str(tmp_path / "theirs.pth"), str(tmp_path / "ours.safetensors")]) == 0
-    assert "this is the published file" in capsys.readouterr().out
+    assert "  the published file, by its sha256" in capsys.readouterr().out
 
 
 def test_lost_scale_factors_are_told_and_can_be_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -158,7 +157,7 @@ def test_keys_that_do_not_fit_are_listed_by_name_and_shape(tmp_path: Path, capsy
     tensors["model8.6.weight"] = torch.zeros(300, 32, 1, 1)
     torch.save(tensors, tmp_path / "other.pth")
     said = failure([str(tmp_path / "other.pth"), str(tmp_path / "out.safetensors")], capsys)
-    assert "other.pth has the layout eccv16, and does not fit it: model3.2.bias [32] is missing" in said
+    assert "other.pth: it has the layout eccv16, and does not fit it: model3.2.bias [32] is missing" in said
     assert "model9.0.weight [3, 4] is not part of the model" in said
     assert "model8.6.weight is [300, 32, 1, 1] there and [313, 32, 1, 1] here" in said
     assert not (tmp_path / "out.safetensors").exists()
@@ -187,14 +186,14 @@ def test_other_files(content: object, sentence: str, tmp_path: Path, capsys: pyt
 
 def test_what_a_person_can_get_wrong(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "new" / "out.pt")
-    assert "there is no checkpoint at" in failure([str(tmp_path / "nothing.pt"), out], capsys)
+    assert "there is no file or folder" in failure([str(tmp_path / "nothing.pt"), out], capsys)
     assert "is a model of ours: say with --to" in failure([str(trained), out], capsys)
     assert "holds no model.safetensors and no checkpoints" in failure([str(tmp_path), out], capsys)
     said = failure([str(trained), out, "--to", "eccv16"], capsys)
     assert "cannot be written in the layout eccv16: it is of networks with the head bins, and this one has ab" in said
     foreign("eccv16", tmp_path / "theirs.pth")
     said = failure([str(tmp_path / "theirs.pth"), out, "--bn-scale", "3"], capsys)
-    assert "--bn-scale is of Caffe's BatchNorm, and" in said
+    assert "has the layout eccv16, and has lost no scale factors: leave --bn-scale away" in said
     assert "is no intact model file" in failure([str(tmp_path / "theirs.pth"), out, "--to", "eccv16"], capsys)
     assert "theirs.pth exists: name a new file" in failure([str(trained), str(tmp_path / "theirs.pth")], capsys)
     assert not (tmp_path / "new").exists()
