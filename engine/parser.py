@@ -115,6 +115,10 @@ _PHRASES: list[tuple[str, Callable[[re.Match[str], list[str]], str]]] = [
     ),
     (r'Parser key "(\S+)".*Import path (\S+) (does not .*)', lambda m, known: f"{m[1]}={m[2]} {m[3]}"),
     (
+        r'Parser key "(\S+)".*Multiple subclasses with name (\S+)\. Give .*: (.*)\.',
+        lambda m, known: f"{m[1]}={m[2]} is the name of several classes: say which, {' or '.join(m[3].split(', '))}",
+    ),
+    (
         r'Parser key "(\S+)".*Expected a dot import path string: (\S+)',
         lambda m, known: (
             f"{m[1]}={m[2]} is no known name, and no import path such as my_module.MyClass{nearest(m[2], known)}"

@@ -111,21 +111,6 @@ def test_what_the_network_is_sure_of_and_right_counts_little(predict: Predict) -
     assert sure.grad.isfinite().all()
 
 
-def test_finite_and_float32_under_autocast(
-    output: Tensor, batch: LabBatch, predict: Predict, prior: list[float], device: torch.device
-) -> None:
-    moved = LabBatch(L=batch.L.to(device), ab=batch.ab.float().to(device), index=batch.index)
-    for loss in (Focal(L2()), Focal(L2(), weighting="smooth"), Focal(RebalancedCrossEntropy(prior=prior))):
-        rough = output.detach().to(device).bfloat16().requires_grad_()
-        with torch.autocast(device.type, dtype=torch.bfloat16):
-            total = loss.to(device)(predict(rough), moved).total
-        total.backward()
-        assert total.dtype == torch.float32
-        assert total.isfinite()
-        assert rough.grad is not None
-        assert rough.grad.isfinite().all()
-
-
 def test_the_wrapped_loss_is_reported(output: Tensor, batch: LabBatch, predict: Predict) -> None:
     terms = Focal(L2())(predict(output), batch).terms
     assert terms["base"].item() == L2()(predict(output), batch).total.item()

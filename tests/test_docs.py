@@ -1,0 +1,66 @@
+"""What the documentation shows, done."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import photochrom
+import pytest
+from photochrom.pipelines import ShardSet
+
+ROOT = Path(photochrom.__file__).parent
+
+# In one process, which has my_losses to itself: the commands of docs/losses.md, shortened.
+SCRIPT = """
+import sys
+from photochrom.engine.cli import main
+shards, = sys.argv[1:]
+small = ["--data.train", shards, "--data.size", "32", "--model.width", "0.0625", "--train.steps", "3"]
+small += ["--train.batch_size", "4", "--train.device", "cpu", "--log.every", "1"]
+for out, loss in {
+    "mine": ["my_losses.SmoothL1", "--loss.beta", "2"],
+    "theirs": ["photochrom.losses.SmoothL1", "--loss.beta", "2"],
+    "focal": ["Focal", "--loss.base", "my_losses.SmoothL1"],
+}.items():
+    assert main(["train", *small, "--out", out, "--loss", *loss]) == 0
+assert main(["evaluate", "mine", "--plugin", "my_losses", "--data", shards, "--out", "report"]) == 0
+main(["train", *small, "--out", "named", "--loss", "SmoothL1"])
+"""
+
+
+def losses(run: Path) -> list[float]:
+    lines = (json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines())
+    return [line["train/loss"] for line in lines if "train/loss" in line]
+
+
+def test_the_loss_of_one_s_own_in_the_documentation(shards: ShardSet, tmp_path: Path) -> None:
+    (code,) = re.findall(r"```python\n# my_losses\.py\n(.*?)```", (ROOT / "docs" / "losses.md").read_text(), re.DOTALL)
+    (tmp_path / "my_losses.py").write_text(code)
+    command = [sys.executable, "-c", SCRIPT, str(shards.root)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert (
+        "loss=SmoothL1 is the name of several classes: say which, photochrom.losses.SmoothL1 or my_losses"
+        in done.stderr
+    )
+    assert losses(tmp_path / "mine") == losses(tmp_path / "theirs")
+    assert losses(tmp_path / "focal") != losses(tmp_path / "mine")
+    assert (tmp_path / "report" / "report.html").exists()
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/losses.md", "docs/architecture.md"])
+def test_every_link_to_a_file_leads_somewhere(page: str) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / page).read_text()):
+        assert ((ROOT / page).parent / target).exists(), target
+
+
+def test_the_readme_names_every_recipe_and_verb() -> None:
+    from photochrom.engine.cli import VERBS
+
+    text = (ROOT / "README.md").read_text()
+    for recipe in (ROOT / "recipes").glob("*.yaml"):
+        assert f"| `{recipe.stem}` |" in text
+    for verb in VERBS:
+        assert f"photochrom {verb}" in text
