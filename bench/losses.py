@@ -1,33 +1,24 @@
 """What colour quantisation and losses cost, beside a training step: python -m photochrom.bench.losses
 
-All are measured in turn, round after round, on the same random batch; the step is that of the 313-bin network with
-rebalanced cross-entropy. Each figure is the median over the rounds, with the smallest and the largest beside it.
+All are measured on the same random batch; the step is that of the 313-bin network with rebalanced cross-entropy.
 """
 
-import json
-import statistics
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
-from ..engine.config import Device, plain
-from ..engine.doctor import versions
+from ..engine.config import Device
 from ..engine.launch import resolve_device
-from ..engine.parser import parse_options
 from ..losses import L2, ColorLoss, Focal, RebalancedCrossEntropy, SmoothL1, ab_bins, soft_encode
 from ..models import ColorPrediction, VGGColorizer
 from ..pipelines import LabBatch
-from .timing import Clock, machine
+from .timing import Clock, collect, figures, run, spread
 
-_MIN_ROUNDS = 3
 _STEP = "training step"
 
 
@@ -53,56 +44,32 @@ class LossesConfig:
 
 
 def main(argv: list[str]) -> int:
-    config = parse_options(LossesConfig, argv, prog="python -m photochrom.bench.losses")
-    try:
-        figures = measure(config)
-    except ValueError as error:
-        Console(stderr=True).print(str(error), markup=False)
-        return 1
-    if config.out:
-        config.out.write_text(json.dumps(figures, indent=1) + "\n")
-    table = Table("what", "ms", "smallest", "largest", "of the step", box=None, header_style="bold")
-    for row in figures["rows"]:
-        cells = (f"{row[name]:.2f}" for name in ("median(ms)", "min(ms)", "max(ms)"))
-        table.add_row(row["what"], *cells, f"{row['share(%)']:.2f} %")
-    Console().print(table)
-    print(figures["verdict"])
-    return 0
+    return run(argv, LossesConfig, measure, module="photochrom.bench.losses", headings=("what", "ms", "of the step"))
 
 
 def measure(config: LossesConfig) -> dict[str, Any]:
     """Milliseconds of each, its share of the training step, and what they were measured on."""
     device = resolve_device(config.device)
-    works = _works(config, device)
-    times: dict[str, list[float]] = {name: [] for name in works}
-    for work in works.values():
-        work()
-    deadline = time.perf_counter() + config.seconds
+    rows = spread(
+        collect(_rounds(_works(config, device), device), config.seconds),
+        label="what",
+        whole=lambda medians: medians[_STEP],
+    )
+    encoding, step = rows[0], rows[-1]
+    verdict = f"soft encoding takes {encoding['share(%)']:.2f} % of a training step's {step['median(ms)']:.0f} ms"
+    return figures(config, device, rows, verdict)
+
+
+def _rounds(works: dict[str, Callable[[], None]], device: torch.device) -> Iterator[dict[str, float]]:
+    """Endless rounds: the seconds that each of them took once."""
     clock = Clock(device)
-    while len(times[_STEP]) < _MIN_ROUNDS or time.perf_counter() < deadline:
+    while True:
+        seconds = {}
         for name, work in works.items():
             clock.lap()
             work()
-            times[name].append(1e3 * clock.lap())
-    step = statistics.median(times[_STEP])
-    rows = [
-        {
-            "what": name,
-            "median(ms)": statistics.median(values),
-            "min(ms)": min(values),
-            "max(ms)": max(values),
-            "share(%)": 100 * statistics.median(values) / step,
-            "num_rounds": len(values),
-        }
-        for name, values in times.items()
-    ]
-    return {
-        "machine": machine(device),
-        "versions": versions(),
-        "settings": plain(config),
-        "rows": rows,
-        "verdict": f"soft encoding takes {rows[0]['share(%)']:.2f} % of a training step's {step:.0f} ms",
-    }
+            seconds[name] = clock.lap()
+        yield seconds
 
 
 def _works(config: LossesConfig, device: torch.device) -> dict[str, Callable[[], None]]:

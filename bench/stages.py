@@ -1,34 +1,21 @@
-"""Where the time of a training step goes, stage by stage: python -m photochrom.bench.stages SHARDS
+"""Where the time of a training step goes, stage by stage: python -m photochrom.bench.stages SHARDS"""
 
-The stages are measured in turn, round after round, so that a machine's moods fall on all of them alike. Each figure is
-the median over the rounds, with the smallest and the largest beside it.
-"""
-
-import json
-import statistics
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
-from ..engine.config import Device, plain
-from ..engine.doctor import versions
+from ..engine.config import Device
 from ..engine.launch import resolve_device
-from ..engine.parser import parse_options
 from ..engine.train import endless
 from ..losses import L2
 from ..models import VGGColorizer
 from ..pipelines import DaliLoader, lab_to_rgb, rgb_to_lab
 from ..pipelines.augment import Crop
-from .timing import Clock, machine
-
-_MIN_ROUNDS = 3
+from .timing import Clock, collect, figures, run, spread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,57 +46,20 @@ class StagesConfig:
 
 
 def main(argv: list[str]) -> int:
-    config = parse_options(StagesConfig, argv, prog="python -m photochrom.bench.stages", positional=("data",))
-    try:
-        figures = measure(config)
-    except ValueError as error:
-        Console(stderr=True).print(str(error), markup=False)
-        return 1
-    if config.out:
-        config.out.write_text(json.dumps(figures, indent=1) + "\n")
-    table = Table("stage", "ms per image", "smallest", "largest", "share", box=None, header_style="bold")
-    for row in figures["rows"]:
-        cells = (f"{row[name]:.3f}" for name in ("median(ms)", "min(ms)", "max(ms)"))
-        table.add_row(row["stage"], *cells, f"{row['share(%)']:.0f} %")
-    Console().print(table)
-    print(figures["verdict"])
-    return 0
+    headings = ("stage", "ms per image", "share")
+    return run(argv, StagesConfig, measure, module="photochrom.bench.stages", headings=headings, positional=("data",))
 
 
 def measure(config: StagesConfig) -> dict[str, Any]:
     """Milliseconds per image of every stage, and what they were measured on."""
     device = resolve_device(config.device)
-    times: dict[str, list[float]] = {}
-    deadline = None
-    for number, stages in enumerate(_rounds(config, device)):
-        if deadline is None:
-            deadline = time.perf_counter() + config.seconds  # the first round was the warm-up
-            continue
-        for stage, seconds in stages.items():
-            times.setdefault(stage, []).append(1e3 * seconds / config.batch_size)
-        if number >= _MIN_ROUNDS and time.perf_counter() > deadline:
-            break
-    medians = {stage: statistics.median(values) for stage, values in times.items()}
-    total = sum(medians.values())
-    rows = [
-        {
-            "stage": stage,
-            "median(ms)": medians[stage],
-            "min(ms)": min(values),
-            "max(ms)": max(values),
-            "share(%)": 100 * medians[stage] / total,
-            "num_rounds": len(values),
-        }
-        for stage, values in times.items()
-    ]
-    slowest = max(medians, key=lambda stage: medians[stage])
-    return {
-        "machine": machine(device),
-        "versions": versions(),
-        "settings": plain(config),
-        "rows": rows,
-        "verdict": f"{slowest}: {100 * medians[slowest] / total:.0f} % of {total:.1f} ms per image",
-    }
+    times = collect(_rounds(config, device), config.seconds)
+    per_image = {stage: [seconds / config.batch_size for seconds in values] for stage, values in times.items()}
+    rows = spread(per_image, label="stage", whole=lambda medians: sum(medians.values()))
+    slowest = max(rows, key=lambda row: row["median(ms)"])
+    total = sum(row["median(ms)"] for row in rows)
+    verdict = f"{slowest['stage']}: {slowest['share(%)']:.0f} % of {total:.1f} ms per image"
+    return figures(config, device, rows, verdict)
 
 
 def _rounds(config: StagesConfig, device: torch.device) -> Iterator[dict[str, float]]:

@@ -1,11 +1,39 @@
-"""How times are taken, and on what."""
+"""How times are taken, on what, and how they are shown.
 
+What is compared is measured in turn, round after round, so that a machine's moods fall on all of it alike. Each figure
+is the median over the rounds, with the smallest and the largest beside it.
+"""
+
+import json
 import os
 import platform
+import statistics
+import sys
 import time
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import torch
+from rich.console import Console
+from rich.table import Table
+
+from ..engine.config import plain
+from ..engine.doctor import versions
+from ..engine.parser import parse_options
+
+_MIN_ROUNDS = 3
+
+
+class Config(Protocol):
+    """What every benchmark is told: where its figures go."""
+
+    @property
+    def out(self) -> Path | None:
+        """File for the figures as JSON."""
+
+
+C = TypeVar("C", bound=Config)
 
 
 class Clock:
@@ -32,3 +60,71 @@ def machine(device: torch.device) -> dict[str, Any]:
         "torch_threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
     }
+
+
+def collect(rounds: Iterator[dict[str, float]], seconds: float) -> dict[str, list[float]]:
+    """The seconds that each thing took in each round, for so long and at least 3 rounds, after one to warm up."""
+    next(rounds)
+    deadline = time.perf_counter() + seconds
+    times: dict[str, list[float]] = {}
+    for number, taken in enumerate(rounds, start=1):
+        for name, value in taken.items():
+            times.setdefault(name, []).append(value)
+        if number >= _MIN_ROUNDS and time.perf_counter() > deadline:
+            break
+    return times
+
+
+def spread(times: dict[str, list[float]], *, label: str, whole: Callable[[dict[str, float]], float]) -> list[Any]:
+    """A row for each thing: median, smallest and largest in milliseconds, and the share of the `whole` of medians."""
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    return [
+        {
+            label: name,
+            "median(ms)": 1e3 * medians[name],
+            "min(ms)": 1e3 * min(values),
+            "max(ms)": 1e3 * max(values),
+            "share(%)": 100 * medians[name] / whole(medians),
+            "num_rounds": len(values),
+        }
+        for name, values in times.items()
+    ]
+
+
+def figures(config: Config, device: torch.device, rows: list[Any], verdict: str) -> dict[str, Any]:
+    """What a benchmark found, on what, and with which settings."""
+    return {
+        "machine": machine(device),
+        "versions": versions(),
+        "settings": plain(config),
+        "rows": rows,
+        "verdict": verdict,
+    }
+
+
+def run(
+    argv: list[str],
+    config_class: type[C],
+    measure: Callable[[C], dict[str, Any]],
+    *,
+    module: str,
+    headings: tuple[str, str, str],
+    positional: Iterable[str] = (),
+) -> int:
+    """A benchmark from its command line to its table: `headings` are those of name, median and share."""
+    config = parse_options(config_class, argv, prog=f"python -m {module}", positional=positional)
+    try:
+        found = measure(config)
+    except ValueError as error:
+        Console(stderr=True).print(str(error), markup=False)
+        return 1
+    if config.out:
+        config.out.write_text(json.dumps(found, indent=1) + "\n")
+    name, median, share = headings
+    table = Table(name, median, "smallest", "largest", share, box=None, header_style="bold")
+    for row in found["rows"]:
+        what, *milliseconds, percent, _ = row.values()
+        table.add_row(what, *(f"{value:.3f}" for value in milliseconds), f"{percent:.3g} %")
+    Console(file=sys.stdout).print(table)
+    print(found["verdict"])
+    return 0
