@@ -49,12 +49,17 @@ def _check_class(path: Path, name: str, value: Any, base: type, known: dict[str,
     arguments = spec.get("init_args", {})
     if not isinstance(arguments, dict):
         raise ValueError(f"{path} says {name}.init_args={arguments}: names with plain values are wanted, or lists")
+    class_path = spec.get("class_path", _DEFAULTS.get(name))
+    if class_path is None:
+        raise ValueError(f"{path} gives {name} settings, and names no class for it: class_path is wanted, too")
     try:
-        cls = find_class(str(spec.get("class_path", _DEFAULTS.get(name))), base, known)
+        cls = find_class(str(class_path), base, known)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     types, wrapped = argument_types(cls), wrapped_losses(cls)
     for argument, given in arguments.items():
+        if given is None:  # which names nothing
+            continue
         if argument in wrapped:
             _check_class(path, f"{name}.{argument}", given, wrapped[argument], LOSSES)
         elif not _is_plain(given) or not _takes_plain(types.get(argument, Any)):

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from ..losses import LOSSES, ColorLoss
 from ..losses.rebalancing import load_prior
@@ -34,7 +35,7 @@ def with_prior(spec: Spec, prior: list[float]) -> Spec:
     """
     cls = find_class(spec.class_path, ColorLoss, LOSSES)
     arguments = {
-        name: asdict(with_prior(Spec(**value), prior)) if name in wrapped_losses(cls) else value
+        name: asdict(with_prior(Spec(**value), prior)) if name in wrapped_losses(cls) and value is not None else value
         for name, value in spec.init_args.items()
     }
     if "prior" in inspect.signature(cls).parameters:
@@ -71,18 +72,20 @@ def argument_types(cls: type) -> dict[str, Any]:
     """The type of each argument of the constructor, those that it hands on to its bases' included."""
     types: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
-        if "__init__" in vars(base) and base is not object:
-            hints = get_type_hints(base.__init__)  # type: ignore[misc]
-            types |= {name: hints.get(name, Any) for name in inspect.signature(base.__init__).parameters}  # type: ignore[misc]
+        constructor = vars(base).get("__init__")
+        if inspect.isfunction(constructor):
+            hints = get_type_hints(constructor)
+            types |= {name: hints.get(name, Any) for name in list(inspect.signature(constructor).parameters)[1:]}
     return types
 
 
 def wrapped_losses(cls: type) -> dict[str, type[ColorLoss]]:
-    """Those arguments of a loss's constructor that are losses, with what each must be."""
+    """Those arguments of a constructor that are losses, maybe None, with what each must be."""
     return {
-        name: kind
+        name: part
         for name, kind in argument_types(cls).items()
-        if isinstance(kind, type) and issubclass(kind, ColorLoss)
+        for part in (get_args(kind) if get_origin(kind) in (Union, UnionType) else [kind])
+        if isinstance(part, type) and issubclass(part, ColorLoss)
     }
 
 

@@ -129,6 +129,7 @@ def test_unknown_keys_in_a_file_are_named(
             "loss: {class_path: Focal, init_args: {base: {class_path: L2, init_args: {resolution: {a: bomb.Loss}}}}}",
             "says loss.base.init_args=",
         ),
+        ("loss: {class_path: Focal, init_args: {base: {init_args: {k: 3}}}}", "gives loss.base settings, and names no"),
         ("loss: {class_path: L2, init_args: {inner: bomb.Loss}}", "says loss.inner=bomb.Loss, unknown to L2"),
         ("model: {class_path: VGGColorizer, dict_kwargs: {a: 1}}", "a name is wanted, or class_path and init_args"),
         ("data: {class_path: bomb.Model}", "which are no settings of data"),

@@ -7,10 +7,12 @@ import photochrom
 import pytest
 import torch
 from photochrom.engine.config import Spec
-from photochrom.engine.specs import build_loss, build_model, import_plugin
+from photochrom.engine.configfile import check_file
+from photochrom.engine.specs import build_loss, build_model, import_plugin, with_prior
 from photochrom.engine.weights import load_with_recipe, model_file
-from photochrom.losses import L2
+from photochrom.losses import L2, ColorLoss, ElementLoss, LossOutput, RebalancedCrossEntropy
 from photochrom.models import Colorizer, ColorPrediction, VGGColorizer
+from photochrom.pipelines import LabBatch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -104,6 +106,42 @@ def test_known_and_imported_classes_can_be_built() -> None:
     assert isinstance(build_model(Spec(class_path="VGGColorizer", init_args={"width": 0.0625})), VGGColorizer)
     assert isinstance(build_model(Spec(class_path=f"{__name__}.MyColorizer", init_args={"bias": 1.0})), MyColorizer)
     assert isinstance(build_loss(Spec(class_path="L2")), L2)
+
+
+class Sum(ColorLoss):
+    """A user's own, of two others, the second of which may be left out."""
+
+    def __init__(self, first: ElementLoss, second: ElementLoss | None = None, third: "L2 | None" = None) -> None:
+        super().__init__()
+        self.parts = torch.nn.ModuleList(part for part in (first, second, third) if part is not None)
+
+    def forward(self, prediction: ColorPrediction, batch: LabBatch) -> LossOutput:
+        return LossOutput(total=sum(part(prediction, batch).total for part in self.parts))
+
+
+def test_losses_that_wrap_losses_are_built_with_them() -> None:
+    second = {"class_path": "RebalancedCrossEntropy", "init_args": {"k": 3}}
+    spec = Spec(
+        class_path=f"{__name__}.Sum", init_args={"first": {"class_path": "L2"}, "second": second, "third": None}
+    )
+    resolved = with_prior(spec, [1.0] * 313)
+    assert resolved.init_args["second"]["init_args"] == {"k": 3, "prior": [1.0] * 313}
+    loss = build_loss(resolved)
+    assert [type(part) for part in loss.parts] == [L2, RebalancedCrossEntropy]
+    assert loss.parts[1].k == 3
+
+
+def test_a_file_may_leave_a_wrapped_loss_out_and_name_known_ones_only(tmp_path: Path) -> None:
+    for second, refused in (("null", False), ("L2", False), ("antigravity.Loss", True)):
+        (tmp_path / "run.yaml").write_text(
+            f"loss: {{class_path: {__name__}.Sum, init_args: {{first: SmoothL1, second: {second}}}}}"
+        )
+        if refused:
+            with pytest.raises(ValueError, match=r"antigravity\.Loss is no known ElementLoss"):
+                check_file(tmp_path / "run.yaml")
+        else:
+            check_file(tmp_path / "run.yaml")
+    assert "antigravity" not in sys.modules
 
 
 @pytest.mark.parametrize("class_path", ["Nothing", "os.system", "photochrom.losses.L2", "antigravity.Model"])
