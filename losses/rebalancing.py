@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .quantization import ab_bins
@@ -16,14 +17,15 @@ from .quantization import ab_bins
 GREY = 5.0  # Lab units: NonGrayMaskLayer of the released code's caffe_traininglayers.py
 
 
-def rebalancing_weights(prior: Tensor, lam: float = 0.5) -> Tensor:
+def rebalancing_weights(prior: Tensor | NDArray[np.float64], lam: float = 0.5) -> Tensor:
     """The weight of each bin, float32 (313,): w ~ 1 / ((1 - lam) prior + lam / n), where E[w] = 1 under the prior.
 
     Eq. 4 of the paper. `prior` (313,) is the share of each bin among the colours. The n bins that occur share the
     uniform term, as in the released code's PriorFactor; those that do not, which would get an infinite weight, get the
     largest of the others'.
     """
-    prior = prior.double() / prior.double().sum()
+    prior = torch.as_tensor(prior).double()
+    prior = prior / prior.sum()
     occurs = prior > 0
     uniform = occurs / occurs.sum()
     weight = torch.where(occurs, 1 / ((1 - lam) * prior + lam * uniform), 0)
@@ -51,7 +53,7 @@ def load_prior(path: Path) -> list[float]:
             prior = json.loads(path.read_text())["ab_histogram"]
         else:
             prior = np.load(path, allow_pickle=False).tolist()
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:  # an .npz has no tolist
         raise ValueError(
             f"loss.prior={path} cannot be read ({error}): name a shard set's manifest.json, or a .npy of 313 numbers"
         ) from None

@@ -31,6 +31,7 @@ def test_weights_are_one_on_average_and_finite_for_bins_that_never_occur(prior: 
 def test_a_prior_of_counts_is_as_good(prior: list[float]) -> None:
     counts = torch.tensor(prior) * 12345
     torch.testing.assert_close(rebalancing_weights(counts), rebalancing_weights(torch.tensor(prior)))
+    assert torch.equal(rebalancing_weights(counts.numpy()), rebalancing_weights(counts))
 
 
 def test_smoothing_against_numpy(prior: list[float]) -> None:
@@ -62,7 +63,9 @@ def test_what_is_no_prior_is_refused(prior: list[float], tmp_path: Path) -> None
     np.save(tmp_path / "pairs.npy", np.zeros((313, 2)))
     (tmp_path / "manifest.json").write_text("{}")
     (tmp_path / "list.json").write_text("[1, 2]")
-    for name in ("nothing.npy", "objects.npy", "manifest.json", "list.json"):
+    np.savez(tmp_path / "several.npz", prior=np.array(prior))
+    (tmp_path / "empty.npy").touch()
+    for name in ("nothing.npy", "empty.npy", "several.npz", "objects.npy", "manifest.json", "list.json"):
         with pytest.raises(ValueError, match=rf"loss\.prior=.*{name} cannot be read .*: name a shard set's manifest"):
             load_prior(tmp_path / name)
     with pytest.raises(ValueError, match=r"pairs\.npy is no list of numbers"):
