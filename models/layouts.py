@@ -18,9 +18,8 @@ from .vgg import VGGColorizer
 
 Tensors = dict[str, Tensor]
 
-CAFFE_SCALE = (
-    2.606  # of the logits before the softmax: conv8_313_rh of colorization_deploy_v2.prototxt, about 1 / 0.384
-)
+# Of the logits before the softmax, about 1 / 0.384: conv8_313_rh of colorization_deploy_v2.prototxt.
+CAFFE_SCALE = 2.606
 _SMALL = 1e-6  # a gain of BatchNorm that counts as this much, since Caffe has none and it must be divided by
 
 
@@ -78,11 +77,7 @@ class Original(Layout):
 
     def complete(self, tensors: Mapping[str, Tensor], model: VGGColorizer) -> Tensors:
         twice = {twin: tensors[name] for name, _, twin in self._names(model) if name in tensors}
-        return {
-            **super().complete(tensors, model),
-            **{key: twice[key] for key in twice if key not in tensors},
-            **tensors,
-        }
+        return {**super().complete(tensors, model), **twice, **tensors}
 
     def write(self, model: VGGColorizer) -> Tensors:
         state = model.state_dict()
@@ -98,7 +93,7 @@ class Original(Layout):
     def _names(model: VGGColorizer) -> Iterator[tuple[str, str, str]]:
         """Each tensor's name there, here, and there in the sequence."""
         for position, (layer, module) in enumerate(_layers(model)):
-            name = {"to_ab": "conv_ab"}.get(_short(layer), _short(layer)).replace("norm", "bn")
+            name = _short(layer).replace("norm", "bn").replace("to_ab", "conv_ab")
             for part in module.state_dict():
                 yield f"{name}.{part}", f"{layer}.{part}", f"lin.{position}.{part}"
 
