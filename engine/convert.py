@@ -61,6 +61,8 @@ def import_weights(source: Path, target: Path, *, size: int, bn_scale: float | N
         expected = layout.write(model)
         lost = [key for key in expected if key.endswith("norm.scale_factor") and key not in tensors]
         tensors = layout.complete({**tensors, **{key: torch.tensor([bn_scale or 1.0]) for key in lost}}, model)
+        if broken := [key for key, tensor in tensors.items() if not tensor.isfinite().all()]:
+            raise ValueError(f"{broken[0]} and {len(broken) - 1} more of its tensors hold infinite numbers or nan")
         if faults := misfits(tensors, expected):
             raise ValueError(f"it has the layout {name}, and does not fit it: {faults}")
         if bn_scale is not None and not lost:
@@ -81,7 +83,7 @@ def import_weights(source: Path, target: Path, *, size: int, bn_scale: float | N
 
 def export_weights(source: Path, target: Path, *, layout: str) -> Conversion:
     """Writes the weights of a model of ours in another project's layout. Raises ValueError when it cannot hold them."""
-    model, _ = load_with_recipe(source)
+    model, recipe = load_with_recipe(source)
     if not isinstance(model, VGGColorizer):
         raise ValueError(f"{source} holds a {type(model).__name__}, and other projects' layouts are of VGGColorizer")
     if why := LAYOUTS[layout].misfit(model):
@@ -90,12 +92,15 @@ def export_weights(source: Path, target: Path, *, layout: str) -> Conversion:
     with whole_file(target) as file:
         # Tensors of their own: a view would take all that it is a part of along.
         torch.save({name: tensor.contiguous() for name, tensor in LAYOUTS[layout].write(model).items()}, file)
-    return Conversion(layout=layout, num_parameters=_num_parameters(model), notes=[])
+    return Conversion(
+        layout=layout, num_parameters=_num_parameters(model), notes=[f"to be read back with --size {recipe.size}"]
+    )
 
 
 def _load_tensors(path: Path) -> dict[str, Tensor]:
     """The named tensors in a file of torch.save or safetensors, in float32."""
     try:
+        held: Any
         if path.suffix == ".safetensors":
             held = load_file(path)
         else:
@@ -105,9 +110,15 @@ def _load_tensors(path: Path) -> dict[str, Tensor]:
             f"{path} is no file of plain tensors: it is damaged, or holds Python objects, which are refused since "
             f"loading them runs code from the file ({type(error).__name__})"
         ) from None
+    if isinstance(held, dict) and isinstance(held.get("state_dict"), dict):  # as Lightning and many scripts save it
+        held = held["state_dict"]
     if not isinstance(held, dict) or not all(isinstance(value, Tensor) for value in held.values()):
         raise ValueError(f"{path} holds no state dict, tensors by name: save the model's state_dict()")
-    return {str(key): value.float() if value.is_floating_point() else value for key, value in held.items()}
+    # DataParallel puts its own name before each.
+    return {
+        str(key).removeprefix("module."): value.float() if value.is_floating_point() else value
+        for key, value in held.items()
+    }
 
 
 def _recipe(arguments: dict[str, Any], *, size: int, source: Path, digest: str) -> Recipe:

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -112,9 +113,11 @@ def _build(spec: Spec, base: type, known: Mapping[str, type]) -> Any:
         inspect.signature(found).bind(**spec.init_args)
     except TypeError as error:
         raise ValueError(f"{spec.class_path} cannot be made with {spec.init_args}: {error}") from None
-    arguments = {
-        name: _build(Spec(**value), kind, LOSSES)
-        for name, kind in wrapped_losses(found).items()
-        if isinstance(value := spec.init_args.get(name), dict)
-    }
-    return found(**{**spec.init_args, **arguments})
+    arguments = dict(spec.init_args)
+    for name, kind in wrapped_losses(found).items():
+        if isinstance(value := arguments.get(name), dict):
+            try:
+                arguments[name] = _build(Spec(**value), kind, LOSSES)
+            except ValueError as error:  # it names its own settings, loss.k, as if it were not wrapped
+                raise ValueError(re.sub(r"^loss\.", f"loss.{name}.", str(error))) from None
+    return found(**arguments)

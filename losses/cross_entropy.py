@@ -38,8 +38,8 @@ class RebalancedCrossEntropy(ElementLoss):
     A network that emits ab is scored by the bins that its colours stand for, through a Gaussian kernel.
 
     Args:
-        prior: The share of each bin in the training set, which is the default; or a file that says it, a shard set's
-            manifest.json or a .npy of 313 numbers. A manifest's is softly encoded, which is what smoothes it.
+        prior: The share of each bin in the training set, which is the default; or in another shard set, or in a .npy of
+            313 numbers. A shard set's is softly encoded, which is what smoothes it.
         lam: Weight of the uniform distribution mixed into the prior: 0.5 in the paper; at 1, all colours count alike.
         k: Bins that a true colour is encoded to, 5 in the paper, 10 in the released code.
         sigma: Width of the Gaussian of encoding, and of the kernel, in Lab units.

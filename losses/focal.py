@@ -46,9 +46,10 @@ class Focal(ColorLoss):
 
     Args:
         base: The loss that is wrapped.
-        gamma: Exponent of (1 - p), and of 'smooth': 2 in Lin et al., 1 in Yang et al.
-        weighting: By what errors weigh: 'relative', a gate at half of the batch's largest, over the sum of weights, as
-            in the original project; or 'smooth', (2 sigmoid(beta |d|) - 1)^gamma, Focal-R.
+        gamma: Exponent of (1 - p), and of 'smooth': 2 in Lin et al., 1 in Yang et al.; 'relative' has none.
+        weighting: By what errors weigh, where the base has no probabilities: 'relative', a gate at half of the batch's
+            largest, over the sum of weights, as in the original project; or 'smooth', (2 sigmoid(beta |d|) - 1)^gamma,
+            Focal-R.
         beta: How fast 'smooth' rises with the distance in Lab units.
     """
 

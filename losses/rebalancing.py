@@ -44,18 +44,19 @@ def smooth_prior(prior: Tensor, sigma: float = 5.0) -> Tensor:
 
 
 def load_prior(path: Path) -> list[float]:
-    """The share of each bin in a file: a manifest.json of a shard set, or a .npy of 313 numbers.
+    """The share of each bin in a file: a shard set or its manifest.json, or a .npy of 313 numbers.
 
     Raises ValueError when the file holds none; nothing in it is executed.
     """
     try:
+        path = path / "manifest.json" if path.is_dir() else path
         if path.suffix == ".json":
             prior = json.loads(path.read_text())["ab_histogram"]
         else:
             prior = np.load(path, allow_pickle=False).tolist()
     except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:  # an .npz has no tolist
         raise ValueError(
-            f"loss.prior={path} cannot be read ({error}): name a shard set's manifest.json, or a .npy of 313 numbers"
+            f"loss.prior={path} cannot be read ({type(error).__name__}): name a shard set, or a .npy of 313 numbers"
         ) from None
     return check_prior(prior, f"loss.prior={path}")
 
@@ -67,7 +68,7 @@ def check_prior(prior: Sequence[float], name: str = "loss.prior") -> list[float]
     if len(prior) != len(ab_bins()):
         raise ValueError(f"{name} holds {len(prior)} numbers: 313 are wanted, the share of each ab bin")
     if not all(share >= 0 and math.isfinite(share) for share in prior) or not sum(prior) > 0:
-        raise ValueError(f"{name} is no distribution: its 313 numbers must not be negative, nor all zero")
+        raise ValueError(f"{name} is no distribution: its 313 numbers must be finite, not negative, and not all zero")
     return prior
 
 

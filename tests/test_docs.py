@@ -20,13 +20,12 @@ shards, = sys.argv[1:]
 small = ["--data.train", shards, "--data.size", "32", "--model.width", "0.0625", "--train.steps", "3"]
 small += ["--train.batch_size", "4", "--train.device", "cpu", "--log.every", "1"]
 for out, loss in {
-    "mine": ["my_losses.SmoothL1", "--loss.beta", "2"],
+    "focal": ["Focal", "--loss.base", "my_losses.Huber"],
+    "mine": ["my_losses.Huber", "--loss.beta", "2"],
     "theirs": ["photochrom.losses.SmoothL1", "--loss.beta", "2"],
-    "focal": ["Focal", "--loss.base", "my_losses.SmoothL1"],
 }.items():
     assert main(["train", *small, "--out", out, "--loss", *loss]) == 0
 assert main(["evaluate", "mine", "--plugin", "my_losses", "--data", shards, "--out", "report"]) == 0
-main(["train", *small, "--out", "named", "--loss", "SmoothL1"])
 """
 
 
@@ -38,13 +37,9 @@ def losses(run: Path) -> list[float]:
 def test_the_loss_of_one_s_own_in_the_documentation(shards: ShardSet, tmp_path: Path) -> None:
     (code,) = re.findall(r"```python\n# my_losses\.py\n(.*?)```", (ROOT / "docs" / "losses.md").read_text(), re.DOTALL)
     (tmp_path / "my_losses.py").write_text(code)
-    command = [sys.executable, "-c", SCRIPT, str(shards.root)]
+    command = [sys.executable, "-P", "-c", SCRIPT, str(shards.root)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 2, done.stderr
-    assert (
-        "loss=SmoothL1 is the name of several classes: say which, photochrom.losses.SmoothL1 or my_losses"
-        in done.stderr
-    )
+    assert done.returncode == 0, done.stderr
     assert losses(tmp_path / "mine") == losses(tmp_path / "theirs")
     assert losses(tmp_path / "focal") != losses(tmp_path / "mine")
     assert (tmp_path / "report" / "report.html").exists()

@@ -47,6 +47,8 @@ def main(argv: list[str]) -> int:
         done = export_weights(config.file, config.out, layout=config.to)
     elif is_ours(config.file):
         raise ValueError(f"{config.file} is a model of ours: say with --to which layout it is to be written in")
+    elif config.out.suffix != ".safetensors":
+        raise ValueError(f"{config.out} is to be a model file: let its name end in .safetensors")
     else:
         done = import_weights(config.file, config.out, size=config.size, bn_scale=config.bn_scale)
     way = "written in" if config.to else "read from"

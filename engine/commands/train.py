@@ -2,6 +2,7 @@
 
 import argparse
 import inspect
+import re
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from itertools import pairwise
@@ -19,6 +20,7 @@ from ..parser import Parser, nearest
 from ..run import train
 from ..specs import import_plugin, look_in_this_folder, wrapped_losses
 
+_IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 _EPILOG = (
     "--plugin MODULE imports a Python module first: a model or loss of your own can then be named in a file, too. "
     "--model.help NAME and --loss.help NAME list the settings of these."
@@ -71,7 +73,7 @@ def _with_recipes(parser: Parser, argv: list[str]) -> list[str]:
     for i, (option, value) in enumerate(pairwise(words), start=1):
         if option.removeprefix("--") in SECTIONS and Path(value).is_file():
             parser.error(f"{option} {value} names a file: give it with --config")
-        if option in ("--model", "--loss") and "." in value:
+        if option.partition(".")[0] in ("--model", "--loss") and _IMPORT_PATH.fullmatch(value):
             look_in_this_folder()
         if option != "--config":
             continue
@@ -84,7 +86,14 @@ def _with_recipes(parser: Parser, argv: list[str]) -> list[str]:
             check_file(Path(words[i]))
         except ValueError as error:
             parser.error(str(error))
-    return words
+    return _files_first(words)
+
+
+def _files_first(words: list[str]) -> list[str]:
+    """The words with every --config before all else: what a person types counts more, wherever it stands."""
+    files = [i for i, word in enumerate(words[:-1]) if word == "--config"]
+    taken = {j for i in files for j in (i, i + 1)}
+    return [words[j] for j in sorted(taken)] + [word for j, word in enumerate(words) if j not in taken]
 
 
 def _split(argument: str) -> list[str]:

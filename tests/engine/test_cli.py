@@ -258,6 +258,15 @@ def test_the_resolved_configuration_reads_back(recipe: str, tmp_path: Path) -> N
     assert parse(["--config", str(tmp_path / "config.yaml")]) == config
 
 
+def test_what_is_typed_counts_more_than_a_file_wherever_that_stands() -> None:
+    first, last = (
+        parse([*words, *BASE])
+        for words in (["--config", "l2", "--optim.lr", "3"], ["--optim.lr", "3", "--config", "l2"])
+    )
+    assert first == last
+    assert last.optim.lr == 3
+
+
 def test_a_loss_of_one_s_own_by_import_path(
     shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

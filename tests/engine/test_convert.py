@@ -87,6 +87,23 @@ def test_safetensors_are_read_too(tmp_path: Path) -> None:
     assert torch.equal(photochrom.load(tmp_path / "ours.safetensors").to_bins.weight, model.to_bins.weight)
 
 
+def test_wrappings_of_a_state_dict_are_taken_off(tmp_path: Path) -> None:
+    foreign("eccv16", tmp_path / "theirs.pth")
+    tensors = torch.load(tmp_path / "theirs.pth", weights_only=True)
+    parallel = {f"module.{key}": tensor for key, tensor in tensors.items()}
+    torch.save({"state_dict": parallel, "epoch": 3}, tmp_path / "wrapped.pth")
+    assert main(["convert", str(tmp_path / "wrapped.pth"), str(tmp_path / "ours.safetensors")]) == 0
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    foreign("eccv16", tmp_path / "theirs.pth")
+    tensors = torch.load(tmp_path / "theirs.pth", weights_only=True)
+    tensors["model3.2.bias"][1] = torch.nan
+    torch.save(tensors, tmp_path / "nan.pth")
+    said = failure([str(tmp_path / "nan.pth"), str(tmp_path / "ours.safetensors")], capsys)
+    assert "model3.2.bias and 0 more of its tensors hold infinite numbers or nan" in said
+
+
 def test_half_precision_becomes_single(tmp_path: Path) -> None:
     foreign("eccv16", tmp_path / "theirs.pth")
     tensors = torch.load(tmp_path / "theirs.pth", weights_only=True)
@@ -168,7 +185,8 @@ def test_keys_that_do_not_fit_are_listed_by_name_and_shape(tmp_path: Path, capsy
     [
         ({"a": torch.zeros(2)}, "its 1 tensors (a [2] ...) are of no known layout"),
         ({"conv1_1.weight": torch.tensor(1.0)}, "leaves no channels"),
-        ({"state_dict": {"a": torch.zeros(2)}}, "holds no state dict, tensors by name"),
+        ({"state_dict": {"a": torch.zeros(2)}}, "its 1 tensors (a [2] ...) are of no known layout"),
+        ({"model": {"a": torch.zeros(2)}}, "holds no state dict, tensors by name"),
         ([torch.zeros(2)], "holds no state dict, tensors by name"),
         (b"nothing", "is no file of plain tensors: it is damaged, or"),
         (b"", "is no file of plain tensors: it is damaged, or"),
@@ -187,12 +205,15 @@ def test_other_files(content: object, sentence: str, tmp_path: Path, capsys: pyt
 def test_what_a_person_can_get_wrong(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "new" / "out.pt")
     assert "there is no file or folder" in failure([str(tmp_path / "nothing.pt"), out], capsys)
+    foreign("eccv16", tmp_path / "theirs.pth")
+    said = failure([str(tmp_path / "theirs.pth"), out], capsys)
+    assert "out.pt is to be a model file: let its name end in .safetensors" in said
     assert "is a model of ours: say with --to" in failure([str(trained), out], capsys)
     assert "holds no model.safetensors and no checkpoints" in failure([str(tmp_path), out], capsys)
     said = failure([str(trained), out, "--to", "eccv16"], capsys)
     assert "cannot be written in the layout eccv16: it is of networks with the head bins, and this one has ab" in said
-    foreign("eccv16", tmp_path / "theirs.pth")
-    said = failure([str(tmp_path / "theirs.pth"), out, "--bn-scale", "3"], capsys)
+    model_file = str(tmp_path / "new" / "out.safetensors")
+    said = failure([str(tmp_path / "theirs.pth"), model_file, "--bn-scale", "3"], capsys)
     assert "has the layout eccv16, and has lost no scale factors: leave --bn-scale away" in said
     assert "is no intact model file" in failure([str(tmp_path / "theirs.pth"), out, "--to", "eccv16"], capsys)
     assert "theirs.pth exists: name a new file" in failure([str(trained), str(tmp_path / "theirs.pth")], capsys)

@@ -55,7 +55,7 @@ def test_grey_pictures_are_those_without_a_value_beyond_five() -> None:
 def test_a_prior_is_read_from_a_manifest_or_an_array(prior: list[float], tmp_path: Path) -> None:
     np.save(tmp_path / "prior.npy", np.array(prior))
     (tmp_path / "manifest.json").write_text(json.dumps({"format": 1, "ab_histogram": prior}))
-    assert load_prior(tmp_path / "prior.npy") == load_prior(tmp_path / "manifest.json") == prior
+    assert load_prior(tmp_path / "prior.npy") == load_prior(tmp_path / "manifest.json") == load_prior(tmp_path) == prior
 
 
 def test_what_is_no_prior_is_refused(prior: list[float], tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_what_is_no_prior_is_refused(prior: list[float], tmp_path: Path) -> None
     np.savez(tmp_path / "several.npz", prior=np.array(prior))
     (tmp_path / "empty.npy").touch()
     for name in ("nothing.npy", "empty.npy", "several.npz", "objects.npy", "manifest.json", "list.json"):
-        with pytest.raises(ValueError, match=rf"loss\.prior=.*{name} cannot be read .*: name a shard set's manifest"):
+        with pytest.raises(ValueError, match=rf"loss\.prior=.*{name} cannot be read .*: name a shard set"):
             load_prior(tmp_path / name)
     with pytest.raises(ValueError, match=r"pairs\.npy is no list of numbers"):
         load_prior(tmp_path / "pairs.npy")
