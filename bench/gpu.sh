@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# What a GPU can do, in one go of some six minutes: the tests that need one, then packing, decoding, losses and training.
+#   usage: bench/gpu.sh PHOTOGRAPHS OUT     figures go to OUT as JSON, what was printed to OUT/log.txt
+# A step that fails or takes too long is said so, and the next one begins.
+set -uo pipefail
+photographs=$1 out=$2 work=$(mktemp -d)
+mkdir -p "$out"
+exec > >(tee "$out/log.txt") 2>&1
+
+step() { # seconds, then a command
+  local limit=$1 start=$SECONDS; shift
+  echo "--- $*"
+  timeout "$limit" "$@" || echo "!!! rc $?: $*"
+  echo "--- $((SECONDS - start)) s"
+}
+train() { # a name, then settings
+  local name=$1; shift
+  step 75 python3 -m photochrom train --config l2 --data.train "$work/shards" --out "$work/$name" "$@" > "$work/$name.log" 2>&1
+  tail -n 4 "$work/$name.log"
+  cp "$work/$name/summary.json" "$out/train-$name.json"
+}
+
+nvidia-smi -L
+step 60 python3 -m photochrom doctor
+step 60 python3 -m photochrom pack "$photographs" "$work/shards"
+step 60 python3 -m photochrom.bench.stages "$work/shards" --device cuda --batch-size 64 --seconds 10 --out "$out/stages.json"
+step 60 python3 -m photochrom.bench.losses --device cuda --seconds 10 --out "$out/losses.json"
+train auto --train.steps 150 --train.batch_size 224 --train.precision auto
+train fp32 --train.steps 40 --train.batch_size 224 --train.precision fp32
+step 150 python3 -m pytest -q -m gpu -p no:cacheprovider --durations=3
+rm -rf "$work"
