@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What a GPU can do, in one go of some six minutes: the tests that need one, then packing, decoding, losses and training.
+# What a GPU can do, in one go of some four minutes: packing, decoding, losses, training, and the tests that need one.
 #   usage: bench/gpu.sh PHOTOGRAPHS OUT     figures go to OUT as JSON, what was printed to OUT/log.txt
 # A step that fails or takes too long is said so, and the next one begins.
 set -uo pipefail
@@ -15,9 +15,10 @@ step() { # seconds, then a command
 }
 train() { # a name, then settings
   local name=$1; shift
-  step 75 python3 -m photochrom train --config l2 --data.train "$work/shards" --out "$work/$name" "$@" > "$work/$name.log" 2>&1
+  step 75 python3 -m photochrom train --config l2 --data.train "$work/shards" --out "$work/$name" --log.every 5 "$@" > "$work/$name.log" 2>&1
   tail -n 4 "$work/$name.log"
   cp "$work/$name/summary.json" "$out/train-$name.json"
+  cp "$work/$name/metrics.jsonl" "$out/train-$name-metrics.jsonl"
 }
 
 nvidia-smi -L

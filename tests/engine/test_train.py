@@ -239,8 +239,7 @@ def test_precisions_of_the_cpu(configure, tmp_path: Path, precision: str, traine
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32", "auto"])
 def test_precisions_of_the_gpu(configure, tmp_path: Path, precision: str, trained: Path) -> None:
     train(configure(tmp_path / "run", train__precision=precision, train__device="cuda"))
-    # Rounding grows with each step: over all 20 an H100's fp16 strays by up to 5 %.
-    assert losses(tmp_path / "run")[:10] == pytest.approx(losses(trained)[:10], rel=0.05)
+    assert losses(tmp_path / "run") == pytest.approx(losses(trained), rel=0.05)
 
 
 def test_epochs_give_the_steps(configure, tmp_path: Path) -> None:
