@@ -10,18 +10,25 @@ console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
-def progress_bar(what: str, unit: str, *, enabled: bool = True) -> Iterator[Callable[[int, int], None]]:
-    """A bar that is told (done, total); nothing is drawn if not `enabled`, or where stderr is no terminal."""
+def progress_bar(what: str, unit: str = "", *, enabled: bool = True) -> Iterator[Callable[..., None]]:
+    """A bar that is told (done, total) or (done, total, unit); not drawn if not `enabled`, or if stderr is no terminal.
+
+    A total that is None is not known yet.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn(unit),
+        TextColumn("{task.fields[unit]}"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True, disable=not (enabled and console.is_terminal)) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        task = bar.add_task(what, total=None, unit=unit)
+
+        def tell(done: int, total: int | None, unit: str = unit) -> None:
+            bar.update(task, completed=done, total=total, unit=unit)
+
+        yield tell
 
 
 class Line:

@@ -1,40 +1,44 @@
-"""Packs a folder of photographs into a shard set, once, so that training never meets a file that does not decode."""
+"""Packs photographs into shard sets, once, so that training never meets a file that does not decode.
+
+Every file of the source becomes an outcome (outcomes.py) that worker processes make. Outcomes are brought into the
+order of their places: those of a source that can be read in any order are made in it, those of a stream are spooled.
+Then each goes to the writer of its set.
+"""
 
 import csv
 import hashlib
 import json
 import os
-import re
-import signal
+import shutil
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
-from itertools import chain, islice
-from multiprocessing import get_context, parent_process
-from multiprocessing.connection import wait
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from threading import Thread
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import __version__
-from . import photograph
+from . import photograph, sources
+from .decodable import DaliCheck, has_dali
 from .files import sole_writer, whole_file
-from .hashing import permutation
-from .photograph import Photograph, Rejected
-from .shards import MANIFEST, Shard, describe, write_manifest
+from .labels import part_of, read_partition
+from .outcomes import Gate, Outcome, Place, examine, outcome_of, place_of
+from .photograph import Rejected, Subsampling
+from .shards import MANIFEST, write_manifest
+from .shardwriter import AbCounts, ShardWriter, Tally
+from .sources import Entry, FileAt, Stream
+from .spool import Spool
+from .workers import Lost, Workers
 
 REJECTS = "rejects.csv"
-MARK = ".packing"  # there from the first moment of a pack to its last
-_OURS = re.compile(r"photos-\d{6}\.(tar|idx)|\.[0-9a-f]{16}\.tmp|rejects\.csv")
+WORK = ".packing"  # the folder of what a pack has not finished
 
-AbCounts = NDArray[np.int64]
+Progress = Callable[[int, int | None, str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,23 +46,35 @@ class PackConfig:
     """Packs photographs into a shard set.
 
     Args:
-        source: Folder of photographs; its subfolders are searched too and become the classes.
-        out: New folder for the shard set.
+        source: Folder (its subfolders are searched too), .tar, .tar.gz, .zip, URL of an archive, or a WebDataset.
+        out: New folder for the shard set; one that an interrupted pack has left is finished by the same command.
         short_side: Reduce the short side to this many pixels, antialiased; 'none' keeps the original sizes.
-        quality: JPEG quality of what is stored, 1 to 100; the chroma is never subsampled.
+        quality: JPEG quality of what is stored, 1 to 100.
+        subsampling: Of the chroma of what is stored; 444 keeps it whole.
         workers: Processes that decode and encode; by default one per CPU core.
-        seed: Of the order in which photographs are stored.
+        time_limit: Seconds after which a photograph that is not decoded counts as one that hangs its decoder.
+        seed: Of the order in which photographs are stored, and of --split.
         keep_grey: Also pack photographs without colour (no |a| or |b| above 5); by default they are dropped.
+        drop_duplicates: Pack of files with the same bytes only the first; they are counted in any case.
+        split: Make two shard sets, OUT/train with this share of the photographs and OUT/test with the others.
+        partitions: Make two shard sets, OUT/train and OUT/test, by SUN397's Partitions.zip or a folder of its files.
+        partition: Which of SUN397's ten official partitions.
         shard_samples: Photographs per shard.
     """
 
-    source: Path
+    source: str | Path
     out: Path
     short_side: int | Literal["none"] = 288
     quality: int = 95
+    subsampling: Subsampling = "444"
     workers: int | None = None
+    time_limit: float = 60.0
     seed: int = 0
     keep_grey: bool = False
+    drop_duplicates: bool = False
+    split: float | None = None
+    partitions: Path | None = None
+    partition: int = 1
     shard_samples: int = 4096
 
     def __post_init__(self) -> None:
@@ -69,117 +85,235 @@ class PackConfig:
             raise ValueError(f"--quality {self.quality} is not between 1 and 100")
         if self.workers is not None and self.workers < 1:
             raise ValueError(f"--workers {self.workers} is not a positive number of processes")
+        if not self.time_limit > 0:
+            raise ValueError(f"--time-limit {self.time_limit} is not a positive number of seconds")
         if self.seed < 0:
             raise ValueError(f"--seed {self.seed} is negative")
+        if self.split is not None and not 0 < self.split < 1:
+            raise ValueError(f"--split {self.split} is not between 0 and 1, as in --split 0.95")
+        if self.split is not None and self.partitions is not None:
+            raise ValueError("--split and --partitions exclude each other: give one of them")
+        if not 1 <= self.partition <= 10:
+            raise ValueError(f"--partition {self.partition} is not between 1 and 10")
         if self.shard_samples < 1:
             raise ValueError(f"--shard-samples {self.shard_samples} is not a positive number of photographs")
 
     @property
-    def limit(self) -> int | None:
-        """The short side in pixels above which photographs are reduced, or None."""
-        return None if self.short_side == "none" else self.short_side
-
-
-@dataclass(kw_only=True)
-class _Tally:
-    """What became of the source's files."""
-
-    rejects: list[tuple[str, str, str]] = field(default_factory=list)
-    dropped: Counter[str] = field(default_factory=Counter)
-    classes: Counter[str] = field(default_factory=Counter)
-    ab_counts: AbCounts = field(default_factory=lambda: np.zeros(65536, dtype=np.int64))
-    num_packed: int = 0
-
-    def add(self, path: str, outcome: Photograph | Rejected, keep_grey: bool) -> bool:
-        """Counts one file; true when it is to be stored."""
-        if isinstance(outcome, Rejected):
-            self.rejects.append((path, outcome.reason, outcome.detail))
-            return False
-        if outcome.is_grey and not keep_grey:
-            self.dropped["grey"] += 1
-            return False
-        self.num_packed += 1
-        self.classes[_class_of(path)] += 1
-        self.ab_counts += np.bincount(outcome.ab_cells, minlength=65536)
-        return True
+    def gate(self) -> Gate:
+        """How each photograph is made."""
+        short_side = None if self.short_side == "none" else self.short_side
+        return Gate(short_side=short_side, quality=self.quality, subsampling=self.subsampling)
 
     @property
-    def rejected(self) -> Counter[str]:
-        return Counter(reason for _, reason, _ in self.rejects)
+    def roots(self) -> dict[str, Path]:
+        """The folders of the shard sets, by their names, of which the one of a single set is empty."""
+        if self.split is None and self.partitions is None:
+            return {"": self.out}
+        return {name: self.out / name for name in ("train", "test")}
 
 
 def pack(
     config: PackConfig,
     *,
     ab_histogram: Callable[[AbCounts], NDArray[np.float64]],
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda done, total, unit: None,
 ) -> dict[str, Any]:
     """Packs config.source into config.out and returns the figures of summary.json.
 
     `ab_histogram` turns the counts (256, 256) of colours, by a + 128 and b + 128, into the shares (313,) of the ab
-    bins; `progress` is told the number of files done and of all files.
+    bins; `progress` is told how much is done, of how much, and in which unit: files, or MiB of a stream.
 
-    Raises ValueError when the source holds no photograph or the target is in use; then, as after any other failure,
-    nothing is left in the target.
+    Raises ValueError when the source holds no photograph or the target is in use. A pack that is killed, interrupted or
+    finds no space goes on, by the same command, from its last finished shard; one that ends before its first leaves
+    nothing.
     """
     started = time.perf_counter()
-    if config.out.resolve().is_relative_to(config.source.resolve()):
-        raise ValueError(f"{config.out} lies in {config.source}, which it is packed from: name a folder elsewhere")
-    files = _files(config.source)
-    tally = _Tally()
-    with _claimed(config.out):
-        shards = _write_shards(config, files, tally, progress)
-        if not shards:
-            raise ValueError(_nothing_packed(config.source, len(files), tally))
-        _write_rejects(config.out / REJECTS, tally.rejects)
-        write_manifest(config.out, shards, **_manifest_facts(config, tally, ab_histogram))
+    source = str(config.source)
+    if not sources.is_url(source) and config.out.resolve().is_relative_to(Path(source).resolve()):
+        raise ValueError(f"{config.out} lies in {source}, which it is packed from: name a folder elsewhere")
+    partition = None if config.partitions is None else read_partition(config.partitions, config.partition)
+    entries = sources.listed(source)
+    stream = Stream(source) if entries is None else None
+    with ExitStack() as stack:
+        if stream:
+            stack.callback(stream.close)
+        work = stack.enter_context(_claimed(config, _identity(config, stream.identity if stream else entries or [])))
+        try:
+            packing = _Packing(config, stack, work, partition, progress)
+            packing.run(entries, stream)
+        except OSError as error:
+            raise ValueError(
+                f"cannot write to {config.out}: {error.strerror or error}; what is finished stays: make room, and run "
+                "the same command again to go on"
+            ) from error
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("the same command goes on from the last finished shard") from None
+        tallies = {name: writer.tally for name, writer in packing.writers.items()}
+        if empty := [name for name, writer in packing.writers.items() if not writer.shards]:
+            shutil.rmtree(work)  # the same command would come to the same end
+            for root in config.roots.values():
+                for path in root.glob("photos-*"):
+                    path.unlink()
+            raise ValueError(_nothing_packed(source, empty, tallies))
+        for name, writer in packing.writers.items():
+            root = config.roots[name]
+            _write_rejects(root / REJECTS, writer.tally.rejects)
+            write_manifest(root, writer.shards, **_manifest_facts(config, writer.tally, ab_histogram))
+    total = sum_of(tallies.values())
     seconds = time.perf_counter() - started
     return {
-        "num_packed": tally.num_packed,
-        "num_rejected": len(tally.rejects),
-        "num_dropped": tally.dropped.total(),
-        "dropped": dict(tally.dropped),
-        "rejected": dict(tally.rejected),
-        "num_shards": len(shards),
-        "bytes": sum(shard.bytes for shard in shards),
+        "num_packed": total.num_packed,
+        "num_rejected": len(total.rejects),
+        "num_dropped": total.dropped.total() + packing.num_skipped,
+        "num_duplicates": total.num_duplicates,
+        "dropped": dict(total.dropped) | ({"in no partition": packing.num_skipped} if packing.num_skipped else {}),
+        "rejected": dict(total.rejected),
+        "sets": {str(config.roots[name]): tally.num_packed for name, tally in tallies.items()},
+        "num_shards": sum(len(writer.shards) for writer in packing.writers.values()),
+        "bytes": sum(shard.bytes for writer in packing.writers.values() for shard in writer.shards),
+        "num_missing": len(partition) - total.num_files if partition else 0,
+        "num_resumed": packing.num_resumed,
         "seconds": round(seconds, 3),
-        "images_per_second": round(len(files) / seconds, 2),
+        "images_per_second": round((total.num_files - packing.num_resumed) / seconds, 2),
     }
 
 
-def _files(source: Path) -> list[str]:
-    """Paths of all files below `source`, relative to it, sorted, with forward slashes."""
-    if not source.exists():
-        raise ValueError(f"there is no folder {source}: name one that holds photographs")
-    if not source.is_dir():
-        raise ValueError(f"{source} is no folder: name one that holds photographs")
+class _Packing:
+    """One run: its workers, its writers, and what passes from the ones to the others."""
 
-    found = [path.relative_to(source).as_posix() for path in _walk(source)]
-    if not found:
-        raise ValueError(f"{source} holds no files: name a folder that holds photographs")
-    return sorted(found)
+    def __init__(
+        self,
+        config: PackConfig,
+        stack: ExitStack,
+        work: Path,
+        partition: Mapping[str, str] | None,
+        progress: Progress,
+    ) -> None:
+        self._config, self._work, self._partition, self._progress = config, work, partition, progress
+        self.num_skipped = 0  # files in no partition
+        number = config.workers or len(os.sched_getaffinity(0))
+        dali = stack.enter_context(DaliCheck(threads=max(1, number // 4))) if has_dali() else None
+        self._workers: Workers[Entry, Outcome] = stack.enter_context(
+            Workers(partial(examine, gate=config.gate, seed=config.seed), number=number, seconds=config.time_limit)
+        )
+        background = stack.enter_context(ThreadPoolExecutor(1))  # one thread: there is one DALI
+        self.writers = {
+            name: stack.enter_context(
+                closing(
+                    ShardWriter(
+                        root,
+                        work / (name or "all"),
+                        shard_samples=config.shard_samples,
+                        keep_grey=config.keep_grey,
+                        drop_duplicates=config.drop_duplicates,
+                        check=dali.refused if dali else None,
+                        background=background,
+                    )
+                )
+            )
+            for name, root in config.roots.items()
+        }
+        self.num_resumed = sum(writer.tally.num_files for writer in self.writers.values())
+
+    def run(self, entries: list[Entry] | None, stream: Stream | None) -> None:
+        outcomes = self._of_stream(stream) if stream else self._of_list(entries or [])
+        with closing(outcomes):
+            for outcome in outcomes:
+                self.writers[self._set_of(outcome)].add(outcome)
+        for writer in self.writers.values():
+            writer.finish()
+
+    @property
+    def _end(self) -> Place:
+        """The place up to which all writers have what they need."""
+        return min(writer.end for writer in self.writers.values())
+
+    def _wanted(self, path: str) -> bool:
+        return self._partition is None or part_of(path, self._partition) is not None
+
+    def _set_of(self, outcome: Outcome) -> str:
+        if self._partition is not None:
+            return part_of(outcome.path, self._partition) or ""
+        if self._config.split is None:
+            return ""
+        # By content, so that copies of one photograph come to lie on one side.
+        share = place_of(outcome.content or outcome.path, self._config.seed)[0] / 2**64
+        return "train" if share < self._config.split else "test"
+
+    def _of_list(self, entries: list[Entry]) -> Generator[Outcome]:
+        wanted = [entry for entry in entries if self._wanted(entry.path)]
+        self.num_skipped = len(entries) - len(wanted)
+        end, seed = self._end, self._config.seed
+        placed = sorted((place_of(entry.path, seed), number) for number, entry in enumerate(wanted))
+        todo = [wanted[number] for place, number in placed if place > end]
+        for done, outcome in enumerate(self._examined(todo), start=len(wanted) - len(todo) + 1):
+            self._progress(done, len(wanted), "files")
+            yield outcome
+
+    def _of_stream(self, stream: Stream) -> Generator[Outcome]:
+        """Reads the whole stream into the spool, then takes it out in order."""
+        spool = Spool(self._work / "spool")
+        if not spool.is_complete:
+            incoming = self._work / "incoming"
+            incoming.mkdir(exist_ok=True)
+            skipped: list[str] = []
+
+            def wanted(path: str) -> bool:
+                if not self._wanted(path):
+                    skipped.append(path)
+                return self._wanted(path) and path not in spool.paths
+
+            with closing(spool), closing(self._examined(stream.entries(wanted, incoming))) as examined:
+                for outcome in examined:
+                    spool.add(outcome)
+                    self._progress(stream.position >> 20, stream.total and stream.total >> 20, "MiB")
+            shutil.rmtree(incoming)
+            spool.complete(num_skipped=len(skipped))
+        self.num_skipped = spool.num_skipped
+        for outcome in spool.outcomes(after=self._end):
+            yield outcome
+            spool.forget(self._end)
+
+    def _examined(self, entries: Iterable[Entry]) -> Generator[Outcome]:
+        for entry, result in self._workers.map(entries):
+            if isinstance(result, Lost):
+                rejected = Rejected(f"{result.reason} the decoder", result.detail)
+                yield outcome_of(entry, self._config.seed, "", rejected)
+            else:
+                yield result
+            if isinstance(entry.content, FileAt) and entry.content.temporary:
+                entry.content.file.unlink()
 
 
-def _walk(source: Path) -> Iterator[Path]:
-    """All files below `source`; links to folders are followed, but not round in a circle."""
+def sum_of(tallies: Iterable[Tally]) -> Tally:
+    """What became of the files of several sets."""
+    total = Tally()
+    for tally in tallies:
+        total.add(tally)
+    return total
 
-    def refuse(error: OSError) -> None:  # os.walk would skip an unreadable folder, and lose its files silently
-        raise ValueError(f"cannot list {error.filename}: {error.strerror}")
 
-    for folder, subfolders, names in os.walk(source, onerror=refuse, followlinks=True):
-        above = {parent.resolve() for parent in (Path(folder), *Path(folder).parents)}
-        above |= {parent for path in list(above) for parent in path.parents}
-        subfolders[:] = [name for name in subfolders if Path(folder, name).resolve() not in above]
-        yield from (Path(folder, name) for name in names)
+def _identity(config: PackConfig, source: str | list[Entry]) -> dict[str, Any]:
+    """What must be the same for a pack to go on where another was interrupted."""
+    if isinstance(source, list):
+        paths = "\0".join(sorted(entry.path for entry in source))
+        source = f"{len(source)} files {hashlib.sha256(paths.encode(errors='surrogateescape')).hexdigest()[:16]}"
+    settings = {
+        name: value if isinstance(value, int | float | None) else str(value)
+        for name, value in vars(config).items()
+        if name not in ("out", "workers", "time_limit")
+    }
+    return {"photochrom": __version__, **settings, "files": source, "dali": has_dali()}
 
 
 @contextmanager
-def _claimed(out: Path) -> Iterator[None]:
-    """Makes the target folder and keeps others from it; if what follows fails, nothing of it stays.
+def _claimed(config: PackConfig, identity: dict[str, Any]) -> Iterator[Path]:
+    """Makes the target folder, keeps others from it, and yields its folder for what is not finished.
 
-    What an interrupted pack has left there is cleared. Raises ValueError when the folder holds anything else, or when
-    another pack is at work in it.
+    Raises ValueError when the target holds anything but what a pack of this identity has left, or when another pack is
+    at work in it. If what follows fails before anything is finished, nothing stays.
     """
+    out = config.out
     created = not out.exists()
     try:
         if out.exists() and not out.is_dir():
@@ -188,161 +322,70 @@ def _claimed(out: Path) -> Iterator[None]:
     except OSError as error:
         raise ValueError(f"cannot write to {out}: {error.strerror}; name another folder") from None
     with sole_writer(out):
-        _clear(out)
+        work = out / WORK
+        _check_target(out, identity)
         try:
-            yield
+            try:
+                work.mkdir(exist_ok=True)
+                with whole_file(work / "pack.json") as file:
+                    file.write_text(json.dumps(identity))
+            except OSError as error:
+                raise ValueError(f"cannot write to {out}: {error.strerror}; name another folder") from None
+            yield work
+            shutil.rmtree(work)
         except BaseException:
-            if not (out / MANIFEST).exists():
-                for path in _ours(out):
-                    path.unlink()
-                (out / MARK).unlink()
-                if created:
-                    out.rmdir()
+            _leave(out, created)
             raise
-        finally:
-            (out / MARK).unlink(missing_ok=True)
 
 
-def _clear(out: Path) -> None:
-    """Marks the folder as being packed into, and empties it of what an interrupted pack has left."""
-    if (out / MANIFEST).exists():
-        raise ValueError(f"{out} already holds a shard set: name a new folder, or remove it first")
-    # Only beside the mark of an interrupted pack are shards without a manifest known to be its leftovers.
-    leftovers = _ours(out) if (out / MARK).exists() else []
-    strangers = sorted({path.name for path in out.iterdir()} - {path.name for path in leftovers} - {MARK})
-    if strangers:
-        raise ValueError(f"{out} is not empty (it holds {strangers[0]}): name a new folder")
-    try:
-        (out / MARK).touch()
-        for path in leftovers:
-            path.unlink()
-    except OSError as error:
-        raise ValueError(f"cannot write to {out}: {error.strerror}; name another folder") from None
-
-
-def _ours(out: Path) -> list[Path]:
-    """What a pack puts into its folder, its mark aside."""
-    return [path for path in out.iterdir() if _OURS.fullmatch(path.name)]
-
-
-def _write_shards(
-    config: PackConfig, files: list[str], tally: _Tally, progress: Callable[[int, int], None]
-) -> list[Shard]:
-    """Stores what passes the gate, in the seed's order, in shards of equal numbers of photographs."""
-    order = [files[i] for i in permutation(len(files), config.seed)]
-    photographs = _photographs(config, order, tally, progress)
-    shards: list[Shard] = []
-    with closing(photographs):
-        for first in photographs:
-            tar = config.out / f"photos-{len(shards):06d}.tar"
-            sizes = _write_tar(tar, chain([first], islice(photographs, config.shard_samples - 1)))
-            shards.append(describe(tar, sizes))
-    return shards
-
-
-def _write_tar(tar: Path, photographs: Iterable[tuple[str, Photograph]]) -> list[tuple[int, int]]:
-    """Writes one shard, which appears under its name only when it is whole and durable; returns the stored sizes."""
-    from webdataset import TarWriter
-
-    sizes = []
-    neutral = {"mtime": 0, "user": "photochrom", "group": "photochrom"}
-    with whole_file(tar) as file, open(file, "wb") as stream, TarWriter(stream, encoder=False, **neutral) as writer:
-        for path, photo in photographs:
-            writer.write({"__key__": _key(path), "jpg": photo.jpeg, "json": _facts(path, photo)})
-            sizes.append(photo.size)
-    return sizes
-
-
-def _photographs(
-    config: PackConfig, order: list[str], tally: _Tally, progress: Callable[[int, int], None]
-) -> Generator[tuple[str, Photograph]]:
-    """What is to be stored, in `order` whatever the number of workers; all else goes to the tally."""
-    num_workers = config.workers or len(os.sched_getaffinity(0))
-    pool = ProcessPoolExecutor(num_workers, get_context("spawn"), initializer=_follow_the_packer)
-    waiting: deque[tuple[str, Future[Photograph | Rejected]]] = deque()
-    todo = iter(order)
-    try:
-        for done in range(1, len(order) + 1):
-            for path in islice(todo, 8 * num_workers - len(waiting)):  # enough to keep all busy, few to hold in memory
-                waiting.append((path, pool.submit(_process, config.source / path, config.limit, config.quality)))
-            path, future = waiting.popleft()
-            outcome = future.result()
-            progress(done, len(order))
-            if tally.add(path, outcome, config.keep_grey):
-                assert isinstance(outcome, Photograph)
-                yield path, outcome
-    except BrokenProcessPool:
-        suspects = ", ".join(path for path, _ in list(waiting)[:num_workers])
+def _check_target(out: Path, identity: dict[str, Any]) -> None:
+    if not (out / WORK).exists():
+        if (out / MANIFEST).exists():
+            raise ValueError(f"{out} already holds a shard set: name a new folder, or remove it first")
+        if strangers := sorted(path.name for path in out.iterdir()):
+            raise ValueError(f"{out} is not empty (it holds {strangers[0]}): name a new folder")
+        return
+    state = out / WORK / "pack.json"
+    before = json.loads(state.read_text()) if state.exists() else identity
+    if changed := [name for name in identity if identity[name] != before.get(name)]:
+        name = changed[0]
         raise ValueError(
-            f"a worker died, killed by the system for its memory or by a decoder's crash, near {path}, {suspects}: "
-            "move the culprit away, or try fewer --workers"
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
+            f"{out} holds an interrupted pack with {name} {before.get(name)}, where this one has {identity[name]}: "
+            f"give the same to go on, or remove {out} to begin anew"
+        )
 
 
-def _process(path: Path, short_side: int | None, quality: int) -> Photograph | Rejected:
-    """Runs in a worker."""
-    try:
-        return photograph.make_photograph(photograph.read_file(path), short_side=short_side, quality=quality)
-    except Rejected as rejected:
-        return rejected
-
-
-def _follow_the_packer() -> None:
-    """A worker ends with the packer, even a killed one, and not before it at Ctrl-C, which reaches the whole group."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    packer = parent_process()
-    assert packer is not None
-
-    def follow() -> None:
-        wait([packer.sentinel])
-        os._exit(1)
-
-    Thread(target=follow, daemon=True).start()
-
-
-def _key(path: str) -> str:
-    """A name for the sample: readable, ASCII, without dots, and unique because it ends in a hash of the whole path."""
-    slug = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(path).stem).strip("-")[:60]
-    return f"{slug}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}"
-
-
-def _class_of(path: str) -> str:
-    folder = Path(path).parent.as_posix()
-    return "" if folder == "." else folder
-
-
-def _facts(path: str, photo: Photograph) -> bytes:
-    width, height = photo.size
-    facts = {
-        "path": path,
-        "class": _class_of(path),
-        "width": width,
-        "height": height,
-        "original_size": photo.original_size,
-        "done": photo.done,
-        "grey": photo.is_grey,
-    }
-    return json.dumps(facts).encode()
+def _leave(out: Path, created: bool) -> None:
+    """Removes what would be of no use to a pack that goes on."""
+    work = out / WORK
+    if any(work.glob("*/photos-*.json")) or any(work.glob("spool/*")):
+        return
+    shutil.rmtree(work, ignore_errors=True)
+    for root in (out / "train", out / "test", *([out] if created else [])):
+        if root.is_dir() and not any(root.iterdir()):
+            root.rmdir()
 
 
 def _manifest_facts(
-    config: PackConfig, tally: _Tally, ab_histogram: Callable[[AbCounts], NDArray[np.float64]]
+    config: PackConfig, tally: Tally, ab_histogram: Callable[[AbCounts], NDArray[np.float64]]
 ) -> dict[str, Any]:
     """All that the manifest says beside the shards: a pure function of the source, the settings and the seed."""
+    gate = config.gate
     return {
         "photochrom": __version__,
         "source": str(config.source),
         "seed": config.seed,
         "image": {
-            "short_side": config.limit,
+            "short_side": gate.short_side,
             "resampler": photograph.RESAMPLER,
-            "quality": config.quality,
-            "subsampling": photograph.SUBSAMPLING,
+            "quality": gate.quality,
+            "subsampling": ":".join(gate.subsampling),
+            "decoded_by_dali": has_dali(),
         },
         "counts": {
             "packed": tally.num_packed,
+            "grey": tally.num_grey,
+            "duplicates": tally.num_duplicates,
             "dropped": dict(sorted(tally.dropped.items())),
             "rejected": dict(sorted(tally.rejected.items())),
         },
@@ -359,7 +402,12 @@ def _write_rejects(path: Path, rejects: list[tuple[str, str, str]]) -> None:
         writer.writerows(sorted(rejects))
 
 
-def _nothing_packed(source: Path, num_files: int, tally: _Tally) -> str:
-    reasons = [f"{number} {reason}" for reason, number in tally.rejected.most_common()]
-    reasons += [f"{number} {reason} (--keep-grey packs them)" for reason, number in tally.dropped.items()]
-    return f"{source} holds no photograph that can be packed; of its {num_files} files: {', '.join(reasons)}"
+def _nothing_packed(source: str, empty: list[str], tallies: Mapping[str, Tally]) -> str:
+    if len(empty) < len(tallies):
+        return f"no photograph of {source} falls to {empty[0]}: pack more of them, or without parts"
+    total = sum_of(tallies.values())
+    reasons = [f"{number} {reason}" for reason, number in total.rejected.most_common()]
+    reasons += [f"{number} {reason} (--keep-grey packs them)" for reason, number in total.dropped.items()]
+    if not reasons:
+        return f"{source} holds none of the photographs that the partition lists"
+    return f"{source} holds no photograph that can be packed; of its {total.num_files} files: {', '.join(reasons)}"

@@ -11,7 +11,7 @@ import stat
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import simplejpeg
@@ -21,7 +21,9 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 MIN_SIDE = 32
 MAX_PIXELS = 100_000_000  # 300 MB of RGB: above any camera of the data sets, below what ends a worker
 RESAMPLER = "bicubic"  # Pillow's, which antialiases, as the original project's resize
-SUBSAMPLING = "4:4:4"  # halving the chroma would blur what the network learns
+# libjpeg-turbo halves large JPEGs while it decodes them, as long as this many times the wanted size is left: some 2.5
+# times faster than a full decode, and ab differs from its by less than half of what storing as JPEG costs (docs).
+SCALED_AT_LEAST = 1.25
 GREY_LIMIT = 5.0  # no |a| or |b| above it: grey, as in the released code of Zhang et al. (NonGrayMaskLayer)
 AB_STRIDE = 4  # the statistics see every 4th pixel each way, the grid of the network's output
 
@@ -38,6 +40,14 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_ON_THE_SIDE = (
+    Image.Transpose.TRANSPOSE,
+    Image.Transpose.ROTATE_270,
+    Image.Transpose.TRANSVERSE,
+    Image.Transpose.ROTATE_90,
+)
+
+Subsampling = Literal["444", "422", "420"]
 
 
 class Rejected(ValueError):
@@ -55,8 +65,9 @@ class Rejected(ValueError):
 class Photograph:
     """A photograph ready to be stored.
 
-    `size` and `original_size` are (width, height); `done` lists what was done to the file; `ab_cells` holds the colours
-    of every 4th pixel each way as uint16 numbers of one Lab unit square: (a + 128) * 256 + (b + 128), rounded.
+    `size` and `original_size` are (width, height); `done` lists what was done to the file. Every 4th pixel each way
+    counts for the statistics: `ab_cells` are the colours that occur, as uint16 numbers of one Lab unit square,
+    (a + 128) * 256 + (b + 128), rounded, and `ab_counts` how often each does.
     """
 
     jpeg: bytes
@@ -65,35 +76,46 @@ class Photograph:
     done: tuple[str, ...]
     is_grey: bool
     ab_cells: NDArray[np.uint16]
+    ab_counts: NDArray[np.uint32]
 
 
-def make_photograph(data: bytes, *, short_side: int | None, quality: int) -> Photograph:
+def make_photograph(
+    data: bytes, *, short_side: int | None, quality: int, subsampling: Subsampling = "444"
+) -> Photograph:
     """The file's photograph, its short side reduced to `short_side` pixels (never enlarged), as JPEG of `quality`.
 
     A sound upright RGB JPEG that needs no resize keeps its bytes. Raises Rejected.
     """
-    image, done = decode(data)
-    original_size = image.size
-    if short_side is not None and min(image.size) > short_side:
-        factor = short_side / min(image.size)
-        image = image.resize(
-            (max(1, round(image.width * factor)), max(1, round(image.height * factor))), Image.Resampling.BICUBIC
-        )
-        done = (*done, "resized")
+    image, original_size, done = _decode(data, short_side)
+    size = reduced(original_size, short_side)
+    if size != original_size:
+        image, done = image.resize(size, Image.Resampling.BICUBIC), (*done, "resized")
     pixels = np.ascontiguousarray(image)
     ab = _ab(pixels)
     if keep_bytes := not done and data.endswith(b"\xff\xd9"):
         jpeg = data
     else:
-        jpeg = simplejpeg.encode_jpeg(pixels, quality=quality, colorspace="RGB", colorsubsampling="444", fastdct=False)
+        jpeg = simplejpeg.encode_jpeg(
+            pixels, quality=quality, colorspace="RGB", colorsubsampling=subsampling, fastdct=False
+        )
+    cells, counts = np.unique(_cells(ab), return_counts=True)
     return Photograph(
         jpeg=jpeg,
         size=image.size,
         original_size=original_size,
         done=done if keep_bytes else (*done, "encoded"),
         is_grey=bool(np.abs(ab).max() <= GREY_LIMIT),
-        ab_cells=_cells(ab),
+        ab_cells=cells,
+        ab_counts=counts.astype(np.uint32),
     )
+
+
+def reduced(size: tuple[int, int], short_side: int | None) -> tuple[int, int]:
+    """Width and height with the shorter of them reduced to `short_side`, or as they are if it is no longer."""
+    if short_side is None or min(size) <= short_side:
+        return size
+    factor = short_side / min(size)
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
 def decode(data: bytes) -> tuple[Image.Image, tuple[str, ...]]:
@@ -101,6 +123,15 @@ def decode(data: bytes) -> tuple[Image.Image, tuple[str, ...]]:
 
     Colours are brought to sRGB by the embedded profile, 16-bit samples are scaled, transparency is laid on white, CMYK
     is converted, of animations the first frame is taken.
+    """
+    picture, _, done = _decode(data, None)
+    return picture, done
+
+
+def _decode(data: bytes, short_side: int | None) -> tuple[Image.Image, tuple[int, int], tuple[str, ...]]:
+    """As `decode`, with the upright picture's own size between; the picture is smaller if that is faster.
+
+    It is never smaller than `SCALED_AT_LEAST` times what its reduction to `short_side` needs.
     """
     if not data:
         raise Rejected("empty file")
@@ -110,7 +141,7 @@ def decode(data: bytes) -> tuple[Image.Image, tuple[str, ...]]:
             image = Image.open(io.BytesIO(data), formats=FORMATS)
             _check_size(image.size)
             if image.format in ("JPEG", "MPO"):
-                picture, done = _strict_jpeg(data, image)
+                picture, done = _strict_jpeg(data, image, reduced(image.size, short_side))
             else:
                 image.load()
                 picture, done = image, (f"from {image.format}",)
@@ -120,9 +151,11 @@ def decode(data: bytes) -> tuple[Image.Image, tuple[str, ...]]:
                 picture, done = _in_rgb(picture, done)
             if to_srgb is not None:
                 picture, done = ImageCms.applyTransform(picture, to_srgb) or picture, (*done, "brought to sRGB")
+            size = image.size
             if (method := _UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG, 1))) is not None:
                 picture, done = picture.transpose(method), (*done, "turned upright")
-            return picture, done
+                size = size[::-1] if method in _ON_THE_SIDE else size
+            return picture, size, done
         except (Rejected, MemoryError):
             raise
         except UnidentifiedImageError:
@@ -141,15 +174,19 @@ def _check_size(size: tuple[int, int]) -> None:
         raise Rejected("too many pixels", f"{width}x{height}, the largest area that is packed is {MAX_PIXELS}")
 
 
-def _strict_jpeg(data: bytes, image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
+def _strict_jpeg(data: bytes, image: Image.Image, wanted: tuple[int, int]) -> tuple[Image.Image, tuple[str, ...]]:
     """The JPEG decoded by libjpeg-turbo with warnings as errors; `image` is Pillow's view of the same bytes."""
+    width, height = (min(side, round(SCALED_AT_LEAST * wish)) for side, wish in zip(image.size, wanted, strict=True))
     try:
         if image.mode == "CMYK":
             # libjpeg-turbo checks the data, Pillow knows Adobe's inverted inks.
             simplejpeg.decode_jpeg(data, colorspace="CMYK", strict=True)
             image.load()
             return image, ()
-        pixels = simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True)
+        # Scales between 1/2 and 1 take longer than a full decode.
+        pixels = simplejpeg.decode_jpeg(
+            data, colorspace="RGB", strict=True, min_factor=2, min_width=width, min_height=height
+        )
     except ValueError as error:
         raise Rejected("damaged JPEG", str(error)) from None
     return Image.fromarray(pixels), ("from grey",) if image.mode == "L" else ()

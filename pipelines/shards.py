@@ -146,7 +146,7 @@ class ShardSet:
     def _index_lines(self) -> list[str]:
         """One line per sample, over all shards; each index file begins with a header line."""
         files = [self.root / f"{shard.name}.idx" for shard in self.shards]
-        return [line for file in files for line in file.read_text().splitlines()[1:]]
+        return [line for file in files for line in read_index_lines(file)]
 
     def _check_size(self, name: str, size: int) -> None:
         path = self.root / name
@@ -177,6 +177,11 @@ def describe(tar: Path, sizes: list[tuple[int, int]]) -> Shard:
         index_sha256=sha256_of(index),
         sizes=" ".join(f"{width}x{height}" for width, height in sizes),
     )
+
+
+def read_index_lines(index: Path) -> list[str]:
+    """A DALI index's lines of samples; before them stands a header line."""
+    return index.read_text().splitlines()[1:]
 
 
 def write_manifest(root: Path, shards: list[Shard], **facts: Any) -> None:

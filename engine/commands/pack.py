@@ -10,7 +10,7 @@ from ..parser import parse_options
 
 def main(argv: list[str]) -> int:
     config = parse_options(PackConfig, argv, prog="photochrom pack", positional=("source", "out"))
-    with progress_bar("packing", "files") as progress:
+    with progress_bar("packing") as progress:
         summary = pack(config, ab_histogram=ab_histogram, progress=progress)
     save_yaml(config, config.out / "config.yaml")
     write_json(config.out / "summary.json", summary)
@@ -19,6 +19,8 @@ def main(argv: list[str]) -> int:
         f"{'shard' if summary['num_shards'] == 1 else 'shards'}, "
         f"{summary['bytes'] / 1e6:.1f} MB, {summary['images_per_second']:.0f} files/s"
     )
+    if summary["num_resumed"]:
+        print(f"  went on where a pack was interrupted, after {summary['num_resumed']} files")
     for outcome in ("dropped", "rejected"):
         if reasons := ", ".join(f"{number} {reason}" for reason, number in summary[outcome].items()):
             print(

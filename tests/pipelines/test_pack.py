@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import hashlib
 import json
 import os
@@ -16,9 +17,11 @@ from photochrom.losses import ab_histogram
 from photochrom.losses.quantization import ab_bins
 from photochrom.pipelines import PackConfig, ShardSet, pack, packing
 from photochrom.pipelines.files import sole_writer
-from photochrom.pipelines.hashing import permutation
-from photochrom.pipelines.packing import MARK
+from photochrom.pipelines.outcomes import Outcome, place_of
+from photochrom.pipelines.packing import WORK
+from photochrom.pipelines.photograph import Photograph
 from photochrom.pipelines.shards import write_manifest
+from photochrom.pipelines.shardwriter import ShardWriter
 from PIL import Image
 from skimage.color import rgb2lab
 
@@ -29,7 +32,7 @@ def packed(source: Path, out: Path, **settings: object) -> dict:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir() if path.is_file()}
 
 
 @pytest.fixture
@@ -74,8 +77,14 @@ def test_the_manifest_says_what_was_done(photos: Path, tmp_path: Path) -> None:
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["seed"] == 3
     assert manifest["source"] == str(photos)
-    assert manifest["image"] == {"short_side": 64, "resampler": "bicubic", "quality": 95, "subsampling": "4:4:4"}
-    assert manifest["counts"] == {"packed": 9, "dropped": {}, "rejected": {}}
+    assert manifest["image"] == {
+        "short_side": 64,
+        "resampler": "bicubic",
+        "quality": 95,
+        "subsampling": "4:4:4",
+        "decoded_by_dali": True,
+    }
+    assert manifest["counts"] == {"packed": 9, "grey": 0, "duplicates": 0, "dropped": {}, "rejected": {}}
     assert manifest["classes"] == {"": 7, "garage": 2}
     assert [shard["samples"] for shard in manifest["shards"]] == [4, 4, 1]
     for shard in manifest["shards"]:
@@ -109,7 +118,7 @@ def test_the_order_is_the_seed_s(photos: Path, tmp_path: Path) -> None:
     for seed in (0, 1):
         packed(photos, tmp_path / str(seed), seed=seed)
         found = ShardSet.open(tmp_path / str(seed))
-        assert [found.sample(i).path for i in range(9)] == [files[i] for i in permutation(9, seed)]
+        assert [found.sample(i).path for i in range(9)] == sorted(files, key=lambda path: place_of(path, seed))
 
 
 def test_bytes_do_not_depend_on_the_number_of_workers(messy: Path, tmp_path: Path) -> None:
@@ -133,8 +142,8 @@ def test_original_sizes_can_be_kept(photos: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda path: None, "there is no folder"),
-        (lambda path: path.write_text("a file"), "is no folder"),
+        (lambda path: None, "there is no folder or archive"),
+        (lambda path: path.write_text("a file"), "is no folder and no archive"),
         (lambda path: path.mkdir(), "holds no files"),
     ],
 )
@@ -209,27 +218,29 @@ def test_a_killed_pack_is_done_again_by_the_same_command(photos: Path, tmp_path:
     _, errors = process.communicate(timeout=60)
     if kill == signal.SIGINT:
         assert process.returncode == 130
-        assert errors.strip() == "photochrom pack: interrupted"
-        assert not (tmp_path / "out").exists()
-    else:
-        assert not (tmp_path / "out" / "manifest.json").exists()
-    subprocess.run(command, check=True)
+        assert errors.strip() == ("photochrom pack: interrupted: the same command goes on from the last finished shard")
+        assert not list((tmp_path / "out" / WORK).rglob("photos-*.tar")), "half a shard"
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    first = (tmp_path / "out" / "photos-000000.tar").stat().st_mtime_ns
+    again = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert (tmp_path / "out" / "photos-000000.tar").stat().st_mtime_ns == first, "finished shards are not made again"
+    assert "went on" in again.stdout
     packed(source, tmp_path / "calm", shard_samples=10)
     unlike = {"config.yaml", "summary.json"}
-    again = {name: digest for name, digest in digests(tmp_path / "out").items() if name not in unlike}
-    assert again == digests(tmp_path / "calm")
+    found = {name: digest for name, digest in digests(tmp_path / "out").items() if name not in unlike}
+    assert found == digests(tmp_path / "calm")
 
 
 def test_a_folder_belongs_to_one_pack_at_a_time(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    for leftover in (MARK, "photos-000000.tar", ".0123456789abcdef.tmp"):
-        (out / leftover).touch()
+    (out / WORK).mkdir()
+    (out / "photos-000000.tar").touch()  # of a shard that has no journal yet
     with sole_writer(out), pytest.raises(ValueError, match=r"another process is writing to .*: wait for it, or name"):
         packed(photos, out)
-    assert len(list(out.iterdir())) == 3
+    assert len(list(out.iterdir())) == 2
     packed(photos, out)  # what is there is marked as that of a pack that was killed
-    assert not (out / MARK).exists()
+    assert not (out / WORK).exists()
     assert ShardSet.open(out).num_samples == 9
 
 
@@ -244,7 +255,11 @@ def test_a_pack_that_is_stopped_after_its_manifest_keeps_it(
     with pytest.raises(KeyboardInterrupt):
         packed(photos, tmp_path / "out")
     assert ShardSet.open(tmp_path / "out").num_samples == 9
-    assert not (tmp_path / "out" / MARK).exists()
+    before = digests(tmp_path / "out").keys()
+    monkeypatch.undo()
+    packed(photos, tmp_path / "out")
+    assert digests(tmp_path / "out").keys() == before
+    assert not (tmp_path / "out" / WORK).exists()
 
 
 def test_workers_end_with_a_packer_that_is_killed(photos: Path, tmp_path: Path) -> None:
@@ -300,3 +315,144 @@ def test_tars_hold_no_trace_of_time_or_user(photos: Path, tmp_path: Path) -> Non
     packed(photos, tmp_path / "out")
     with tarfile.open(tmp_path / "out" / "photos-000000.tar") as tar:
         assert {(m.mtime, m.uid, m.gid, m.uname, m.gname) for m in tar} == {(0, 0, 0, "photochrom", "photochrom")}
+
+
+@pytest.mark.parametrize(("name", "value"), [("seed", 1), ("short_side", 65), ("quality", 90)])
+def test_an_interrupted_pack_is_not_finished_with_other_settings(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: int
+) -> None:
+    interrupt_after_a_shard(photos, tmp_path / "out", monkeypatch)
+    before = digests(tmp_path / "out")
+    with pytest.raises(ValueError, match=f"holds an interrupted pack with {name} .*, where this one has {value}: give"):
+        packed(photos, tmp_path / "out", **{name: value})
+    assert digests(tmp_path / "out") == before
+    assert packed(photos, tmp_path / "out", workers=2)["num_resumed"] == 4
+
+
+def test_an_interrupted_pack_is_not_finished_from_another_source(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Path(shutil.copytree(photos, tmp_path / "in"))
+    interrupt_after_a_shard(source, tmp_path / "out", monkeypatch)
+    shutil.copy(source / "coffee.png", source / "another.png")
+    with pytest.raises(ValueError, match=r"interrupted pack with files 9 files .*, where this one has 10 files"):
+        packed(source, tmp_path / "out")
+
+
+def interrupt_after_a_shard(source: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        seal = ShardWriter._seal
+
+        def once(writer: ShardWriter) -> None:
+            if writer.shards or writer._pending:
+                writer._settle()
+                raise KeyboardInterrupt
+            seal(writer)
+
+        patch.setattr(ShardWriter, "_seal", once)
+        with pytest.raises(KeyboardInterrupt):
+            packed(source, out)
+    assert (out / "photos-000000.tar").exists()
+
+
+def test_a_decoder_that_crashes_or_hangs_loses_its_file_only(photos: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(photos, tmp_path / "in"))
+    rocket = (photos / "rocket.jpg").read_bytes()
+    for name in ("CRASH", "HANG"):
+        comment = b"\xff\xfe" + (2 + len(name)).to_bytes(2) + name.encode()
+        (source / f"{name}.jpg").write_bytes(rocket[:2] + comment + rocket[2:])
+    # Every process of this environment has a decoder that takes such comments badly.
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(
+        "import os, signal, time, simplejpeg\n"
+        "decode = simplejpeg.decode_jpeg\n"
+        "def decode_jpeg(data, **options):\n"
+        "    if b'CRASH' in data[:20]: os.kill(os.getpid(), signal.SIGSEGV)\n"
+        "    if b'HANG' in data[:20]: time.sleep(600)\n"
+        "    return decode(data, **options)\n"
+        "simplejpeg.decode_jpeg = decode_jpeg\n"
+    )
+    command = [sys.executable, "-m", "photochrom", "pack", str(source), str(tmp_path / "out"), "--time-limit", "3"]
+    subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": str(tmp_path / "site")})
+    with open(tmp_path / "out" / "rejects.csv", newline="") as file:
+        assert list(csv.reader(file))[1:] == [
+            ["CRASH.jpg", "crashed the decoder", "SIGSEGV"],
+            ["HANG.jpg", "hung the decoder", "no result after 3 s"],
+        ]
+    assert ShardSet.open(tmp_path / "out").num_samples == 9
+
+
+def test_what_dali_refuses_is_left_out_before_a_shard_appears(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A gate that lets something through: a stored picture that ends in the middle.
+    def store(writer: ShardWriter, outcome: Outcome, photo: Photograph) -> None:
+        if outcome.path == "coffee.png":
+            photo = dataclasses.replace(photo, jpeg=photo.jpeg[: len(photo.jpeg) // 2])
+        if outcome.path == "chelsea.png":
+            photo = dataclasses.replace(photo, size=(64, 65))
+        kept(writer, outcome, photo)
+
+    kept = ShardWriter._store
+    monkeypatch.setattr(ShardWriter, "_store", store)
+    summary = packed(photos, tmp_path / "out")
+    assert summary["rejected"] == {"refused by DALI": 2}
+    found = ShardSet.open(tmp_path / "out")
+    assert {found.sample(i).path for i in range(7)}.isdisjoint({"coffee.png", "chelsea.png"})
+    assert found.manifest["counts"]["packed"] == found.num_samples == 7
+    with open(tmp_path / "out" / "rejects.csv", newline="") as file:
+        rows = list(csv.reader(file))[1:]
+    assert rows[0][2].startswith("decoded to ")
+    assert rows[0][2].endswith(" where 64x65 was stored")
+    assert "coffee" in "".join(rows[1])
+
+
+def test_a_full_disk_leaves_no_half_shard_and_is_no_end(photos: Path, tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    for i in range(60):
+        shutil.copy(photos / "rocket.jpg", source / f"{i}.jpg")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1500k", "none", str(disk)], capture_output=True).returncode:
+        pytest.skip("a small disk can only be mounted by root")
+    try:
+        with pytest.raises(ValueError, match=r"cannot write to .*: No space left on device; what is finished stays"):
+            packed(source, disk / "out", short_side=200, shard_samples=10)
+        finished = {path.name for path in (disk / "out").glob("photos-*")}
+        assert {"photos-000000.tar", "photos-000000.idx"} <= finished
+        assert not list((disk / "out" / WORK).rglob("photos-*.tar"))
+        subprocess.run(["mount", "-o", "remount,size=50m", str(disk)], check=True)
+        packed(source, disk / "out", short_side=200, shard_samples=10)
+        packed(source, tmp_path / "calm", short_side=200, shard_samples=10)
+        assert digests(disk / "out") == digests(tmp_path / "calm")
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_exact_duplicates_are_counted_and_dropped_by_option(photos: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(photos, tmp_path / "in"))
+    shutil.copy(source / "coffee.png", source / "a copy.png")
+    summary = packed(source, tmp_path / "kept")
+    assert (summary["num_packed"], summary["num_duplicates"]) == (10, 1)
+    summary = packed(source, tmp_path / "out", drop_duplicates=True)
+    assert (summary["num_packed"], summary["dropped"]) == (9, {"duplicate": 1})
+
+
+def test_a_split_makes_two_sets_and_keeps_copies_together(photos: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(photos, tmp_path / "in"))
+    for i in range(3):
+        shutil.copytree(photos, source / f"copy{i}")
+    summary = packed(source, tmp_path / "out", split=0.6)
+    train, test = ShardSet.open(tmp_path / "out" / "train"), ShardSet.open(tmp_path / "out" / "test")
+    assert train.num_samples + test.num_samples == summary["num_packed"] == 36
+    assert summary["sets"] == {str(train.root): train.num_samples, str(test.root): test.num_samples}
+
+    def photographs(data: ShardSet) -> set[str]:
+        return {Path(data.sample(i).path).name for i in range(data.num_samples)}
+
+    assert photographs(train).isdisjoint(photographs(test))
+    assert not (tmp_path / "out" / WORK).exists()
+    with pytest.raises(ValueError, match=r"no photograph of .* falls to test"):
+        packed(photos, tmp_path / "uneven", split=0.999)
+    assert not (tmp_path / "uneven").exists()

@@ -176,10 +176,48 @@ def test_grey_pictures_are_marked(coffee: Image.Image) -> None:
 
 def test_colours_are_counted_on_every_fourth_pixel(coffee: Image.Image) -> None:
     photograph = stored(encoded(coffee, "PNG"))
-    lab = rgb2lab(np.asarray(coffee))[::4, ::4]
-    a, b = photograph.ab_cells // 256 - 128.0, photograph.ab_cells % 256 - 128.0
-    assert np.abs(a - lab[..., 1].ravel()).max() <= 0.5
-    assert np.abs(b - lab[..., 2].ravel()).max() <= 0.5
+    counts = np.zeros((256, 256))
+    for a, b in rgb2lab(np.asarray(coffee))[::4, ::4, 1:].reshape(-1, 2):
+        counts[round(a) + 128, round(b) + 128] += 1
+    found = np.zeros((256, 256))
+    found[photograph.ab_cells // 256, photograph.ab_cells % 256] = photograph.ab_counts
+    assert (found == counts).all()
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_large_jpegs_are_decoded_at_a_smaller_scale(coffee: Image.Image, orientation: int) -> None:
+    large = coffee.resize((1500, 1000), Image.Resampling.LANCZOS)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(large, "JPEG", quality=95, exif=exif)
+    photograph = make_photograph(data, short_side=200, quality=100)
+    upright = large if orientation == 1 else large.transpose(Image.Transpose.ROTATE_270)
+    size = (300, 200) if orientation == 1 else (200, 300)
+    assert photograph.size == size
+    assert photograph.original_size == upright.size
+    assert "resized" in photograph.done
+    full = rgb2lab(np.asarray(upright.resize(size, Image.Resampling.BICUBIC)))
+    assert np.sqrt(((rgb2lab(pixels_of(photograph) / 255) - full)[..., 1:] ** 2).mean()) < 1
+
+
+def test_a_smaller_scale_hides_no_damage(coffee: Image.Image) -> None:
+    data = encoded(coffee.resize((1500, 1000)), "JPEG", quality=95)
+    for damaged in (data[: len(data) * 99 // 100], data[:-10], data[:90000] + bytes(4096) + data[94096:]):
+        with pytest.raises(Rejected, match="damaged JPEG"):
+            stored(damaged, short_side=200)
+
+
+def test_a_scale_that_leaves_nothing_to_resize(coffee: Image.Image) -> None:
+    data = encoded(coffee, "JPEG")
+    photograph = stored(data, short_side=399)
+    assert photograph.done == ("resized", "encoded")
+    assert photograph.size == (598, 399)
+
+
+def test_chroma_can_be_subsampled(coffee: Image.Image) -> None:
+    photograph = make_photograph(encoded(coffee, "PNG"), short_side=None, quality=90, subsampling="420")
+    sampling = [layer[1:3] for layer in Image.open(io.BytesIO(photograph.jpeg)).layer]
+    assert sampling == [(2, 2), (1, 1), (1, 1)]
 
 
 def test_unreadable_files_are_rejected(tmp_path: Path) -> None:

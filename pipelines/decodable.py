@@ -1,0 +1,94 @@
+"""The last check of a finished shard: DALI itself decodes every photograph, in a process that it may take down."""
+
+import importlib.util
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from .workers import Lost, Workers
+
+_CHUNK = 1024  # samples per task: building a pipeline takes 50 ms
+_SECONDS = 300.0
+_BATCH_PIXELS = 32_000_000  # decoded at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """Consecutive samples of a shard: lines of its index, and their stored sizes as (width, height)."""
+
+    tar: Path
+    lines: list[str]
+    sizes: list[tuple[int, int]]
+
+    def part(self, start: int, stop: int) -> "Samples":
+        return Samples(tar=self.tar, lines=self.lines[start:stop], sizes=self.sizes[start:stop])
+
+
+def has_dali() -> bool:
+    return importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.dali") is not None
+
+
+class DaliCheck(Workers[Samples, str | None]):
+    """One child process in which DALI decodes shards on `threads` threads."""
+
+    def __init__(self, *, threads: int) -> None:
+        super().__init__(_Decode(threads), number=1, seconds=_SECONDS)
+
+    def refused(self, samples: Samples) -> dict[int, str]:
+        """The numbers of the samples that DALI does not decode to their size, and what it says."""
+        starts = range(0, len(samples.lines), _CHUNK)
+        return self._refused(samples, [(start, min(start + _CHUNK, len(samples.lines))) for start in starts])
+
+    def _refused(self, samples: Samples, ranges: list[tuple[int, int]]) -> dict[int, str]:
+        """Ranges that fail are halved until single samples are left."""
+        results = list(self.map(samples.part(*bounds) for bounds in ranges))
+        found: dict[int, str] = {}
+        halves: list[tuple[int, int]] = []
+        for (start, stop), (_, problem) in zip(ranges, results, strict=True):
+            if problem is not None and stop - start == 1:
+                found[start] = f"{problem.reason}: {problem.detail}" if isinstance(problem, Lost) else problem
+            elif problem is not None:
+                middle = (start + stop) // 2
+                halves += [(start, middle), (middle, stop)]
+        return found | self._refused(samples, halves) if halves else found
+
+
+@dataclass(frozen=True)
+class _Decode:
+    threads: int
+
+    def __call__(self, samples: Samples) -> str | None:
+        """Runs in the child: None if all is well, else what is wrong with one of the samples."""
+        from nvidia.dali import Pipeline, fn
+
+        largest = max(width * height for width, height in samples.sizes)
+        batch_size = max(1, min(32, len(samples.sizes), _BATCH_PIXELS // largest))
+        with tempfile.NamedTemporaryFile("w", prefix="photochrom-", suffix=".idx") as index:
+            index.write("\n".join([f"v1.2 {len(samples.lines)}", *samples.lines]) + "\n")
+            index.flush()
+            pipeline = Pipeline(
+                batch_size=batch_size,
+                num_threads=self.threads,
+                device_id=None,
+                prefetch_queue_depth=1,
+                exec_dynamic=True,
+            )
+            with pipeline:
+                files = fn.readers.webdataset(
+                    paths=[str(samples.tar)],
+                    index_paths=[index.name],
+                    ext=["jpg"],
+                    missing_component_behavior="error",
+                )
+                pipeline.set_outputs(fn.decoders.image(files, device="cpu"))
+            try:
+                pipeline.build()
+                for start in range(0, len(samples.sizes), batch_size):
+                    (images,) = pipeline.run()
+                    for (width, height), shape in zip(samples.sizes[start:], images.shape(), strict=False):
+                        if tuple(shape) != (height, width, 3):
+                            return f"decoded to {shape[1]}x{shape[0]} where {width}x{height} was stored"
+            except RuntimeError as error:
+                lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+                return next((line for line in lines if "rror" in line), lines[0] if lines else "RuntimeError")
+        return None

@@ -1,0 +1,63 @@
+"""What became of each file of a source, and its place in the order of a shard set."""
+
+import hashlib
+from dataclasses import dataclass
+
+from . import photograph
+from .photograph import Photograph, Rejected, Subsampling
+from .sources import Entry
+
+Place = tuple[int, str]  # 64 bits and, for files that share them, the path
+
+BEFORE_ALL: Place = (-1, "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """How photographs are made: the short side in pixels (None keeps the size), JPEG quality and chroma subsampling."""
+
+    short_side: int | None
+    quality: int
+    subsampling: Subsampling
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """One file: its place, path and class, the sha256 of its bytes ("" if they could not be read), what it became."""
+
+    place: Place
+    path: str
+    class_name: str
+    content: str
+    result: Photograph | Rejected
+
+
+def place_of(path: str, seed: int) -> Place:
+    """Where the file stands: a hash, so that a stream can be ordered before its end is seen."""
+    digest = hashlib.sha256(f"{seed}/".encode() + path.encode(errors="surrogateescape")).digest()
+    return int.from_bytes(digest[:8]), path
+
+
+def examine(entry: Entry, *, gate: Gate, seed: int) -> Outcome:
+    """Reads one file and passes it through the gate."""
+    content = ""
+    result: Photograph | Rejected
+    try:
+        data = entry.content.read()
+        content = hashlib.sha256(data).hexdigest()
+        result = photograph.make_photograph(
+            data, short_side=gate.short_side, quality=gate.quality, subsampling=gate.subsampling
+        )
+    except Rejected as rejected:
+        result = rejected
+    return outcome_of(entry, seed, content, result)
+
+
+def outcome_of(entry: Entry, seed: int, content: str, result: Photograph | Rejected) -> Outcome:
+    return Outcome(
+        place=place_of(entry.path, seed),
+        path=entry.path,
+        class_name=entry.class_name,
+        content=content,
+        result=result,
+    )
