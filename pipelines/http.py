@@ -67,9 +67,10 @@ class _Reader(io.RawIOBase):
         try:
             response = urlopen(Request(self._url, headers=headers), timeout=self._timeout)
         except HTTPError as error:
-            if error.code == 416 and self._is_the_end(error):
-                return
-            raise
+            if error.code != 416:
+                raise
+            self._check_end(error)
+            return
         self._response = response
         if "text/html" in response.headers.get("Content-Type", ""):
             raise ValueError(f"{self._url} answers with a web page, not with an archive: it may have moved")
@@ -81,13 +82,16 @@ class _Reader(io.RawIOBase):
         if begins < self._position:
             self._skip(self._position - begins)
 
-    def _is_the_end(self, error: HTTPError) -> bool:
-        """Whether there is nothing behind the position because that is where the file ends."""
+    def _check_end(self, error: HTTPError) -> None:
+        """There is nothing from the position on: is that where the file ends?"""
         match = re.fullmatch(r"bytes \*/(\d+)", error.headers.get("Content-Range", ""))
-        if match and int(match[1]) == self._position:
+        if self.total is None and match and int(match[1]) == self._position:
             self.total = self._position
-            return True
-        return False
+        if self.total != self._position:
+            announced = "more" if self.total is None else f"{self.total:,}"
+            raise ValueError(
+                f"{self._url} has no byte after the first {self._position:,}, where {announced} were expected"
+            )
 
     def _check_version(self, response: http.client.HTTPResponse) -> None:
         version = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
@@ -131,7 +135,7 @@ class Download(_Reader):
             self._connect()
             if self._response is None:
                 return b""
-        data = self._response.read(size)
+        data = self._response.read1(size)  # read would lose what came before a stall
         if not data and self.total is not None:
             raise ConnectionError("the answer ends too early")
         return data

@@ -409,5 +409,5 @@ def _nothing_packed(source: str, empty: list[str], tallies: Mapping[str, Tally])
     reasons = [f"{number} {reason}" for reason, number in total.rejected.most_common()]
     reasons += [f"{number} {reason} (--keep-grey packs them)" for reason, number in total.dropped.items()]
     if not reasons:
-        return f"{source} holds none of the photographs that the partition lists"
+        return f"{source} holds no files, or none that the partition lists"
     return f"{source} holds no photograph that can be packed; of its {total.num_files} files: {', '.join(reasons)}"
