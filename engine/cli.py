@@ -9,7 +9,8 @@ from .console import console
 from .parser import nearest
 
 VERBS = {
-    "pack": "packs a folder of photographs into a shard set",
+    "fetch": "downloads the archive of a data set",
+    "pack": "packs a folder or an archive of photographs into a shard set",
     "train": "trains a colorizer on a shard set",
     "evaluate": "scores models over whole shard sets, with the best and the worst pictures",
     "colorize": "colorizes photographs at full resolution",

@@ -4,7 +4,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
 
@@ -29,6 +37,21 @@ def progress_bar(what: str, unit: str = "", *, enabled: bool = True) -> Iterator
             bar.update(task, completed=done, total=total, unit=unit)
 
         yield tell
+
+
+@contextmanager
+def download_bar(what: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A bar in bytes, with their rate and the time left, that is told (done, total)."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 class Line:

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable
 from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from .. import __version__
@@ -15,6 +16,10 @@ TIMEOUT = 30.0  # seconds without a byte after which a connection has stalled
 
 _PASSING = (408, 425, 429, 500, 502, 503, 504)
 _FAILURES = (OSError, http.client.HTTPException)  # of connections; URLError, HTTPError and TimeoutError are OSErrors
+
+
+def is_url(text: str) -> bool:
+    return urlsplit(text).scheme in ("http", "https")
 
 
 class _Reader(io.RawIOBase):

@@ -26,6 +26,7 @@ from .. import __version__
 from . import photograph, sources
 from .decodable import DaliCheck, has_dali
 from .files import sole_writer, whole_file
+from .http import is_url
 from .labels import part_of, read_partition
 from .outcomes import Gate, Outcome, Place, examine, outcome_of, place_of
 from .photograph import Rejected, Subsampling
@@ -129,7 +130,7 @@ def pack(
     """
     started = time.perf_counter()
     source = str(config.source)
-    if not sources.is_url(source) and config.out.resolve().is_relative_to(Path(source).resolve()):
+    if not is_url(source) and config.out.resolve().is_relative_to(Path(source).resolve()):
         raise ValueError(f"{config.out} lies in {source}, which it is packed from: name a folder elsewhere")
     partition = None if config.partitions is None else read_partition(config.partitions, config.partition)
     entries = sources.listed(source)

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal
 from urllib.parse import urlsplit
 
-from .http import Download, RemoteFile
+from .http import Download, RemoteFile, is_url
 from .labels import class_of
 from .photograph import Rejected, read_file
 
@@ -154,10 +154,6 @@ class Stream:
 
     def close(self) -> None:
         self._file.close()
-
-
-def is_url(source: str) -> bool:
-    return urlsplit(source).scheme in ("http", "https")
 
 
 class _Names:
