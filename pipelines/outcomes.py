@@ -39,7 +39,10 @@ def place_of(path: str, seed: int) -> Place:
 
 
 def examine(entry: Entry, *, gate: Gate, seed: int) -> Outcome:
-    """Reads one file and passes it through the gate."""
+    """Reads one file and passes it through the gate; a worker's task, which takes one thread."""
+    import torch
+
+    torch.set_num_threads(1)
     content = ""
     result: Photograph | Rejected
     try:

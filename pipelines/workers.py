@@ -1,6 +1,7 @@
 """Processes for work that can crash or hang: what does so twice loses its result, and nothing else is lost."""
 
 import os
+import pickle
 import signal
 import time
 import traceback
@@ -9,7 +10,7 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
-from multiprocessing import get_context, parent_process
+from multiprocessing import forkserver, get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from threading import Thread
 from types import TracebackType
@@ -20,6 +21,15 @@ R = TypeVar("R")
 
 _AHEAD = 2  # tasks that a worker has at hand, so that it never waits for the next; small ones, which fit into a pipe
 _WINDOW = 8  # results per worker that may wait for an earlier one
+
+# Workers are forked from a server that has loaded what they need, once for all, and has no threads of its own.
+_CONTEXT = get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["torch", f"{__package__}.outcomes"])
+
+
+def start_server() -> None:
+    """Lets the server load, in the background, what workers need; else the first worker waits for it."""
+    forkserver.ensure_running()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,9 +139,8 @@ class _Worker(Generic[T]):
     ready: bool = False
 
     def __post_init__(self) -> None:
-        context = get_context("spawn")  # a fork would share the locks of the packer's threads
-        self.pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, self.function), daemon=True)
+        self.pipe, theirs = _CONTEXT.Pipe()
+        self._process = _CONTEXT.Process(target=_serve, args=(theirs, self.function), daemon=True)
         self._process.start()
         theirs.close()
 
@@ -140,12 +149,12 @@ class _Worker(Generic[T]):
             self.since = time.monotonic()
         self.jobs.append(job)
         with suppress(OSError):  # if it has died, that is seen when its answer is waited for
-            self.pipe.send(job.task)
+            self.pipe.send_bytes(pickle.dumps(job.task))
 
     def receive(self) -> bool:
         """Takes what has arrived; false when the process has died."""
         try:
-            answer = self.pipe.recv()
+            answer = pickle.loads(self.pipe.recv_bytes())
         except (EOFError, OSError):
             return False
         if self.ready:
@@ -167,10 +176,10 @@ class _Worker(Generic[T]):
 def _serve(pipe: Connection, function: Callable[[T], Any]) -> None:
     """What a worker does."""
     follow_the_parent()
-    pipe.send("ready")
+    pipe.send_bytes(pickle.dumps("ready"))
     while True:
         try:
-            task = pipe.recv()
+            task = pickle.loads(pipe.recv_bytes())
         except (EOFError, OSError):
             return
         try:
@@ -178,7 +187,7 @@ def _serve(pipe: Connection, function: Callable[[T], Any]) -> None:
         except Exception:
             answer = _Raised(traceback.format_exc())
         with suppress(OSError):  # the pool has been closed: nobody wants it
-            pipe.send(answer)
+            pipe.send_bytes(pickle.dumps(answer))
 
 
 def follow_the_parent() -> None:

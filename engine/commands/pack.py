@@ -1,7 +1,7 @@
 """photochrom pack SOURCE OUT"""
 
-from ...losses.quantization import ab_histogram
 from ...pipelines.packing import PackConfig, pack
+from ...pipelines.workers import start_server
 from ..config import save_yaml
 from ..console import progress_bar
 from ..output import write_json
@@ -10,6 +10,9 @@ from ..parser import parse_options
 
 def main(argv: list[str]) -> int:
     config = parse_options(PackConfig, argv, prog="photochrom pack", positional=("source", "out"))
+    start_server()  # it loads torch while this process does the same
+    from ...losses.quantization import ab_histogram
+
     with progress_bar("packing") as progress:
         summary = pack(config, ab_histogram=ab_histogram, progress=progress)
     save_yaml(config, config.out / "config.yaml")
