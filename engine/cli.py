@@ -11,6 +11,9 @@ from .parser import nearest
 VERBS = {
     "fetch": "downloads the archive of a data set",
     "pack": "packs a folder or an archive of photographs into a shard set",
+    "index": "adopts WebDataset shards from elsewhere",
+    "verify": "checks a shard set against its manifest",
+    "stats": "says what is in a shard set",
     "train": "trains a colorizer on a shard set",
     "evaluate": "scores models over whole shard sets, with the best and the worst pictures",
     "colorize": "colorizes photographs at full resolution",

@@ -1,12 +1,13 @@
 """Folders and files that verbs make: claimed before work begins, described when it ends."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ..pipelines.files import whole_file
+from ..pipelines.shards import REJECTS
 
 
 @contextmanager
@@ -36,6 +37,18 @@ def check_writable(folder: Path) -> None:
     probe = folder / ".photochrom-probe"
     probe.touch()
     probe.unlink()
+
+
+def say_outcomes(folders: Iterable[Path], summary: dict[str, Any]) -> None:
+    """Prints what was not taken into a shard set, and why; the rejected are listed in the folders."""
+    for outcome in ("dropped", "rejected"):
+        if reasons := ", ".join(f"{number} {reason}" for reason, number in summary[outcome].items()):
+            listed = f", listed in {', '.join(str(folder / REJECTS) for folder in folders)}"
+            print(f"  {outcome}: {reasons}{listed if outcome == 'rejected' else ''}")
+
+
+def plural(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def write_json(path: Path, values: Any) -> None:

@@ -5,6 +5,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from .shards import Shard, read_index_lines
 from .workers import Lost, Workers
 
 _CHUNK = 1024  # samples per task: building a pipeline takes 50 ms
@@ -22,6 +23,12 @@ class Samples:
 
     def part(self, start: int, stop: int) -> "Samples":
         return Samples(tar=self.tar, lines=self.lines[start:stop], sizes=self.sizes[start:stop])
+
+
+def samples_of(tar: Path, shard: Shard) -> Samples:
+    """All samples of a shard, whose index lies beside its tar."""
+    sizes = [(int(width), int(height)) for width, height in (size.split("x") for size in shard.sizes.split())]
+    return Samples(tar=tar, lines=read_index_lines(tar.with_suffix(".idx")), sizes=sizes)
 
 
 def has_dali() -> bool:

@@ -4,8 +4,8 @@ import hashlib
 from dataclasses import dataclass
 
 from . import photograph
+from .members import Entry
 from .photograph import Photograph, Rejected, Subsampling
-from .sources import Entry
 
 Place = tuple[int, str]  # 64 bits and, for files that share them, the path
 

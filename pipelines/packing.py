@@ -5,10 +5,8 @@ order of their places: those of a source that can be read in any order are made 
 Then each goes to the writer of its set.
 """
 
-import csv
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -28,18 +26,16 @@ from .decodable import DaliCheck, has_dali
 from .files import sole_writer, whole_file
 from .http import is_url
 from .labels import part_of, read_partition
+from .members import Entry, FileAt
 from .outcomes import Gate, Outcome, Place, examine, outcome_of, place_of
 from .photograph import Rejected, Subsampling
-from .shards import MANIFEST, write_manifest
+from .shards import MANIFEST, write_manifest, write_rejects
 from .shardwriter import AbCounts, ShardWriter, Tally
-from .sources import Entry, FileAt, Stream
+from .sources import Stream
 from .spool import Spool
-from .workers import Lost, Workers
+from .workers import Lost, Progress, Workers, own_cores
 
-REJECTS = "rejects.csv"
 WORK = ".packing"  # the folder of what a pack has not finished
-
-Progress = Callable[[int, int | None, str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +154,7 @@ def pack(
             raise ValueError(_nothing_packed(source, empty, tallies))
         for name, writer in packing.writers.items():
             root = config.roots[name]
-            _write_rejects(root / REJECTS, writer.tally.rejects)
+            write_rejects(root, writer.tally.rejects)
             write_manifest(root, writer.shards, **_manifest_facts(config, writer.tally, ab_histogram))
     total = sum_of(tallies.values())
     seconds = time.perf_counter() - started
@@ -192,7 +188,7 @@ class _Packing:
     ) -> None:
         self._config, self._work, self._partition, self._progress = config, work, partition, progress
         self.num_skipped = 0  # files in no partition
-        number = config.workers or len(os.sched_getaffinity(0))
+        number = config.workers or own_cores()
         dali = stack.enter_context(DaliCheck(threads=max(1, number // 4))) if has_dali() else None
         self._workers: Workers[Entry, Outcome] = stack.enter_context(
             Workers(partial(examine, gate=config.gate, seed=config.seed), number=number, seconds=config.time_limit)
@@ -383,24 +379,8 @@ def _manifest_facts(
             "subsampling": ":".join(gate.subsampling),
             "decoded_by_dali": has_dali(),
         },
-        "counts": {
-            "packed": tally.num_packed,
-            "grey": tally.num_grey,
-            "duplicates": tally.num_duplicates,
-            "dropped": dict(sorted(tally.dropped.items())),
-            "rejected": dict(sorted(tally.rejected.items())),
-        },
-        "classes": dict(sorted(tally.classes.items())),
-        "ab_histogram": ab_histogram(tally.ab_counts.reshape(256, 256)).tolist(),
+        **tally.manifest_facts(ab_histogram),
     }
-
-
-def _write_rejects(path: Path, rejects: list[tuple[str, str, str]]) -> None:
-    # File names are bytes to the system: those that are no UTF-8 are written as they are.
-    with whole_file(path) as file, open(file, "w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["path", "reason", "detail"])
-        writer.writerows(sorted(rejects))
 
 
 def _nothing_packed(source: str, empty: list[str], tallies: Mapping[str, Tally]) -> str:

@@ -1,21 +1,27 @@
 """Shard sets: folders of WebDataset tars, their DALI indices and a manifest (docs/architecture.md has the format)."""
 
+import csv
 import hashlib
 import json
 import os
 import tarfile
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .files import sha256_of, whole_file
+from .labels import class_of
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+REJECTS = "rejects.csv"
+
+_BYTES = "surrogateescape"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,25 +80,34 @@ class ShardSet:
         reader return random bytes, silently.
         """
         root = Path(root)
-        if not root.is_dir():
-            raise ValueError(f"there is no shard set at {root}: make one with 'photochrom pack PHOTOS {root}'")
+        manifest = cls.read_manifest(root)
         try:
-            manifest = json.loads((root / MANIFEST).read_text())
-            version = manifest["format"]
-            shards = cls(root, manifest) if version == FORMAT else None
-        except FileNotFoundError:
-            raise ValueError(
-                f"{root} is no shard set, it has no {MANIFEST}: make one with 'photochrom pack PHOTOS NEW_FOLDER' "
-                "(an interrupted pack is started again by the same command)"
-            ) from None
+            shards = cls(root, manifest)
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{root / MANIFEST} is damaged ({error!r}): pack again") from None
-        if shards is None:
-            raise ValueError(f"{root} has shard format {version}, this photochrom reads format {FORMAT}: pack again")
         for shard in shards.shards:
             shards._check_size(f"{shard.name}.tar", shard.bytes)
             shards._check_size(f"{shard.name}.idx", shard.index_bytes)
         return shards
+
+    @staticmethod
+    def read_manifest(root: Path) -> dict[str, Any]:
+        """What the manifest in the folder `root` says. Raises ValueError."""
+        if not root.is_dir():
+            raise ValueError(f"there is no shard set at {root}: make one with 'photochrom pack PHOTOS {root}'")
+        try:
+            manifest: dict[str, Any] = json.loads((root / MANIFEST).read_text())
+            version = manifest["format"]
+        except FileNotFoundError:
+            raise ValueError(
+                f"{root} is no shard set, it has no {MANIFEST}: make one with 'photochrom pack PHOTOS NEW_FOLDER' "
+                "(an interrupted pack is started again by the same command; 'photochrom index' adopts shards of others)"
+            ) from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{root / MANIFEST} is damaged ({error!r}): pack again") from None
+        if version != FORMAT:
+            raise ValueError(f"{root} has shard format {version}, this photochrom reads format {FORMAT}: pack again")
+        return manifest
 
     @property
     def num_samples(self) -> int:
@@ -128,15 +143,20 @@ class ShardSet:
         if not 0 <= index < self.num_samples:
             raise IndexError(f"sample {index} of {self.num_samples} in {self.root}")
         tar = self.tar(index)
-        members = _members(self.index_line(index))
-        jpeg_offset, jpeg_bytes, name = members["jpg"]
-        facts = json.loads(_read(tar, *members["json"][:2]))
+        parts = _parts(self.index_line(index))
+        jpeg_offset, jpeg_bytes, name = parts["jpg"]
+        if "json" in parts:
+            facts = json.loads(_read(tar, *parts["json"][:2]))
+        else:  # from elsewhere
+            label = _read(tar, *parts["cls"][:2]).decode(errors="replace").strip() if "cls" in parts else class_of(name)
+            facts = {"path": f"{tar.stem}/{name}", "class": label}
+        height, width = self.sizes[index].tolist()
         return Sample(
             index=index,
-            key=name.removesuffix(".jpg"),
+            key=str(PurePosixPath(name).with_suffix("")),
             path=facts["path"],
             class_name=facts["class"],
-            size=(facts["width"], facts["height"]),
+            size=(width, height),
             tar=tar,
             jpeg_offset=jpeg_offset,
             jpeg_bytes=jpeg_bytes,
@@ -158,19 +178,28 @@ class ShardSet:
             raise ValueError(f"{path} has {found} bytes where the manifest says {size}: restore it or pack again")
 
 
-def describe(tar: Path, sizes: list[tuple[int, int]]) -> Shard:
-    """Writes the DALI index (wds2idx format v1.2) beside a finished tar of jpg and json members, and describes both."""
+def index_tar(tar: Path) -> None:
+    """Writes the DALI index of a tar of our own, of jpg and json members, beside it."""
     samples: dict[str, list[str]] = {}
     with tarfile.open(tar) as members:
         for member in members:
             key, extension = member.name.split(".", 1)
             samples.setdefault(key, []).append(f"{extension} {member.offset_data} {member.size} {member.name}")
+    write_index(tar, [" ".join(parts) for parts in samples.values()])
+
+
+def write_index(tar: Path, lines: list[str]) -> None:
+    """Writes a DALI index (wds2idx format v1.2), of one line per sample, beside its tar."""
+    with whole_file(tar.with_suffix(".idx")) as file:
+        file.write_text("\n".join([f"v1.2 {len(lines)}", *lines]) + "\n")
+
+
+def describe(tar: Path, sizes: list[tuple[int, int]]) -> Shard:
+    """What the manifest says of a tar and the index beside it; `sizes` are its samples' (width, height)."""
     index = tar.with_suffix(".idx")
-    with whole_file(index) as file:
-        file.write_text("\n".join([f"v1.2 {len(samples)}", *(" ".join(parts) for parts in samples.values())]) + "\n")
     return Shard(
         name=tar.stem,
-        samples=len(samples),
+        samples=len(sizes),
         bytes=tar.stat().st_size,
         sha256=sha256_of(tar),
         index_bytes=index.stat().st_size,
@@ -187,14 +216,33 @@ def read_index_lines(index: Path) -> list[str]:
 def write_manifest(root: Path, shards: list[Shard], **facts: Any) -> None:
     """Publishes the shard set: the manifest appears last, and at once."""
     manifest = {"format": FORMAT, **facts, "shards": [asdict(shard) for shard in shards]}
+    manifest["sha256"] = manifest_digest(manifest)
     with whole_file(root / MANIFEST) as file:
         file.write_text(json.dumps(manifest, indent=1) + "\n")
 
 
-def _members(line: str) -> dict[str, tuple[int, int, str]]:
-    """Offset, size and name by extension of one index line."""
+def manifest_digest(manifest: dict[str, Any]) -> str:
+    """The hash of all that a manifest says, but for the hash itself."""
+    said = {name: value for name, value in manifest.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def write_rejects(root: Path, rejects: list[tuple[str, str, str]]) -> None:
+    """Lists what is not in the shard set: path, reason and detail of each."""
+    # File names are bytes to the system: those that are no UTF-8 are written as they are.
+    with whole_file(root / REJECTS) as file, open(file, "w", newline="", encoding="utf-8", errors=_BYTES) as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["path", "reason", "detail"])
+        writer.writerows(sorted(rejects))
+
+
+def _parts(line: str) -> dict[str, tuple[int, int, str]]:
+    """Offset, size and name by kind of one index line; the names of shards from elsewhere are percent-encoded in it."""
     words = line.split(" ")
-    return {words[i]: (int(words[i + 1]), int(words[i + 2]), words[i + 3]) for i in range(0, len(words), 4)}
+    return {
+        words[i]: (int(words[i + 1]), int(words[i + 2]), unquote(words[i + 3], errors=_BYTES))
+        for i in range(0, len(words), 4)
+    }
 
 
 def _read(path: Path, offset: int, size: int) -> bytes:

@@ -20,11 +20,11 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .decodable import Samples
+from .decodable import Samples, samples_of
 from .files import sync, whole_file
 from .outcomes import BEFORE_ALL, Outcome, Place
 from .photograph import Photograph, Rejected
-from .shards import Shard, describe, read_index_lines
+from .shards import Shard, describe, index_tar
 
 AbCounts = NDArray[np.int64]
 Check = Callable[[Samples], dict[int, str]]
@@ -73,6 +73,20 @@ class Tally:
         self.num_grey += other.num_grey
         self.num_duplicates += other.num_duplicates
         self.ab_counts += other.ab_counts
+
+    def manifest_facts(self, ab_histogram: Callable[[AbCounts], NDArray[np.float64]]) -> dict[str, Any]:
+        """What a manifest says of it; `ab_histogram` turns colour counts (256, 256) into shares of the ab bins."""
+        return {
+            "counts": {
+                "packed": self.num_packed,
+                "grey": self.num_grey,
+                "duplicates": self.num_duplicates,
+                "dropped": dict(sorted(self.dropped.items())),
+                "rejected": dict(sorted(self.rejected.items())),
+            },
+            "classes": dict(sorted(self.classes.items())),
+            "ab_histogram": ab_histogram(self.ab_counts.reshape(256, 256)).tolist(),
+        }
 
     def as_json(self) -> dict[str, Any]:
         cells = np.flatnonzero(self.ab_counts)
@@ -228,13 +242,13 @@ class ShardWriter:
     def _checked(self, tar: Path, samples: list[tuple[Outcome, Photograph]], tally: Tally) -> Callable[[], None]:
         """Runs in the background: describes the shard, and lets DALI decode it; returns what publishes it."""
         end = samples[-1][0].place
-        shard = describe(tar, [photo.size for _, photo in samples])
-        if self._check and (refused := self._check(_samples(tar, shard))):
+        shard = _described(tar, samples)
+        if self._check and (refused := self._check(samples_of(tar, shard))):
             for number, problem in refused.items():
                 tally.reject(samples[number][0].path, "refused by DALI", problem)
             samples = [sample for number, sample in enumerate(samples) if number not in refused]
             _rewrite(tar, refused.keys())
-            shard = describe(tar, [photo.size for _, photo in samples])
+            shard = _described(tar, samples)
         for outcome, photo in samples:
             tally.store(outcome, photo)
         sync(tar)
@@ -276,9 +290,9 @@ def _facts(outcome: Outcome, photo: Photograph) -> bytes:
     return json.dumps(facts).encode()
 
 
-def _samples(tar: Path, shard: Shard) -> Samples:
-    sizes = [(int(width), int(height)) for width, height in (size.split("x") for size in shard.sizes.split())]
-    return Samples(tar=tar, lines=read_index_lines(tar.with_suffix(".idx")), sizes=sizes)
+def _described(tar: Path, samples: list[tuple[Outcome, Photograph]]) -> Shard:
+    index_tar(tar)
+    return describe(tar, [photo.size for _, photo in samples])
 
 
 def _rewrite(tar: Path, without: Collection[int]) -> None:

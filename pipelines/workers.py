@@ -19,12 +19,19 @@ from typing import Any, Generic, Self, TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 
+Progress = Callable[[int, int | None, str], None]  # how much is done, of how much, in which unit
+
 _AHEAD = 2  # tasks that a worker has at hand, so that it never waits for the next; small ones, which fit into a pipe
 _WINDOW = 8  # results per worker that may wait for an earlier one
 
 # Workers are forked from a server that has loaded what they need, once for all, and has no threads of its own.
 _CONTEXT = get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["torch", f"{__package__}.outcomes"])
+
+
+def own_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def start_server() -> None:

@@ -4,7 +4,7 @@ from ...pipelines.packing import PackConfig, pack
 from ...pipelines.workers import start_server
 from ..config import save_yaml
 from ..console import progress_bar
-from ..output import write_json
+from ..output import plural, say_outcomes, write_json
 from ..parser import parse_options
 
 
@@ -17,17 +17,17 @@ def main(argv: list[str]) -> int:
         summary = pack(config, ab_histogram=ab_histogram, progress=progress)
     save_yaml(config, config.out / "config.yaml")
     write_json(config.out / "summary.json", summary)
-    print(
-        f"{config.out}: {summary['num_packed']} photographs in {summary['num_shards']} "
-        f"{'shard' if summary['num_shards'] == 1 else 'shards'}, "
-        f"{summary['bytes'] / 1e6:.1f} MB, {summary['images_per_second']:.0f} files/s"
-    )
     if summary["num_resumed"]:
-        print(f"  went on where a pack was interrupted, after {summary['num_resumed']} files")
-    for outcome in ("dropped", "rejected"):
-        if reasons := ", ".join(f"{number} {reason}" for reason, number in summary[outcome].items()):
-            print(
-                f"  {outcome}: {reasons}"
-                + (f", listed in {config.out / 'rejects.csv'}" if outcome == "rejected" else "")
-            )
+        print(f"went on where a pack was interrupted, after {plural(summary['num_resumed'], 'file')}")
+    for root, number in summary["sets"].items():
+        print(f"{root}: {plural(number, 'photograph')}")
+    print(
+        f"{plural(summary['num_shards'], 'shard')}, {summary['bytes'] / 1e6:.1f} MB, "
+        f"{summary['images_per_second']:.0f} files/s"
+    )
+    if summary["num_duplicates"]:
+        print(f"  {plural(summary['num_duplicates'], 'file')} with the bytes of another")
+    if summary["num_missing"]:
+        print(f"  {plural(summary['num_missing'], 'photograph')} of the partition are not in {config.source}")
+    say_outcomes(config.roots.values(), summary)
     return 0

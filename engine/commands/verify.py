@@ -1,0 +1,24 @@
+"""photochrom verify DIR"""
+
+from ...pipelines import ShardSet
+from ...pipelines.verifying import VerifyConfig, verify
+from ..console import console, progress_bar
+from ..output import plural
+from ..parser import parse_options
+
+
+def main(argv: list[str]) -> int:
+    config = parse_options(VerifyConfig, argv, prog="photochrom verify", positional=("root",))
+    with progress_bar("verifying") as progress:
+        problems = verify(config, progress=progress)
+    for problem in problems:
+        print(problem)
+    if problems:
+        console.print(f"photochrom verify: {config.root} has {plural(len(problems), 'fault')}")
+        return 1
+    data = ShardSet.open(config.root)
+    print(
+        f"{config.root}: {plural(len(data.shards), 'shard')} are as the manifest says"
+        + (f", and all {plural(data.num_samples, 'photograph')} decode" if config.decode else "")
+    )
+    return 0

@@ -1,0 +1,216 @@
+"""Makes a shard set of WebDataset shards that others have made, without touching them: the index leaves out what would
+not decode, or not to the colours that the packer would have stored.
+"""
+
+import tarfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import __version__
+from .components import PackedPhotograph, photographs_in
+from .decodable import DaliCheck, Samples, has_dali
+from .files import sole_writer
+from .members import Unfit, members_of
+from .outcomes import Gate, Outcome, examine
+from .photograph import Photograph, Rejected
+from .shards import MANIFEST, Shard, describe, write_index, write_manifest, write_rejects
+from .shardwriter import AbCounts, Tally
+from .workers import Lost, Progress, Workers, own_cores
+
+_SOUND = ((), ("from PNG", "encoded"))  # what may have been done to a picture that readers see as the packer does
+_BEFORE = ".before"  # behind the name of an index that was there
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexConfig:
+    """Makes a shard set of WebDataset shards from elsewhere: writes an index beside each, and a manifest.
+
+    Nothing that is there is changed. Photographs that do not decode, or that a packer would have changed, are left out
+    of the index and listed in rejects.csv.
+
+    Args:
+        root: Folder of the shards, *.tar.
+        workers: Processes that decode; by default one per CPU core.
+        time_limit: Seconds after which a photograph that is not decoded counts as one that hangs its decoder.
+        keep_grey: Also take photographs without colour (no |a| or |b| above 5).
+    """
+
+    root: Path
+    workers: int | None = None
+    time_limit: float = 60.0
+    keep_grey: bool = False
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"--workers {self.workers} is not a positive number of processes")
+        if not self.time_limit > 0:
+            raise ValueError(f"--time-limit {self.time_limit} is not a positive number of seconds")
+
+
+def index(
+    config: IndexConfig,
+    *,
+    ab_histogram: Callable[[AbCounts], NDArray[np.float64]],
+    progress: Progress = lambda done, total, unit: None,
+) -> dict[str, Any]:
+    """Indexes the shards in config.root and returns the figures of summary.json; the arguments are those of `pack`.
+
+    Raises ValueError when there are no shards, no photograph that can be taken, or when it is a shard set already.
+    """
+    started = time.perf_counter()
+    root = config.root
+    tars = _tars(root)
+    tally = Tally()
+    with sole_writer(root):
+        found = _photographs(tars, tally)
+        shards = _examined(config, found, tally, progress)
+        if not shards:
+            reasons = ", ".join(f"{number} {reason}" for reason, number in (tally.rejected + tally.dropped).items())
+            raise ValueError(
+                f"the shards in {root} hold no photograph that can be taken: {reasons or 'nothing at all'}"
+            )
+        write_rejects(root, tally.rejects)
+        write_manifest(root, shards, **_manifest_facts(root, tally, ab_histogram))
+    return {
+        "num_indexed": tally.num_packed,
+        "num_rejected": len(tally.rejects),
+        "num_dropped": tally.dropped.total(),
+        "num_duplicates": tally.num_duplicates,
+        "dropped": dict(tally.dropped),
+        "rejected": dict(tally.rejected),
+        "num_shards": len(shards),
+        "bytes": sum(shard.bytes for shard in shards),
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+
+
+def _tars(root: Path) -> list[Path]:
+    if not root.is_dir():
+        raise ValueError(f"there is no folder {root}: name one that holds WebDataset shards")
+    if (root / MANIFEST).exists():
+        raise ValueError(f"{root} is a shard set already ('photochrom verify {root}' checks it)")
+    tars = sorted(root.glob("*.tar"))
+    if not tars:
+        raise ValueError(f"{root} holds no shards, which end in .tar: photochrom pack makes them of photographs")
+    return tars
+
+
+def _photographs(tars: list[Path], tally: Tally) -> dict[Path, list[PackedPhotograph]]:
+    """The photographs of each shard, those aside that have no name of their own."""
+    taken: set[str] = set()
+    found: dict[Path, list[PackedPhotograph]] = {}
+    for tar in tars:
+        members: list[tarfile.TarInfo] = []
+        try:
+            for member in members_of(tar):
+                members.append(member)  # noqa: PERF402 (extend would lose those before a cut)
+        except (tarfile.TarError, OSError) as error:
+            tally.reject(tar.name, "cut shard" if members else "no tar", str(error))
+        found[tar] = []
+        for photograph in photographs_in(tar, members):
+            path = photograph.entry.path
+            if isinstance(photograph.entry.content, Unfit):
+                tally.reject(path, photograph.entry.content.reason, photograph.entry.content.detail)
+            elif path in taken:
+                tally.reject(f"{path}#{tar.stem}", "duplicate name", f"another shard holds {path} too")
+            else:
+                found[tar].append(photograph)
+            taken.add(path)
+    return found
+
+
+def _examined(
+    config: IndexConfig, found: dict[Path, list[PackedPhotograph]], tally: Tally, progress: Progress
+) -> list[Shard]:
+    """Passes every photograph through the gate, and writes the index of each shard that has any left."""
+    number = config.workers or own_cores()
+    total = sum(map(len, found.values()))
+    task = partial(examine, gate=Gate(short_side=None, quality=95, subsampling="444"), seed=0)
+    shards: list[Shard] = []
+    with (
+        DaliCheck(threads=number) as dali,
+        Workers(task, number=number, seconds=config.time_limit) as workers,
+    ):
+        results = workers.map(photograph.entry for photographs in found.values() for photograph in photographs)
+        done = 0
+        contents: set[str] = set()
+        for tar, photographs in found.items():
+            good: list[tuple[PackedPhotograph, Outcome, Photograph]] = []
+            for photograph in photographs:
+                _, outcome = next(results)
+                done += 1
+                progress(done, total, "photographs")
+                if (picture := _taken(photograph, outcome, config.keep_grey, tally)) is not None:
+                    assert isinstance(outcome, Outcome)
+                    good.append((photograph, outcome, replace(picture, jpeg=b"")))
+            refused = dali.refused(_samples(tar, good)) if has_dali() and good else {}
+            for position, problem in refused.items():
+                tally.reject(good[position][0].entry.path, "refused by DALI", problem)
+            good = [sample for position, sample in enumerate(good) if position not in refused]
+            for _, outcome, picture in good:
+                tally.num_duplicates += outcome.content in contents
+                contents.add(outcome.content)
+                tally.store(outcome, picture)
+            if good:
+                shards.append(_write_index(tar, good))
+    return shards
+
+
+def _taken(photograph: PackedPhotograph, outcome: Outcome | Lost, keep_grey: bool, tally: Tally) -> Photograph | None:
+    """The picture, if readers will see it as the packer does; else it is counted."""
+    path = photograph.entry.path
+    if isinstance(outcome, Lost):
+        tally.reject(path, f"{outcome.reason} the decoder", outcome.detail)
+    elif isinstance(outcome.result, Rejected):
+        tally.reject(path, outcome.result.reason, outcome.result.detail)
+    elif outcome.result.is_grey and not keep_grey:
+        tally.dropped["grey"] += 1
+    elif outcome.result.done not in _SOUND:
+        tally.reject(path, "needs packing", ", ".join(outcome.result.done))
+    else:
+        return outcome.result
+    return None
+
+
+def _line(photograph: PackedPhotograph) -> str:
+    """The sample's line in DALI's index. Whatever the file is called, `jpg` is what the reader asks for."""
+    content = photograph.entry.content
+    parts = {"jpg": content, **photograph.parts}
+    name = quote(photograph.name, errors="surrogateescape")  # a line is split at its spaces
+    return " ".join(f"{kind} {part.offset} {part.size} {name}" for kind, part in parts.items())  # type: ignore[union-attr]
+
+
+def _samples(tar: Path, good: list[tuple[PackedPhotograph, Outcome, Photograph]]) -> Samples:
+    lines = [_line(photograph) for photograph, _, _ in good]
+    return Samples(tar=tar, lines=lines, sizes=[picture.size for _, _, picture in good])
+
+
+def _write_index(tar: Path, good: list[tuple[PackedPhotograph, Outcome, Photograph]]) -> Shard:
+    """Writes the index; one that is there, of another tool, is kept under another name."""
+    path = tar.with_suffix(".idx")
+    before = path.with_name(path.name + _BEFORE)
+    if path.exists() and not before.exists():
+        path.rename(before)
+    samples = _samples(tar, good)
+    write_index(tar, samples.lines)
+    return describe(tar, samples.sizes)
+
+
+def _manifest_facts(
+    root: Path, tally: Tally, ab_histogram: Callable[[AbCounts], NDArray[np.float64]]
+) -> dict[str, Any]:
+    return {
+        "photochrom": __version__,
+        "source": str(root),
+        "seed": None,
+        "image": {"adopted": True, "short_side": None, "decoded_by_dali": has_dali()},
+        **tally.manifest_facts(ab_histogram),
+    }
