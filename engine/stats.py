@@ -48,7 +48,10 @@ def draw_ab_distribution(data: ShardSet, path: Path) -> None:
     figure.colorbar(squares, ax=logarithm, label="log10 of the share of pixels")
     colours = lab2rgb(np.column_stack([np.full(len(bins), _LIGHTNESS), bins])[None])[0].clip(0, 1)
     true.scatter(bins[:, 1], bins[:, 0], c=colours, s=3 + 400 * np.sqrt(share), edgecolors="none", alpha=0.9)
-    for axes, title in ((logarithm, "share of each of the 313 bins"), (true, "their colours; the area goes with the root of the share")):
+    for axes, title in (
+        (logarithm, "share of each of the 313 bins"),
+        (true, "their colours; the area goes with the root of the share"),
+    ):
         axes.set(title=title, xlabel="b", ylabel="a", aspect="equal", xlim=(-118, 118), ylim=(118, -98))
     figure.suptitle(f"{data.root.name or data.root.resolve().name}: {data.num_samples:,} photographs")
     figure.savefig(path, dpi=100)

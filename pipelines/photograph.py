@@ -94,26 +94,21 @@ def make_photograph(
 
     A sound upright RGB JPEG that needs no resize keeps its bytes. Raises Rejected.
     """
-    pixels, original_size, done = _decode(data, short_side)
+    pixels, original_size, done = decode_at_least(data, short_side)
     size = reduced(original_size, short_side)
     if size != original_size:
-        pixels, done = _resized(pixels, size), (*done, "resized")
-    ab = _ab(pixels)
-    if keep_bytes := not done and data.endswith(b"\xff\xd9"):
-        jpeg = data
-    else:
-        jpeg = simplejpeg.encode_jpeg(
-            pixels, quality=quality, colorspace="RGB", colorsubsampling=subsampling, fastdct=False
-        )
-    cells, counts = np.unique(_cells(ab), return_counts=True)
+        pixels, done = resized(pixels, size), (*done, "resized")
+    ab = ab_of(pixels)
+    keep_bytes = not done and data.endswith(b"\xff\xd9")
+    cells, counts = count_cells(ab)
     return Photograph(
-        jpeg=jpeg,
+        jpeg=data if keep_bytes else encode(pixels, quality, subsampling),
         size=size,
         original_size=original_size,
         done=done if keep_bytes else (*done, "encoded"),
         is_grey=bool(np.abs(ab).max() <= GREY_LIMIT),
         ab_cells=cells,
-        ab_counts=counts.astype(np.uint32),
+        ab_counts=counts,
     )
 
 
@@ -131,11 +126,11 @@ def decode(data: bytes) -> tuple[Image.Image, tuple[str, ...]]:
     Colours are brought to sRGB by the embedded profile, 16-bit samples are scaled, transparency is laid on white, CMYK
     is converted, of animations the first frame is taken.
     """
-    pixels, _, done = _decode(data, None)
+    pixels, _, done = decode_at_least(data, None)
     return Image.fromarray(pixels), done
 
 
-def _decode(data: bytes, short_side: int | None) -> tuple[Pixels, tuple[int, int], tuple[str, ...]]:
+def decode_at_least(data: bytes, short_side: int | None) -> tuple[Pixels, tuple[int, int], tuple[str, ...]]:
     """As `decode`, but an array (H, W, 3), with the upright picture's own size between; smaller if that is faster.
 
     It is never smaller than `SCALED_AT_LEAST` times what its reduction to `short_side` needs.
@@ -241,7 +236,7 @@ def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     return transform
 
 
-def _resized(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+def resized(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     """The picture at another (width, height), by Pillow's antialiased bicubic filter.
 
     torch's uint8 kernel computes it 4 times as fast as Pillow (docs), to the same bytes on every processor.
@@ -253,11 +248,11 @@ def _resized(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     return np.ascontiguousarray(small.permute(0, 2, 3, 1)[0].numpy())
 
 
-def _ab(pixels: Pixels) -> NDArray[np.float64]:
-    """a and b (n, 2) of every 4th pixel each way: CIE Lab of sRGB, D65, 2 degree observer."""
-    linear = _LINEAR[pixels[::AB_STRIDE, ::AB_STRIDE].reshape(-1, 3)]
-    x, y, z = _cube_root(_TO_XYZ @ linear.T)
-    return np.stack([500 * (x - y), 200 * (y - z)], axis=1)
+def ab_of(pixels: Pixels) -> NDArray[np.float64]:
+    """a and b (2, n) of every 4th pixel each way: CIE Lab of sRGB, D65, 2 degree observer."""
+    rgb = np.ascontiguousarray(pixels[::AB_STRIDE, ::AB_STRIDE].reshape(-1, 3).T)
+    x, y, z = _cube_root(_TO_XYZ @ _LINEAR.take(rgb))
+    return np.stack([500 * (x - y), 200 * (y - z)])
 
 
 def _cube_root(t: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -267,9 +262,19 @@ def _cube_root(t: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(t > edge, root, 24389 / 27 / 116 * t + 16 / 116)
 
 
-def _cells(ab: NDArray[np.float64]) -> NDArray[np.uint16]:
-    a, b = (ab.round().clip(-128, 127) + 128).astype(np.uint16).T
-    return a * np.uint16(256) + b
+def count_cells(ab: NDArray[np.float64]) -> tuple[NDArray[np.uint16], NDArray[np.uint32]]:
+    """Which squares of one Lab unit a and b (2, n) fall into, numbered as in Photograph, and how many into each."""
+    a, b = (ab + 128.5).astype(np.uint16)  # rounded; no colour of sRGB lies beyond -128 or 127
+    cells = np.sort(a * np.uint16(256) + b, kind="stable")  # by radix: in a third of np.unique's time
+    starts = np.flatnonzero(np.diff(cells, prepend=~cells[:1]))
+    return cells[starts], np.diff(np.append(starts, len(cells))).astype(np.uint32)
+
+
+def encode(pixels: Pixels, quality: int, subsampling: Subsampling) -> bytes:
+    """The picture as JPEG."""
+    return bytes(
+        simplejpeg.encode_jpeg(pixels, quality=quality, colorspace="RGB", colorsubsampling=subsampling, fastdct=False)
+    )
 
 
 def read_file(path: str | os.PathLike[str]) -> bytes:

@@ -1,10 +1,15 @@
 """Reading from a server that drops, stalls, lies, ignores ranges, answers with errors or with a web page."""
 
 import io
+import shutil
+import tarfile
 import zipfile
+from pathlib import Path
 from typing import Any
 
 import pytest
+from photochrom.losses import ab_histogram
+from photochrom.pipelines import PackConfig, ShardSet, pack
 from photochrom.pipelines.http import Download, RemoteFile
 
 QUICK = {"pauses": (0.01, 0.01), "timeout": 0.3}
@@ -116,3 +121,36 @@ def test_a_remote_zip_needs_ranges(server: Any) -> None:
     server.ranges = False
     with pytest.raises(ValueError, match="serves no parts of files, which a zip needs"):
         RemoteFile(server.url).read(10)
+
+
+def pack_from(url: str, out: Path) -> ShardSet:
+    pack(PackConfig(source=url, out=out, short_side=64, workers=1, shard_samples=4), ab_histogram=ab_histogram)
+    return ShardSet.open(out)
+
+
+def test_an_archive_is_packed_from_where_it_lies(server: Any, photos: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:
+        archive.add(photos, "photos")
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.add(photos, "photos")
+    shutil.make_archive(str(tmp_path / "a"), "zip", photos.parent, photos.name)
+    expected = pack_from(str(tmp_path / "a.tar.gz"), tmp_path / "local")
+    for name, faults in (("a.tar.gz", ["drop"]), ("a.tar", [])):
+        server.data, server.faults = (tmp_path / name).read_bytes(), faults
+        found = pack_from(server.url, tmp_path / f"{name}.out")
+        assert found.digest == expected.digest
+    server.data = (tmp_path / "a.zip").read_bytes()
+    found = pack_from(server.url.replace("a.tar.gz", "a.zip"), tmp_path / "a.zip.out")
+    assert found.num_samples == 9
+
+
+def test_what_is_no_archive_at_an_address(server: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"the archive http.* is incomplete or damaged"):
+        pack_from(server.url, tmp_path / "out")
+    server.faults = [404]
+    with pytest.raises(ValueError, match="answers 404"):
+        pack_from(server.url, tmp_path / "out")
+    server.kind = "text/html"
+    with pytest.raises(ValueError, match="answers with a web page"):
+        pack_from(server.url, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
