@@ -4,7 +4,8 @@ not decode, or not to the colours that the packer would have stored.
 
 import tarfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,20 +22,21 @@ from .files import sole_writer
 from .members import Unfit, members_of
 from .outcomes import Gate, Outcome, examine
 from .photograph import Photograph, Rejected
-from .shards import MANIFEST, Shard, describe, write_index, write_manifest, write_rejects
+from .shards import MANIFEST, REJECTS, Shard, describe, write_index, write_manifest, write_rejects
 from .shardwriter import AbCounts, Tally
 from .workers import Lost, Progress, Workers, own_cores
 
 _SOUND = ((), ("from PNG", "encoded"))  # what may have been done to a picture that readers see as the packer does
 _BEFORE = ".before"  # behind the name of an index that was there
+_MARK = ".indexing"  # there while an index is made
 
 
 @dataclass(frozen=True, kw_only=True)
 class IndexConfig:
     """Makes a shard set of WebDataset shards from elsewhere: writes an index beside each, and a manifest.
 
-    Nothing that is there is changed. Photographs that do not decode, or that a packer would have changed, are left out
-    of the index and listed in rejects.csv.
+    The shards are not changed, and an index of another tool is kept as .idx.before. Photographs that do not decode, or
+    that a packer would have changed, are left out of the index and listed in rejects.csv.
 
     Args:
         root: Folder of the shards, *.tar.
@@ -60,6 +62,7 @@ def index(
     *,
     ab_histogram: Callable[[AbCounts], NDArray[np.float64]],
     progress: Progress = lambda done, total, unit: None,
+    describe: Callable[[dict[str, Any]], None] = lambda summary: None,
 ) -> dict[str, Any]:
     """Indexes the shards in config.root and returns the figures of summary.json; the arguments are those of `pack`.
 
@@ -69,7 +72,7 @@ def index(
     root = config.root
     tars = _tars(root)
     tally = Tally()
-    with sole_writer(root):
+    with sole_writer(root), _marked(root):
         found = _photographs(tars, tally)
         shards = _examined(config, found, tally, progress)
         if not shards:
@@ -77,19 +80,44 @@ def index(
             raise ValueError(
                 f"the shards in {root} hold no photograph that can be taken: {reasons or 'nothing at all'}"
             )
+        summary = {
+            "num_indexed": tally.num_packed,
+            "num_rejected": len(tally.rejects),
+            "num_dropped": tally.dropped.total(),
+            "num_duplicates": tally.num_duplicates,
+            "dropped": dict(tally.dropped),
+            "rejected": dict(tally.rejected),
+            "num_shards": len(shards),
+            "bytes": sum(shard.bytes for shard in shards),
+            "seconds": round(time.perf_counter() - started, 3),
+        }
+        describe(summary)
         write_rejects(root, tally.rejects)
         write_manifest(root, shards, **_manifest_facts(root, tally, ab_histogram))
-    return {
-        "num_indexed": tally.num_packed,
-        "num_rejected": len(tally.rejects),
-        "num_dropped": tally.dropped.total(),
-        "num_duplicates": tally.num_duplicates,
-        "dropped": dict(tally.dropped),
-        "rejected": dict(tally.rejected),
-        "num_shards": len(shards),
-        "bytes": sum(shard.bytes for shard in shards),
-        "seconds": round(time.perf_counter() - started, 3),
-    }
+    return summary
+
+
+@contextmanager
+def _marked(root: Path) -> Iterator[None]:
+    """Makes sure that no file of others is overwritten; a mark tells those that an interrupted run has left."""
+    mark = root / _MARK
+    if not mark.exists():
+        for name in (REJECTS, "config.yaml", "summary.json"):
+            if (root / name).exists():
+                raise ValueError(f"{root} holds a {name} that is not ours: move it away first")
+        for path in root.glob("*.idx"):
+            path.rename(path.with_name(path.name + _BEFORE))
+        mark.touch()
+    try:
+        yield
+    except BaseException:
+        for path in root.glob("*.idx"):  # ours: those of others have been renamed
+            path.unlink()
+        for path in root.glob(f"*.idx{_BEFORE}"):
+            path.rename(path.with_suffix(""))
+        raise
+    finally:
+        mark.unlink()
 
 
 def _tars(root: Path) -> list[Path]:
@@ -194,11 +222,6 @@ def _samples(tar: Path, good: list[tuple[PackedPhotograph, Outcome, Photograph]]
 
 
 def _write_index(tar: Path, good: list[tuple[PackedPhotograph, Outcome, Photograph]]) -> Shard:
-    """Writes the index; one that is there, of another tool, is kept under another name."""
-    path = tar.with_suffix(".idx")
-    before = path.with_name(path.name + _BEFORE)
-    if path.exists() and not before.exists():
-        path.rename(before)
     samples = _samples(tar, good)
     write_index(tar, samples.lines)
     return describe(tar, samples.sizes)

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .files import IN_MEMORY
 from .loader import BatchPlan, Loader
 from .photograph import decode
 from .shards import ShardSet
@@ -29,8 +30,6 @@ INSTALL_DALI = (
 # pipeline takes an H100 some 2 s, in which nothing is trained.
 _MAX_ENTRIES = 1024
 _MAX_SAMPLES = 131072
-# Index files live for as long as a pipeline takes to build; making one takes 1 ms on a busy disk, 20 us in memory.
-_INDEX_FOLDER = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
 class DaliLoader(Loader):
@@ -70,7 +69,7 @@ class _Era:
         self._loader = loader
         self._batches = _padded(_plans(loader, first))
         self._end = first + len(self._batches)
-        with tempfile.TemporaryDirectory(prefix="photochrom-", dir=_INDEX_FOLDER) as folder:
+        with tempfile.TemporaryDirectory(prefix="photochrom-", dir=IN_MEMORY) as folder:
             tars, indices = _write_indices(loader.data, self._batches, Path(folder))
             self._pipeline = self._build(tars, indices)
 

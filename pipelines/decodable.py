@@ -5,6 +5,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from .files import IN_MEMORY
 from .shards import Shard, read_index_lines
 from .workers import Lost, Workers
 
@@ -39,7 +40,7 @@ class DaliCheck(Workers[Samples, str | None]):
     """One child process in which DALI decodes shards on `threads` threads."""
 
     def __init__(self, *, threads: int) -> None:
-        super().__init__(_Decode(threads), number=1, seconds=_SECONDS)
+        super().__init__(_Decode(threads), number=1, seconds=_SECONDS, ahead=1)
 
     def refused(self, samples: Samples) -> dict[int, str]:
         """The numbers of the samples that DALI does not decode to their size, and what it says."""
@@ -70,7 +71,7 @@ class _Decode:
 
         largest = max(width * height for width, height in samples.sizes)
         batch_size = max(1, min(32, len(samples.sizes), _BATCH_PIXELS // largest))
-        with tempfile.NamedTemporaryFile("w", prefix="photochrom-", suffix=".idx") as index:
+        with tempfile.NamedTemporaryFile("w", prefix="photochrom-", suffix=".idx", dir=IN_MEMORY) as index:
             index.write("\n".join([f"v1.2 {len(samples.lines)}", *samples.lines]) + "\n")
             index.flush()
             pipeline = Pipeline(

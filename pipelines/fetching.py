@@ -106,12 +106,13 @@ def fetch(
             return _checked(target, release, progress)
         part = target.with_name(f"{target.name}.part")
         done = part.stat().st_size if part.exists() else 0
-        try:
-            download = Download(config.url or release.url, start=done, pauses=pauses, timeout=timeout)
-        except ValueError as error:
-            raise ValueError(str(error) if config.url else f"{error}: {_MIRRORS}") from None
-        with download:
-            _append(download, part, release, progress)
+        if done != release.bytes:
+            try:
+                download = Download(config.url or release.url, start=done, pauses=pauses, timeout=timeout)
+            except ValueError as error:
+                raise ValueError(str(error) if config.url else f"{error}: {_MIRRORS}") from None
+            with download:
+                _append(download, part, release, progress)
         try:
             _checked(part, release, progress)
         except ValueError as error:
@@ -136,6 +137,8 @@ def _append(download: Download, part: Path, release: Release, progress: Callable
                 file.write(data)
                 done += len(data)
                 progress(done, total)
+                if release.bytes is not None and done > release.bytes:
+                    break  # of a server that does not say how much it sends
         sync(part)
     except OSError as error:
         raise ValueError(f"cannot write to {part}: {error.strerror}; run the same command again to go on") from error

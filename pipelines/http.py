@@ -81,11 +81,22 @@ class _Reader(io.RawIOBase):
             raise ValueError(f"{self._url} answers with a web page, not with an archive: it may have moved")
         self._check_version(response)
         length = response.headers.get("Content-Length")
-        begins = self._position if response.status == 206 else 0
-        total = int(length) + begins if length else None
+        begins, total = 0, int(length) if length else None
+        if response.status == 206:
+            begins, total = self._range_of(response)
+        if self.total is not None and total is not None and total != self.total:
+            raise ValueError(f"{self._url} has {total:,} bytes, and had {self.total:,} before: it has changed")
         self.total = total if self.total is None else self.total
         if begins < self._position:
             self._skip(self._position - begins)
+
+    def _range_of(self, response: http.client.HTTPResponse) -> tuple[int, int | None]:
+        """Where the part that is sent begins, and the length of the whole."""
+        found = response.headers.get("Content-Range", "")
+        match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", found)
+        if match is None or int(match[1]) > self._position:
+            raise ValueError(f"{self._url} sends another part ({found or 'unnamed'}) than byte {self._position:,} on")
+        return int(match[1]), None if match[2] == "*" else int(match[2])
 
     def _check_end(self, error: HTTPError) -> None:
         """There is nothing from the position on: is that where the file ends?"""
@@ -185,6 +196,8 @@ class RemoteFile(_Reader):
             if response.status != 206:
                 raise ValueError(f"{self._url} serves no parts of files, which a zip needs: download it, name the file")
             self._check_version(response)
+            if self._range_of(response)[0] != self._position:
+                raise ValueError(f"{self._url} sends other parts than it is asked for: download it, name the file")
             data = response.read()
         if len(data) != end - self._position:
             raise ConnectionError("the answer ends too early")

@@ -3,8 +3,9 @@
 Nothing is ever extracted under a name that an archive chose: names are data, and only regular files are read.
 """
 
-import io
+import lzma
 import re
+import stat
 import tarfile
 import zipfile
 import zlib
@@ -14,9 +15,9 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from .http import RemoteFile, is_url
+from .http import is_url
 from .labels import class_of
-from .photograph import Rejected, read_file
+from .photograph import Rejected, check_bytes, read_file
 
 
 @dataclass(frozen=True)
@@ -52,17 +53,14 @@ class Slice:
 
 @dataclass(frozen=True)
 class ZipMember:
-    """A member of a zip, on disk or behind a URL, by its number in the zip's directory."""
+    """A member of a zip, by its number in the zip's directory."""
 
-    zip: str
+    zip: Path
     number: int
 
     def read(self) -> bytes:
         archive = open_zip(self.zip)
-        try:
-            return archive.read(archive.infolist()[self.number])
-        except (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-            raise Rejected("unreadable", str(error)) from None
+        return read_zipped(archive, archive.infolist()[self.number])
 
 
 @dataclass(frozen=True)
@@ -106,25 +104,65 @@ class Names:
         return Entry(path=unique, class_name=class_of(path, self._source_name), content=content)
 
 
+class StrictTarInfo(tarfile.TarInfo):
+    """A member's header; one that is cut or damaged is an error, where tarfile would see the archive's end."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> "StrictTarInfo":
+        try:
+            return super().fromtarfile(tarfile_)
+        except (tarfile.TruncatedHeaderError, tarfile.InvalidHeaderError) as error:  # type: ignore[attr-defined]
+            raise tarfile.ReadError(str(error)) from None
+
+
 def members_of(tar: Path) -> Iterator[tarfile.TarInfo]:
-    """The members of an uncompressed tar, folders aside. Raises tarfile.TarError where it is cut."""
-    with tarfile.open(tar, "r:") as archive:
+    """The members of an uncompressed tar, folders aside. Raises tarfile.TarError where it is cut or damaged."""
+    with tarfile.open(tar, "r:", tarinfo=StrictTarInfo) as archive:
         for member in archive:
             if not member.isdir():
                 yield member
 
 
 def unfit(member: tarfile.TarInfo) -> Unfit | None:
-    if member.isreg() and not member.issparse():
-        return None
-    kind = "symbolic link" if member.issym() else "hard link" if member.islnk() else "special file"
-    return Unfit("no regular file", kind)
+    """Why a member of a tar is not to be read."""
+    if not member.isreg() or member.issparse():
+        kind = "symbolic link" if member.issym() else "hard link" if member.islnk() else "special file"
+        return Unfit("no regular file", kind)
+    return _too_large(member.size)
+
+
+def unfit_in_zip(info: zipfile.ZipInfo) -> Unfit | None:
+    """Why a member of a zip is not to be read."""
+    if info.flag_bits & 1:
+        return Unfit("encrypted")
+    mode = info.external_attr >> 16
+    if mode and stat.S_IFMT(mode) not in (0, stat.S_IFREG):
+        return Unfit("no regular file", "symbolic link" if stat.S_ISLNK(mode) else "special file")
+    return _too_large(info.file_size)
+
+
+def _too_large(size: int) -> Unfit | None:
+    try:
+        check_bytes(size)
+    except Rejected as rejected:
+        return Unfit(rejected.reason, rejected.detail)
+    return None
+
+
+def read_zipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """A member's bytes. Raises Rejected if they are damaged."""
+    try:
+        return archive.read(info)
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError) as error:
+        raise Rejected("unreadable", str(error)) from None
+    except UnicodeDecodeError as error:  # in its name; other ValueErrors are those of a server
+        raise Rejected("unreadable", str(error)) from None
 
 
 @lru_cache(maxsize=2)
-def open_zip(source: str) -> zipfile.ZipFile:
-    """An open zip; each process reads its directory once."""
+def open_zip(path: Path) -> zipfile.ZipFile:
+    """An open zip; each process reads its directory once. Raises ValueError."""
     try:
-        return zipfile.ZipFile(io.BufferedReader(RemoteFile(source), 1 << 18) if is_url(source) else source)
+        return zipfile.ZipFile(path)
     except (OSError, zipfile.BadZipFile) as error:
-        raise ValueError(f"the archive {source} is incomplete or damaged ({error}): get it whole") from None
+        raise ValueError(f"the archive {path} is incomplete or damaged ({error}): get it whole") from None

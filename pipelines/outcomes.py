@@ -53,6 +53,8 @@ def examine(entry: Entry, *, gate: Gate, seed: int) -> Outcome:
         )
     except Rejected as rejected:
         result = rejected
+    except Exception as error:  # of a kind that nobody has thought of: one file is no reason to stop
+        result = Rejected("failed", f"{type(error).__name__}: {error}")
     return outcome_of(entry, seed, content, result)
 
 

@@ -9,6 +9,7 @@ import hashlib
 import json
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
@@ -21,21 +22,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import __version__
-from . import photograph, sources
+from . import photograph
+from .claim import claimed
 from .decodable import DaliCheck, has_dali
-from .files import sole_writer, whole_file
 from .http import is_url
 from .labels import part_of, read_partition
 from .members import Entry, FileAt
-from .outcomes import Gate, Outcome, Place, examine, outcome_of, place_of
+from .outcomes import Gate, Outcome, examine, outcome_of, place_of
 from .photograph import Rejected, Subsampling
-from .shards import MANIFEST, write_manifest, write_rejects
+from .shards import write_manifest, write_rejects
 from .shardwriter import AbCounts, ShardWriter, Tally
-from .sources import Stream
+from .sources import listed
 from .spool import Spool
+from .streams import Stream, open_stream
 from .workers import Lost, Progress, Workers, own_cores
-
-WORK = ".packing"  # the folder of what a pack has not finished
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class PackConfig:
         split: Make two shard sets, OUT/train with this share of the photographs and OUT/test with the others.
         partitions: Make two shard sets, OUT/train and OUT/test, by SUN397's Partitions.zip or a folder of its files.
         partition: Which of SUN397's ten official partitions.
-        shard_samples: Photographs per shard.
+        shard_samples: Photographs per shard; fewer if they reach 512 MiB.
     """
 
     source: str | Path
@@ -114,11 +114,13 @@ def pack(
     *,
     ab_histogram: Callable[[AbCounts], NDArray[np.float64]],
     progress: Progress = lambda done, total, unit: None,
+    describe: Callable[[dict[str, Any]], None] = lambda summary: None,
 ) -> dict[str, Any]:
     """Packs config.source into config.out and returns the figures of summary.json.
 
     `ab_histogram` turns the counts (256, 256) of colours, by a + 128 and b + 128, into the shares (313,) of the ab
-    bins; `progress` is told how much is done, of how much, and in which unit: files, or MiB of a stream.
+    bins; `progress` is told how much is done, of how much, and in which unit: files, or MiB of a stream; `describe` is
+    handed the figures when all is done but the manifest, which comes last.
 
     Raises ValueError when the source holds no photograph or the target is in use. A pack that is killed, interrupted or
     finds no space goes on, by the same command, from its last finished shard; one that ends before its first leaves
@@ -129,50 +131,28 @@ def pack(
     if not is_url(source) and config.out.resolve().is_relative_to(Path(source).resolve()):
         raise ValueError(f"{config.out} lies in {source}, which it is packed from: name a folder elsewhere")
     partition = None if config.partitions is None else read_partition(config.partitions, config.partition)
-    entries = sources.listed(source)
-    stream = Stream(source) if entries is None else None
+    entries = listed(source)
     with ExitStack() as stack:
-        if stream:
-            stack.callback(stream.close)
-        work = stack.enter_context(_claimed(config, _identity(config, stream.identity if stream else entries or [])))
-        try:
-            packing = _Packing(config, stack, work, partition, progress)
-            packing.run(entries, stream)
-        except OSError as error:
-            raise ValueError(
-                f"cannot write to {config.out}: {error.strerror or error}; what is finished stays: make room, and run "
-                "the same command again to go on"
-            ) from error
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt("the same command goes on from the last finished shard") from None
+        stream = stack.enter_context(closing(open_stream(source))) if entries is None else None
+        identity = _identity(config, stream.identity if stream else _names(source, entries or []), partition)
+        work = stack.enter_context(claimed(config.out, identity))
+        stack.enter_context(_said_in_a_sentence(config.out))
+        packing = _Packing(config, stack, work, partition, progress)
+        packing.run(entries, stream)
         tallies = {name: writer.tally for name, writer in packing.writers.items()}
         if empty := [name for name, writer in packing.writers.items() if not writer.shards]:
-            shutil.rmtree(work)  # the same command would come to the same end
-            for root in config.roots.values():
-                for path in root.glob("photos-*"):
-                    path.unlink()
+            _abandon(config, work)
             raise ValueError(_nothing_packed(source, empty, tallies))
+        summary = packing.summary() | {"num_missing": _num_missing(partition, tallies)}
+        seconds = time.perf_counter() - started
+        num_files = sum(tally.num_files for tally in tallies.values()) - packing.num_resumed
+        summary |= {"seconds": round(seconds, 3), "images_per_second": round(num_files / seconds, 2)}
+        describe(summary)
         for name, writer in packing.writers.items():
             root = config.roots[name]
             write_rejects(root, writer.tally.rejects)
             write_manifest(root, writer.shards, **_manifest_facts(config, writer.tally, ab_histogram))
-    total = sum_of(tallies.values())
-    seconds = time.perf_counter() - started
-    return {
-        "num_packed": total.num_packed,
-        "num_rejected": len(total.rejects),
-        "num_dropped": total.dropped.total() + packing.num_skipped,
-        "num_duplicates": total.num_duplicates,
-        "dropped": dict(total.dropped) | ({"in no partition": packing.num_skipped} if packing.num_skipped else {}),
-        "rejected": dict(total.rejected),
-        "sets": {str(config.roots[name]): tally.num_packed for name, tally in tallies.items()},
-        "num_shards": sum(len(writer.shards) for writer in packing.writers.values()),
-        "bytes": sum(shard.bytes for writer in packing.writers.values() for shard in writer.shards),
-        "num_missing": len(partition) - total.num_files if partition else 0,
-        "num_resumed": packing.num_resumed,
-        "seconds": round(seconds, 3),
-        "images_per_second": round((total.num_files - packing.num_resumed) / seconds, 2),
-    }
+    return summary
 
 
 class _Packing:
@@ -199,7 +179,7 @@ class _Packing:
                 closing(
                     ShardWriter(
                         root,
-                        work / (name or "all"),
+                        self._folder(name),
                         shard_samples=config.shard_samples,
                         keep_grey=config.keep_grey,
                         drop_duplicates=config.drop_duplicates,
@@ -213,17 +193,36 @@ class _Packing:
         self.num_resumed = sum(writer.tally.num_files for writer in self.writers.values())
 
     def run(self, entries: list[Entry] | None, stream: Stream | None) -> None:
-        outcomes = self._of_stream(stream) if stream else self._of_list(entries or [])
-        with closing(outcomes):
-            for outcome in outcomes:
-                self.writers[self._set_of(outcome)].add(outcome)
+        if stream:
+            self._pack_stream(stream)
+        else:
+            self._pack_list(entries or [])
         for writer in self.writers.values():
             writer.finish()
 
-    @property
-    def _end(self) -> Place:
-        """The place up to which all writers have what they need."""
-        return min(writer.end for writer in self.writers.values())
+    def summary(self) -> dict[str, Any]:
+        """What became of all files."""
+        total = Tally()
+        for writer in self.writers.values():
+            total.add(writer.tally)
+        dropped = total.dropped + Counter({"in no partition": self.num_skipped})
+        shards = [shard for writer in self.writers.values() for shard in writer.shards]
+        return {
+            "num_packed": total.num_packed,
+            "num_rejected": len(total.rejects),
+            "num_dropped": dropped.total(),
+            "num_duplicates": total.num_duplicates,
+            "num_resumed": self.num_resumed,
+            "dropped": dict(dropped),
+            "rejected": dict(total.rejected),
+            "sets": {str(self._config.roots[name]): writer.tally.num_packed for name, writer in self.writers.items()},
+            "num_shards": len(shards),
+            "bytes": sum(shard.bytes for shard in shards),
+        }
+
+    def _folder(self, name: str) -> Path:
+        """Where what is not finished of one set is kept."""
+        return self._work / (name or "all")
 
     def _wanted(self, path: str) -> bool:
         return self._partition is None or part_of(path, self._partition) is not None
@@ -237,39 +236,51 @@ class _Packing:
         share = place_of(outcome.content or outcome.path, self._config.seed)[0] / 2**64
         return "train" if share < self._config.split else "test"
 
-    def _of_list(self, entries: list[Entry]) -> Generator[Outcome]:
+    def _pack_list(self, entries: list[Entry]) -> None:
+        """Examines the files in the order of their places."""
         wanted = [entry for entry in entries if self._wanted(entry.path)]
         self.num_skipped = len(entries) - len(wanted)
-        end, seed = self._end, self._config.seed
+        end, seed = min(writer.end for writer in self.writers.values()), self._config.seed
         placed = sorted((place_of(entry.path, seed), number) for number, entry in enumerate(wanted))
         todo = [wanted[number] for place, number in placed if place > end]
-        for done, outcome in enumerate(self._examined(todo), start=len(wanted) - len(todo) + 1):
-            self._progress(done, len(wanted), "files")
-            yield outcome
+        with closing(self._examined(todo)) as outcomes:
+            for done, outcome in enumerate(outcomes, start=len(wanted) - len(todo) + 1):
+                self.writers[self._set_of(outcome)].add(outcome)
+                self._progress(done, len(wanted), "files")
 
-    def _of_stream(self, stream: Stream) -> Generator[Outcome]:
-        """Reads the whole stream into the spool, then takes it out in order."""
-        spool = Spool(self._work / "spool")
-        if not spool.is_complete:
-            incoming = self._work / "incoming"
-            incoming.mkdir(exist_ok=True)
-            skipped: list[str] = []
+    def _pack_stream(self, stream: Stream) -> None:
+        """Examines the files as they come, and spools the outcomes of each set; then takes them out in order."""
+        spools = {name: Spool(self._folder(name) / "spool") for name in self.writers}
+        if not all(spool.is_complete for spool in spools.values()):
+            self._spool(stream, spools)
+        for name, spool in spools.items():
+            self.num_skipped = spool.num_skipped
+            writer = self.writers[name]
+            for outcome in spool.outcomes(after=writer.end):
+                writer.add(outcome)
+                spool.forget(writer.end)
 
-            def wanted(path: str) -> bool:
-                if not self._wanted(path):
-                    skipped.append(path)
-                return self._wanted(path) and path not in spool.paths
+    def _spool(self, stream: Stream, spools: Mapping[str, Spool]) -> None:
+        known = set().union(*(spool.paths for spool in spools.values()))
+        incoming = self._work / "incoming"
+        incoming.mkdir(exist_ok=True)
+        num_skipped = 0
 
-            with closing(spool), closing(self._examined(stream.entries(wanted, incoming))) as examined:
-                for outcome in examined:
-                    spool.add(outcome)
-                    self._progress(stream.position >> 20, stream.total and stream.total >> 20, "MiB")
-            shutil.rmtree(incoming)
-            spool.complete(num_skipped=len(skipped))
-        self.num_skipped = spool.num_skipped
-        for outcome in spool.outcomes(after=self._end):
-            yield outcome
-            spool.forget(self._end)
+        def wanted(path: str) -> bool:
+            nonlocal num_skipped
+            num_skipped += not self._wanted(path)
+            return self._wanted(path) and path not in known
+
+        with ExitStack() as stack:
+            for spool in spools.values():
+                stack.enter_context(closing(spool))
+            outcomes = stack.enter_context(closing(self._examined(stream.entries(wanted, incoming))))
+            for outcome in outcomes:
+                spools[self._set_of(outcome)].add(outcome)
+                self._progress(stream.position >> 20, stream.total and stream.total >> 20, "MiB")
+        shutil.rmtree(incoming)
+        for spool in spools.values():
+            spool.complete(num_skipped=num_skipped)
 
     def _examined(self, entries: Iterable[Entry]) -> Generator[Outcome]:
         for entry, result in self._workers.map(entries):
@@ -282,85 +293,51 @@ class _Packing:
                 entry.content.file.unlink()
 
 
-def sum_of(tallies: Iterable[Tally]) -> Tally:
-    """What became of the files of several sets."""
-    total = Tally()
-    for tally in tallies:
-        total.add(tally)
-    return total
+def _names(source: str, entries: list[Entry]) -> str:
+    """What tells other files from these: their paths and, of an archive, its length and date."""
+    paths = "\0".join(sorted(entry.path for entry in entries))
+    digest = hashlib.sha256(paths.encode(errors="surrogateescape")).hexdigest()[:16]
+    status = Path(source).stat()
+    dated = "" if Path(source).is_dir() else f", {status.st_size} bytes, {status.st_mtime_ns}"
+    return f"{len(entries)} files {digest}{dated}"
 
 
-def _identity(config: PackConfig, source: str | list[Entry]) -> dict[str, Any]:
+def _identity(config: PackConfig, files: str, partition: Mapping[str, str] | None) -> dict[str, Any]:
     """What must be the same for a pack to go on where another was interrupted."""
-    if isinstance(source, list):
-        paths = "\0".join(sorted(entry.path for entry in source))
-        source = f"{len(source)} files {hashlib.sha256(paths.encode(errors='surrogateescape')).hexdigest()[:16]}"
     settings = {
         name: value if isinstance(value, int | float | None) else str(value)
         for name, value in vars(config).items()
         if name not in ("out", "workers", "time_limit")
     }
-    return {"photochrom": __version__, **settings, "files": source, "dali": has_dali()}
+    parts = hashlib.sha256(json.dumps(partition, sort_keys=True).encode()).hexdigest()[:16]
+    return {"photochrom": __version__, **settings, "files": files, "parts": parts, "dali": has_dali()}
 
 
 @contextmanager
-def _claimed(config: PackConfig, identity: dict[str, Any]) -> Iterator[Path]:
-    """Makes the target folder, keeps others from it, and yields its folder for what is not finished.
-
-    Raises ValueError when the target holds anything but what a pack of this identity has left, or when another pack is
-    at work in it. If what follows fails before anything is finished, nothing stays.
-    """
-    out = config.out
-    created = not out.exists()
+def _said_in_a_sentence(out: Path) -> Iterator[None]:
+    """Says what cannot be written; sources say by themselves what cannot be read."""
     try:
-        if out.exists() and not out.is_dir():
-            raise ValueError(f"{out} is a file: name a new folder")
-        out.mkdir(parents=True, exist_ok=True)
+        yield
     except OSError as error:
-        raise ValueError(f"cannot write to {out}: {error.strerror}; name another folder") from None
-    with sole_writer(out):
-        work = out / WORK
-        _check_target(out, identity)
-        try:
-            try:
-                work.mkdir(exist_ok=True)
-                with whole_file(work / "pack.json") as file:
-                    file.write_text(json.dumps(identity))
-            except OSError as error:
-                raise ValueError(f"cannot write to {out}: {error.strerror}; name another folder") from None
-            yield work
-            shutil.rmtree(work)
-        except BaseException:
-            _leave(out, created)
-            raise
-
-
-def _check_target(out: Path, identity: dict[str, Any]) -> None:
-    if not (out / WORK).exists():
-        if (out / MANIFEST).exists():
-            raise ValueError(f"{out} already holds a shard set: name a new folder, or remove it first")
-        if strangers := sorted(path.name for path in out.iterdir()):
-            raise ValueError(f"{out} is not empty (it holds {strangers[0]}): name a new folder")
-        return
-    state = out / WORK / "pack.json"
-    before = json.loads(state.read_text()) if state.exists() else identity
-    if changed := [name for name in identity if identity[name] != before.get(name)]:
-        name = changed[0]
         raise ValueError(
-            f"{out} holds an interrupted pack with {name} {before.get(name)}, where this one has {identity[name]}: "
-            f"give the same to go on, or remove {out} to begin anew"
-        )
+            f"cannot write to {out}: {error.strerror or error}; what is finished stays: make room, and run the same "
+            "command again to go on"
+        ) from error
 
 
-def _leave(out: Path, created: bool) -> None:
-    """Removes what would be of no use to a pack that goes on."""
-    work = out / WORK
-    if any(work.glob("*/photos-*.json")) or any(work.glob("spool/*")):
-        return
-    shutil.rmtree(work, ignore_errors=True)
-    for root in (out / "train", out / "test", *([out] if created else [])):
-        if root.is_dir() and not any(root.iterdir()):
-            root.rmdir()
+def _abandon(config: PackConfig, work: Path) -> None:
+    """Removes all: the same command would come to the same end."""
+    for folder in work.iterdir():
+        if folder.is_dir():
+            shutil.rmtree(folder)
+    for root in config.roots.values():
+        for path in root.glob("photos-*"):
+            path.unlink()
+
+
+def _num_missing(partition: Mapping[str, str] | None, tallies: Mapping[str, Tally]) -> int:
+    """How many of the partition's photographs the source does not hold."""
+    return len(partition) - sum(tally.num_files for tally in tallies.values()) if partition else 0
 
 
 def _manifest_facts(
@@ -386,7 +363,9 @@ def _manifest_facts(
 def _nothing_packed(source: str, empty: list[str], tallies: Mapping[str, Tally]) -> str:
     if len(empty) < len(tallies):
         return f"no photograph of {source} falls to {empty[0]}: pack more of them, or without parts"
-    total = sum_of(tallies.values())
+    total = Tally()
+    for tally in tallies.values():
+        total.add(tally)
     reasons = [f"{number} {reason}" for reason, number in total.rejected.most_common()]
     reasons += [f"{number} {reason} (--keep-grey packs them)" for reason, number in total.dropped.items()]
     if not reasons:

@@ -7,6 +7,7 @@ libjpeg-turbo with warnings as errors, since lenient decoders accept zeroed bloc
 
 import io
 import os
+import re
 import stat
 import warnings
 from dataclasses import dataclass
@@ -19,7 +20,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 MIN_SIDE = 32
+MAX_SIDE = 65_500  # libjpeg's
 MAX_PIXELS = 100_000_000  # 300 MB of RGB: above any camera of the data sets, below what ends a worker
+MAX_BYTES = 1 << 29  # of a file, which is read whole
 RESAMPLER = "bicubic"  # as Pillow's, which antialiases: the original project's resize
 # libjpeg-turbo halves large JPEGs while it decodes them, as long as this many times the wanted size is left: some 2.5
 # times faster than a full decode, and ab differs from its by less than half of what storing as JPEG costs (docs).
@@ -29,6 +32,13 @@ AB_STRIDE = 4  # the statistics see every 4th pixel each way, the grid of the ne
 
 # What Pillow may be asked to read: pictures. Some of its other plugins start programs (Ghostscript, for EPS).
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "PPM", "JPEG2000", "TGA", "ICO", "AVIF")
+
+# In JPEGs: what begins a segment, and not a byte or a restart of a scan; the end; and what begins a frame, of which
+# baseline and progressive ones are plain.
+_MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]", re.DOTALL)
+_END = 0xD9
+_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+_PLAIN_FRAMES = {0xC0, 0xC2}
 
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
@@ -99,7 +109,7 @@ def make_photograph(
     if size != original_size:
         pixels, done = resized(pixels, size), (*done, "resized")
     ab = ab_of(pixels)
-    keep_bytes = not done and data.endswith(b"\xff\xd9")
+    keep_bytes = not done and _is_plain_jpeg(data)
     cells, counts = count_cells(ab)
     return Photograph(
         jpeg=data if keep_bytes else encode(pixels, quality, subsampling),
@@ -177,6 +187,8 @@ def _check_size(size: tuple[int, int]) -> None:
     width, height = size
     if min(size) < MIN_SIDE:
         raise Rejected("too small", f"{width}x{height}, the smallest side that is packed is {MIN_SIDE}")
+    if max(size) > MAX_SIDE:
+        raise Rejected("too many pixels", f"{width}x{height}, the longest side that is packed is {MAX_SIDE}")
     if width * height > MAX_PIXELS:
         raise Rejected("too many pixels", f"{width}x{height}, the largest area that is packed is {MAX_PIXELS}")
 
@@ -197,6 +209,9 @@ def _strict_jpeg(
             data, colorspace="RGB", strict=True, min_factor=2, min_width=width, min_height=height
         )
     except ValueError as error:
+        if "subsampling" in str(error):  # one that libjpeg-turbo has no name for
+            image.load()
+            return image, ("unusual sampling",)
         raise Rejected("damaged JPEG", str(error)) from None
     return pixels, ("from grey",) if image.mode == "L" else ()
 
@@ -277,11 +292,39 @@ def encode(pixels: Pixels, quality: int, subsampling: Subsampling) -> bytes:
     )
 
 
+def _is_plain_jpeg(data: bytes) -> bool:
+    """Whether every decoder, of CPUs and GPUs, sees in these sound bytes the same picture.
+
+    That is: baseline or progressive, Huffman-coded, in YCbCr, and with nothing behind its end.
+    """
+    if simplejpeg.decode_jpeg_header(data)[2] != "YCbCr":
+        return False
+    place = 2
+    while True:  # over the segments; scans are passed over up to the next marker
+        marker = _MARKER.search(data, place)
+        if marker is None:
+            return False
+        kind, place = data[marker.end() - 1], marker.end()
+        if kind == _END:
+            return place == len(data)
+        if kind in _FRAMES and kind not in _PLAIN_FRAMES:
+            return False
+        place += int.from_bytes(data[place : place + 2])
+
+
+def check_bytes(size: int) -> None:
+    """Raises Rejected for a file that is too large to be read."""
+    if size > MAX_BYTES:
+        raise Rejected("too large", f"{size:,} bytes, the largest file that is read has {MAX_BYTES:,}")
+
+
 def read_file(path: str | os.PathLike[str]) -> bytes:
     """The file's bytes; raises Rejected when the system does not hand them out."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
             raise Rejected("no regular file")  # reading a pipe would wait for ever
+        check_bytes(status.st_size)
         with open(path, "rb") as file:
             return file.read()
     except OSError as error:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from .files import sha256_of, whole_file
 from .labels import class_of
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 REJECTS = "rejects.csv"
 
@@ -80,14 +80,22 @@ class ShardSet:
         reader return random bytes, silently.
         """
         root = Path(root)
-        manifest = cls.read_manifest(root)
-        try:
-            shards = cls(root, manifest)
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{root / MANIFEST} is damaged ({error!r}): pack again") from None
+        shards = cls.of_manifest(root, cls.read_manifest(root))
         for shard in shards.shards:
             shards._check_size(f"{shard.name}.tar", shard.bytes)
             shards._check_size(f"{shard.name}.idx", shard.index_bytes)
+        return shards
+
+    @classmethod
+    def of_manifest(cls, root: Path, manifest: dict[str, Any]) -> "ShardSet":
+        """The shard set as its manifest describes it. Raises ValueError when that makes no sense."""
+        try:
+            shards = cls(root, manifest)
+            counts = [(shard.samples, len(shard.sizes.split())) for shard in shards.shards]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{root / MANIFEST} is damaged ({error!r}): pack again") from None
+        if any(samples != sizes for samples, sizes in counts):
+            raise ValueError(f"{root / MANIFEST} is damaged (sizes of some samples are missing): pack again")
         return shards
 
     @staticmethod

@@ -26,6 +26,8 @@ from .outcomes import BEFORE_ALL, Outcome, Place
 from .photograph import Photograph, Rejected
 from .shards import Shard, describe, index_tar
 
+MAX_SHARD_BYTES = 1 << 29  # a shard that has grown so large takes no more: two are on their way at any time
+
 AbCounts = NDArray[np.int64]
 Check = Callable[[Samples], dict[int, str]]
 
@@ -210,7 +212,7 @@ class ShardWriter:
             self._open = self._new_shard()
         self._open.writer.write({"__key__": key_of(outcome.path), "jpg": photo.jpeg, "json": _facts(outcome, photo)})
         self._open.samples.append((replace(outcome, result=Rejected("")), replace(photo, jpeg=b"")))
-        if len(self._open.samples) == self._shard_samples:
+        if len(self._open.samples) == self._shard_samples or self._open.stream.tell() >= MAX_SHARD_BYTES:
             self._seal()
 
     def _new_shard(self) -> _OpenShard:
@@ -228,8 +230,8 @@ class ShardWriter:
         shard, self._open = self._open, None
         shard.writer.close()
         shard.stream.close()
-        rest, self._rest = self._rest, Tally()
         self._settle()
+        rest, self._rest = self._rest, Tally()
         self._pending = self._background.submit(self._checked, shard.tar, shard.samples, rest)
 
     def _settle(self) -> None:
@@ -246,6 +248,7 @@ class ShardWriter:
         if self._check and (refused := self._check(samples_of(tar, shard))):
             for number, problem in refused.items():
                 tally.reject(samples[number][0].path, "refused by DALI", problem)
+                tally.contents.append(samples[number][0].content)  # its copies are copies all the same
             samples = [sample for number, sample in enumerate(samples) if number not in refused]
             _rewrite(tar, refused.keys())
             shard = _described(tar, samples)

@@ -1,39 +1,35 @@
-"""Where photographs come from: folders, tars, zips and WebDatasets are listed and then read in any order; compressed
-tars, and all archives behind a URL but zips, are streams, which are read once from start to end.
+"""Where photographs come from: folders, tars, zips and WebDatasets are listed, and then read in any order; what cannot
+be is a stream (streams.py).
 """
 
-import io
 import os
-import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Literal
-from urllib.parse import urlsplit
+from typing import Literal
 
-from .components import is_webdataset, photographs_in, tar_entries
-from .http import Download, is_url
+from .components import is_photograph, is_webdataset, photographs_in, tar_entries
+from .http import is_url
 from .labels import class_of
-from .members import Entry, FileAt, Names, Unfit, ZipMember, members_of, open_zip, unfit
-
-_BESIDE_SHARDS = (".tar", ".idx", ".json", ".csv", ".yaml", ".tsv", ".txt", ".md")
+from .members import Entry, FileAt, Names, Unfit, ZipMember, members_of, open_zip, unfit_in_zip
+from .shards import MANIFEST
+from .streams import whole
 
 
 def listed(source: str) -> list[Entry] | None:
     """All files of a source that can be read in any order; None if it is a stream. Raises ValueError."""
     path = Path(source)
     if is_url(source):
-        return _zip_entries(source) if urlsplit(source).path.lower().endswith(".zip") else None
+        return None
     if not path.exists():
         raise ValueError(f"there is no folder or archive {source}: name one that holds photographs")
     if path.is_dir():
         entries = _webdataset(tars) if (tars := _shards_in(path)) else _folder(path)
     elif zipfile.is_zipfile(path):
-        entries = _zip_entries(source)
+        entries = _zip_entries(path)
     elif (members := _plain_tar(path)) is not None:
         entries = _webdataset([path]) if is_webdataset(members) else tar_entries(path, members)
     elif _opens(path, "r|*"):
@@ -43,45 +39,6 @@ def listed(source: str) -> list[Entry] | None:
     if not entries:
         raise ValueError(f"{source} holds no files: name a folder or an archive that holds photographs")
     return entries
-
-
-class Stream:
-    """An archive that is read once, from start to end. `identity` tells another archive from this one."""
-
-    def __init__(self, source: str) -> None:
-        self._source = source
-        self._remote = Download(source) if is_url(source) else None
-        self.total: int | None = self._remote.total if self._remote else Path(source).stat().st_size
-        self.identity = f"{self.total} bytes {self._remote.version if self._remote else ''}".strip()
-        self._file: IO[bytes] = io.BufferedReader(self._remote or io.FileIO(source), 1 << 20)
-
-    @property
-    def position(self) -> int:
-        """Bytes of the archive that have been read."""
-        return self._file.tell()
-
-    def entries(self, wanted: Callable[[str], bool], folder: Path) -> Generator[Entry]:
-        """The files whose paths are `wanted`, in the archive's order.
-
-        Each is written to `folder`, whence the caller removes it. Raises ValueError when the archive ends too early.
-        """
-        names = Names(self._source)
-        with _whole(self._source, self), tarfile.open(fileobj=self._file, mode="r|*") as archive:
-            for number, member in enumerate(archive):
-                archive.members = []  # type: ignore[attr-defined]  # the module keeps all that it has seen
-                if member.isdir():
-                    continue
-                entry = names.entry(member.name, unfit(member) or FileAt(folder / f"{number}", temporary=True))
-                if not wanted(entry.path):
-                    continue
-                if isinstance(entry.content, FileAt):
-                    data = archive.extractfile(member)
-                    assert data is not None
-                    entry.content.file.write_bytes(data.read())
-                yield entry
-
-    def close(self) -> None:
-        self._file.close()
 
 
 def _folder(source: Path) -> list[Entry]:
@@ -107,7 +64,7 @@ def _plain_tar(path: Path) -> list[tarfile.TarInfo] | None:
     """The members of an uncompressed tar; None if the file is none. Raises ValueError if it is cut."""
     if not _opens(path, "r:"):
         return None
-    with _whole(str(path), None):
+    with whole(str(path), None):
         return list(members_of(path))
 
 
@@ -120,45 +77,21 @@ def _opens(path: Path, mode: Literal["r:", "r|*"]) -> bool:
         return False
 
 
-@contextmanager
-def _whole(source: str, stream: Stream | None) -> Iterator[None]:
-    """Says in a sentence that an archive ends too early, or is damaged."""
-    try:
-        yield
-    except (tarfile.TarError, EOFError, zlib.error) as error:
-        found = stream.position if stream else Path(source).stat().st_size
-        total = stream.total if stream and stream.total else found
-        raise ValueError(
-            f"the archive {source} is incomplete or damaged, after {found:,} of {total:,} bytes ({error}): get it "
-            "whole, and run the same command again to go on"
-        ) from None
-
-
-def _zip_entries(source: str) -> list[Entry]:
-    names = Names(source)
-    archive = open_zip(source)
+def _zip_entries(path: Path) -> list[Entry]:
+    names = Names(str(path))
     return [
-        names.entry(info.filename, _unfit_in_zip(info) or ZipMember(source, number))
-        for number, info in enumerate(archive.infolist())
+        names.entry(info.filename, unfit_in_zip(info) or ZipMember(path, number))
+        for number, info in enumerate(open_zip(path).infolist())
         if not info.is_dir()
     ]
 
 
-def _unfit_in_zip(info: zipfile.ZipInfo) -> Unfit | None:
-    if info.flag_bits & 1:
-        return Unfit("encrypted")
-    mode = info.external_attr >> 16
-    if mode and stat.S_IFMT(mode) not in (0, stat.S_IFREG):
-        return Unfit("no regular file", "symbolic link" if stat.S_ISLNK(mode) else "special file")
-    return None
-
-
 def _shards_in(folder: Path) -> list[Path]:
-    """The tars of a folder that holds a WebDataset and nothing else."""
-    files = sorted(folder.iterdir())
-    if any(path.is_dir() or path.suffix not in _BESIDE_SHARDS for path in files if not path.name.startswith(".")):
-        return []
-    return [path for path in files if path.suffix == ".tar"]
+    """The tars of a folder that holds a shard set, or shards and neither photographs nor folders."""
+    files = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    if (folder / MANIFEST).exists() or not any(path.is_dir() or is_photograph(path.name) for path in files):
+        return [path for path in files if path.suffix == ".tar"]
+    return []
 
 
 def _webdataset(tars: list[Path]) -> list[Entry]:

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from .files import whole_file
+from .files import sync, whole_file
 from .outcomes import Outcome, Place
 from .photograph import Photograph, Rejected
 
@@ -62,6 +62,8 @@ class Spool:
     def complete(self, *, num_skipped: int) -> None:
         """Notes that the stream has ended, and how many of its files were not wanted."""
         self.close()
+        for bucket in self._folder.iterdir():
+            sync(bucket)
         with whole_file(self._folder / _COMPLETE) as file:
             file.write_text(str(num_skipped))
 
@@ -75,7 +77,10 @@ class Spool:
         for bucket in range(max(0, after[0] * NUM_BUCKETS >> 64), NUM_BUCKETS):
             if self._path(bucket).exists():
                 with open(self._path(bucket), "rb") as file:
-                    for record in sorted(_records(file), key=lambda record: record.place):
+                    records = list(_records(file))
+                    if file.tell() != self._path(bucket).stat().st_size:
+                        raise ValueError(f"{self._path(bucket)} is damaged: remove {self._folder}, and pack anew")
+                    for record in sorted(records, key=lambda record: record.place):
                         if record.place > after:
                             yield _read(file, record.offset)
 
@@ -159,8 +164,8 @@ def _unpacked(facts: dict[str, Any], blob: bytes) -> Outcome:
             original_size=tuple(facts["original_size"]),
             done=tuple(facts["done"]),
             is_grey=facts["grey"],
-            ab_cells=np.frombuffer(blob, np.uint16, colours),
-            ab_counts=np.frombuffer(blob, np.uint32, colours, offset=2 * colours),
+            ab_cells=np.frombuffer(blob, np.uint16, colours).copy(),  # else they would keep the JPEG
+            ab_counts=np.frombuffer(blob, np.uint32, colours, offset=2 * colours).copy(),
         )
     return Outcome(
         place=_place(facts),

@@ -42,7 +42,7 @@ def verify(config: VerifyConfig, *, progress: Progress = lambda done, total, uni
     problems = []
     if manifest.get("sha256") != manifest_digest(manifest):
         problems.append(f"{config.root / MANIFEST} has been changed since it was written: its own hash differs")
-    data = ShardSet(config.root, manifest)
+    data = ShardSet.of_manifest(config.root, manifest)
     sound: list[Shard] = []
     for number, shard in enumerate(data.shards, start=1):
         found = list(_changes(config.root, shard))

@@ -21,7 +21,6 @@ R = TypeVar("R")
 
 Progress = Callable[[int, int | None, str], None]  # how much is done, of how much, in which unit
 
-_AHEAD = 2  # tasks that a worker has at hand, so that it never waits for the next; small ones, which fit into a pipe
 _WINDOW = 8  # results per worker that may wait for an earlier one
 
 # Workers are forked from a server that has loaded what they need, once for all, and has no threads of its own.
@@ -61,13 +60,16 @@ class _Raised:
 
 
 class Workers(Generic[T, R]):
-    """`number` processes that apply `function` to tasks; both travel by pickle, and a task should be small.
+    """`number` processes that apply `function` to tasks; both travel by pickle.
+
+    Each has `ahead` tasks at hand, so that it need not wait for the next; more than one only if tasks are small, since
+    those that do not fit into a pipe are waited for, and what hangs takes none.
 
     A task whose worker dies, or takes longer than `seconds`, is tried once more by a new worker.
     """
 
-    def __init__(self, function: Callable[[T], R], *, number: int, seconds: float) -> None:
-        self._function, self._number, self._seconds = function, number, seconds
+    def __init__(self, function: Callable[[T], R], *, number: int, seconds: float, ahead: int = 2) -> None:
+        self._function, self._number, self._seconds, self._ahead = function, number, seconds, ahead
         self._workers = [_Worker[T](function) for _ in range(number)]
 
     def __enter__(self) -> Self:
@@ -100,7 +102,7 @@ class Workers(Generic[T, R]):
 
     def _assign(self, unassigned: deque[_Job[T]]) -> None:
         for worker in sorted(self._workers, key=lambda worker: len(worker.jobs)):
-            while unassigned and len(worker.jobs) < _AHEAD:
+            while unassigned and len(worker.jobs) < self._ahead:
                 worker.give(unassigned.popleft())
 
     def _collect(self, unassigned: deque[_Job[T]]) -> None:
@@ -183,7 +185,8 @@ class _Worker(Generic[T]):
 def _serve(pipe: Connection, function: Callable[[T], Any]) -> None:
     """What a worker does."""
     follow_the_parent()
-    pipe.send_bytes(pickle.dumps("ready"))
+    with suppress(OSError):
+        pipe.send_bytes(pickle.dumps("ready"))
     while True:
         try:
             task = pickle.loads(pipe.recv_bytes())

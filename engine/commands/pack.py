@@ -1,5 +1,7 @@
 """photochrom pack SOURCE OUT"""
 
+from typing import Any
+
 from ...pipelines.packing import PackConfig, pack
 from ...pipelines.workers import start_server
 from ..config import save_yaml
@@ -13,10 +15,12 @@ def main(argv: list[str]) -> int:
     start_server()  # it loads torch while this process does the same
     from ...losses.quantization import ab_histogram
 
+    def describe(summary: dict[str, Any]) -> None:
+        save_yaml(config, config.out / "config.yaml")
+        write_json(config.out / "summary.json", summary)
+
     with progress_bar("packing") as progress:
-        summary = pack(config, ab_histogram=ab_histogram, progress=progress)
-    save_yaml(config, config.out / "config.yaml")
-    write_json(config.out / "summary.json", summary)
+        summary = pack(config, ab_histogram=ab_histogram, progress=progress, describe=describe)
     if summary["num_resumed"]:
         print(f"went on where a pack was interrupted, after {plural(summary['num_resumed'], 'file')}")
     for root, number in summary["sets"].items():

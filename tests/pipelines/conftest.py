@@ -52,6 +52,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.end_headers()
                 return
             self.send_response(206)
+            self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(server.data) + (server.more or 0)}")
         else:
             self.send_response(200)
         self.send_header("Content-Type", server.kind)

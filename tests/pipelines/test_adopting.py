@@ -256,3 +256,94 @@ def test_every_photograph_that_does_not_decode_is_named(shards: ShardSet, tmp_pa
     assert len(problems) == 2
     assert problems[0].endswith("its own hash differs")
     assert f"{sample.key}.jpg does not decode: damaged JPEG" in problems[1]
+
+
+def test_parts_belong_to_the_photograph_that_shares_their_name(photos: Path, tmp_path: Path) -> None:
+    coffee = Image.open(photos / "coffee.png").convert("RGB")
+    one, two = encoded(coffee, "JPEG", quality=90), encoded(coffee, "JPEG", quality=80)
+    write_shard(
+        tmp_path / "a.tar",
+        [
+            ("v1.2.image.jpg", one),
+            ("v1.2.image.cls", b"A"),
+            ("v1.3.image.jpg", two),
+            ("v1.3.image.cls", b"B"),
+            ("k.jpg", one),
+            ("k.cls", b"C"),
+            ("k.jpg", two),
+            ("k.cls", b"D"),
+            ("s.input.jpg", one),
+            ("s.cls", b"E"),
+            ("a.jpg", one),
+            ("a.json", b'{"path": "images", "class": "x"}'),
+            ("b.jpg", two),
+            ("b.json", b'{"path": "images", "class": "x"}'),
+            ("deep.jpg", two),
+            ("deep.json", b"[" * 100_000),
+        ],
+    )
+    indexed(tmp_path)
+    found = ShardSet.open(tmp_path)
+    assert {s.path: s.class_name for s in map(found.sample, range(found.num_samples))} == {
+        "a/v1.2.image.jpg": "A",
+        "a/v1.3.image.jpg": "B",
+        "a/k.jpg": "C",
+        "a/s.input.jpg": "E",
+        "a/a.jpg": "",
+        "a/b.jpg": "",
+        "a/deep.jpg": "",
+    }
+    assert found.manifest["classes"] == {"": 3, "A": 1, "B": 1, "C": 1, "E": 1}
+
+
+def test_a_shard_that_is_cut_in_a_header_is_listed(photos: Path, tmp_path: Path) -> None:
+    coffee = encoded(Image.open(photos / "coffee.png").convert("RGB"), "JPEG")
+    write_shard(tmp_path / "a.tar", [(f"{i}.jpg", coffee) for i in range(6)])
+    with tarfile.open(tmp_path / "a.tar") as archive:
+        place = archive.getmembers()[3].offset + 100
+    data = (tmp_path / "a.tar").read_bytes()
+    (tmp_path / "a.tar").write_bytes(data[:place])
+    summary = indexed(tmp_path)
+    assert (summary["num_indexed"], summary["rejected"]) == (3, {"cut shard": 1})
+
+
+@pytest.mark.parametrize("name", ["rejects.csv", "config.yaml", "summary.json"])
+def test_files_of_others_are_not_overwritten(foreign: Path, name: str) -> None:
+    (foreign / name).write_text("mine")
+    with pytest.raises(ValueError, match=f"holds a {name} that is not ours: move it away first"):
+        indexed(foreign)
+    assert (foreign / name).read_text() == "mine"
+
+
+def test_an_index_that_comes_to_nothing_leaves_nothing(foreign: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (foreign / "set-000.idx").write_text("of another tool")
+
+    def stop(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("photochrom.pipelines.adopting.write_rejects", stop)
+    before = sorted(path.name for path in foreign.iterdir())
+    with pytest.raises(KeyboardInterrupt):
+        indexed(foreign)
+    assert sorted(path.name for path in foreign.iterdir()) == before
+    assert (foreign / "set-000.idx").read_text() == "of another tool"
+
+
+def test_a_set_with_its_statistics_can_be_packed_again(shards: ShardSet, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(shards.root, tmp_path / "root"))
+    Image.new("RGB", (64, 64), "red").save(root / "ab_distribution.png")
+    summary = pack(PackConfig(source=root, out=tmp_path / "out", short_side=48, workers=1), ab_histogram=ab_histogram)
+    assert summary["num_packed"] == 9
+
+
+@pytest.mark.parametrize("lack", ["ab_histogram", "sizes"])
+def test_a_manifest_that_lacks_something_is_named(shards: ShardSet, tmp_path: Path, lack: str) -> None:
+    root = Path(shutil.copytree(shards.root, tmp_path / "root"))
+    facts = json.loads((root / "manifest.json").read_text())
+    if lack == "sizes":
+        facts["shards"][0]["sizes"] = "96x96"
+    else:
+        del facts[lack]
+    (root / "manifest.json").write_text(json.dumps(facts))
+    with pytest.raises(ValueError, match=r"manifest.json is damaged"):
+        verify(VerifyConfig(root=root))

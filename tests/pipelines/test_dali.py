@@ -218,6 +218,6 @@ def test_without_dali_a_sentence_says_what_to_install(shards: ShardSet) -> None:
 
 
 def test_reading_leaves_no_files_behind(shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dali, "_INDEX_FOLDER", str(tmp_path))
+    monkeypatch.setattr(dali, "IN_MEMORY", str(tmp_path))
     take(loader(shards), 3)
     assert list(tmp_path.iterdir()) == []

@@ -10,18 +10,21 @@ import sys
 import tarfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from photochrom.losses import ab_histogram
 from photochrom.losses.quantization import ab_bins
-from photochrom.pipelines import PackConfig, ShardSet, pack, packing
+from photochrom.pipelines import PackConfig, ShardSet, claim, pack, packing, shardwriter
+from photochrom.pipelines.claim import DONE, WORK
+from photochrom.pipelines.decodable import DaliCheck, Samples
 from photochrom.pipelines.files import sole_writer
-from photochrom.pipelines.outcomes import Outcome, place_of
-from photochrom.pipelines.packing import WORK
-from photochrom.pipelines.photograph import Photograph
+from photochrom.pipelines.members import Entry, FileAt
+from photochrom.pipelines.outcomes import Gate, Outcome, examine, place_of
+from photochrom.pipelines.photograph import Photograph, Rejected
 from photochrom.pipelines.shards import write_manifest
-from photochrom.pipelines.shardwriter import ShardWriter
+from photochrom.pipelines.shardwriter import ShardWriter, key_of
 from PIL import Image
 from skimage.color import rgb2lab
 
@@ -218,7 +221,9 @@ def test_a_killed_pack_is_done_again_by_the_same_command(photos: Path, tmp_path:
     _, errors = process.communicate(timeout=60)
     if kill == signal.SIGINT:
         assert process.returncode == 130
-        assert errors.strip() == ("photochrom pack: interrupted: the same command goes on from the last finished shard")
+        assert errors.strip() == (
+            "photochrom pack: interrupted: what is finished stays, and the same command goes on from there"
+        )
         assert not list((tmp_path / "out" / WORK).rglob("photos-*.tar")), "half a shard"
     assert not (tmp_path / "out" / "manifest.json").exists()
     first = (tmp_path / "out" / "photos-000000.tar").stat().st_mtime_ns
@@ -461,3 +466,103 @@ def test_a_split_makes_two_sets_and_keeps_copies_together(photos: Path, tmp_path
     with pytest.raises(ValueError, match=r"no photograph of .* falls to test"):
         packed(photos, tmp_path / "uneven", split=0.999)
     assert not (tmp_path / "uneven").exists()
+
+
+def test_a_pack_that_is_killed_at_its_very_end_keeps_its_set(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(folder: Path, **options: object) -> None:
+        # As if the machine had stopped half way through the removal of the working folder.
+        for path in folder.rglob("photos-*.json"):
+            path.unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(claim, "shutil", SimpleNamespace(rmtree=stopped))
+        with pytest.raises(KeyboardInterrupt):
+            packed(photos, tmp_path / "out")
+    before = {name: digest for name, digest in digests(tmp_path / "out").items() if name.startswith("photos")}
+    assert len(before) == 6
+    with pytest.raises(ValueError, match="already holds a shard set"):
+        packed(photos, tmp_path / "out")
+    assert {name: digest for name, digest in digests(tmp_path / "out").items() if name.startswith("photos")} == before
+    assert not (tmp_path / "out" / DONE).exists()
+
+
+def test_refused_photographs_are_the_same_after_an_interruption(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # DALI refuses the first two photographs, which are all of the first shard, and a later one has a copy.
+    source = Path(shutil.copytree(photos, tmp_path / "in"))
+    order = sorted(
+        (path.relative_to(source).as_posix() for path in source.rglob("*.*")), key=lambda path: place_of(path, 0)
+    )
+    shutil.copy(source / order[0], source / "copy.png")
+
+    def refuse(check: DaliCheck, samples: Samples) -> dict[int, str]:
+        names = [line.split(" ")[3] for line in samples.lines]
+        return {i: "no" for i, name in enumerate(names) if name.removesuffix(".jpg") in map(key_of, order[:2])}
+
+    monkeypatch.setattr(DaliCheck, "refused", refuse)
+    settings = {"shard_samples": 2, "drop_duplicates": True}
+    calm = packed(source, tmp_path / "calm", **settings)
+    assert calm["rejected"] == {"refused by DALI": 2}
+    assert calm["dropped"] == {"duplicate": 1}
+    seal = ShardWriter._seal
+    for after in (1, 2):
+        with monkeypatch.context() as patch:
+
+            def stop(writer: ShardWriter, after: int = after) -> None:
+                if len(writer.shards) == after:
+                    writer._settle()
+                    raise KeyboardInterrupt
+                seal(writer)
+
+            patch.setattr(ShardWriter, "_seal", stop)
+            with pytest.raises(KeyboardInterrupt):
+                packed(source, tmp_path / str(after), **settings)
+        again = packed(source, tmp_path / str(after), **settings)
+        assert again["num_resumed"] > 0
+        assert digests(tmp_path / str(after)) == digests(tmp_path / "calm")
+
+
+def test_an_interruption_before_the_first_shard_leaves_nothing(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(writer: ShardWriter, outcome: Outcome) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ShardWriter, "add", interrupt)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        packed(photos, tmp_path / "out")
+    assert caught.value.args == ()
+    assert not (tmp_path / "out").exists()
+
+
+def test_shards_are_cut_at_a_size_too(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shardwriter, "MAX_SHARD_BYTES", 10_000)
+    packed(photos, tmp_path / "out", shard_samples=100)
+    shards = ShardSet.open(tmp_path / "out").shards
+    assert len(shards) > 2
+    assert sum(shard.samples for shard in shards) == 9
+
+
+def test_a_file_that_makes_the_gate_fail_is_rejected(photos: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(photos, tmp_path / "in"))
+    Image.new("RGB", (66000, 40), "red").save(source / "long.png")
+    summary = packed(source, tmp_path / "out", short_side="none")
+    assert summary["rejected"] == {"too many pixels": 1}
+    failed = examine(
+        Entry(path="x", class_name="", content=FileAt("no path at all\0")),
+        gate=Gate(short_side=None, quality=95, subsampling="444"),
+        seed=0,
+    )
+    assert isinstance(failed.result, Rejected)
+    assert failed.result.reason == "failed"
+
+
+def test_large_files_are_not_read(photos: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(photos, tmp_path / "in"))
+    with open(source / "huge.jpg", "wb") as file:
+        file.truncate(1 << 30)  # of zeros, which take no space
+    assert packed(source, tmp_path / "out")["rejected"] == {"too large": 1}

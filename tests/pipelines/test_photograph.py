@@ -10,7 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from photochrom.pipelines.photograph import MAX_PIXELS, Photograph, Rejected, decode, make_photograph, read_file
+import simplejpeg
+from photochrom.pipelines.photograph import (
+    MAX_PIXELS,
+    Photograph,
+    Rejected,
+    _is_plain_jpeg,
+    decode,
+    make_photograph,
+    read_file,
+)
 from PIL import Image, ImageCms
 from skimage.color import rgb2lab
 
@@ -285,3 +294,34 @@ def test_a_profile_that_is_none_changes_nothing(coffee: Image.Image) -> None:
 def test_a_rejection_travels_between_processes() -> None:
     again = pickle.loads(pickle.dumps(Rejected("too small", "1x1")))
     assert (again.reason, again.detail, str(again)) == ("too small", "1x1", "too small: 1x1")
+
+
+def test_what_is_behind_the_end_is_not_stored_even_if_it_ends_alike(coffee: Image.Image) -> None:
+    data = jpeg(coffee)
+    assert stored(data).jpeg == data
+    for longer in (data + b"junk\xff\xd9", data + data):
+        assert stored(longer).done == ("encoded",)
+
+
+def test_only_what_every_decoder_reads_keeps_its_bytes(coffee: Image.Image) -> None:
+    assert stored(encoded(coffee, "JPEG", keep_rgb=True)).done == ("encoded",)
+    progressive = encoded(coffee, "JPEG", progressive=True)
+    assert stored(progressive).jpeg == progressive
+    # A thumbnail in the header ends as the picture does.
+    exif = Image.Exif()
+    exif[0x010E] = "a thumbnail: " + "\xff\xd9"
+    with_thumbnail = encoded(coffee, "JPEG", exif=exif)
+    assert stored(with_thumbnail).jpeg == with_thumbnail
+    assert _is_plain_jpeg(jpeg(coffee))
+    assert not _is_plain_jpeg(jpeg(coffee).replace(b"\xff\xc0", b"\xff\xc9", 1)), "arithmetic coding"
+
+
+def test_unusual_sampling_is_decoded_by_pillow(coffee: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise ValueError("Could not determine subsampling level")
+
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", refuse)
+    data = jpeg(coffee)
+    assert stored(data).done == ("unusual sampling", "encoded")
+    with pytest.raises(Rejected, match="damaged"):
+        stored(data[:-2000])

@@ -101,7 +101,7 @@ def test_a_manifest_that_lacks_something(copied: Path, key: str) -> None:
 def test_a_manifest_of_another_format(copied: Path) -> None:
     manifest = json.loads((copied / "manifest.json").read_text())
     (copied / "manifest.json").write_text(json.dumps({**manifest, "format": 99}))
-    with pytest.raises(ValueError, match="has shard format 99, this photochrom reads format 1"):
+    with pytest.raises(ValueError, match="has shard format 99, this photochrom reads format 2"):
         ShardSet.open(copied)
 
 

@@ -5,6 +5,7 @@ named .jpg, two of them badly encoded. SUN2012: SUN2012/Images/... beside SUN201
 """
 
 import csv
+import gzip
 import hashlib
 import io
 import os
@@ -22,7 +23,7 @@ import numpy as np
 import pytest
 from photochrom.losses import ab_histogram
 from photochrom.pipelines import PackConfig, ShardSet, pack
-from photochrom.pipelines.packing import WORK
+from photochrom.pipelines.claim import WORK
 from PIL import Image
 
 Outcome = str  # "packed", "grey", or a reason of rejection
@@ -103,7 +104,7 @@ def oddities(coffee: Image.Image) -> dict[str, tuple[bytes, Outcome]]:
         "4 KB of zeros": (jpeg[:20000] + bytes(4096) + jpeg[24096:], "damaged JPEG"),
         "junk before the start": (b"junk" + jpeg, "not an image"),
         "height 0": (jpeg[:at] + bytes(2) + jpeg[at + 2 :], "not an image"),
-        "height 65535": (jpeg[:at] + b"\xff\xff" + jpeg[at + 2 :], "damaged JPEG"),
+        "height 65500": (jpeg[:at] + b"\xff\xdc" + jpeg[at + 2 :], "damaged JPEG"),
         "12 bits a sample": (jpeg[: at - 1] + b"\x0c" + jpeg[at:], "not an image"),
         "arithmetic coding": (jpeg.replace(b"\xff\xc0", b"\xff\xc9", 1), "damaged JPEG"),
         "lossless JPEG": (jpeg.replace(b"\xff\xc0", b"\xff\xc3", 1), "damaged JPEG"),
@@ -316,8 +317,8 @@ def test_a_killed_pack_of_a_stream_ends_with_the_same_bytes(coffee: Image.Image,
     command = [sys.executable, "-m", "photochrom", "pack", str(tmp_path / "a.tar.gz"), str(tmp_path / "out")]
     command += ["--workers", "2", "--short-side", "64", "--shard-samples", "10"]
     reached: dict[str, Callable[[], bool]] = {
-        "incoming": lambda: len(list((tmp_path / "out" / WORK).glob("spool/*"))) > 30,
-        "spooled": lambda: (tmp_path / "out" / WORK / "spool" / "complete").exists(),
+        "incoming": lambda: len(list((tmp_path / "out" / WORK).glob("all/spool/*"))) > 30,
+        "spooled": lambda: (tmp_path / "out" / WORK / "all" / "spool" / "complete").exists(),
         "first shard": lambda: (tmp_path / "out" / "photos-000000.tar").exists(),
         "second shard": lambda: (tmp_path / "out" / "photos-000001.tar").exists(),
     }
@@ -327,7 +328,7 @@ def test_a_killed_pack_of_a_stream_ends_with_the_same_bytes(coffee: Image.Image,
     process.kill()
     process.wait()
     if moment == "incoming":  # a kill can tear a record
-        bucket = max((tmp_path / "out" / WORK / "spool").iterdir(), key=lambda path: path.stat().st_size)
+        bucket = max((tmp_path / "out" / WORK / "all" / "spool").iterdir(), key=lambda path: path.stat().st_size)
         os.truncate(bucket, bucket.stat().st_size - 100)
     subprocess.run(command, check=True)
     packed(tmp_path / "a.tar.gz", tmp_path / "calm")
@@ -336,21 +337,66 @@ def test_a_killed_pack_of_a_stream_ends_with_the_same_bytes(coffee: Image.Image,
     assert not (tmp_path / "out" / WORK).exists()
 
 
-@pytest.mark.parametrize("share", [0.99, 0.5])
-def test_a_cut_archive_is_named_and_goes_on_when_it_is_whole(coffee: Image.Image, tmp_path: Path, share: float) -> None:
-    archive = tmp_path / "a.tar.gz"
-    write_tar(archive, many(coffee, 30), "w:gz", unsafe=False)
-    whole = archive.read_bytes()
-    archive.write_bytes(whole[: int(len(whole) * share)])
-    with pytest.raises(ValueError, match=r"a.tar.gz is incomplete or damaged, after [\d,]+ of [\d,]+ bytes"):
-        packed(archive, tmp_path / "out")
-    assert not digests(tmp_path / "out")
+def headers(tar: Path) -> list[tarfile.TarInfo]:
+    with tarfile.open(tar) as archive:
+        return archive.getmembers()
+
+
+@pytest.mark.parametrize("place", ["in a photograph", "in a header", "damaged header"])
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz"])
+def test_a_cut_or_damaged_archive_is_named_and_goes_on_when_it_is_whole(
+    coffee: Image.Image, tmp_path: Path, place: str, name: str
+) -> None:
     tar = tmp_path / "a.tar"
     write_tar(tar, many(coffee, 30), "w", unsafe=False)
-    os.truncate(tar, int(tar.stat().st_size * share))
-    with pytest.raises(ValueError, match=r"a.tar is incomplete or damaged"):
-        packed(tar, tmp_path / "other")
-    assert not (tmp_path / "other").exists()
+    whole = tar.read_bytes()
+    member = headers(tar)[20]
+    bad = bytearray(whole)
+    if place == "damaged header":
+        bad[member.offset + 5] ^= 1
+    else:
+        del bad[member.offset_data + 1000 if place == "in a photograph" else member.offset + 100 :]
+    pack_it = gzip.compress if name.endswith("gz") else bytes
+    (tmp_path / name).write_bytes(pack_it(bad))
+    with pytest.raises(ValueError, match=r"a.tar.* is incomplete or damaged, after [\d,]+ of [\d,]+ bytes"):
+        packed(tmp_path / name, tmp_path / "out")
+    assert not digests(tmp_path / "out")
+    if name == "a.tar":  # it is listed before anything is done
+        assert not (tmp_path / "out").exists()
+
+
+def test_an_interrupted_download_is_packed_on_when_it_is_whole(coffee: Image.Image, tmp_path: Path) -> None:
+    archive = tmp_path / "SUN397.tar.gz"
+    write_tar(archive, many(coffee, 90), "w:gz", unsafe=False)
+    data = archive.read_bytes()
+    archive.write_bytes(data[: len(data) // 2])
+    with pytest.raises(ValueError, match=r"after [\d,]+ of 39,077,296,924 bytes"):
+        packed(archive, tmp_path / "out")
+    assert list((tmp_path / "out" / WORK).glob("all/spool/*")), "what was read is kept"
+
+
+def test_a_gzip_may_have_parts_and_its_checksum_is_checked(coffee: Image.Image, tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", many(coffee, 10), "w", unsafe=False)
+    data = (tmp_path / "a.tar").read_bytes()
+    place = headers(tmp_path / "a.tar")[5].offset
+    (tmp_path / "a.tgz").write_bytes(gzip.compress(data[:place]) + gzip.compress(data[place:]))
+    assert packed(tmp_path / "a.tgz", tmp_path / "out")["num_packed"] == 11
+    wrong = bytearray(gzip.compress(data))
+    wrong[-6] ^= 1
+    (tmp_path / "a.tgz").write_bytes(wrong)
+    with pytest.raises(ValueError, match=r"a.tgz is incomplete or damaged.*CRC"):
+        packed(tmp_path / "a.tgz", tmp_path / "other")
+
+
+def test_a_split_stream_ends_with_the_same_sets(coffee: Image.Image, photos: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:
+        archive.add(photos, "photos")
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.add(photos, "photos")
+    for name in ("a.tar", "a.tar.gz"):
+        packed(tmp_path / name, tmp_path / f"{name}.out", split=0.5)
+    for part in ("train", "test"):
+        assert digests(tmp_path / "a.tar.out" / part) == digests(tmp_path / "a.tar.gz.out" / part)
 
 
 def test_what_is_no_archive_is_named(tmp_path: Path) -> None:

@@ -67,3 +67,10 @@ def test_workers_end_with_the_pool() -> None:
     while any(os.path.exists(f"/proc/{pid}") for pid in pids):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_tasks_that_do_not_fit_into_a_pipe() -> None:
+    large = "'" + "x" * 400_000 + "'"
+    with Workers(eval, number=1, seconds=1, ahead=1) as workers:
+        found = [result for _, result in workers.map([f"len({large})", f"({HANG}, {large})", f"len({large})"])]
+    assert found == [400_000, Lost(reason="hung", detail="no result after 1 s"), 400_000]
