@@ -4,7 +4,6 @@ import csv
 import hashlib
 import json
 import os
-import tarfile
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -184,16 +183,6 @@ class ShardSet:
             raise ValueError(f"{path} is missing from the shard set: restore it or pack again") from None
         if found != size:
             raise ValueError(f"{path} has {found} bytes where the manifest says {size}: restore it or pack again")
-
-
-def index_tar(tar: Path) -> None:
-    """Writes the DALI index of a tar of our own, of jpg and json members, beside it."""
-    samples: dict[str, list[str]] = {}
-    with tarfile.open(tar) as members:
-        for member in members:
-            key, extension = member.name.split(".", 1)
-            samples.setdefault(key, []).append(f"{extension} {member.offset_data} {member.size} {member.name}")
-    write_index(tar, [" ".join(parts) for parts in samples.values()])
 
 
 def write_index(tar: Path, lines: list[str]) -> None:

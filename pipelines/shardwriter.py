@@ -8,23 +8,23 @@ the beginning of itself.
 import hashlib
 import json
 import re
-import tarfile
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from concurrent.futures import Executor, Future, wait
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .decodable import Samples, samples_of
+from .decodable import Samples
 from .files import sync, whole_file
 from .outcomes import BEFORE_ALL, Outcome, Place
 from .photograph import Photograph, Rejected
-from .shards import Shard, describe, index_tar
+from .shards import Shard, describe
+from .tarshard import TarShard, without
 
 MAX_SHARD_BYTES = 1 << 29  # a shard that has grown so large takes no more: two are on their way at any time
 
@@ -106,12 +106,10 @@ class Tally:
 
 @dataclass(kw_only=True)
 class _OpenShard:
-    """The shard that is being written."""
+    """The shard that is being written, and what its samples are, without their bytes."""
 
-    tar: Path
-    stream: IO[bytes]
-    writer: Any
-    samples: list[tuple[Outcome, Photograph]] = field(default_factory=list)  # without their bytes
+    file: TarShard
+    samples: list[tuple[Outcome, Photograph]] = field(default_factory=list)
 
 
 class ShardWriter:
@@ -171,9 +169,8 @@ class ShardWriter:
     def close(self) -> None:
         """Ends, and removes what is not finished."""
         if self._open:
-            for part in (self._open.writer, self._open.stream):
-                with suppress(OSError):  # what is not written yet may find no space
-                    part.close()
+            with suppress(OSError):  # what is not written yet may find no space
+                self._open.file.close()
         if self._pending and not self._pending.cancel():
             wait([self._pending])  # its files are in use
         for path in (*self._work.glob("photos-*.tar"), *self._work.glob("photos-*.idx")):
@@ -209,30 +206,21 @@ class ShardWriter:
 
     def _store(self, outcome: Outcome, photo: Photograph) -> None:
         if self._open is None:
-            self._open = self._new_shard()
-        self._open.writer.write({"__key__": key_of(outcome.path), "jpg": photo.jpeg, "json": _facts(outcome, photo)})
+            self._open = _OpenShard(file=TarShard(tar=self._work / f"photos-{self._next:06d}.tar"))
+            self._next += 1
+        self._open.file.add(key_of(outcome.path), jpg=photo.jpeg, json=_facts(outcome, photo))
         self._open.samples.append((replace(outcome, result=Rejected("")), replace(photo, jpeg=b"")))
-        if len(self._open.samples) == self._shard_samples or self._open.stream.tell() >= MAX_SHARD_BYTES:
+        if len(self._open.samples) == self._shard_samples or self._open.file.size >= MAX_SHARD_BYTES:
             self._seal()
-
-    def _new_shard(self) -> _OpenShard:
-        from webdataset import TarWriter
-
-        tar = self._work / f"photos-{self._next:06d}.tar"
-        self._next += 1
-        stream = open(tar, "wb")  # noqa: SIM115
-        writer = TarWriter(stream, encoder=False, mtime=0, user="photochrom", group="photochrom")
-        return _OpenShard(tar=tar, stream=stream, writer=writer)
 
     def _seal(self) -> None:
         """Ends the shard that is being written; the rest is done in the background, while the next one grows."""
         assert self._open is not None
         shard, self._open = self._open, None
-        shard.writer.close()
-        shard.stream.close()
+        shard.file.finish()
         self._settle()
         rest, self._rest = self._rest, Tally()
-        self._pending = self._background.submit(self._checked, shard.tar, shard.samples, rest)
+        self._pending = self._background.submit(self._checked, shard.file, shard.samples, rest)
 
     def _settle(self) -> None:
         """Publishes the shard before, when it is ready."""
@@ -241,20 +229,20 @@ class ShardWriter:
             self._pending = None
             publish()
 
-    def _checked(self, tar: Path, samples: list[tuple[Outcome, Photograph]], tally: Tally) -> Callable[[], None]:
-        """Runs in the background: describes the shard, and lets DALI decode it; returns what publishes it."""
+    def _checked(self, file: TarShard, samples: list[tuple[Outcome, Photograph]], tally: Tally) -> Callable[[], None]:
+        """Runs in the background: lets DALI decode the shard, and describes it; returns what publishes it."""
         end = samples[-1][0].place
-        shard = _described(tar, samples)
-        if self._check and (refused := self._check(samples_of(tar, shard))):
+        sizes = [photo.size for _, photo in samples]
+        if self._check and (refused := self._check(Samples(tar=file.tar, lines=file.lines, sizes=sizes))):
             for number, problem in refused.items():
                 tally.reject(samples[number][0].path, "refused by DALI", problem)
                 tally.contents.append(samples[number][0].content)  # its copies are copies all the same
+            file = without(file, refused)
             samples = [sample for number, sample in enumerate(samples) if number not in refused]
-            _rewrite(tar, refused.keys())
-            shard = _described(tar, samples)
+        shard = describe(file.tar, [photo.size for _, photo in samples])
         for outcome, photo in samples:
             tally.store(outcome, photo)
-        sync(tar)
+        sync(file.tar)
         return lambda: self._publish(shard, end, tally)
 
     def _publish(self, shard: Shard, end: Place, tally: Tally) -> None:
@@ -291,19 +279,3 @@ def _facts(outcome: Outcome, photo: Photograph) -> bytes:
         "grey": photo.is_grey,
     }
     return json.dumps(facts).encode()
-
-
-def _described(tar: Path, samples: list[tuple[Outcome, Photograph]]) -> Shard:
-    index_tar(tar)
-    return describe(tar, [photo.size for _, photo in samples])
-
-
-def _rewrite(tar: Path, without: Collection[int]) -> None:
-    """Writes the shard anew, without samples of these numbers."""
-    whole = tar.with_suffix(".whole")
-    tar.rename(whole)
-    with tarfile.open(whole) as old, tarfile.open(tar, "w", format=tarfile.USTAR_FORMAT) as new:
-        for number, member in enumerate(old):
-            if number // 2 not in without:
-                new.addfile(member, old.extractfile(member))
-    whole.unlink()
