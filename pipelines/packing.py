@@ -169,7 +169,7 @@ class _Packing:
         self._config, self._work, self._partition, self._progress = config, work, partition, progress
         self.num_skipped = 0  # files in no partition
         number = config.workers or own_cores()
-        dali = stack.enter_context(DaliCheck(threads=max(1, number // 4))) if has_dali() else None
+        dali = stack.enter_context(DaliCheck(threads=number)) if has_dali() else None
         self._workers: Workers[Entry, Outcome] = stack.enter_context(
             Workers(partial(examine, gate=config.gate, seed=config.seed), number=number, seconds=config.time_limit)
         )
