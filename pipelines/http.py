@@ -4,6 +4,7 @@ import http.client
 import io
 import re
 import time
+from abc import abstractmethod
 from collections.abc import Callable
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
@@ -41,9 +42,20 @@ class _Reader(io.RawIOBase):
     def tell(self) -> int:
         return self._position
 
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        data = self._retrying(lambda: self._get(len(buffer)))
+        assert data is not None
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
     def close(self) -> None:
         self._disconnect()
         super().close()
+
+    @abstractmethod
+    def _get(self, size: int) -> bytes:
+        """Up to so many bytes from the position on; none at the end."""
 
     def _retrying(self, work: Callable[[], bytes | None]) -> bytes | None:
         """`work`, tried again after each passing failure; raises ValueError after the last."""
@@ -137,14 +149,7 @@ class Download(_Reader):
     after several attempts in a row that brought nothing.
     """
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        data = self._retrying(lambda: self._some(len(buffer)))
-        assert data is not None
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
-
-    def _some(self, size: int) -> bytes:
+    def _get(self, size: int) -> bytes:
         if self.total is not None and self._position >= self.total:
             return b""
         if self._response is None:
@@ -176,14 +181,7 @@ class RemoteFile(_Reader):
             self._position = place
         return place
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        data = self._retrying(lambda: self._part(len(buffer)))
-        assert data is not None
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
-
-    def _part(self, size: int) -> bytes:
+    def _get(self, size: int) -> bytes:
         assert self.total is not None
         end = min(self._position + size, self.total)
         if end <= self._position:

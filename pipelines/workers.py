@@ -25,7 +25,7 @@ _WINDOW = 8  # results per worker that may wait for an earlier one
 
 # Workers are forked from a server that has loaded what they need, once for all, and has no threads of its own.
 _CONTEXT = get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["torch", f"{__package__}.outcomes"])
+_CONTEXT.set_forkserver_preload(["torch", "nvidia.dali", f"{__package__}.outcomes"])
 
 
 def own_cores() -> int:
