@@ -3,11 +3,13 @@
 import http.client
 import io
 import re
+import socket
+import ssl
 import time
 from abc import abstractmethod
 from collections.abc import Callable
 from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 from urllib.request import Request, urlopen
 
 from .. import __version__
@@ -21,6 +23,14 @@ _FAILURES = (OSError, http.client.HTTPException)  # of connections; URLError, HT
 
 def is_url(text: str) -> bool:
     return urlsplit(text).scheme in ("http", "https")
+
+
+def without_secrets(source: str) -> str:
+    """The source as it may be shown: a URL without name, password and query."""
+    if not is_url(source):
+        return source
+    parts = urlsplit(source)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 class _Reader(io.RawIOBase):
@@ -66,14 +76,19 @@ class _Reader(io.RawIOBase):
                 self._disconnect()
                 if isinstance(error, HTTPError) and error.code not in _PASSING:
                     raise ValueError(f"{self._url} answers {error.code} {error.reason}") from None
+                if isinstance(error, URLError) and isinstance(error.reason, socket.gaierror | ssl.SSLError):
+                    raise ValueError(f"{self._url} cannot be reached ({error.reason}): is the address right?") from None
                 failure = error
             if pause is not None:
                 time.sleep(pause)
         reason = failure.reason if isinstance(failure, URLError) else failure
         of = f" of {self.total:,}" if self.total is not None else ""
+        after = (
+            f"gives no more after {self._position:,}{of} bytes" if self.version or self.total else "cannot be reached"
+        )
         raise ValueError(
-            f"{self._url} gives no more after {self._position:,}{of} bytes, {len(self._pauses) + 1} attempts "
-            f"({reason or type(reason).__name__})"
+            f"{self._url} {after}, in {len(self._pauses) + 1} attempts ({reason or type(reason).__name__}): try again "
+            "later, or from elsewhere"
         )
 
     def _connect(self) -> None:

@@ -25,7 +25,7 @@ from .. import __version__
 from . import photograph
 from .claim import claimed
 from .decodable import DaliCheck, has_dali
-from .http import is_url
+from .http import is_url, without_secrets
 from .labels import part_of, read_partition
 from .members import Entry, FileAt
 from .outcomes import Gate, Outcome, examine, outcome_of, place_of
@@ -55,7 +55,7 @@ class PackConfig:
         drop_duplicates: Pack of files with the same bytes only the first; they are counted in any case.
         split: Make two shard sets, OUT/train with this share of the photographs and OUT/test with the others.
         partitions: Make two shard sets, OUT/train and OUT/test, by SUN397's Partitions.zip or a folder of its files.
-        partition: Which of SUN397's ten official partitions.
+        partition: Which of SUN397's ten official partitions, 1 to 10; by default the first.
         shard_samples: Photographs per shard; fewer if they reach 512 MiB.
     """
 
@@ -71,7 +71,7 @@ class PackConfig:
     drop_duplicates: bool = False
     split: float | None = None
     partitions: Path | None = None
-    partition: int = 1
+    partition: int | None = None
     shard_samples: int = 4096
 
     def __post_init__(self) -> None:
@@ -90,7 +90,9 @@ class PackConfig:
             raise ValueError(f"--split {self.split} is not between 0 and 1, as in --split 0.95")
         if self.split is not None and self.partitions is not None:
             raise ValueError("--split and --partitions exclude each other: give one of them")
-        if not 1 <= self.partition <= 10:
+        if self.partition is not None and self.partitions is None:
+            raise ValueError(f"--partition {self.partition} is one of --partitions Partitions.zip: give both")
+        if self.partition is not None and not 1 <= self.partition <= 10:
             raise ValueError(f"--partition {self.partition} is not between 1 and 10")
         if self.shard_samples < 1:
             raise ValueError(f"--shard-samples {self.shard_samples} is not a positive number of photographs")
@@ -130,7 +132,7 @@ def pack(
     source = str(config.source)
     if not is_url(source) and config.out.resolve().is_relative_to(Path(source).resolve()):
         raise ValueError(f"{config.out} lies in {source}, which it is packed from: name a folder elsewhere")
-    partition = None if config.partitions is None else read_partition(config.partitions, config.partition)
+    partition = None if config.partitions is None else read_partition(config.partitions, config.partition or 1)
     entries = listed(source)
     with ExitStack() as stack:
         stream = stack.enter_context(closing(open_stream(source))) if entries is None else None
@@ -294,12 +296,22 @@ class _Packing:
 
 
 def _names(source: str, entries: list[Entry]) -> str:
-    """What tells other files from these: their paths and, of an archive, its length and date."""
-    paths = "\0".join(sorted(entry.path for entry in entries))
-    digest = hashlib.sha256(paths.encode(errors="surrogateescape")).hexdigest()[:16]
+    """What tells other files from these: their paths, lengths and dates; of an archive, its own."""
     status = Path(source).stat()
-    dated = "" if Path(source).is_dir() else f", {status.st_size} bytes, {status.st_mtime_ns}"
-    return f"{len(entries)} files {digest}{dated}"
+    digest = hashlib.sha256(b"" if Path(source).is_dir() else f"{status.st_size} {status.st_mtime_ns}".encode())
+    for entry in sorted(entries, key=lambda entry: entry.path):
+        digest.update(f"{entry.path}\0{_dated(entry)}\0".encode(errors="surrogateescape"))
+    return f"{len(entries)} files of the state {digest.hexdigest()[:8]}"
+
+
+def _dated(entry: Entry) -> str:
+    if not isinstance(entry.content, FileAt):
+        return ""
+    try:
+        status = entry.content.file.stat()
+    except OSError:
+        return ""
+    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 def _identity(config: PackConfig, files: str, partition: Mapping[str, str] | None) -> dict[str, Any]:
@@ -347,7 +359,7 @@ def _manifest_facts(
     gate = config.gate
     return {
         "photochrom": __version__,
-        "source": str(config.source),
+        "source": without_secrets(str(config.source)),
         "seed": config.seed,
         "image": {
             "short_side": gate.short_side,

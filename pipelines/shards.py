@@ -106,6 +106,10 @@ class ShardSet:
             manifest: dict[str, Any] = json.loads((root / MANIFEST).read_text())
             version = manifest["format"]
         except FileNotFoundError:
+            if (root / ".packing").exists():
+                raise ValueError(f"{root} holds an unfinished pack: run its command again") from None
+            if (root / "train" / MANIFEST).exists():
+                raise ValueError(f"{root} holds two shard sets: name {root / 'train'} or {root / 'test'}") from None
             raise ValueError(
                 f"{root} is no shard set, it has no {MANIFEST}: make one with 'photochrom pack PHOTOS NEW_FOLDER' "
                 "(an interrupted pack is started again by the same command; 'photochrom index' adopts shards of others)"

@@ -1,7 +1,9 @@
 """photochrom pack SOURCE OUT"""
 
+from dataclasses import replace
 from typing import Any
 
+from ...pipelines.http import without_secrets
 from ...pipelines.packing import PackConfig, pack
 from ...pipelines.workers import start_server
 from ..config import save_yaml
@@ -16,7 +18,8 @@ def main(argv: list[str]) -> int:
     from ...losses.quantization import ab_histogram
 
     def describe(summary: dict[str, Any]) -> None:
-        save_yaml(config, config.out / "config.yaml")
+        shown = replace(config, source=without_secrets(str(config.source)))
+        save_yaml(shown, config.out / "config.yaml")
         write_json(config.out / "summary.json", summary)
 
     with progress_bar("packing") as progress:
@@ -30,7 +33,9 @@ def main(argv: list[str]) -> int:
         f"{summary['images_per_second']:.0f} files/s"
     )
     if summary["num_duplicates"]:
-        print(f"  {plural(summary['num_duplicates'], 'file')} with the bytes of another")
+        print(
+            f"  {plural(summary['num_duplicates'], 'file')} with the bytes of another (--drop-duplicates leaves them out)"
+        )
     if summary["num_missing"]:
         print(f"  {plural(summary['num_missing'], 'photograph')} of the partition are not in {config.source}")
     say_outcomes(config.roots.values(), summary)

@@ -27,6 +27,12 @@ class StatsConfig:
     root: Path
     out: Path | None = None
 
+    def __post_init__(self) -> None:
+        if self.out is not None and self.out.suffix not in (".png", ".svg", ".pdf"):
+            raise ValueError(f"--out {self.out} is no picture: its name must end in .png, .svg or .pdf")
+        if self.out is not None and not self.out.parent.is_dir():
+            raise ValueError(f"--out {self.out} lies in no folder that exists")
+
 
 def main(argv: list[str]) -> int:
     config = parse_options(StatsConfig, argv, prog="photochrom stats", positional=("root",))

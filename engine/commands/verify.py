@@ -18,7 +18,7 @@ def main(argv: list[str]) -> int:
         return 1
     data = ShardSet.open(config.root)
     print(
-        f"{config.root}: {plural(len(data.shards), 'shard')} are as the manifest says"
+        f"{config.root}: {plural(len(data.shards), 'shard')} as the manifest says"
         + (f", and all {plural(data.num_samples, 'photograph')} decode" if config.decode else "")
     )
     return 0

@@ -190,7 +190,7 @@ def test_what_is_named_in_a_file_can_be_imported_by_plugin(
         ),
         (["pack", "a", "b", "--short-side", "x"], 2, "photochrom pack: short_side=x is not a whole number or none ("),
         (["pack", "a", "b", "--quality", "101"], 2, "photochrom pack: --quality 101 is not between 1 and 100"),
-        (["pack", "nowhere", "b"], 1, "photochrom pack: there is no folder nowhere"),
+        (["pack", "nowhere", "b"], 1, "photochrom pack: there is no folder or archive nowhere"),
         (["evaluate", "a", "--data", "b"], 2, "photochrom evaluate: --out must be given"),
         (["evaluate", "a", "--data", "b", "--out", "c", "--size", "8"], 2, "photochrom evaluate: --size 8 is below 16"),
         (
@@ -310,4 +310,4 @@ def test_the_installed_command() -> None:
     executable = Path(sys.executable).parent / "photochrom"
     done = subprocess.run([executable, "pack", "nowhere", "out"], capture_output=True, text=True, env={**os.environ})
     assert done.returncode == 1
-    assert done.stderr.startswith("photochrom pack: there is no folder nowhere")
+    assert done.stderr.startswith("photochrom pack: there is no folder or archive nowhere")

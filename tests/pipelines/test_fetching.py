@@ -48,7 +48,7 @@ def test_a_download_is_checked_and_takes_its_name(server: Any, tmp_path: Path) -
 
 def test_a_download_goes_on_where_it_broke_off(server: Any, tmp_path: Path) -> None:
     server.faults = ["drop", 503, 503]
-    with pytest.raises(ValueError, match=r"gives no more after 100,000 of 300,000 bytes, 3 attempts"):
+    with pytest.raises(ValueError, match=r"gives no more after 100,000 of 300,000 bytes, in 3 attempts"):
         fetched(tmp_path, url=server.url)
     assert os.listdir(tmp_path / "data") == ["SUN397.tar.gz.part"]
     server.requests.clear()

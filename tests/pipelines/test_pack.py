@@ -20,6 +20,7 @@ from photochrom.pipelines import PackConfig, ShardSet, claim, pack, packing, sha
 from photochrom.pipelines.claim import DONE, WORK
 from photochrom.pipelines.decodable import DaliCheck, Samples
 from photochrom.pipelines.files import sole_writer
+from photochrom.pipelines.http import without_secrets
 from photochrom.pipelines.members import Entry, FileAt
 from photochrom.pipelines.outcomes import Gate, Outcome, examine, place_of
 from photochrom.pipelines.photograph import Photograph, Rejected
@@ -566,3 +567,32 @@ def test_large_files_are_not_read(photos: Path, tmp_path: Path) -> None:
     with open(source / "huge.jpg", "wb") as file:
         file.truncate(1 << 30)  # of zeros, which take no space
     assert packed(source, tmp_path / "out")["rejected"] == {"too large": 1}
+
+
+def test_a_file_that_changes_during_an_interruption_is_another_source(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Path(shutil.copytree(photos, tmp_path / "in"))
+    interrupt_after_a_shard(source, tmp_path / "out", monkeypatch)
+    shutil.copy(source / "coffee.png", source / "rocket.jpg")
+    with pytest.raises(ValueError, match=r"interrupted pack with files 9 files .*, where this one has 9 files"):
+        packed(source, tmp_path / "out")
+
+
+def test_a_partition_needs_partitions(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"--partition 3 is one of --partitions Partitions.zip: give both"):
+        PackConfig(source="x", out=tmp_path, partition=3)
+
+
+def test_secrets_of_an_address_are_not_kept() -> None:
+    assert without_secrets("https://me:pw@host:8/a.tar?token=secret#x") == "https://host:8/a.tar"
+    assert without_secrets("some/folder?x") == "some/folder?x"
+
+
+def test_what_is_no_shard_set_yet_is_named(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt_after_a_shard(photos, tmp_path / "out", monkeypatch)
+    with pytest.raises(ValueError, match="out holds an unfinished pack: run its command again"):
+        ShardSet.open(tmp_path / "out")
+    packed(photos, tmp_path / "two", split=0.5)
+    with pytest.raises(ValueError, match="two holds two shard sets: name .*train or .*test"):
+        ShardSet.open(tmp_path / "two")
