@@ -33,9 +33,8 @@ def main(argv: list[str]) -> int:
         f"{summary['images_per_second']:.0f} files/s"
     )
     if summary["num_duplicates"]:
-        print(
-            f"  {plural(summary['num_duplicates'], 'file')} with the bytes of another (--drop-duplicates leaves them out)"
-        )
+        copies = plural(summary["num_duplicates"], "file")
+        print(f"  {copies} with the bytes of another (--drop-duplicates leaves them out)")
     if summary["num_missing"]:
         print(f"  {plural(summary['num_missing'], 'photograph')} of the partition are not in {config.source}")
     say_outcomes(config.roots.values(), summary)
