@@ -9,6 +9,7 @@ from rich.progress import (
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
@@ -23,14 +24,7 @@ def progress_bar(what: str, unit: str = "", *, enabled: bool = True) -> Iterator
 
     A total that is None is not known yet.
     """
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[unit]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not (enabled and console.is_terminal)) as bar:
+    with _bar(MofNCompleteColumn(), TextColumn("{task.fields[unit]}"), enabled=enabled) as bar:
         task = bar.add_task(what, total=None, unit=unit)
 
         def tell(done: int, total: int | None, unit: str = unit) -> None:
@@ -42,16 +36,21 @@ def progress_bar(what: str, unit: str = "", *, enabled: bool = True) -> Iterator
 @contextmanager
 def download_bar(what: str) -> Iterator[Callable[[int, int | None], None]]:
     """A bar in bytes, with their rate and the time left, that is told (done, total)."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with _bar(DownloadColumn(), TransferSpeedColumn()) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _bar(*columns: ProgressColumn, enabled: bool = True) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        *columns,
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not (enabled and console.is_terminal),
+    )
 
 
 class Line:

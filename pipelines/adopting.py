@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -15,20 +14,21 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import __version__
 from .components import PackedPhotograph, photographs_in
 from .decodable import DaliCheck, Samples, has_dali
 from .files import sole_writer
 from .members import Unfit, members_of
-from .outcomes import Gate, Outcome, examine
+from .outcomes import Examiners, Gate, Outcome
 from .photograph import Photograph, Rejected
 from .shards import MANIFEST, REJECTS, Shard, describe, write_index, write_manifest, write_rejects
 from .shardwriter import AbCounts, Tally
-from .workers import Lost, Progress, Workers, own_cores
+from .workers import Progress, check_settings, own_cores
 
 _SOUND = ((), ("from PNG", "encoded"))  # what may have been done to a picture that readers see as the packer does
 _BEFORE = ".before"  # behind the name of an index that was there
 _MARK = ".indexing"  # there while an index is made
+
+_Sample = tuple[PackedPhotograph, Outcome, Photograph]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +51,7 @@ class IndexConfig:
     keep_grey: bool = False
 
     def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 1:
-            raise ValueError(f"--workers {self.workers} is not a positive number of processes")
-        if not self.time_limit > 0:
-            raise ValueError(f"--time-limit {self.time_limit} is not a positive number of seconds")
+        check_settings(self.workers, self.time_limit)
 
 
 def index(
@@ -80,17 +77,8 @@ def index(
             raise ValueError(
                 f"the shards in {root} hold no photograph that can be taken: {reasons or 'nothing at all'}"
             )
-        summary = {
-            "num_indexed": tally.num_packed,
-            "num_rejected": len(tally.rejects),
-            "num_dropped": tally.dropped.total(),
-            "num_duplicates": tally.num_duplicates,
-            "dropped": dict(tally.dropped),
-            "rejected": dict(tally.rejected),
-            "num_shards": len(shards),
-            "bytes": sum(shard.bytes for shard in shards),
-            "seconds": round(time.perf_counter() - started, 3),
-        }
+        seconds = round(time.perf_counter() - started, 3)
+        summary = {"num_indexed": tally.num_packed, **tally.figures(shards), "seconds": seconds}
         describe(summary)
         write_rejects(root, tally.rejects)
         write_manifest(root, shards, **_manifest_facts(root, tally, ab_histogram))
@@ -160,24 +148,22 @@ def _examined(
 ) -> list[Shard]:
     """Passes every photograph through the gate, and writes the index of each shard that has any left."""
     number = config.workers or own_cores()
-    total = sum(map(len, found.values()))
-    task = partial(examine, gate=Gate(short_side=None, quality=95, subsampling="444"), seed=0)
+    gate = Gate(short_side=None, quality=95, subsampling="444")  # which matter only to what is left out
+    total, done = sum(map(len, found.values())), 0
     shards: list[Shard] = []
+    contents: set[str] = set()
     with (
         DaliCheck(threads=number) as dali,
-        Workers(task, number=number, seconds=config.time_limit) as workers,
+        Examiners(gate, seed=0, number=number, seconds=config.time_limit) as examiners,
     ):
-        results = workers.map(photograph.entry for photographs in found.values() for photograph in photographs)
-        done = 0
-        contents: set[str] = set()
+        outcomes = examiners.outcomes(photograph.entry for photographs in found.values() for photograph in photographs)
         for tar, photographs in found.items():
-            good: list[tuple[PackedPhotograph, Outcome, Photograph]] = []
+            good: list[_Sample] = []
             for photograph in photographs:
-                _, outcome = next(results)
+                outcome = next(outcomes)
                 done += 1
                 progress(done, total, "photographs")
-                if (picture := _taken(photograph, outcome, config.keep_grey, tally)) is not None:
-                    assert isinstance(outcome, Outcome)
+                if (picture := _taken(outcome, config.keep_grey, tally)) is not None:
                     good.append((photograph, outcome, replace(picture, jpeg=b"")))
             refused = dali.refused(_samples(tar, good)) if has_dali() and good else {}
             for position, problem in refused.items():
@@ -192,19 +178,17 @@ def _examined(
     return shards
 
 
-def _taken(photograph: PackedPhotograph, outcome: Outcome | Lost, keep_grey: bool, tally: Tally) -> Photograph | None:
+def _taken(outcome: Outcome, keep_grey: bool, tally: Tally) -> Photograph | None:
     """The picture, if readers will see it as the packer does; else it is counted."""
-    path = photograph.entry.path
-    if isinstance(outcome, Lost):
-        tally.reject(path, f"{outcome.reason} the decoder", outcome.detail)
-    elif isinstance(outcome.result, Rejected):
-        tally.reject(path, outcome.result.reason, outcome.result.detail)
-    elif outcome.result.is_grey and not keep_grey:
+    result = outcome.result
+    if isinstance(result, Rejected):
+        tally.reject(outcome.path, result.reason, result.detail)
+    elif result.is_grey and not keep_grey:
         tally.dropped["grey"] += 1
-    elif outcome.result.done not in _SOUND:
-        tally.reject(path, "needs packing", ", ".join(outcome.result.done))
+    elif result.done not in _SOUND:
+        tally.reject(outcome.path, "needs packing", ", ".join(result.done))
     else:
-        return outcome.result
+        return result
     return None
 
 
@@ -216,12 +200,12 @@ def _line(photograph: PackedPhotograph) -> str:
     return " ".join(f"{kind} {part.offset} {part.size} {name}" for kind, part in parts.items())  # type: ignore[union-attr]
 
 
-def _samples(tar: Path, good: list[tuple[PackedPhotograph, Outcome, Photograph]]) -> Samples:
+def _samples(tar: Path, good: list[_Sample]) -> Samples:
     lines = [_line(photograph) for photograph, _, _ in good]
     return Samples(tar=tar, lines=lines, sizes=[picture.size for _, _, picture in good])
 
 
-def _write_index(tar: Path, good: list[tuple[PackedPhotograph, Outcome, Photograph]]) -> Shard:
+def _write_index(tar: Path, good: list[_Sample]) -> Shard:
     samples = _samples(tar, good)
     write_index(tar, samples.lines)
     return describe(tar, samples.sizes)
@@ -231,7 +215,6 @@ def _manifest_facts(
     root: Path, tally: Tally, ab_histogram: Callable[[AbCounts], NDArray[np.float64]]
 ) -> dict[str, Any]:
     return {
-        "photochrom": __version__,
         "source": str(root),
         "seed": None,
         "image": {"adopted": True, "short_side": None, "decoded_by_dali": has_dali()},

@@ -19,7 +19,7 @@ from torch import Tensor
 from .files import IN_MEMORY
 from .loader import BatchPlan, Loader
 from .photograph import decode
-from .shards import ShardSet
+from .shards import ShardSet, index_text
 
 INSTALL_DALI = (
     "pip install 'photochrom[cuda13]', or 'photochrom[cuda12]' for V100 and older drivers; both also run without a GPU"
@@ -174,7 +174,7 @@ def _write_indices(data: ShardSet, plans: list[BatchPlan], folder: Path) -> tupl
     for run in np.split(np.arange(len(index)), np.flatnonzero(np.diff(shards)) + 1):
         lines = [data.index_line(i) for i in index[run].tolist()]
         path = folder / str(len(indices))
-        path.write_text("\n".join([f"v1.2 {len(lines)}", *lines]) + "\n")
+        path.write_text(index_text(lines))
         tars.append(str(data.tar(int(index[run[0]]))))
         indices.append(str(path))
     return tars, indices

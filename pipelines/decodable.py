@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .files import IN_MEMORY
-from .shards import Shard, read_index_lines
+from .shards import Shard, index_text, read_index_lines
 from .workers import Lost, Workers
 
 _CHUNK = 4096  # samples per task, a shard of the usual size: each pipeline leaves some MB to its process
@@ -28,8 +28,7 @@ class Samples:
 
 def samples_of(tar: Path, shard: Shard) -> Samples:
     """All samples of a shard, whose index lies beside its tar."""
-    sizes = [(int(width), int(height)) for width, height in (size.split("x") for size in shard.sizes.split())]
-    return Samples(tar=tar, lines=read_index_lines(tar.with_suffix(".idx")), sizes=sizes)
+    return Samples(tar=tar, lines=read_index_lines(tar.with_suffix(".idx")), sizes=shard.widths_heights)
 
 
 def has_dali() -> bool:
@@ -72,7 +71,7 @@ class _Decode:
         largest = max(width * height for width, height in samples.sizes)
         batch_size = max(1, min(32, len(samples.sizes), _BATCH_PIXELS // largest))
         with tempfile.NamedTemporaryFile("w", prefix="photochrom-", suffix=".idx", dir=IN_MEMORY) as index:
-            index.write("\n".join([f"v1.2 {len(samples.lines)}", *samples.lines]) + "\n")
+            index.write(index_text(samples.lines))
             index.flush()
             pipeline = Pipeline(
                 batch_size=batch_size,

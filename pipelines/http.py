@@ -8,6 +8,7 @@ import ssl
 import time
 from abc import abstractmethod
 from collections.abc import Callable
+from typing import TypeVar
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit, urlunsplit
 from urllib.request import Request, urlopen
@@ -33,6 +34,9 @@ def without_secrets(source: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
+T = TypeVar("T")
+
+
 class _Reader(io.RawIOBase):
     """What both kinds of reading share: a response, asked for again when it fails."""
 
@@ -54,7 +58,6 @@ class _Reader(io.RawIOBase):
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         data = self._retrying(lambda: self._get(len(buffer)))
-        assert data is not None
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)
@@ -67,7 +70,7 @@ class _Reader(io.RawIOBase):
     def _get(self, size: int) -> bytes:
         """Up to so many bytes from the position on; none at the end."""
 
-    def _retrying(self, work: Callable[[], bytes | None]) -> bytes | None:
+    def _retrying(self, work: Callable[[], T]) -> T:
         """`work`, tried again after each passing failure; raises ValueError after the last."""
         for pause in (*self._pauses, None):
             try:
@@ -93,11 +96,8 @@ class _Reader(io.RawIOBase):
 
     def _connect(self) -> None:
         """Asks for the bytes from the position on."""
-        headers = {"User-Agent": f"photochrom/{__version__}", "Accept-Encoding": "identity"}
-        if self._position:
-            headers["Range"] = f"bytes={self._position}-"
         try:
-            response = urlopen(Request(self._url, headers=headers), timeout=self._timeout)
+            response = self._ask(f"bytes={self._position}-" if self._position else "")
         except HTTPError as error:
             if error.code != 416:
                 raise
@@ -116,6 +116,13 @@ class _Reader(io.RawIOBase):
         self.total = total if self.total is None else self.total
         if begins < self._position:
             self._skip(self._position - begins)
+
+    def _ask(self, part: str) -> http.client.HTTPResponse:
+        headers = {"User-Agent": f"photochrom/{__version__}", "Accept-Encoding": "identity"}
+        if part:
+            headers["Range"] = part
+        response: http.client.HTTPResponse = urlopen(Request(self._url, headers=headers), timeout=self._timeout)
+        return response
 
     def _range_of(self, response: http.client.HTTPResponse) -> tuple[int, int | None]:
         """Where the part that is sent begins, and the length of the whole."""
@@ -201,11 +208,7 @@ class RemoteFile(_Reader):
         end = min(self._position + size, self.total)
         if end <= self._position:
             return b""
-        request = Request(
-            self._url,
-            headers={"User-Agent": f"photochrom/{__version__}", "Range": f"bytes={self._position}-{end - 1}"},
-        )
-        with urlopen(request, timeout=self._timeout) as response:
+        with self._ask(f"bytes={self._position}-{end - 1}") as response:
             if response.status != 206:
                 raise ValueError(f"{self._url} serves no parts of files, which a zip needs: download it, name the file")
             self._check_version(response)
@@ -214,4 +217,4 @@ class RemoteFile(_Reader):
             data = response.read()
         if len(data) != end - self._position:
             raise ConnectionError("the answer ends too early")
-        return bytes(data)
+        return data

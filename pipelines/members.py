@@ -19,6 +19,18 @@ from .http import is_url
 from .labels import class_of
 from .photograph import Rejected, check_bytes, read_file
 
+# What zipfile raises for a member that is damaged, misnamed, or compressed in a way that it does not know. Of ValueErrors
+# only those of names: the others are a server's.
+_ZIP_DAMAGE = (
+    OSError,
+    EOFError,
+    NotImplementedError,
+    UnicodeDecodeError,
+    lzma.LZMAError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
 
 @dataclass(frozen=True)
 class FileAt:
@@ -153,9 +165,7 @@ def read_zipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     """A member's bytes. Raises Rejected if they are damaged."""
     try:
         return archive.read(info)
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError) as error:
-        raise Rejected("unreadable", str(error)) from None
-    except UnicodeDecodeError as error:  # in its name; other ValueErrors are those of a server
+    except _ZIP_DAMAGE as error:
         raise Rejected("unreadable", str(error)) from None
 
 

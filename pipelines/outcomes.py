@@ -1,11 +1,14 @@
 """What became of each file of a source, and its place in the order of a shard set."""
 
 import hashlib
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from . import photograph
-from .members import Entry
+from .members import Entry, FileAt
 from .photograph import Photograph, Rejected, Subsampling
+from .workers import Lost, Workers
 
 Place = tuple[int, str]  # 64 bits and, for files that share them, the path
 
@@ -38,6 +41,25 @@ def place_of(path: str, seed: int) -> Place:
     return int.from_bytes(digest[:8]), path
 
 
+class Examiners(Workers[Entry, Outcome]):
+    """Processes that read files and pass them through the gate; one that takes `seconds` hangs."""
+
+    def __init__(self, gate: Gate, *, seed: int, number: int, seconds: float) -> None:
+        super().__init__(partial(examine, gate=gate, seed=seed), number=number, seconds=seconds)
+        self._seed = seed
+
+    def outcomes(self, entries: Iterable[Entry]) -> Generator[Outcome]:
+        """What becomes of each, in their order; temporary files are removed when they have been read."""
+        for entry, result in self.map(entries):
+            if isinstance(result, Lost):
+                lost = Rejected(f"{result.reason} the decoder", result.detail)
+                yield _outcome(entry, self._seed, "", lost)
+            else:
+                yield result
+            if isinstance(entry.content, FileAt) and entry.content.temporary:
+                entry.content.file.unlink()
+
+
 def examine(entry: Entry, *, gate: Gate, seed: int) -> Outcome:
     """Reads one file and passes it through the gate; a worker's task, which takes one thread."""
     import torch
@@ -55,10 +77,10 @@ def examine(entry: Entry, *, gate: Gate, seed: int) -> Outcome:
         result = rejected
     except Exception as error:  # of a kind that nobody has thought of: one file is no reason to stop
         result = Rejected("failed", f"{type(error).__name__}: {error}")
-    return outcome_of(entry, seed, content, result)
+    return _outcome(entry, seed, content, result)
 
 
-def outcome_of(entry: Entry, seed: int, content: str, result: Photograph | Rejected) -> Outcome:
+def _outcome(entry: Entry, seed: int, content: str, result: Photograph | Rejected) -> Outcome:
     return Outcome(
         place=place_of(entry.path, seed),
         path=entry.path,

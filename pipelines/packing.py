@@ -10,11 +10,10 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,14 +27,14 @@ from .decodable import DaliCheck, has_dali
 from .http import is_url, without_secrets
 from .labels import part_of, read_partition
 from .members import Entry, FileAt
-from .outcomes import Gate, Outcome, examine, outcome_of, place_of
-from .photograph import Rejected, Subsampling
+from .outcomes import Examiners, Gate, Outcome, place_of
+from .photograph import Subsampling
 from .shards import write_manifest, write_rejects
 from .shardwriter import AbCounts, ShardWriter, Tally
 from .sources import listed
 from .spool import Spool
 from .streams import Stream, open_stream
-from .workers import Lost, Progress, Workers, own_cores
+from .workers import Progress, check_settings, own_cores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,10 +79,7 @@ class PackConfig:
             raise ValueError(f"--short-side {self.short_side} is below {smallest}, the smallest side that is packed")
         if not 1 <= self.quality <= 100:
             raise ValueError(f"--quality {self.quality} is not between 1 and 100")
-        if self.workers is not None and self.workers < 1:
-            raise ValueError(f"--workers {self.workers} is not a positive number of processes")
-        if not self.time_limit > 0:
-            raise ValueError(f"--time-limit {self.time_limit} is not a positive number of seconds")
+        check_settings(self.workers, self.time_limit)
         if self.seed < 0:
             raise ValueError(f"--seed {self.seed} is negative")
         if self.split is not None and not 0 < self.split < 1:
@@ -172,8 +168,8 @@ class _Packing:
         self.num_skipped = 0  # files in no partition
         number = config.workers or own_cores()
         dali = stack.enter_context(DaliCheck(threads=number)) if has_dali() else None
-        self._workers: Workers[Entry, Outcome] = stack.enter_context(
-            Workers(partial(examine, gate=config.gate, seed=config.seed), number=number, seconds=config.time_limit)
+        self._examiners = stack.enter_context(
+            Examiners(config.gate, seed=config.seed, number=number, seconds=config.time_limit)
         )
         background = stack.enter_context(ThreadPoolExecutor(1))  # one thread: there is one DALI
         self.writers = {
@@ -207,20 +203,10 @@ class _Packing:
         total = Tally()
         for writer in self.writers.values():
             total.add(writer.tally)
-        dropped = total.dropped + Counter({"in no partition": self.num_skipped})
+        total.dropped += Counter({"in no partition": self.num_skipped})
+        sets = {str(self._config.roots[name]): writer.tally.num_packed for name, writer in self.writers.items()}
         shards = [shard for writer in self.writers.values() for shard in writer.shards]
-        return {
-            "num_packed": total.num_packed,
-            "num_rejected": len(total.rejects),
-            "num_dropped": dropped.total(),
-            "num_duplicates": total.num_duplicates,
-            "num_resumed": self.num_resumed,
-            "dropped": dict(dropped),
-            "rejected": dict(total.rejected),
-            "sets": {str(self._config.roots[name]): writer.tally.num_packed for name, writer in self.writers.items()},
-            "num_shards": len(shards),
-            "bytes": sum(shard.bytes for shard in shards),
-        }
+        return {"num_packed": total.num_packed, **total.figures(shards), "num_resumed": self.num_resumed, "sets": sets}
 
     def _folder(self, name: str) -> Path:
         """Where what is not finished of one set is kept."""
@@ -245,7 +231,7 @@ class _Packing:
         end, seed = min(writer.end for writer in self.writers.values()), self._config.seed
         placed = sorted((place_of(entry.path, seed), number) for number, entry in enumerate(wanted))
         todo = [wanted[number] for place, number in placed if place > end]
-        with closing(self._examined(todo)) as outcomes:
+        with closing(self._examiners.outcomes(todo)) as outcomes:
             for done, outcome in enumerate(outcomes, start=len(wanted) - len(todo) + 1):
                 self.writers[self._set_of(outcome)].add(outcome)
                 self._progress(done, len(wanted), "files")
@@ -276,23 +262,13 @@ class _Packing:
         with ExitStack() as stack:
             for spool in spools.values():
                 stack.enter_context(closing(spool))
-            outcomes = stack.enter_context(closing(self._examined(stream.entries(wanted, incoming))))
+            outcomes = stack.enter_context(closing(self._examiners.outcomes(stream.entries(wanted, incoming))))
             for outcome in outcomes:
                 spools[self._set_of(outcome)].add(outcome)
                 self._progress(stream.position >> 20, stream.total and stream.total >> 20, "MiB")
         shutil.rmtree(incoming)
         for spool in spools.values():
             spool.complete(num_skipped=num_skipped)
-
-    def _examined(self, entries: Iterable[Entry]) -> Generator[Outcome]:
-        for entry, result in self._workers.map(entries):
-            if isinstance(result, Lost):
-                rejected = Rejected(f"{result.reason} the decoder", result.detail)
-                yield outcome_of(entry, self._config.seed, "", rejected)
-            else:
-                yield result
-            if isinstance(entry.content, FileAt) and entry.content.temporary:
-                entry.content.file.unlink()
 
 
 def _names(source: str, entries: list[Entry]) -> str:
@@ -358,7 +334,6 @@ def _manifest_facts(
     """All that the manifest says beside the shards: a pure function of the source, the settings and the seed."""
     gate = config.gate
     return {
-        "photochrom": __version__,
         "source": without_secrets(str(config.source)),
         "seed": config.seed,
         "image": {

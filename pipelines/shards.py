@@ -13,6 +13,7 @@ from urllib.parse import unquote
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import __version__
 from .files import sha256_of, whole_file
 from .labels import class_of
 
@@ -38,6 +39,11 @@ class Shard:
     index_bytes: int
     index_sha256: str
     sizes: str
+
+    @property
+    def widths_heights(self) -> list[tuple[int, int]]:
+        """The samples' sizes."""
+        return [(int(width), int(height)) for width, height in (size.split("x") for size in self.sizes.split())]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,10 +138,8 @@ class ShardSet:
     @cached_property
     def sizes(self) -> NDArray[np.int64]:
         """Height and width (num_samples, 2) of every stored photograph."""
-        widths_heights = np.array(
-            [size.split("x") for shard in self.shards for size in shard.sizes.split()], dtype=np.int64
-        )
-        return widths_heights.reshape(-1, 2)[:, ::-1]
+        widths_heights = [size for shard in self.shards for size in shard.widths_heights]
+        return np.array(widths_heights, dtype=np.int64).reshape(-1, 2)[:, ::-1]
 
     def shard_of(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
         """The number of the shard that holds each sample."""
@@ -189,10 +193,15 @@ class ShardSet:
             raise ValueError(f"{path} has {found} bytes where the manifest says {size}: restore it or pack again")
 
 
+def index_text(lines: list[str]) -> str:
+    """A DALI index (wds2idx format v1.2) of one line per sample."""
+    return "\n".join([f"v1.2 {len(lines)}", *lines]) + "\n"
+
+
 def write_index(tar: Path, lines: list[str]) -> None:
-    """Writes a DALI index (wds2idx format v1.2), of one line per sample, beside its tar."""
+    """Writes a DALI index beside its tar."""
     with whole_file(tar.with_suffix(".idx")) as file:
-        file.write_text("\n".join([f"v1.2 {len(lines)}", *lines]) + "\n")
+        file.write_text(index_text(lines))
 
 
 def describe(tar: Path, sizes: list[tuple[int, int]]) -> Shard:
@@ -216,7 +225,7 @@ def read_index_lines(index: Path) -> list[str]:
 
 def write_manifest(root: Path, shards: list[Shard], **facts: Any) -> None:
     """Publishes the shard set: the manifest appears last, and at once."""
-    manifest = {"format": FORMAT, **facts, "shards": [asdict(shard) for shard in shards]}
+    manifest = {"format": FORMAT, "photochrom": __version__, **facts, "shards": [asdict(shard) for shard in shards]}
     manifest["sha256"] = manifest_digest(manifest)
     with whole_file(root / MANIFEST) as file:
         file.write_text(json.dumps(manifest, indent=1) + "\n")

@@ -90,6 +90,18 @@ class Tally:
             "ab_histogram": ab_histogram(self.ab_counts.reshape(256, 256)).tolist(),
         }
 
+    def figures(self, shards: list[Shard]) -> dict[str, Any]:
+        """What summary.json says of it, and of the shards that came of it."""
+        return {
+            "num_rejected": len(self.rejects),
+            "num_dropped": self.dropped.total(),
+            "num_duplicates": self.num_duplicates,
+            "dropped": dict(self.dropped),
+            "rejected": dict(self.rejected),
+            "num_shards": len(shards),
+            "bytes": sum(shard.bytes for shard in shards),
+        }
+
     def as_json(self) -> dict[str, Any]:
         cells = np.flatnonzero(self.ab_counts)
         facts = {name: value for name, value in vars(self).items() if name != "ab_counts"}

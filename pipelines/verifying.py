@@ -9,7 +9,7 @@ from .files import sha256_of
 from .members import Slice
 from .photograph import Rejected, decode
 from .shards import MANIFEST, Shard, ShardSet, manifest_digest
-from .workers import Lost, Progress, Workers, own_cores
+from .workers import Lost, Progress, Workers, check_settings, own_cores
 
 _SECONDS = 300.0
 
@@ -29,8 +29,7 @@ class VerifyConfig:
     workers: int | None = None
 
     def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 1:
-            raise ValueError(f"--workers {self.workers} is not a positive number of processes")
+        check_settings(self.workers, _SECONDS)
 
 
 def verify(config: VerifyConfig, *, progress: Progress = lambda done, total, unit: None) -> list[str]:

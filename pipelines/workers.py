@@ -33,6 +33,14 @@ def own_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def check_settings(number: int | None, seconds: float) -> None:
+    """Raises ValueError for what a user cannot mean with --workers and --time-limit."""
+    if number is not None and number < 1:
+        raise ValueError(f"--workers {number} is not a positive number of processes")
+    if not seconds > 0:
+        raise ValueError(f"--time-limit {seconds} is not a positive number of seconds")
+
+
 def start_server() -> None:
     """Lets the server load, in the background, what workers need; else the first worker waits for it."""
     forkserver.ensure_running()
