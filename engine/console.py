@@ -1,5 +1,6 @@
 """What a person sees while something runs; all of it on stderr, so that results on stdout can be piped."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -15,20 +16,27 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+_SILENCE = 60.0  # seconds between two lines of a log
+
 console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
 def progress_bar(what: str, unit: str = "", *, enabled: bool = True) -> Iterator[Callable[..., None]]:
-    """A bar that is told (done, total) or (done, total, unit); not drawn if not `enabled`, or if stderr is no terminal.
+    """A bar that is told (done, total) or (done, total, unit); a total that is None is not known yet.
 
-    A total that is None is not known yet.
+    Where stderr is no terminal, a line now and then takes its place; nothing is shown if not `enabled`.
     """
+    said = time.monotonic()
     with _bar(MofNCompleteColumn(), TextColumn("{task.fields[unit]}"), enabled=enabled) as bar:
         task = bar.add_task(what, total=None, unit=unit)
 
         def tell(done: int, total: int | None, unit: str = unit) -> None:
+            nonlocal said
             bar.update(task, completed=done, total=total, unit=unit)
+            if enabled and not console.is_terminal and time.monotonic() > said + _SILENCE:
+                said = time.monotonic()
+                console.print(f"{what}: {done:,}{'' if total is None else f' of {total:,}'} {unit}")
 
         yield tell
 

@@ -27,6 +27,7 @@ from .workers import Progress, check_settings, own_cores
 _SOUND = ((), ("from PNG", "encoded"))  # what may have been done to a picture that readers see as the packer does
 _BEFORE = ".before"  # behind the name of an index that was there
 _MARK = ".indexing"  # there while an index is made
+_BESIDE = (REJECTS, "config.yaml", "summary.json")  # what comes beside the shards, the manifest aside
 
 _Sample = tuple[PackedPhotograph, Outcome, Photograph]
 
@@ -90,7 +91,7 @@ def _marked(root: Path) -> Iterator[None]:
     """Makes sure that no file of others is overwritten; a mark tells those that an interrupted run has left."""
     mark = root / _MARK
     if not mark.exists():
-        for name in (REJECTS, "config.yaml", "summary.json"):
+        for name in _BESIDE:
             if (root / name).exists():
                 raise ValueError(f"{root} holds a {name} that is not ours: move it away first")
         for path in root.glob("*.idx"):
@@ -99,13 +100,19 @@ def _marked(root: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        for path in root.glob("*.idx"):  # ours: those of others have been renamed
-            path.unlink()
-        for path in root.glob(f"*.idx{_BEFORE}"):
-            path.rename(path.with_suffix(""))
+        if not (root / MANIFEST).exists():
+            _undo(root)
         raise
     finally:
         mark.unlink()
+
+
+def _undo(root: Path) -> None:
+    """Removes what is ours: what was there of others has been renamed, and comes back."""
+    for path in (*root.glob("*.idx"), *(root / name for name in _BESIDE)):
+        path.unlink(missing_ok=True)
+    for path in root.glob(f"*.idx{_BEFORE}"):
+        path.rename(path.with_suffix(""))
 
 
 def _tars(root: Path) -> list[Path]:
@@ -130,6 +137,9 @@ def _photographs(tars: list[Path], tally: Tally) -> dict[Path, list[PackedPhotog
                 members.append(member)  # noqa: PERF402 (extend would lose those before a cut)
         except (tarfile.TarError, OSError) as error:
             tally.reject(tar.name, "cut shard" if members else "no tar", str(error))
+        else:
+            if not members:
+                tally.reject(tar.name, "empty shard", "")
         found[tar] = []
         for photograph in photographs_in(tar, members):
             path = photograph.entry.path

@@ -128,7 +128,10 @@ def _append(download: Download, part: Path, release: Release, progress: Callable
     done = download.tell()
     total = download.total if download.total is not None else release.bytes
     if total is not None and release.bytes not in (None, total):
-        raise ValueError(f"the server has {total:,} bytes, where {release.file} has {release.bytes:,}: another file")
+        raise ValueError(
+            f"the server has {total:,} bytes, where the published {release.file} has {release.bytes:,}: find another "
+            "mirror, or 'photochrom pack' that address if you know what it is"
+        )
     if total is not None and total - done > (free := shutil.disk_usage(part.parent).free):
         raise ValueError(f"{part.parent} has room for {free:,} more bytes, and {total - done:,} are needed")
     try:
@@ -151,7 +154,7 @@ def _checked(file: Path, release: Release, progress: Callable[[int, int | None],
     try:
         size = file.stat().st_size
         if release.bytes is not None and size != release.bytes:
-            raise ValueError(f"{file} has {size:,} bytes, where {release.file} has {release.bytes:,}")
+            raise ValueError(f"{file} has {size:,} bytes, where the published {release.file} has {release.bytes:,}")
         digest = hashlib.new(release.algorithm, usedforsecurity=False)
         with open(file, "rb") as stream:
             while data := stream.read(_CHUNK):
@@ -161,6 +164,7 @@ def _checked(file: Path, release: Release, progress: Callable[[int, int | None],
         raise ValueError(f"{file} cannot be read: {error.strerror}") from None
     if digest.hexdigest() != release.checksum:
         raise ValueError(
-            f"{file} has the {release.algorithm} {digest.hexdigest()}, where {release.file} has {release.checksum}"
+            f"{file} has the {release.algorithm} {digest.hexdigest()}, where the published {release.file} has "
+            f"{release.checksum}"
         )
     return file

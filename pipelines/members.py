@@ -19,8 +19,8 @@ from .http import is_url
 from .labels import class_of
 from .photograph import Rejected, check_bytes, read_file
 
-# What zipfile raises for a member that is damaged, misnamed, or compressed in a way that it does not know. Of ValueErrors
-# only those of names: the others are a server's.
+# What zipfile raises for a member that is damaged, misnamed, or compressed in a way that it does not know. Of the
+# ValueErrors only those of names: others are a server's.
 _ZIP_DAMAGE = (
     OSError,
     EOFError,

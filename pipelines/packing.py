@@ -24,7 +24,7 @@ from .. import __version__
 from . import photograph
 from .claim import claimed
 from .decodable import DaliCheck, has_dali
-from .http import is_url, without_secrets
+from .http import without_secrets
 from .labels import part_of, read_partition
 from .members import Entry, FileAt
 from .outcomes import Examiners, Gate, Outcome, place_of
@@ -126,7 +126,9 @@ def pack(
     """
     started = time.perf_counter()
     source = str(config.source)
-    if not is_url(source) and config.out.resolve().is_relative_to(Path(source).resolve()):
+    if not source:
+        raise ValueError("the source has no name: name a folder or an archive that holds photographs")
+    if Path(source).is_dir() and config.out.resolve().is_relative_to(Path(source).resolve()):
         raise ValueError(f"{config.out} lies in {source}, which it is packed from: name a folder elsewhere")
     partition = None if config.partitions is None else read_partition(config.partitions, config.partition or 1)
     entries = listed(source)
@@ -141,7 +143,8 @@ def pack(
         if empty := [name for name, writer in packing.writers.items() if not writer.shards]:
             _abandon(config, work)
             raise ValueError(_nothing_packed(source, empty, tallies))
-        summary = packing.summary() | {"num_missing": _num_missing(partition, tallies)}
+        summary = packing.summary()
+        summary |= {"num_missing": _num_missing(partition, tallies), "num_shared": _num_shared(tallies)}
         seconds = time.perf_counter() - started
         num_files = sum(tally.num_files for tally in tallies.values()) - packing.num_resumed
         summary |= {"seconds": round(seconds, 3), "images_per_second": round(num_files / seconds, 2)}
@@ -326,6 +329,12 @@ def _abandon(config: PackConfig, work: Path) -> None:
 def _num_missing(partition: Mapping[str, str] | None, tallies: Mapping[str, Tally]) -> int:
     """How many of the partition's photographs the source does not hold."""
     return len(partition) - sum(tally.num_files for tally in tallies.values()) if partition else 0
+
+
+def _num_shared(tallies: Mapping[str, Tally]) -> int:
+    """How many contents are in more than one set, under other names."""
+    contents = [set(tally.contents) for tally in tallies.values()]
+    return len(set.intersection(*contents)) if len(contents) > 1 else 0
 
 
 def _manifest_facts(

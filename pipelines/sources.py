@@ -5,18 +5,16 @@ be is a stream (streams.py).
 import os
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from .components import is_photograph, is_webdataset, photographs_in, tar_entries
 from .http import is_url
 from .labels import class_of
 from .members import Entry, FileAt, Names, Unfit, ZipMember, members_of, open_zip, unfit_in_zip
 from .shards import MANIFEST
-from .streams import whole
+from .streams import UNPACKERS, ZIP_MAGIC, begins_with, whole
 
 
 def listed(source: str) -> list[Entry] | None:
@@ -24,15 +22,17 @@ def listed(source: str) -> list[Entry] | None:
     path = Path(source)
     if is_url(source):
         return None
+    if "://" in source:
+        raise ValueError(f"{source} is no http or https address: download it, and name the file")
     if not path.exists():
         raise ValueError(f"there is no folder or archive {source}: name one that holds photographs")
     if path.is_dir():
         entries = _webdataset(tars) if (tars := _shards_in(path)) else _folder(path)
-    elif zipfile.is_zipfile(path):
+    elif zipfile.is_zipfile(path) or begins_with(path, ZIP_MAGIC):
         entries = _zip_entries(path)
     elif (members := _plain_tar(path)) is not None:
         entries = _webdataset([path]) if is_webdataset(members) else tar_entries(path, members)
-    elif _opens(path, "r|*"):
+    elif begins_with(path, *UNPACKERS):
         return None
     else:
         raise ValueError(f"{source} is no folder and no archive (.tar, .tar.gz, .zip) that holds photographs")
@@ -62,18 +62,18 @@ def _walk(source: Path) -> Iterator[Path]:
 
 def _plain_tar(path: Path) -> list[tarfile.TarInfo] | None:
     """The members of an uncompressed tar; None if the file is none. Raises ValueError if it is cut."""
-    if not _opens(path, "r:"):
+    if not _is_plain_tar(path):
         return None
     with whole(str(path), None):
         return list(members_of(path))
 
 
-def _opens(path: Path, mode: Literal["r:", "r|*"]) -> bool:
-    """Whether it begins as a tar does: plain with mode r:, compressed in any way with r|*."""
+def _is_plain_tar(path: Path) -> bool:
+    """Whether it begins as an uncompressed tar does."""
     try:
-        with tarfile.open(path, mode):
+        with tarfile.open(path, "r:"):
             return True
-    except (tarfile.TarError, OSError, EOFError, zlib.error):
+    except (tarfile.TarError, OSError):
         return False
 
 

@@ -23,11 +23,12 @@ from .photograph import Rejected
 
 _BUFFER = 1 << 20
 _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, OSError)
-_UNPACKERS: dict[bytes, Callable[[IO[bytes]], io.BufferedIOBase]] = {
+UNPACKERS: dict[bytes, Callable[[IO[bytes]], io.BufferedIOBase]] = {
     b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
     b"BZh": bz2.BZ2File,
     b"\xfd7zXZ": lzma.LZMAFile,
 }
+ZIP_MAGIC = b"PK\x03\x04"
 
 _Content = Unfit | Callable[[], bytes]
 
@@ -90,7 +91,7 @@ class TarStream(Stream):
         self.identity = f"{self.total} bytes, {version}"
         self._file = io.BufferedReader(raw, _BUFFER)
         start = self._file.peek(8)
-        unpack = next((unpack for magic, unpack in _UNPACKERS.items() if start.startswith(magic)), None)
+        unpack = next((unpack for magic, unpack in UNPACKERS.items() if start.startswith(magic)), None)
         self._unpacked = cast(IO[bytes], unpack(self._file) if unpack else self._file)
 
     @property
@@ -146,6 +147,12 @@ def open_stream(source: str) -> Stream:
     """The archive. Raises ValueError when it cannot be reached."""
     is_zip = is_url(source) and urlsplit(source).path.lower().endswith(".zip")
     return ZipStream(source) if is_zip else TarStream(source)
+
+
+def begins_with(path: Path, *magic: bytes) -> bool:
+    """Whether the file begins with one of these bytes; what it is called says little."""
+    with open(path, "rb") as file:
+        return file.read(8).startswith(magic)
 
 
 @contextmanager

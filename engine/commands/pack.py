@@ -35,6 +35,8 @@ def main(argv: list[str]) -> int:
     if summary["num_duplicates"]:
         copies = plural(summary["num_duplicates"], "file")
         print(f"  {copies} with the bytes of another (--drop-duplicates leaves them out)")
+    if summary["num_shared"]:
+        print(f"  {plural(summary['num_shared'], 'photograph')} in both sets, under other names")
     if summary["num_missing"]:
         print(f"  {plural(summary['num_missing'], 'photograph')} of the partition are not in {config.source}")
     say_outcomes(config.roots.values(), summary)

@@ -347,3 +347,23 @@ def test_a_manifest_that_lacks_something_is_named(shards: ShardSet, tmp_path: Pa
     (root / "manifest.json").write_text(json.dumps(facts))
     with pytest.raises(ValueError, match=r"manifest.json is damaged"):
         verify(VerifyConfig(root=root))
+
+
+def test_an_index_that_is_interrupted_leaves_none_of_its_files(foreign: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def describe(summary: dict) -> None:
+        (foreign / "summary.json").write_text("{}")
+        (foreign / "config.yaml").write_text("{}")
+        raise KeyboardInterrupt
+
+    before = sorted(path.name for path in foreign.iterdir())
+    with pytest.raises(KeyboardInterrupt):
+        index(IndexConfig(root=foreign, workers=1), ab_histogram=ab_histogram, describe=describe)
+    assert sorted(path.name for path in foreign.iterdir()) == before
+    assert indexed(foreign)["num_indexed"] == 10
+
+
+def test_an_empty_shard_is_listed(photos: Path, tmp_path: Path) -> None:
+    coffee = encoded(Image.open(photos / "coffee.png").convert("RGB"), "JPEG")
+    write_shard(tmp_path / "a.tar", [("a.jpg", coffee)])
+    write_shard(tmp_path / "b.tar", [])
+    assert indexed(tmp_path)["rejected"] == {"empty shard": 1}

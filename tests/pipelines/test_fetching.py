@@ -69,7 +69,7 @@ def test_one_wrong_byte_is_seen_and_the_file_kept(server: Any, tmp_path: Path, s
     server.data = bytes(wrong)
     found = hashlib.sha256(wrong).hexdigest()
     with pytest.raises(
-        ValueError, match=f"the sha256 {found}, where SUN397.tar.gz has {small.checksum}; it is kept as"
+        ValueError, match=f"the sha256 {found}, where the published SUN397.tar.gz has {small.checksum}; it is kept as"
     ):
         fetched(tmp_path, url=server.url)
     assert (tmp_path / "data" / "SUN397.tar.gz.other").read_bytes() == wrong
@@ -79,7 +79,8 @@ def test_one_wrong_byte_is_seen_and_the_file_kept(server: Any, tmp_path: Path, s
 def test_another_file_is_refused_before_it_is_downloaded(server: Any, tmp_path: Path) -> None:
     server.data = server.data[:-1]
     with pytest.raises(
-        ValueError, match=r"the server has 299,999 bytes, where SUN397.tar.gz has 300,000: another file"
+        ValueError,
+        match=r"the server has 299,999 bytes, where the published SUN397.tar.gz has 300,000: find another mirror",
     ):
         fetched(tmp_path, url=server.url)
     assert not (tmp_path / "data" / "SUN397.tar.gz.part").exists()
@@ -110,7 +111,7 @@ def test_a_file_that_is_here_is_checked_and_stays(server: Any, tmp_path: Path) -
     (tmp_path / "mine.tgz").write_bytes(server.data)
     assert fetched(tmp_path, from_file=tmp_path / "mine.tgz") == tmp_path / "mine.tgz"
     (tmp_path / "mine.tgz").write_bytes(server.data[:-5])
-    with pytest.raises(ValueError, match=r"mine.tgz has 299,995 bytes, where SUN397.tar.gz has 300,000"):
+    with pytest.raises(ValueError, match=r"mine.tgz has 299,995 bytes, where the published SUN397.tar.gz has 300,000"):
         fetched(tmp_path, from_file=tmp_path / "mine.tgz")
     with pytest.raises(ValueError, match=r"no.tgz cannot be read: No such file"):
         fetched(tmp_path, from_file=tmp_path / "no.tgz")

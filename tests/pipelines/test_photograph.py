@@ -183,6 +183,15 @@ def test_grey_pictures_are_marked(coffee: Image.Image) -> None:
     assert not stored(jpeg(coffee)).is_grey
 
 
+def test_nearly_grey_pictures_are_marked(coffee: Image.Image) -> None:
+    grey = np.asarray(coffee.convert("L")).astype(int)[..., None]
+    for tinge, is_grey in (([2, 0, -2], True), ([20, 0, -20], False)):
+        tinted = Image.fromarray((grey + tinge).clip(0, 255).astype(np.uint8))
+        ab = rgb2lab(np.asarray(tinted))[::4, ::4, 1:]
+        assert (np.abs(ab).max() <= 5) == is_grey
+        assert stored(encoded(tinted, "PNG")).is_grey == is_grey
+
+
 def test_colours_are_counted_on_every_fourth_pixel(coffee: Image.Image) -> None:
     photograph = stored(encoded(coffee, "PNG"))
     counts = np.zeros((256, 256))

@@ -300,6 +300,7 @@ def test_sun397_s_partitions_make_two_sets(coffee: Image.Image, tmp_path: Path, 
         parts[part] = {found.sample(i).path for i in range(found.num_samples)}
     assert parts["train"] == {"SUN397/a/abbey/sun_a.jpg", "SUN397/a/abbey/sun_b.jpg"}
     assert parts["test"] == {"SUN397/a/abbey/sun_c.jpg"}
+    assert summary["num_shared"] == 1, "all have the same bytes"
     with pytest.raises(ValueError, match=r"/a/abbey/sun_e.jpg is both in Training_02.txt and in Testing_02.txt"):
         packed(tmp_path / name, tmp_path / "two", partitions=partitions, partition=2)
     with pytest.raises(ValueError, match=r"holds no Training_03.txt: SUN397's partitions are numbered 1 to 10"):
@@ -413,8 +414,15 @@ def test_what_is_no_archive_is_named(tmp_path: Path) -> None:
         archive.writestr("a.jpg", bytes(5000))
     data = (tmp_path / "cut.zip").read_bytes()
     (tmp_path / "cut.zip").write_bytes(data[:-30])
-    with pytest.raises(ValueError, match=r"cut.zip"):
+    with pytest.raises(ValueError, match=r"the archive .*cut.zip is incomplete or damaged"):
         packed(tmp_path / "cut.zip", tmp_path / "out")
+    (tmp_path / "cut.tar.gz").write_bytes((tmp_path / "empty.tar.gz").read_bytes()[:12])
+    with pytest.raises(ValueError, match=r"the archive .*cut.tar.gz is incomplete or damaged"):
+        packed(tmp_path / "cut.tar.gz", tmp_path / "out")
+    with pytest.raises(ValueError, match=r"ftp://x/a.tar is no http or https address"):
+        packed("ftp://x/a.tar", tmp_path / "out")
+    with pytest.raises(ValueError, match=r"the source has no name"):
+        packed("", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
