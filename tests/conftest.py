@@ -1,6 +1,7 @@
 """Real photographs for the tests: those that come in scikit-image's wheel."""
 
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,9 @@ import torch
 from accelerate.state import AcceleratorState
 from photochrom.losses import ab_histogram
 from photochrom.pipelines import PackConfig, ShardSet, pack
+
+# A shell that starts the suite in the background ignores Ctrl-C for it, and so for the commands that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PHOTOGRAPHS = (
     "astronaut.png",
