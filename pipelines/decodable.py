@@ -1,11 +1,10 @@
 """The last check of a finished shard: DALI itself decodes every photograph, in a process that it may take down."""
 
 import importlib.util
-import tempfile
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from .files import IN_MEMORY
 from .shards import Shard, index_text, read_index_lines
 from .workers import Lost, Workers
 
@@ -70,7 +69,8 @@ class _Decode:
 
         largest = max(width * height for width, height in samples.sizes)
         batch_size = max(1, min(32, len(samples.sizes), _BATCH_PIXELS // largest))
-        with tempfile.NamedTemporaryFile("w", prefix="photochrom-", suffix=".idx", dir=IN_MEMORY) as index:
+        # A file that has no name, and so is gone with this process, whatever ends it.
+        with open(os.memfd_create("photochrom-index"), "w") as index:
             index.write(index_text(samples.lines))
             index.flush()
             pipeline = Pipeline(
@@ -83,7 +83,7 @@ class _Decode:
             with pipeline:
                 files = fn.readers.webdataset(
                     paths=[str(samples.tar)],
-                    index_paths=[index.name],
+                    index_paths=[f"/proc/self/fd/{index.fileno()}"],
                     ext=["jpg"],
                     missing_component_behavior="error",
                 )

@@ -1,5 +1,6 @@
 """photochrom pack SOURCE OUT"""
 
+import signal
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..parser import parse_options
 
 def main(argv: list[str]) -> int:
     config = parse_options(PackConfig, argv, prog="photochrom pack", positional=("source", "out"))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # of batch systems: as Ctrl-C
     start_server()  # it loads torch while this process does the same
     from ...losses.quantization import ab_histogram
 

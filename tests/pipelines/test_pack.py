@@ -206,7 +206,7 @@ def test_settings_out_of_range(settings: dict, sentence: str, tmp_path: Path) ->
         PackConfig(source=tmp_path, out=tmp_path, **settings)
 
 
-@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_killed_pack_is_done_again_by_the_same_command(photos: Path, tmp_path: Path, kill: signal.Signals) -> None:
     source = tmp_path / "many"
     source.mkdir()
@@ -218,9 +218,12 @@ def test_a_killed_pack_is_done_again_by_the_same_command(photos: Path, tmp_path:
     while not (tmp_path / "out" / "photos-000001.tar").exists():
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.01)
-    os.killpg(process.pid, kill)
+    if kill == signal.SIGTERM:
+        process.terminate()
+    else:
+        os.killpg(process.pid, kill)
     _, errors = process.communicate(timeout=60)
-    if kill == signal.SIGINT:
+    if kill != signal.SIGKILL:
         assert process.returncode == 130
         assert errors.strip() == (
             "photochrom pack: interrupted: what is finished stays, and the same command goes on from there"
