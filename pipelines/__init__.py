@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .batch import LabBatch as LabBatch
+    from .cached import CachedLoader as CachedLoader
     from .color import lab_to_rgb as lab_to_rgb
     from .color import rgb_to_lab as rgb_to_lab
     from .dali import DaliLoader as DaliLoader
@@ -15,16 +16,21 @@ if TYPE_CHECKING:
     from .packing import pack as pack
     from .shards import Sample as Sample
     from .shards import ShardSet as ShardSet
+    from .synthetic import SyntheticLoader as SyntheticLoader
+    from .torchloader import TorchLoader as TorchLoader
 
 _MODULES = {
     "LabBatch": "batch",
     "lab_to_rgb": "color",
     "rgb_to_lab": "color",
+    "CachedLoader": "cached",
     "DaliLoader": "dali",
     "PackConfig": "packing",
     "pack": "packing",
     "Sample": "shards",
     "ShardSet": "shards",
+    "SyntheticLoader": "synthetic",
+    "TorchLoader": "torchloader",
 }
 
 

@@ -22,7 +22,8 @@ from .outcomes import Examiners, Gate, Outcome
 from .photograph import Photograph, Rejected
 from .shards import MANIFEST, REJECTS, Shard, describe, write_index, write_manifest, write_rejects
 from .shardwriter import AbCounts, Tally
-from .workers import Progress, check_settings, own_cores
+from .threads import own_cores
+from .workers import Progress, check_settings
 
 _SOUND = ((), ("from PNG", "encoded"))  # what may have been done to a picture that readers see as the packer does
 _BEFORE = ".before"  # behind the name of an index that was there

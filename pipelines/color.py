@@ -23,6 +23,11 @@ def rgb_to_lab(rgb: Tensor) -> tuple[Tensor, Tensor]:
     return lab[:, :1], lab[:, 1:]
 
 
+def codes_to_lab(codes: Tensor) -> tuple[Tensor, Tensor]:
+    """L (B, 1, H, W) and ab (B, 2, H, W) of Lab in bytes (B, 3, H, W): L * 255 / 100, a + 128, b + 128, rounded."""
+    return codes[:, :1].float() * (100 / 255), codes[:, 1:].float() - 128
+
+
 def lab_to_rgb(L: Tensor, ab: Tensor) -> Tensor:
     """sRGB (B, 3, H, W) float32 in [0, 1] of L (B, 1, H, W) and ab (B, 2, H, W); colours out of gamut are clipped."""
     from kornia.color import lab_to_rgb as kornia_lab_to_rgb

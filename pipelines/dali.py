@@ -1,183 +1,166 @@
-"""DaliLoader: NVIDIA DALI reads, decodes, crops, resizes and mirrors; one graph for the CPU and the GPU.
+"""DaliLoader: NVIDIA DALI decodes, crops, resizes and mirrors on the GPU; on the CPU it decodes the crops.
 
-DALI's own shuffling is a buffer, and its checkpoints load silently into other data. But its WebDataset reader follows
-an index file to the letter, so the order is written down as index files: one entry (tar, index) per run of samples that
-lie in one tar. That gives any order on any number of ranks, without Python in the path of the pixels.
+DALI's own readers know one order, shuffle in a buffer, and their checkpoints load silently into other data. So the
+bytes come from `Reader`, in whatever order the plans say, as arrays over memory maps: one pipeline serves a whole run.
 """
 
-import os
-import tempfile
+from collections import deque
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from .files import IN_MEMORY
+from .batch import LabBatch
+from .canvas import blank
+from .color import codes_to_lab, rgb_to_lab
 from .loader import BatchPlan, Loader
-from .photograph import decode
-from .shards import ShardSet, index_text
+from .reading import Bytes
+from .threads import Threads
 
 INSTALL_DALI = (
     "pip install 'photochrom[cuda13]', or 'photochrom[cuda12]' for V100 and older drivers; both also run without a GPU"
 )
-
-# One pipeline serves an era: as many batches as keep these two in bounds. Each entry costs DALI a memory map (it fails
-# at 40,000 entries), and each sample a line to write before the first batch (0.1 s for them all). But building a
-# pipeline takes an H100 some 2 s, in which nothing is trained.
-_MAX_ENTRIES = 1024
-_MAX_SAMPLES = 131072
 
 
 class DaliLoader(Loader):
     """Loader that decodes with DALI, on the GPU when `device` is one.
 
     Args:
-        threads: DALI's CPU threads; by default all cores that this process may use.
-        prefetch: Batches that DALI prepares ahead.
+        hw_decoder_load: Share of the JPEGs that a GPU's hardware decoder takes, where it has one; from 0 to 1.
 
-    All else is as in Loader. Raises ImportError when DALI is not installed; iterating raises ValueError, with the name
-    of the shard, when a photograph does not decode.
+    All else is as in Loader. Raises ImportError when DALI is not installed.
     """
 
-    def __init__(self, *args: Any, threads: int | None = None, prefetch: int = 2, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, hw_decoder_load: float = 0.9, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         require_dali()
-        self.threads = threads or len(os.sched_getaffinity(0))
-        self.prefetch = prefetch
-        self._era: _Era | None = None
+        self.hw_decoder_load = hw_decoder_load
+        self._pipeline: _Pipeline | None = None
+        self._threads = Threads(self.threads)
 
-    def _pixels(self, number: int, plan: BatchPlan) -> Tensor:
-        if self._era is None or self._era.next_number != number:
-            self._era = None  # the old pipeline's memory goes before the new one's comes
-            self._era = _Era(self, number)
-        pixels = self._era.run()[: len(plan.index)]
-        if self._era.next_number is None:
-            self._era = None  # spent, and its memory is free for others
-        return pixels
-
-
-class _Era:
-    """One DALI pipeline over consecutive batches, the first of which is the global batch `first`."""
-
-    def __init__(self, loader: DaliLoader, first: int) -> None:
-        self._first = first
-        self.next_number: int | None = first
-        self._loader = loader
-        self._batches = _padded(_plans(loader, first))
-        self._end = first + len(self._batches)
-        with tempfile.TemporaryDirectory(prefix="photochrom-", dir=IN_MEMORY) as folder:
-            tars, indices = _write_indices(loader.data, self._batches, Path(folder))
-            self._pipeline = self._build(tars, indices)
-
-    def run(self) -> Tensor:
-        """sRGB uint8 (share, S, S, 3) of the next batch, filled up at its end."""
-        assert self.next_number is not None
-        on_gpu = self._loader.device.type == "cuda"
-        stream = torch.cuda.current_stream(self._loader.device) if on_gpu else None
+    def _batches(self, plans: Iterator[BatchPlan]) -> Iterator[LabBatch]:
+        if self._pipeline is None:
+            self._pipeline = _Pipeline(self)
+        pipeline = self._pipeline
+        pipeline.begin(plans)
         try:
-            (images,) = self._pipeline.run(stream)
+            while (decoded := pipeline.run()) is not None:
+                L, ab = self._lab(*decoded)
+                yield LabBatch(L=L, ab=ab, index=torch.from_numpy(decoded[0].index))
         except RuntimeError as error:
-            raise ValueError(self._explain(error)) from error
-        self.next_number += 1
-        if self.next_number == self._end:
-            self.next_number = None  # nothing is left in this pipeline
-        pixels: Tensor = torch.from_dlpack(images.as_tensor())
-        return pixels
+            self._pipeline = None
+            raise self._unreadable(pipeline.failed, error) from error
 
-    def _explain(self, error: RuntimeError) -> str:
-        """What is wrong with the next batch: DALI names no file for junk bytes, so each photograph is tried."""
-        assert self.next_number is not None
-        data = self._loader.data
-        for index in np.unique(self._batches[self.next_number - self._first].index).tolist():
-            try:
-                decode(data.sample(index).jpeg())
-            except (OSError, ValueError) as reason:  # the photograph is Rejected now, or its json is none any more
-                tar = data.tar(index).name
-                return f"sample {index} of {data.root}, in {tar}, cannot be read any more ({reason}): pack again"
-        essence = next((line.strip() for line in str(error).splitlines() if "Error" in line or ".tar" in line), error)
-        return f"DALI stopped at batch {self.next_number} of {data.root}: {essence}"
+    def _lab(self, plan: BatchPlan, decoded: Any) -> tuple[Tensor, Tensor]:
+        if self.device.type == "cuda":
+            convert = codes_to_lab if self.data.store == "lab" else rgb_to_lab
+            return convert(torch.from_dlpack(decoded.as_tensor()))
+        canvas = blank(len(plan), self.size, self.data.store, self.device)
+        pictures = [np.asarray(decoded[i]) for i in range(len(plan))]
 
-    def _build(self, tars: list[str], indices: list[str]) -> Any:
-        from nvidia.dali import Pipeline, fn, types
+        def put(i: int) -> None:
+            _, _, height, width = plan.window[i].tolist()
+            canvas.put(i, pictures[i], (0, 0, height, width), bool(plan.flip[i]))
 
-        loader = self._loader
-        on_gpu = loader.device.type == "cuda"
-        pipeline = Pipeline(
-            batch_size=len(self._batches[0].index),
-            num_threads=loader.threads,
-            device_id=loader.device.index or 0 if on_gpu else None,
-            prefetch_queue_depth=loader.prefetch,
-            exec_dynamic=True,  # the executor whose outputs may be kept, so that torch can take them without a copy
+        self._threads.start(put, len(plan)).wait()
+        return canvas.lab()
+
+
+class _Pipeline:
+    """One DALI pipeline, which can be given one stream of plans after another.
+
+    It runs some batches ahead of what is asked for. What it was told of those stays here for as long, since it reads
+    the bytes where they lie.
+    """
+
+    def __init__(self, loader: DaliLoader) -> None:
+        self._loader = loader
+        self._plans: Iterator[BatchPlan] = iter(())
+        self._ahead: deque[tuple[BatchPlan, list[Bytes]]] = deque()
+        self._is_idle = True
+        self._dali = _built(loader, self._inputs)
+
+    def begin(self, plans: Iterator[BatchPlan]) -> None:
+        """Goes on with these plans; what is left of those before is let go of."""
+        self._plans = iter(())
+        while not self._is_idle:
+            self.run()
+        self._plans, self._is_idle = plans, False
+
+    def run(self) -> tuple[BatchPlan, Any] | None:
+        """The next plan and its decoded pictures; None after the last one."""
+        device = self._loader.device
+        stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
+        try:
+            (decoded,) = self._dali.run(stream)
+        except StopIteration:
+            self._dali.reset()
+            self._is_idle = True
+            return None
+        return self._ahead.popleft()[0], decoded
+
+    @property
+    def failed(self) -> BatchPlan:
+        """The plan whose run has raised an error."""
+        return self._ahead[0][0]
+
+    def _inputs(self) -> tuple[Any, ...]:
+        plan = next(self._plans)  # StopIteration is what DALI understands
+        stored = self._loader._reader.read(plan.index)
+        self._ahead.append((plan, stored))
+        if self._loader.data.store == "lab":
+            sizes = self._loader.data.sizes[plan.index].tolist()
+            stored = [codes.reshape(3, *size) for codes, size in zip(stored, sizes, strict=True)]
+        window = plan.window.astype(np.int32)
+        cuts = stored, np.ascontiguousarray(window[:, :2]), np.ascontiguousarray(window[:, 2:])
+        if self._loader.device.type == "cpu":
+            return cuts
+        width = np.where(plan.flip, -self._loader.size, self._loader.size)  # a negative one mirrors the picture
+        size = np.stack([np.full_like(width, self._loader.size), width], axis=1)
+        return *cuts, size.astype(np.float32)
+
+
+def _built(loader: DaliLoader, inputs: Any) -> Any:
+    from nvidia.dali import Pipeline, fn, types
+
+    on_gpu, is_lab = loader.device.type == "cuda", loader.data.store == "lab"
+    num_outputs = 4 if on_gpu else 3
+    pipeline = Pipeline(
+        batch_size=-(-loader.batch_size // loader.world_size),
+        num_threads=loader.threads,
+        device_id=loader.device.index or 0 if on_gpu else None,
+        prefetch_queue_depth=loader.prefetch,
+        exec_dynamic=True,  # the executor whose outputs may be kept, so that torch can take them without a copy
+    )
+    with pipeline:
+        stored, start, shape, *size = fn.external_source(
+            source=inputs,
+            num_outputs=num_outputs,
+            dtype=[types.UINT8, types.INT32, types.INT32, types.FLOAT][:num_outputs],
+            ndim=[3 if is_lab else 1, 1, 1, 1][:num_outputs],
+            layout=["CHW" if is_lab else "", "", "", ""][:num_outputs],
+            no_copy=True,
         )
-        with pipeline:
-            jpegs = fn.readers.webdataset(
-                paths=tars, index_paths=indices, ext=["jpg"], missing_component_behavior="error"
-            )
-            start, shape, size = fn.external_source(
-                source=self._windows(), num_outputs=3, dtype=[types.INT32, types.INT32, types.FLOAT]
-            )
-            images = fn.decoders.image_slice(
-                jpegs,
+        if is_lab:
+            codes = stored.gpu() if on_gpu else stored
+            pictures = fn.slice(codes, start=start, shape=shape, axes=[1, 2])
+        else:
+            pictures = fn.decoders.image_slice(
+                stored,
                 start=start,
                 shape=shape,
                 axes=[0, 1],
                 device="mixed" if on_gpu else "cpu",
                 jpeg_fancy_upsampling=True,  # as on the CPU: without it, subsampled chroma comes out blocky
+                hw_decoder_load=loader.hw_decoder_load,
             )
-            pipeline.set_outputs(fn.resize(images, size=size, interp_type=types.INTERP_LINEAR, antialias=True))
-        pipeline.build()
-        return pipeline
-
-    def _windows(self) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]]:
-        """Each batch's crop origins, crop shapes and output sizes; a negative width mirrors the picture."""
-        for plan in self._batches:
-            window = plan.window.astype(np.int32)
-            width = np.where(plan.flip, -self._loader.size, self._loader.size)
-            size = np.stack([np.full_like(width, self._loader.size), width], axis=1).astype(np.float32)
-            yield np.ascontiguousarray(window[:, :2]), np.ascontiguousarray(window[:, 2:]), size
-
-
-def _plans(loader: DaliLoader, first: int) -> list[BatchPlan]:
-    """The plans of one era: bounded by entries and samples, and in evaluation by the end of the pass."""
-    plans: list[BatchPlan] = []
-    num_entries = num_samples = 0
-    while num_entries < _MAX_ENTRIES and num_samples < _MAX_SAMPLES:
-        plan = loader.plan(first + len(plans))
-        if not len(plan.index):
-            break
-        plans.append(plan)
-        num_entries += 1 + int(np.count_nonzero(np.diff(loader.data.shard_of(plan.index))))
-        num_samples += len(plan.index)
-    return plans
-
-
-def _padded(plans: list[BatchPlan]) -> list[BatchPlan]:
-    """The plans filled up to equal sizes by repeating their last samples: DALI's batches all have one size."""
-    share = max(len(plan.index) for plan in plans)
-
-    def fill(values: NDArray[Any]) -> NDArray[Any]:
-        return np.concatenate([values, np.repeat(values[-1:], share - len(values), axis=0)])
-
-    return [BatchPlan(index=fill(plan.index), window=fill(plan.window), flip=fill(plan.flip)) for plan in plans]
-
-
-def _write_indices(data: ShardSet, plans: list[BatchPlan], folder: Path) -> tuple[list[str], list[str]]:
-    """Writes the plans' order as index files; returns the tars to read and their indices, one per run of samples."""
-    index = np.concatenate([plan.index for plan in plans])
-    shards = data.shard_of(index)
-    tars: list[str] = []
-    indices: list[str] = []
-    for run in np.split(np.arange(len(index)), np.flatnonzero(np.diff(shards)) + 1):
-        lines = [data.index_line(i) for i in index[run].tolist()]
-        path = folder / str(len(indices))
-        path.write_text(index_text(lines))
-        tars.append(str(data.tar(int(index[run[0]]))))
-        indices.append(str(path))
-    return tars, indices
+        if on_gpu:  # on the CPU, torch takes a fifth of the time
+            pictures = fn.resize(pictures, size=size[0], interp_type=types.INTERP_LINEAR, antialias=True)
+        pipeline.set_outputs(pictures)
+    pipeline.build()
+    return pipeline
 
 
 def require_dali() -> None:

@@ -1,14 +1,10 @@
 """Files that are whole whenever they are seen, and folders with one writer at a time."""
 
-import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-# For index files, which live for as long as a pipeline takes to build: 1 ms each on a busy disk, 20 us in memory.
-IN_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
 @contextmanager
@@ -38,6 +34,8 @@ def sync(path: Path) -> None:
 @contextmanager
 def sole_writer(folder: Path) -> Iterator[None]:
     """Keeps a folder from a second process that asks the same. Raises ValueError when this is the second."""
+    import fcntl  # which Windows has not; it reads shard sets all the same
+
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:

@@ -7,21 +7,27 @@ pixels.
 # Shapes: n samples of one rank's share of a batch, S pixels a side.
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from os import PathLike
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from . import order
 from .augment import Crop, crop_windows, flips
 from .batch import LabBatch
-from .color import rgb_to_lab
+from .photograph import decode
+from .reading import Reader
 from .shards import ShardSet
+from .threads import own_cores
+
+_READ_AHEAD = 2  # batches that the disk may fetch while those before them are decoded
+_MEND = "'photochrom verify --decode' lists all such, and packing again mends them"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +40,9 @@ class BatchPlan:
     index: NDArray[np.int64]
     window: NDArray[np.int64]
     flip: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.index)
 
 
 class Loader(ABC):
@@ -56,8 +65,12 @@ class Loader(ABC):
         scale: Share of the photograph's area in a random_resized crop.
         flip: Whether training mirrors one photograph in two.
         samples: Evaluate only these samples (their indices), in this order.
+        block: How many samples that lie together training reads together (order.py); 1 mixes best.
+        threads: CPU threads that decode; by default all cores that this process may use.
+        prefetch: Batches prepared ahead.
 
-    Raises ValueError when the crops are larger than every photograph.
+    Raises ValueError when the crops are larger than every photograph. Iterating raises ValueError, with the name of the
+    photograph and its shard, when one cannot be decoded.
     """
 
     def __init__(
@@ -76,22 +89,33 @@ class Loader(ABC):
         scale: tuple[float, float] = (0.25, 1.0),
         flip: bool = True,
         samples: Sequence[int] | None = None,
+        block: int = 1,
+        threads: int | None = None,
+        prefetch: int = 2,
     ) -> None:
         self.data = data if isinstance(data, ShardSet) else ShardSet.open(data)
         self.batch_size, self.size, self.train, self.seed = batch_size, size, train, seed
         self.rank, self.world_size, self.parts, self.device = rank, world_size, parts, torch.device(device)
         self.crop: Crop = crop or ("random_resized" if train else "squash")
-        self.scale, self.flip = scale, flip and train
+        self.scale, self.flip, self.block = scale, flip and train, block
+        self.threads, self.prefetch = threads or own_cores(), prefetch
         if train and samples is not None:
             raise ValueError("samples are chosen for evaluation only: train on a shard set of their own")
+        if train and batch_size < world_size:
+            raise ValueError(
+                f"a batch of {batch_size} leaves some of {world_size} processes without a share: enlarge it"
+            )
         self._samples = None if samples is None else np.asarray(samples, dtype=np.int64)
         self.num_samples = self.data.num_samples if self._samples is None else len(self._samples)
         self._number = 0  # of the next global batch, counted through all epochs
+        self._open_at: int | None = None  # the batch that the open stream yields next
+        self._stream: Generator[LabBatch] = self._opened(0)
+        self._reader = Reader(self.data)
         _check_sizes(self.data, size, self.crop)
 
     @abstractmethod
-    def _pixels(self, number: int, plan: BatchPlan) -> Tensor:
-        """sRGB uint8 (n, S, S, 3) on the device of the planned samples; `number` is the global batch's."""
+    def _batches(self, plans: Iterator[BatchPlan]) -> Iterator[LabBatch]:
+        """The planned batches; as many plans may be taken ahead of them as are worked on at once."""
 
     def __len__(self) -> int:
         """Global batches in the epoch that the next batch begins."""
@@ -100,13 +124,15 @@ class Loader(ABC):
 
     def __iter__(self) -> Iterator[LabBatch]:
         first, end = self._epoch_range()
-        for number in range(self._number if self.train else first, end):
-            if self.train:
-                self._number = number + 1
-            plan = self.plan(number)
-            if len(plan.index):  # in evaluation, a rank can be without a share of the last batch
-                L, ab = rgb_to_lab(self._pixels(number, plan))
-                yield LabBatch(L=L, ab=ab, index=torch.from_numpy(plan.index))
+        if not self.train:
+            yield from self._batches(self._plans(first, end))
+            return
+        while self._number < end:
+            if self._number != self._open_at:  # a stream goes on from epoch to epoch, unless somebody has moved on
+                self._stream.close()
+                self._stream = self._opened(self._number)
+            self._number = self._open_at = self._number + 1
+            yield next(self._stream)
 
     @property
     def epoch(self) -> int:
@@ -119,7 +145,11 @@ class Loader(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Where the loader stands, as plain JSON: valid on any number of ranks."""
-        return {"fingerprint": self._fingerprint(), "position": self._number * self.batch_size}
+        return {
+            "fingerprint": self._fingerprint(),
+            "epoch": self.epoch,
+            "position": self._number * self.batch_size,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a saved state. Raises ValueError if it was saved with other data or settings."""
@@ -132,12 +162,12 @@ class Loader(ABC):
     def plan(self, number: int) -> BatchPlan:
         """This rank's share of the global batch `number`: a pure function."""
         if self.train:
-            index, epoch = order.training_batch(self.num_samples, self.batch_size, self.seed, number)
+            index, epoch = order.training_batch(self.num_samples, self.batch_size, self.seed, number, self.block)
         else:
             index = order.evaluation_batch(self.num_samples, self.batch_size, number)
             index = index if self._samples is None else self._samples[index]
             epoch = np.zeros_like(index)
-        share = order.share(len(index), self.rank, self.world_size)
+        share = order.share(len(index), self.rank, self.world_size)  # of the random order: a fair draw of all samples
         index, epoch = index[share], epoch[share]
         if self.train:
             sorting = order.by_storage(index, epoch, self.parts)
@@ -147,6 +177,33 @@ class Loader(ABC):
         )
         flip = flips(index, epoch, seed=self.seed) if self.flip else np.zeros(len(index), dtype=np.bool_)
         return BatchPlan(index=index, window=window, flip=flip)
+
+    def _opened(self, number: int) -> Generator[LabBatch]:
+        """The endless stream of batches from `number` on."""
+        yield from self._batches(self._plans(number, None))
+
+    def _plans(self, first: int, end: int | None) -> Iterator[BatchPlan]:
+        """The plans of batches in which this rank has a share, each announced to the reader some batches before."""
+        ahead: deque[BatchPlan] = deque()
+        for number in count(first) if end is None else range(first, end):
+            plan = self.plan(number)
+            if not len(plan):  # in evaluation, a rank can be without a share of the last batch
+                continue
+            self._reader.announce(plan.index)
+            ahead.append(plan)
+            if len(ahead) > _READ_AHEAD:
+                yield ahead.popleft()
+        yield from ahead
+
+    def _unreadable(self, plan: BatchPlan, error: Exception) -> ValueError:
+        """What is wrong with a batch: decoders name no file, so each photograph is tried."""
+        for index, stored in zip(plan.index.tolist(), self._reader.read(plan.index), strict=True):
+            try:
+                decode(stored.tobytes())
+            except ValueError as reason:  # it is Rejected now
+                return ValueError(f"{self.data.place(index)} cannot be read any more ({reason}): {_MEND}")
+        essence = next((line.strip() for line in str(error).splitlines() if "Error" in line), error)
+        return ValueError(f"a batch of {self.data.root} cannot be decoded ({essence}): {_MEND}")
 
     def _epoch_range(self) -> tuple[int, int]:
         """The numbers of the first batch of the current epoch and of the first one after it."""
@@ -164,6 +221,7 @@ class Loader(ABC):
             "crop": self.crop,
             "scale": list(self.scale),
             "flip": self.flip,
+            "block": self.block,
         }
 
 

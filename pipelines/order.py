@@ -13,24 +13,40 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from .hashing import permutation
+from .hashing import permutation, random_bits
 
 Indices = NDArray[np.int64]
 
+_MIXED = 128  # blocks that are shuffled into one another
+_CUT, _BLOCKS, _WITHIN = range(3)  # one number per use of randomness
+
 
 @lru_cache(maxsize=4)
-def epoch_order(num_samples: int, seed: int, epoch: int) -> Indices:
-    """The order (num_samples,) in which training visits all samples in one epoch."""
-    return permutation(num_samples, seed, epoch)
+def epoch_order(num_samples: int, seed: int, epoch: int, block: int = 1) -> Indices:
+    """The order (num_samples,) in which training visits all samples in one epoch.
+
+    With `block` above 1, blocks of so many neighbours come in random order, 128 of them shuffled into one another: that
+    many places on the disk are read at a time, each from its beginning to its end. The cuts differ from epoch to epoch.
+    """
+    if block == 1:
+        return permutation(num_samples, seed, epoch)
+    first_cut = int(random_bits(seed, epoch, _CUT)[0] % np.uint64(block))
+    blocks = (np.arange(num_samples) + first_cut) // block
+    place = permutation(int(blocks[-1]) + 1, seed, epoch, _BLOCKS)  # of each block
+    by_block = np.argsort(place[blocks], kind="stable")
+    group = place[blocks[by_block]] // _MIXED
+    return by_block[np.lexsort((random_bits(seed, epoch, by_block, _WITHIN), group))]
 
 
-def training_batch(num_samples: int, batch_size: int, seed: int, number: int) -> tuple[Indices, Indices]:
+def training_batch(
+    num_samples: int, batch_size: int, seed: int, number: int, block: int = 1
+) -> tuple[Indices, Indices]:
     """Sample indices and their epochs, both (batch_size,), of the global batch `number` of the endless stream."""
     position = np.arange(number * batch_size, (number + 1) * batch_size)
     epochs = position // num_samples
     index = np.concatenate(
         [
-            epoch_order(num_samples, seed, int(epoch))[position[epochs == epoch] % num_samples]
+            epoch_order(num_samples, seed, int(epoch), block)[position[epochs == epoch] % num_samples]
             for epoch in np.unique(epochs)
         ]
     )

@@ -34,7 +34,8 @@ from .shardwriter import AbCounts, ShardWriter, Tally
 from .sources import listed
 from .spool import Spool
 from .streams import Stream, open_stream
-from .workers import Progress, check_settings, own_cores
+from .threads import own_cores
+from .workers import Progress, check_settings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,8 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, UnidentifiedImageError
 
+from .srgb import EDGE, INTERCEPT, LINEAR, SLOPE, TO_XYZ
+
 MIN_SIDE = 32
 MAX_SIDE = 65_500  # libjpeg's
 MAX_PIXELS = 100_000_000  # 300 MB of RGB: above any camera of the data sets, below what ends a worker
@@ -59,13 +61,6 @@ _ON_THE_SIDE = (
 
 Subsampling = Literal["444", "422", "420"]
 Pixels = NDArray[np.uint8]
-
-# Linear light of each sRGB value, and the matrix to XYZ of IEC 61966-2-1, each row over the white point's D65 value.
-_SRGB = np.arange(256) / 255
-_LINEAR = np.where(_SRGB > 0.04045, ((_SRGB + 0.055) / 1.055) ** 2.4, _SRGB / 12.92)
-_TO_XYZ = np.array(
-    [[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]]
-) / np.array([[0.95047], [1.0], [1.08883]])
 
 
 class Rejected(ValueError):
@@ -266,15 +261,14 @@ def resized(pixels: Pixels, size: tuple[int, int]) -> Pixels:
 def ab_of(pixels: Pixels) -> NDArray[np.float64]:
     """a and b (2, n) of every 4th pixel each way: CIE Lab of sRGB, D65, 2 degree observer."""
     rgb = np.ascontiguousarray(pixels[::AB_STRIDE, ::AB_STRIDE].reshape(-1, 3).T)
-    x, y, z = _cube_root(_TO_XYZ @ _LINEAR.take(rgb))
+    x, y, z = _cube_root(TO_XYZ @ LINEAR.take(rgb))
     return np.stack([500 * (x - y), 200 * (y - z)])
 
 
 def _cube_root(t: NDArray[np.float64]) -> NDArray[np.float64]:
     """CIE's f: a cube root, with a straight line near black."""
-    edge = 216 / 24389
-    root = np.exp(np.log(np.maximum(t, edge)) / 3)  # in half the time of np.cbrt
-    return np.where(t > edge, root, 24389 / 27 / 116 * t + 16 / 116)
+    root = np.exp(np.log(np.maximum(t, EDGE)) / 3)  # in half the time of np.cbrt
+    return np.where(t > EDGE, root, SLOPE * t + INTERCEPT)
 
 
 def count_cells(ab: NDArray[np.float64]) -> tuple[NDArray[np.uint16], NDArray[np.uint32]]:

@@ -7,7 +7,7 @@ import os
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import unquote
 
 import numpy as np
@@ -20,6 +20,8 @@ from .labels import class_of
 FORMAT = 2
 MANIFEST = "manifest.json"
 REJECTS = "rejects.csv"
+
+Store = Literal["jpeg", "lab"]
 
 _BYTES = "surrogateescape"
 
@@ -141,6 +143,17 @@ class ShardSet:
         widths_heights = [size for shard in self.shards for size in shard.widths_heights]
         return np.array(widths_heights, dtype=np.int64).reshape(-1, 2)[:, ::-1]
 
+    @cached_property
+    def store(self) -> Store:
+        """How the photographs are kept: as JPEG (or whatever else shards of others hold), or as bytes of Lab."""
+        return self.manifest["image"].get("store", "jpeg")
+
+    @cached_property
+    def places(self) -> NDArray[np.int64]:
+        """Where in its tar each stored picture begins, and its bytes (num_samples, 2)."""
+        kind = "lab" if self.store == "lab" else "jpg"
+        return np.array([_parts(line)[kind][:2] for line in self._index_lines], dtype=np.int64).reshape(-1, 2)
+
     def shard_of(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
         """The number of the shard that holds each sample."""
         return np.searchsorted(self.starts, index, side="right") - 1
@@ -149,16 +162,17 @@ class ShardSet:
         """The path of the tar that holds a sample."""
         return self.root / f"{self.shards[int(self.shard_of(np.array(index)))].name}.tar"
 
-    def index_line(self, index: int) -> str:
-        """The line of DALI's index that describes one sample."""
-        return self._index_lines[index]
+    def place(self, index: int) -> str:
+        """A sentence's worth of where a sample is: its number, tar, key and original path."""
+        sample = self.sample(index)
+        return f"sample {index} of {self.root} (in {sample.tar.name}, key {sample.key}, from {sample.path})"
 
     def sample(self, index: int) -> Sample:
         """The sample's key, origin and place. Raises IndexError outside 0 .. num_samples - 1."""
         if not 0 <= index < self.num_samples:
             raise IndexError(f"sample {index} of {self.num_samples} in {self.root}")
         tar = self.tar(index)
-        parts = _parts(self.index_line(index))
+        parts = _parts(self._index_lines[index])
         jpeg_offset, jpeg_bytes, name = parts["jpg"]
         if "json" in parts:
             facts = json.loads(_read(tar, *parts["json"][:2]))

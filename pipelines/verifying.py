@@ -9,7 +9,8 @@ from .files import sha256_of
 from .members import Slice
 from .photograph import Rejected, decode
 from .shards import MANIFEST, Shard, ShardSet, manifest_digest
-from .workers import Lost, Progress, Workers, check_settings, own_cores
+from .threads import own_cores
+from .workers import Lost, Progress, Workers, check_settings
 
 _SECONDS = 300.0
 

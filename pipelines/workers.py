@@ -28,11 +28,6 @@ _CONTEXT = get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["torch", "nvidia.dali", f"{__package__}.outcomes"])
 
 
-def own_cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
 def check_settings(number: int | None, seconds: float) -> None:
     """Raises ValueError for what a user cannot mean with --workers and --time-limit."""
     if number is not None and number < 1:

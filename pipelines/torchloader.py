@@ -1,0 +1,80 @@
+"""TorchLoader: decodes on the CPU in threads, without DALI; for machines that have none, and as DALI's reference.
+
+libjpeg-turbo, torch's resize and the Lab kernel let go of Python's lock, so that threads need no copies between
+processes (docs/performance.md has the comparison).
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import simplejpeg
+import torch
+
+from .batch import LabBatch
+from .canvas import Canvas, Pixels, blank
+from .loader import BatchPlan, Loader
+from .photograph import decode_at_least
+from .reading import Bytes
+from .threads import Threads, Work
+
+
+class TorchLoader(Loader):
+    """Loader that decodes with libjpeg-turbo; on a GPU, resized bytes travel and become Lab there."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._threads = Threads(self.threads)
+
+    def _batches(self, plans: Iterator[BatchPlan]) -> Iterator[LabBatch]:
+        started: deque[_Started] = deque()
+        try:
+            for plan in plans:
+                started.append(self._start(plan))
+                if len(started) > self.prefetch:
+                    yield self._finished(started.popleft())
+            while started:
+                yield self._finished(started.popleft())
+        finally:
+            for batch in started:
+                batch.work.cancel()
+
+    def _start(self, plan: BatchPlan) -> "_Started":
+        canvas = blank(len(plan), self.size, self.data.store, self.device)
+        stored, windows = self._reader.read(plan.index), plan.window.tolist()
+
+        def put(i: int) -> None:
+            picture = self._picture(int(plan.index[i]), stored[i])
+            canvas.put(i, picture, tuple(windows[i]), bool(plan.flip[i]))
+
+        return _Started(plan, canvas, self._threads.start(put, len(plan)))
+
+    def _finished(self, batch: "_Started") -> LabBatch:
+        try:
+            batch.work.wait()
+        except (ValueError, OSError) as error:
+            raise self._unreadable(batch.plan, error) from error
+        L, ab = batch.canvas.lab()
+        return LabBatch(L=L, ab=ab, index=torch.from_numpy(batch.plan.index))
+
+    def _picture(self, index: int, stored: Bytes) -> Pixels:
+        """The whole picture, uint8: (H, W, 3) of sRGB, or (3, H, W) of Lab codes."""
+        return picture_of(stored, tuple(self.data.sizes[index].tolist()), self.data.store)
+
+
+@dataclass(frozen=True)
+class _Started:
+    plan: BatchPlan
+    canvas: Canvas
+    work: Work
+
+
+def picture_of(stored: Bytes, size: tuple[int, int], store: str) -> Pixels:
+    """The whole picture of the stored bytes, whose height and width are `size`: as DALI decodes it."""
+    if store == "lab":
+        return stored.reshape(3, *size)
+    try:
+        return simplejpeg.decode_jpeg(stored, colorspace="RGB", strict=True)
+    except ValueError:  # it is damaged, or no JPEG: shard sets of others hold PNG, WebP, CMYK too
+        return decode_at_least(stored.tobytes(), None)[0]
