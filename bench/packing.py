@@ -27,7 +27,7 @@ from ..pipelines.photograph import (
     reduced,
     resized,
 )
-from ..pipelines.workers import own_cores
+from ..pipelines.threads import own_cores
 from .timing import collect, figures, run, spread
 
 _GATE = "the whole gate"

@@ -68,19 +68,33 @@ class LoaderConfig:
     """How to load it.
 
     Args:
-        backend: What decodes the photographs.
+        backend: What decodes: dali; torch, without DALI; cached, which keeps in memory what torch has decoded; or
+            synthetic, which makes colours up, to see what the network could do. auto takes dali where it is installed.
         threads: CPU threads that decode, per process; by default all cores shared among this machine's processes.
         prefetch: Batches prepared ahead.
+        block: Photographs that lie together and are read together when training; 1 mixes best, more spares slow disks.
+        hw_decoder_load: Share of the JPEGs for a GPU's hardware decoder, where it has one (dali).
+        cache_gib: Memory to keep pictures in, per process, in GiB; by default they share half of what is free (cached).
+        cache_on: Where to keep them, ram or device, the GPU's own (cached).
     """
 
-    backend: Literal["dali"] = "dali"
+    backend: Literal["auto", "dali", "torch", "cached", "synthetic"] = "auto"
     threads: int | None = None
     prefetch: int = 2
+    block: int = 1
+    hw_decoder_load: float = 0.9
+    cache_gib: float | None = None
+    cache_on: Literal["ram", "device"] = "ram"
 
     def __post_init__(self) -> None:
         if self.threads is not None:
             _positive("loader.threads", self.threads)
         _positive("loader.prefetch", self.prefetch)
+        _positive("loader.block", self.block)
+        if not 0 <= self.hw_decoder_load <= 1:
+            raise ValueError(f"loader.hw_decoder_load={self.hw_decoder_load} is no share from 0 to 1")
+        if self.cache_gib is not None and not self.cache_gib >= 0:
+            raise ValueError(f"loader.cache_gib={self.cache_gib} is negative")
 
 
 @dataclass(frozen=True, kw_only=True)

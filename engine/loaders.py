@@ -1,31 +1,49 @@
 """The loaders that a run can name, made for the device and the processes it has."""
 
-from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
-from ..pipelines import DaliLoader, ShardSet
+from ..pipelines import CachedLoader, DaliLoader, SyntheticLoader, TorchLoader
+from ..pipelines.decodable import has_dali
 from ..pipelines.loader import Loader
 from .config import LoaderConfig
 from .launch import threads_per_process
 
-LOADERS = {"dali": DaliLoader}
+LOADERS: dict[str, type[Loader]] = {
+    "dali": DaliLoader,
+    "torch": TorchLoader,
+    "cached": CachedLoader,
+    "synthetic": SyntheticLoader,
+}
 
 
 def make_loader(
-    config: LoaderConfig, data: Path | ShardSet, accelerator: Accelerator, *, shared: bool = True, **settings: Any
+    config: LoaderConfig, data: Any, accelerator: Accelerator, *, shared: bool = True, **settings: Any
 ) -> Loader:
     """A loader onto this process's device: of its share of each batch, or, if not `shared`, of all of it.
 
-    `settings` are the loader's own.
+    `data` is a shard set or its folder; `settings` are the loader's own.
     """
-    return LOADERS[config.backend](
+    backend = resolve_backend(config.backend)
+    if backend == "dali":
+        settings["hw_decoder_load"] = config.hw_decoder_load
+    if backend == "cached":
+        settings |= {"cache_gib": config.cache_gib, "cache_on": config.cache_on}
+    return LOADERS[backend](
         data,
         device=accelerator.device,
         threads=config.threads or threads_per_process(),
         prefetch=config.prefetch,
+        block=config.block,
         rank=accelerator.process_index if shared else 0,
         world_size=accelerator.num_processes if shared else 1,
         **settings,
     )
+
+
+def resolve_backend(backend: str) -> str:
+    """The loader that is meant; auto is DALI's where it is installed."""
+    if backend == "auto":
+        return "dali" if has_dali() else "torch"
+    return backend

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -165,9 +166,13 @@ def _restore(optimizer: torch.optim.Optimizer, accelerator: Accelerator, checkpo
         accelerator.scaler.load_state_dict(state["scaler"])
 
 
+_FOR_TRAINING = ("synthetic", "cached")  # loaders of no use where real photographs are wanted, now and then
+
+
 def _loaders(config: RunConfig, accelerator: Accelerator) -> tuple[Loader, Loader | None, Loader]:
     """What the run trains on, what it validates on if anything, and the first photographs of it, for previews."""
     data, train = config.data, config.train
+    seen_once = replace(config.loader, backend="auto") if config.loader.backend in _FOR_TRAINING else config.loader
     loader = make_loader(
         config.loader,
         data.train,
@@ -184,12 +189,12 @@ def _loaders(config: RunConfig, accelerator: Accelerator) -> tuple[Loader, Loade
     validation = None
     if data.val is not None:
         validation = make_loader(
-            config.loader, data.val, accelerator, batch_size=train.batch_size, size=data.size, train=False
+            seen_once, data.val, accelerator, batch_size=train.batch_size, size=data.size, train=False
         )
     shown = (validation or loader).data
     number = min(config.log.num_previews, shown.num_samples)
     preview = make_loader(
-        config.loader,
+        seen_once,
         shown,
         accelerator,
         shared=False,

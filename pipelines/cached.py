@@ -5,13 +5,17 @@ takes its place (MinIO, Mohan et al., VLDB 2021).
 """
 
 from threading import Lock
-from typing import Any
+from typing import Any, Literal
 
 import psutil
+import torch
+from torch import Tensor
 
-from .canvas import Pixels
+from .canvas import Canvas, Pixels, PicturesOnDevice
 from .reading import Bytes
 from .torchloader import TorchLoader
+
+CacheOn = Literal["ram", "device"]
 
 _SHARE = 0.5  # of the memory that is free at the beginning
 
@@ -20,24 +24,38 @@ class CachedLoader(TorchLoader):
     """TorchLoader that keeps decoded pictures in memory, as many as fit; the others are decoded in every epoch.
 
     Args:
-        cache_gib: Memory for them in GiB (1024^3 bytes), of this process; by default half of what is free.
+        cache_gib: Memory for them in GiB (1024^3 bytes), of this process; by default half of what is free, divided by `world_size` if
+            in RAM.
+        cache_on: Which memory: the machine's, or that of `device`, where they are then cut and resized too.
     """
 
-    def __init__(self, *args: Any, cache_gib: float | None = None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, cache_gib: float | None = None, cache_on: CacheOn = "ram", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        free = psutil.virtual_memory().available
-        self._left = int(free * _SHARE if cache_gib is None else cache_gib * 2**30)
-        self._cache: dict[int, Pixels] = {}
+        self._on_device = cache_on == "device"
+        self._left = int(self._share() if cache_gib is None else cache_gib * 2**30)
+        self._cache: dict[int, Pixels | Tensor] = {}
         self._lock = Lock()
 
-    def _picture(self, index: int, stored: Bytes) -> Pixels:
-        picture = self._cache.get(index)
-        if picture is None and self.data.store == "lab":  # which lies in memory as it is
-            return super()._picture(index, stored)
-        if picture is None:
-            picture = super()._picture(index, stored)
-            with self._lock:
-                if picture.nbytes <= self._left and index not in self._cache:
-                    self._left -= picture.nbytes
-                    self._cache[index] = picture
+    def _share(self) -> float:
+        if self._on_device and self.device.type == "cuda":
+            return _SHARE * torch.cuda.mem_get_info(self.device)[0]
+        return _SHARE * psutil.virtual_memory().available / self.world_size
+
+    def _blank(self, number: int) -> Canvas:
+        if self._on_device:
+            return PicturesOnDevice(number, self.size, self.data.store)
+        return super()._blank(number)
+
+    def _picture(self, index: int, stored: Bytes) -> Pixels | Tensor:
+        if (kept := self._cache.get(index)) is not None:
+            return kept
+        picture = super()._picture(index, stored)
+        if self._on_device:
+            picture = torch.tensor(picture, device=self.device)
+        elif self.data.store == "lab":  # which lies in memory as it is
+            return picture
+        with self._lock:
+            if picture.nbytes <= self._left and index not in self._cache:
+                self._left -= picture.nbytes
+                self._cache[index] = picture
         return picture

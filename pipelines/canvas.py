@@ -25,7 +25,7 @@ _MAX_BUFFERS = 8
 class Canvas(Protocol):
     """A batch in the making."""
 
-    def put(self, place: int, picture: Pixels, window: tuple[int, int, int, int], mirrored: bool) -> None:
+    def put(self, place: int, picture: Any, window: tuple[int, int, int, int], mirrored: bool) -> None:
         """Sets sample `place` to the window of the picture (uint8 (H, W, 3) of sRGB, or (3, H, W) of Lab codes)."""
 
     def lab(self) -> tuple[Tensor, Tensor]:
@@ -96,6 +96,27 @@ class _DeviceCanvas:
         theirs.wait_stream(ours)
         there.record_stream(theirs)
         return convert(there)
+
+
+class PicturesOnDevice:
+    """Pictures that are on the device already, uint8 tensors (H, W, 3) or (3, H, W); they are cut and resized there."""
+
+    def __init__(self, number: int, size: int, store: Store) -> None:
+        self._size, self._is_planar = size, store == "lab"
+        self._pictures: list[Any] = [None] * number
+
+    def put(self, place: int, picture: Any, window: tuple[int, int, int, int], mirrored: bool) -> None:
+        cut = _cut(picture, window, self._is_planar)
+        planes = cut if self._is_planar else cut.permute(2, 0, 1)
+        if window[2:] != (self._size, self._size):
+            shape = (self._size, self._size)
+            small = interpolate(planes[None].float(), size=shape, mode="bilinear", antialias=True)[0]
+            planes = small.round().clamp(0, 255).byte()  # as every other way rounds
+        self._pictures[place] = planes.flip(2) if mirrored else planes
+
+    def lab(self) -> tuple[Tensor, Tensor]:
+        planes = torch.stack(self._pictures)
+        return codes_to_lab(planes) if self._is_planar else rgb_to_lab(planes.permute(0, 2, 3, 1))
 
 
 _buffers: dict[tuple[Any, ...], list[NDArray[Any]]] = {}

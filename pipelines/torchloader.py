@@ -41,7 +41,7 @@ class TorchLoader(Loader):
                 batch.work.cancel()
 
     def _start(self, plan: BatchPlan) -> "_Started":
-        canvas = blank(len(plan), self.size, self.data.store, self.device)
+        canvas = self._blank(len(plan))
         stored, windows = self._reader.read(plan.index), plan.window.tolist()
 
         def put(i: int) -> None:
@@ -49,6 +49,9 @@ class TorchLoader(Loader):
             canvas.put(i, picture, tuple(windows[i]), bool(plan.flip[i]))
 
         return _Started(plan, canvas, self._threads.start(put, len(plan)))
+
+    def _blank(self, number: int) -> Canvas:
+        return blank(number, self.size, self.data.store, self.device)
 
     def _finished(self, batch: "_Started") -> LabBatch:
         try:
@@ -58,8 +61,8 @@ class TorchLoader(Loader):
         L, ab = batch.canvas.lab()
         return LabBatch(L=L, ab=ab, index=torch.from_numpy(batch.plan.index))
 
-    def _picture(self, index: int, stored: Bytes) -> Pixels:
-        """The whole picture, uint8: (H, W, 3) of sRGB, or (3, H, W) of Lab codes."""
+    def _picture(self, index: int, stored: Bytes) -> Any:
+        """The whole picture, as the canvas takes it: uint8 (H, W, 3) of sRGB, or (3, H, W) of Lab codes."""
         return picture_of(stored, tuple(self.data.sizes[index].tolist()), self.data.store)
 
 

@@ -4,18 +4,41 @@ import numpy as np
 import pytest
 from photochrom.pipelines import order
 
-SETTINGS = list(itertools.product([1, 2, 9, 100, 101], [1, 3, 8, 64, 224], [0, 1, 12345]))
+SETTINGS = list(itertools.product([1, 2, 9, 100, 101], [1, 3, 8, 64, 224], [0, 12345], [1, 5]))
 
 
-@pytest.mark.parametrize(("num_samples", "batch_size", "seed"), SETTINGS)
-def test_every_epoch_of_the_stream_holds_each_sample_once(num_samples: int, batch_size: int, seed: int) -> None:
+@pytest.mark.parametrize(("num_samples", "batch_size", "seed", "block"), SETTINGS)
+def test_every_epoch_of_the_stream_holds_each_sample_once(
+    num_samples: int, batch_size: int, seed: int, block: int
+) -> None:
     epochs = 4
     num_batches = order.first_batch_of_epoch(num_samples, batch_size, epochs)
-    pairs = [order.training_batch(num_samples, batch_size, seed, number) for number in range(num_batches)]
+    pairs = [order.training_batch(num_samples, batch_size, seed, number, block) for number in range(num_batches)]
     seen = sorted((e, i) for index, epoch in pairs for i, e in zip(index.tolist(), epoch.tolist(), strict=True))
     expected = list(itertools.product(range(epochs), range(num_samples)))
     assert seen[: len(expected)] == expected
     assert len(seen) - len(expected) < batch_size
+
+
+@pytest.mark.parametrize("block", [2, 7, 64])
+@pytest.mark.parametrize("num_samples", [1, 9, 1000, 30_011])
+def test_blocks_are_read_a_bounded_number_at_a_time(num_samples: int, block: int) -> None:
+    orders = [order.epoch_order(num_samples, 0, epoch, block) for epoch in range(3)]
+    for visited in orders:
+        assert sorted(visited) == list(range(num_samples))
+        # A block is read within one group of 128 of them, whose samples follow one another in the order.
+        place = np.empty(num_samples, dtype=np.int64)
+        place[visited] = np.arange(num_samples)
+        apart = np.abs(np.diff(place)) < 128 * block  # of neighbours in storage, all but those that a cut parts
+        assert np.count_nonzero(~apart) <= num_samples // block + 1
+    if num_samples > 1000:
+        neighbours = [set(zip(visited, visited[1:], strict=False)) for visited in orders]
+        assert len(neighbours[0] & neighbours[1]) < 10  # though the same ones are near one another again
+
+
+def test_groups_of_blocks_differ_from_epoch_to_epoch() -> None:
+    first, second = (order.epoch_order(30_000, 0, epoch, 16)[:2048] for epoch in range(2))
+    assert len(set(first) & set(second)) < 400  # 140 by chance
 
 
 def test_parts_of_a_share_follow_the_storage_and_keep_their_samples() -> None:
