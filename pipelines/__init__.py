@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .color import lab_to_rgb as lab_to_rgb
     from .color import rgb_to_lab as rgb_to_lab
     from .dali import DaliLoader as DaliLoader
+    from .loader import Loader as Loader
     from .packing import PackConfig as PackConfig
     from .packing import pack as pack
     from .shards import Sample as Sample
@@ -25,6 +26,7 @@ _MODULES = {
     "rgb_to_lab": "color",
     "CachedLoader": "cached",
     "DaliLoader": "dali",
+    "Loader": "loader",
     "PackConfig": "packing",
     "pack": "packing",
     "Sample": "shards",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from photochrom.losses import L2
 from photochrom.pipelines import DaliLoader, ShardSet
 from safetensors.torch import load_file
 
+MEND = "'photochrom verify --decode' lists all such, and packing again mends them"
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -161,3 +163,17 @@ def test_a_batch_that_does_not_divide_is_refused(shards: ShardSet, tmp_path: Pat
     assert done.returncode != 0
     assert "train.batch_size=9 does not divide into 2 processes x train.accumulate=1 equal parts: try 10" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("backend", ["dali", "torch"])
+def test_a_photograph_that_one_rank_cannot_decode_stops_all(shards: ShardSet, tmp_path: Path, backend: str) -> None:
+    root = Path(shutil.copytree(shards.root, tmp_path / "damaged"))
+    damaged = ShardSet.open(root)
+    offset, size = damaged.places[4].tolist()
+    with open(damaged.tar(4), "r+b") as tar:
+        tar.seek(offset)
+        tar.write(bytes(size))
+    done = train(damaged, tmp_path / "run", "--loader.backend", backend, ranks=2)  # and not after the time limit
+    assert done.returncode == 1
+    sentences = [line for line in done.stderr.splitlines() if line.startswith("photochrom train:")]
+    assert sentences == [f"photochrom train: {damaged.place(4)} cannot be read any more (not an image): {MEND}"]

@@ -1,0 +1,52 @@
+import json
+from pathlib import Path
+
+import pytest
+from photochrom.engine import loaders
+from photochrom.engine.config import LoaderConfig
+from photochrom.engine.run import train
+from photochrom.pipelines import CachedLoader, DaliLoader, Loader, SyntheticLoader, TorchLoader
+
+BACKENDS = {"auto": DaliLoader, "dali": DaliLoader, "torch": TorchLoader, "cached": CachedLoader}
+BACKENDS["synthetic"] = SyntheticLoader
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_run_trains_with_every_backend(
+    configure, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[type[Loader]] = []
+    original = loaders.LOADERS.copy()
+    for name, kind in original.items():
+        monkeypatch.setitem(loaders.LOADERS, name, lambda *a, _kind=kind, **k: made.append(_kind) or _kind(*a, **k))
+    settings = {"loader__backend": backend, "train__steps": 3, "train__batch_size": 9, "loader__block": 2}
+    train(configure(tmp_path / "run", **settings))
+    assert made[0] is BACKENDS[backend]
+    assert made[1] in (DaliLoader, TorchLoader)  # previews show photographs, whatever it trains on
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["images"] == 27
+
+
+def test_a_run_goes_on_with_another_backend(configure, tmp_path: Path) -> None:
+    train(configure(tmp_path / "run", loader__backend="dali", train__steps=2))
+    train(configure(tmp_path / "run", loader__backend="torch", train__steps=4))
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 4
+
+
+def test_auto_takes_torch_where_dali_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert loaders.resolve_backend("auto") == "dali"
+    monkeypatch.setattr(loaders, "has_dali", lambda: False)
+    assert loaders.resolve_backend("auto") == "torch"
+    assert loaders.resolve_backend("cached") == "cached"
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"block": 0}, "loader.block=0 is not a positive number"),
+        ({"hw_decoder_load": 1.5}, r"loader.hw_decoder_load=1.5 is no share from 0 to 1"),
+        ({"cache_gib": -1.0}, "loader.cache_gib=-1.0 is negative"),
+    ],
+)
+def test_settings_out_of_range(settings: dict, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        LoaderConfig(**settings)
