@@ -58,7 +58,7 @@ def measure(config: OrderConfig) -> dict[str, Any]:
     for row, block in zip(rows, config.blocks, strict=True):
         row["met_again"] = met_again(data.num_samples, config.batch_size, block)
     met = ", ".join(f"{row['met_again']:.2f} at {row['block']}" for row in rows)
-    verdict = f"of a batch's photographs, so many shared one in the epoch before, with 1 by chance: {met}"
+    verdict = f"pairs of a batch that shared one in the epoch before, over those that would by chance: {met}"
     return figures(config, torch.device("cpu"), rows, verdict)
 
 
@@ -90,7 +90,7 @@ def _seconds_per_image(data: ShardSet, config: OrderConfig, block: int, seed: in
     ]
     started = time.perf_counter()
     for number, batch in enumerate(batches):
-        for ahead in batches[number if number == 0 else number + _AHEAD :][: _AHEAD + 1 if number == 0 else 1]:
+        for ahead in batches[number + _AHEAD : number + _AHEAD + 1]:
             reader.announce(ahead)
         for stored in reader.read(batch):
             stored[::4096].max()  # touches every page
