@@ -18,7 +18,7 @@ from .hashing import permutation, random_bits
 Indices = NDArray[np.int64]
 
 _MIXED = 128  # blocks that are shuffled into one another
-_CUT, _BLOCKS, _WITHIN = range(3)  # one number per use of randomness
+_BLOCKS, _WITHIN = range(2)  # one number per use of randomness
 
 
 @lru_cache(maxsize=4)
@@ -26,12 +26,11 @@ def epoch_order(num_samples: int, seed: int, epoch: int, block: int = 1) -> Indi
     """The order (num_samples,) in which training visits all samples in one epoch.
 
     With `block` above 1, blocks of so many neighbours come in random order, 128 of them shuffled into one another: that
-    many places on the disk are read at a time, each from its beginning to its end. The cuts differ from epoch to epoch.
+    many places on the disk are read at a time.
     """
     if block == 1:
         return permutation(num_samples, seed, epoch)
-    first_cut = int(random_bits(seed, epoch, _CUT)[0] % np.uint64(block))
-    blocks = (np.arange(num_samples) + first_cut) // block
+    blocks = np.arange(num_samples) // block
     place = permutation(int(blocks[-1]) + 1, seed, epoch, _BLOCKS)  # of each block
     by_block = np.argsort(place[blocks], kind="stable")
     group = place[blocks[by_block]] // _MIXED
