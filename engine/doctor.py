@@ -21,6 +21,7 @@ Verdict = Literal["ok", "note", "missing", "broken"]
 _PACKAGES = (
     "torch",
     "kornia",
+    "numba",
     "accelerate",
     "webdataset",
     "numpy",

@@ -18,7 +18,6 @@ from .shards import Store
 
 Pixels = NDArray[np.uint8]
 
-_UNUSED = 3  # references to a buffer when no tensor has one: the list's, the loop's, and the count's own
 _MAX_BUFFERS = 8
 
 
@@ -119,15 +118,20 @@ class PicturesOnDevice:
         return codes_to_lab(planes) if self._is_planar else rgb_to_lab(planes.permute(0, 2, 3, 1))
 
 
+def _references(buffers: list[NDArray[Any]]) -> list[int]:
+    return [sys.getrefcount(buffer) for buffer in buffers]
+
+
+_UNUSED = _references([np.empty(1)])[0]  # when no tensor has one
 _buffers: dict[tuple[Any, ...], list[NDArray[Any]]] = {}
 
 
 def _buffer(shape: tuple[int, ...], dtype: type) -> NDArray[Any]:
     """Memory for a batch: that of one which nobody holds any more, for the system takes 0.1 ms per image for new."""
     known = _buffers.setdefault((shape, dtype), [])
-    for buffer in known:
-        if sys.getrefcount(buffer) == _UNUSED:
-            return buffer
+    for number, references in enumerate(_references(known)):
+        if references == _UNUSED:
+            return known[number]
     known[:] = [*known[1 - _MAX_BUFFERS :], np.empty(shape, dtype)]
     return known[-1]
 

@@ -1,0 +1,24 @@
+import mmap
+
+import numpy as np
+import pytest
+from photochrom.pipelines import ShardSet
+from photochrom.pipelines.reading import Reader
+
+
+def test_any_samples_are_read_in_any_order(shards: ShardSet) -> None:
+    index = np.array([8, 0, 4, 4, 3])
+    for i, stored in zip(index.tolist(), Reader(shards).read(index), strict=True):
+        offset, size = shards.places[i]
+        assert stored.tobytes() == shards.tar(i).read_bytes()[offset : offset + size]
+        assert stored[:2].tolist() == [0xFF, 0xD8]
+        assert not stored.flags.writeable
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_WILLNEED"), reason="this system reads nothing ahead")
+def test_what_lies_together_is_announced_as_one(shards: ShardSet) -> None:
+    reader = Reader(shards)
+    reader.announce(np.arange(9))
+    assert [shard for shard, _, _ in reader._ranges(np.arange(9))] == [0, 1, 2]
+    ((shard, start, stop),) = reader._ranges(np.array([2, 1]))
+    assert (shard, start, stop) == (0, shards.places[1, 0], shards.places[2].sum())
