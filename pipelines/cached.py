@@ -11,7 +11,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from .canvas import Canvas, Pixels, PicturesOnDevice
+from .canvas import Canvas, PicturesOnDevice, Pixels
 from .reading import Bytes
 from .torchloader import TorchLoader
 
@@ -24,8 +24,8 @@ class CachedLoader(TorchLoader):
     """TorchLoader that keeps decoded pictures in memory, as many as fit; the others are decoded in every epoch.
 
     Args:
-        cache_gib: Memory for them in GiB (1024^3 bytes), of this process; by default half of what is free, divided by `world_size` if
-            in RAM.
+        cache_gib: Memory for them in GiB (1024^3 bytes), of this process; by default half of what is free, and in RAM
+            its share of that among `world_size`.
         cache_on: Which memory: the machine's, or that of `device`, where they are then cut and resized too.
     """
 
@@ -49,7 +49,7 @@ class CachedLoader(TorchLoader):
     def _picture(self, index: int, stored: Bytes) -> Pixels | Tensor:
         if (kept := self._cache.get(index)) is not None:
             return kept
-        picture = super()._picture(index, stored)
+        picture: Pixels | Tensor = self._decoded(index, stored)
         if self._on_device:
             picture = torch.tensor(picture, device=self.device)
         elif self.data.store == "lab":  # which lies in memory as it is

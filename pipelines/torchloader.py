@@ -4,11 +4,13 @@ libjpeg-turbo, torch's resize and the Lab kernel let go of Python's lock, so tha
 processes (docs/performance.md has the comparison).
 """
 
+import threading
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import simplejpeg
 import torch
 
@@ -26,6 +28,7 @@ class TorchLoader(Loader):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._threads = Threads(self.threads)
+        self._memory = threading.local()
 
     def _batches(self, plans: Iterator[BatchPlan]) -> Iterator[LabBatch]:
         started: deque[_Started] = deque()
@@ -63,7 +66,24 @@ class TorchLoader(Loader):
 
     def _picture(self, index: int, stored: Bytes) -> Any:
         """The whole picture, as the canvas takes it: uint8 (H, W, 3) of sRGB, or (3, H, W) of Lab codes."""
-        return picture_of(stored, tuple(self.data.sizes[index].tolist()), self.data.store)
+        return self._decoded(index, stored, self._scratch(index))
+
+    def _decoded(self, index: int, stored: Bytes, out: Pixels | None = None) -> Pixels:
+        """The picture, in `out` if it fits there."""
+        height, width = self.data.sizes[index].tolist()
+        if self.data.store == "lab":
+            return stored.reshape(3, height, width)
+        try:
+            return simplejpeg.decode_jpeg(stored, colorspace="RGB", strict=True, buffer=out)
+        except ValueError:  # it is damaged, or no JPEG: shard sets of others hold PNG, WebP, CMYK too
+            return decode_at_least(stored.tobytes(), None)[0]
+
+    def _scratch(self, index: int) -> Pixels:
+        """This thread's memory for a picture, used again and again: new memory takes a fifth of a decode's time."""
+        needed = 3 * int(self.data.sizes[index].prod())
+        if getattr(self._memory, "size", 0) < needed:
+            self._memory.size, self._memory.bytes = needed, np.empty(needed, dtype=np.uint8)
+        return self._memory.bytes
 
 
 @dataclass(frozen=True)
@@ -71,13 +91,3 @@ class _Started:
     plan: BatchPlan
     canvas: Canvas
     work: Work
-
-
-def picture_of(stored: Bytes, size: tuple[int, int], store: str) -> Pixels:
-    """The whole picture of the stored bytes, whose height and width are `size`: as DALI decodes it."""
-    if store == "lab":
-        return stored.reshape(3, *size)
-    try:
-        return simplejpeg.decode_jpeg(stored, colorspace="RGB", strict=True)
-    except ValueError:  # it is damaged, or no JPEG: shard sets of others hold PNG, WebP, CMYK too
-        return decode_at_least(stored.tobytes(), None)[0]

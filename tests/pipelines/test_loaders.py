@@ -325,8 +325,8 @@ def test_a_shard_damaged_since_it_was_opened_stops_with_its_name(kind: str, phot
 
 def test_what_fits_is_kept_and_decoded_once(shards: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[int] = []
-    original = TorchLoader._picture
-    monkeypatch.setattr(TorchLoader, "_picture", lambda self, i, b: decoded.append(i) or original(self, i, b))
+    original = TorchLoader._decoded
+    monkeypatch.setattr(TorchLoader, "_decoded", lambda self, i, *a: decoded.append(i) or original(self, i, *a))
     sizes = shards.sizes.prod(axis=1) * 3
     half = loader("cached", shards, batch_size=9, train=False, cache_gib=float(sizes[:4].sum() + 1) / 2**30, threads=1)
     for _ in range(4):
