@@ -24,6 +24,8 @@ def stats(data: ShardSet) -> dict[str, Any]:
         "num_photographs": data.num_samples,
         "num_shards": len(data.shards),
         "bytes": sum(shard.bytes for shard in data.shards),
+        "store": data.store,
+        "bytes_per_photograph": float(data.places[:, 1].mean()),
         "width": _spread(widths),
         "height": _spread(heights),
         "megapixels": _spread(widths * heights / 1e6),

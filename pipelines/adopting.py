@@ -175,7 +175,7 @@ def _examined(
                 done += 1
                 progress(done, total, "photographs")
                 if (picture := _taken(outcome, config.keep_grey, tally)) is not None:
-                    good.append((photograph, outcome, replace(picture, jpeg=b"")))
+                    good.append((photograph, outcome, replace(picture, stored=b"")))
             refused = dali.refused(_samples(tar, good)) if has_dali() and good else {}
             for position, problem in refused.items():
                 tally.reject(good[position][0].entry.path, "refused by DALI", problem)

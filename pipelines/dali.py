@@ -16,7 +16,7 @@ from .batch import LabBatch
 from .canvas import blank
 from .color import codes_to_lab, rgb_to_lab
 from .loader import BatchPlan, Loader
-from .reading import Bytes
+from .reading import Bytes, planes_of
 from .threads import Threads
 
 INSTALL_DALI = (
@@ -52,6 +52,9 @@ class DaliLoader(Loader):
         except RuntimeError as error:
             self._pipeline = None
             raise self._unreadable(pipeline.failed, error) from error
+        except ValueError:  # of the inputs: what DALI has of them is in disorder
+            self._pipeline = None
+            raise
 
     def _lab(self, plan: BatchPlan, decoded: Any) -> tuple[Tensor, Tensor]:
         if self.device.type == "cuda":
@@ -111,8 +114,10 @@ class _Pipeline:
         stored = self._loader._reader.read(plan.index)
         self._ahead.append((plan, stored))
         if self._loader.data.store == "lab":
-            sizes = self._loader.data.sizes[plan.index].tolist()
-            stored = [codes.reshape(3, *size) for codes, size in zip(stored, sizes, strict=True)]
+            try:
+                stored = [planes_of(*each) for each in zip(stored, self._loader.data.sizes[plan.index], strict=True)]
+            except ValueError as error:
+                raise self._loader._unreadable(plan, error) from error
         window = plan.window.astype(np.int32)
         cuts = stored, np.ascontiguousarray(window[:, :2]), np.ascontiguousarray(window[:, 2:])
         if self._loader.device.type == "cpu":

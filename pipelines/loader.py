@@ -22,7 +22,7 @@ from . import order
 from .augment import Crop, crop_windows, flips
 from .batch import LabBatch
 from .photograph import decode
-from .reading import Reader
+from .reading import Reader, planes_of
 from .shards import ShardSet
 from .threads import own_cores
 
@@ -199,7 +199,10 @@ class Loader(ABC):
         """What is wrong with a batch: decoders name no file, so each photograph is tried."""
         for index, stored in zip(plan.index.tolist(), self._reader.read(plan.index), strict=True):
             try:
-                decode(stored.tobytes())
+                if self.data.store == "lab":
+                    planes_of(stored, self.data.sizes[index])
+                else:
+                    decode(stored.tobytes())
             except ValueError as reason:  # it is Rejected now
                 return ValueError(f"{self.data.place(index)} cannot be read any more ({reason}): {_MEND}")
         essence = next((line.strip() for line in str(error).splitlines() if "Error" in line), error)

@@ -8,6 +8,7 @@ from functools import partial
 from . import photograph
 from .members import Entry, FileAt
 from .photograph import Photograph, Rejected, Subsampling
+from .shards import Store
 from .workers import Lost, Workers
 
 Place = tuple[int, str]  # 64 bits and, for files that share them, the path
@@ -17,11 +18,15 @@ BEFORE_ALL: Place = (-1, "")
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
-    """How photographs are made: the short side in pixels (None keeps the size), JPEG quality and chroma subsampling."""
+    """How photographs are made: the short side in pixels (None keeps the size), JPEG quality and chroma subsampling.
+
+    Of those that are stored as Lab, only the short side counts.
+    """
 
     short_side: int | None
     quality: int
     subsampling: Subsampling
+    store: Store = "jpeg"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +76,11 @@ def examine(entry: Entry, *, gate: Gate, seed: int) -> Outcome:
         data = entry.content.read()
         content = hashlib.sha256(data).hexdigest()
         result = photograph.make_photograph(
-            data, short_side=gate.short_side, quality=gate.quality, subsampling=gate.subsampling
+            data,
+            short_side=gate.short_side,
+            quality=gate.quality,
+            subsampling=gate.subsampling,
+            store=gate.store,
         )
     except Rejected as rejected:
         result = rejected

@@ -29,13 +29,13 @@ from .labels import part_of, read_partition
 from .members import Entry, FileAt
 from .outcomes import Examiners, Gate, Outcome, place_of
 from .photograph import Subsampling
-from .shards import write_manifest, write_rejects
+from .shards import Store, write_manifest, write_rejects
 from .shardwriter import AbCounts, ShardWriter, Tally
 from .sources import listed
 from .spool import Spool
 from .streams import Stream, open_stream
 from .threads import own_cores
-from .workers import Progress, check_settings
+from .workers import Progress, check_settings, start_server
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +46,9 @@ class PackConfig:
         source: Folder (its subfolders are searched too), .tar, .tar.gz, .zip, URL of an archive, or a WebDataset.
         out: New folder for the shard set; one that an interrupted pack has left is finished by the same command.
         short_side: Reduce the short side to this many pixels, antialiased; 'none' keeps the original sizes.
+        store: What is kept of each photograph: jpeg, or lab, which needs no decoder but 5 times the space.
         quality: JPEG quality of what is stored, 1 to 100.
-        subsampling: Of the chroma of what is stored; 444 keeps it whole.
+        subsampling: Of the chroma of what is stored as JPEG; 444 keeps it whole.
         workers: Processes that decode and encode; by default one per CPU core.
         time_limit: Seconds after which a photograph that is not decoded counts as one that hangs its decoder.
         seed: Of the order in which photographs are stored, and of --split.
@@ -62,6 +63,7 @@ class PackConfig:
     source: str | Path
     out: Path
     short_side: int | Literal["none"] = 288
+    store: Store = "jpeg"
     quality: int = 95
     subsampling: Subsampling = "444"
     workers: int | None = None
@@ -80,6 +82,10 @@ class PackConfig:
             raise ValueError(f"--short-side {self.short_side} is below {smallest}, the smallest side that is packed")
         if not 1 <= self.quality <= 100:
             raise ValueError(f"--quality {self.quality} is not between 1 and 100")
+        if self.store == "lab" and (self.quality, self.subsampling) != (PackConfig.quality, PackConfig.subsampling):
+            raise ValueError(
+                "--quality and --subsampling have no effect on --store lab, which keeps no JPEG: omit them"
+            )
         check_settings(self.workers, self.time_limit)
         if self.seed < 0:
             raise ValueError(f"--seed {self.seed} is negative")
@@ -98,7 +104,12 @@ class PackConfig:
     def gate(self) -> Gate:
         """How each photograph is made."""
         short_side = None if self.short_side == "none" else self.short_side
-        return Gate(short_side=short_side, quality=self.quality, subsampling=self.subsampling)
+        return Gate(short_side=short_side, quality=self.quality, subsampling=self.subsampling, store=self.store)
+
+    @property
+    def worker_modules(self) -> tuple[str, ...]:
+        """What workers are to have loaded before their time counts: Numba takes some of it."""
+        return ("kernels",) if self.store == "lab" else ()
 
     @property
     def roots(self) -> dict[str, Path]:
@@ -171,7 +182,9 @@ class _Packing:
         self._config, self._work, self._partition, self._progress = config, work, partition, progress
         self.num_skipped = 0  # files in no partition
         number = config.workers or own_cores()
-        dali = stack.enter_context(DaliCheck(threads=number)) if has_dali() else None
+        start_server(*config.worker_modules)
+        decodes = config.store == "jpeg" and has_dali()
+        dali = stack.enter_context(DaliCheck(threads=number)) if decodes else None
         self._examiners = stack.enter_context(
             Examiners(config.gate, seed=config.seed, number=number, seconds=config.time_limit)
         )
@@ -187,6 +200,7 @@ class _Packing:
                         drop_duplicates=config.drop_duplicates,
                         check=dali.refused if dali else None,
                         background=background,
+                        store=config.store,
                     )
                 )
             )
@@ -343,16 +357,13 @@ def _manifest_facts(
 ) -> dict[str, Any]:
     """All that the manifest says beside the shards: a pure function of the source, the settings and the seed."""
     gate = config.gate
+    image: dict[str, Any] = {"store": gate.store, "short_side": gate.short_side, "resampler": photograph.RESAMPLER}
+    if gate.store == "jpeg":
+        image |= {"quality": gate.quality, "subsampling": ":".join(gate.subsampling), "decoded_by_dali": has_dali()}
     return {
         "source": without_secrets(str(config.source)),
         "seed": config.seed,
-        "image": {
-            "short_side": gate.short_side,
-            "resampler": photograph.RESAMPLER,
-            "quality": gate.quality,
-            "subsampling": ":".join(gate.subsampling),
-            "decoded_by_dali": has_dali(),
-        },
+        "image": image,
         **tally.manifest_facts(ab_histogram),
     }
 

@@ -1,4 +1,4 @@
-"""The gate: one file's bytes become a JPEG that every decoder reads alike, or a reason why not.
+"""The gate: one file's bytes become a JPEG that every decoder reads alike, or Lab, or a reason why not.
 
 What passes is 8-bit RGB, upright, at least `MIN_SIDE` pixels a side, and was decoded in full by a strict decoder: one
 bad JPEG ends a DALI pipeline, and a random crop hides a truncated file until the wrong epoch. JPEGs are judged by
@@ -19,6 +19,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, UnidentifiedImageError
 
+from .shards import Store
 from .srgb import EDGE, INTERCEPT, LINEAR, SLOPE, TO_XYZ
 
 MIN_SIDE = 32
@@ -76,14 +77,14 @@ class Rejected(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Photograph:
-    """A photograph ready to be stored.
+    """A photograph ready to be stored: `stored` is a JPEG, or Lab in bytes (3, height, width).
 
     `size` and `original_size` are (width, height); `done` lists what was done to the file. Every 4th pixel each way
     counts for the statistics: `ab_cells` are the colours that occur, as uint16 numbers of one Lab unit square,
     (a + 128) * 256 + (b + 128), rounded, and `ab_counts` how often each does.
     """
 
-    jpeg: bytes
+    stored: bytes
     size: tuple[int, int]
     original_size: tuple[int, int]
     done: tuple[str, ...]
@@ -93,24 +94,32 @@ class Photograph:
 
 
 def make_photograph(
-    data: bytes, *, short_side: int | None, quality: int, subsampling: Subsampling = "444"
+    data: bytes, *, short_side: int | None, quality: int, subsampling: Subsampling = "444", store: Store = "jpeg"
 ) -> Photograph:
     """The file's photograph, its short side reduced to `short_side` pixels (never enlarged), as JPEG of `quality`.
 
-    A sound upright RGB JPEG that needs no resize keeps its bytes. Raises Rejected.
+    A sound upright RGB JPEG that needs no resize keeps its bytes. With `store` "lab" all become Lab in bytes, straight
+    from the pixels. Raises Rejected.
     """
     pixels, original_size, done = decode_at_least(data, short_side)
     size = reduced(original_size, short_side)
     if size != original_size:
         pixels, done = resized(pixels, size), (*done, "resized")
     ab = ab_of(pixels)
-    keep_bytes = not done and _is_plain_jpeg(data)
     cells, counts = count_cells(ab)
+    if store == "lab":
+        from .color import lab_codes
+
+        stored, done = lab_codes(pixels).tobytes(), (*done, "to Lab")
+    elif not done and _is_plain_jpeg(data):
+        stored = data
+    else:
+        stored, done = encode(pixels, quality, subsampling), (*done, "encoded")
     return Photograph(
-        jpeg=data if keep_bytes else encode(pixels, quality, subsampling),
+        stored=stored,
         size=size,
         original_size=original_size,
-        done=done if keep_bytes else (*done, "encoded"),
+        done=done,
         is_grey=bool(np.abs(ab).max() <= GREY_LIMIT),
         ab_cells=cells,
         ab_counts=counts,

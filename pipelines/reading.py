@@ -52,3 +52,11 @@ class Reader:
 
     def _path(self, shard: int) -> Path:
         return self._data.root / f"{self._data.shards[shard].name}.tar"
+
+
+def planes_of(stored: Bytes, size: NDArray[np.int64]) -> Bytes:
+    """The planes (3, H, W) of stored Lab, `size` being height and width. Raises ValueError."""
+    height, width = size.tolist()
+    if stored.size != 3 * height * width:
+        raise ValueError(f"{stored.size:,} bytes of Lab where {width}x{height} pixels have {3 * height * width:,}")
+    return stored.reshape(3, height, width)

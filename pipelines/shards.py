@@ -22,6 +22,7 @@ MANIFEST = "manifest.json"
 REJECTS = "rejects.csv"
 
 Store = Literal["jpeg", "lab"]
+SUFFIXES: dict[Store, str] = {"jpeg": "jpg", "lab": "lab"}  # of the members that hold the pictures
 
 _BYTES = "surrogateescape"
 
@@ -50,7 +51,7 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One photograph of a shard set: where it came from, and where its JPEG lies."""
+    """One photograph of a shard set: where it came from, and where its picture lies."""
 
     index: int
     key: str
@@ -58,12 +59,12 @@ class Sample:
     class_name: str
     size: tuple[int, int]
     tar: Path
-    jpeg_offset: int
-    jpeg_bytes: int
+    offset: int
+    num_bytes: int
 
-    def jpeg(self) -> bytes:
-        """The stored JPEG."""
-        return _read(self.tar, self.jpeg_offset, self.jpeg_bytes)
+    def stored(self) -> bytes:
+        """The stored bytes: a JPEG, or what else `ShardSet.store` says."""
+        return _read(self.tar, self.offset, self.num_bytes)
 
 
 class ShardSet:
@@ -151,7 +152,7 @@ class ShardSet:
     @cached_property
     def places(self) -> NDArray[np.int64]:
         """Where in its tar each stored picture begins, and its bytes (num_samples, 2)."""
-        kind = "lab" if self.store == "lab" else "jpg"
+        kind = SUFFIXES[self.store]
         return np.array([_parts(line)[kind][:2] for line in self._index_lines], dtype=np.int64).reshape(-1, 2)
 
     def shard_of(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -173,7 +174,7 @@ class ShardSet:
             raise IndexError(f"sample {index} of {self.num_samples} in {self.root}")
         tar = self.tar(index)
         parts = _parts(self._index_lines[index])
-        jpeg_offset, jpeg_bytes, name = parts["jpg"]
+        offset, num_bytes, name = parts[SUFFIXES[self.store]]
         if "json" in parts:
             facts = json.loads(_read(tar, *parts["json"][:2]))
         else:  # from elsewhere
@@ -187,8 +188,8 @@ class ShardSet:
             class_name=facts["class"],
             size=(width, height),
             tar=tar,
-            jpeg_offset=jpeg_offset,
-            jpeg_bytes=jpeg_bytes,
+            offset=offset,
+            num_bytes=num_bytes,
         )
 
     @cached_property

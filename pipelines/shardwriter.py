@@ -23,7 +23,7 @@ from .decodable import Samples
 from .files import sync, whole_file
 from .outcomes import BEFORE_ALL, Outcome, Place
 from .photograph import Photograph, Rejected
-from .shards import Shard, describe
+from .shards import SUFFIXES, Shard, Store, describe
 from .tarshard import TarShard, without
 
 MAX_SHARD_BYTES = 1 << 29  # a shard that has grown so large takes no more: two are on their way at any time
@@ -129,7 +129,7 @@ class ShardWriter:
 
     What is not finished is kept in the folder `work`, on the same disk. In the `background`, `check`, if there is one,
     decodes each finished shard and names the samples that fail; they become rejects. `end` is the place up to which
-    nothing need be added any more: what is added up to it is ignored.
+    nothing need be added any more: what is added up to it is ignored. `store` says what outcomes hold.
     """
 
     def __init__(
@@ -142,10 +142,12 @@ class ShardWriter:
         drop_duplicates: bool,
         check: Check | None,
         background: Executor,
+        store: Store = "jpeg",
     ) -> None:
         root.mkdir(exist_ok=True)
         work.mkdir(exist_ok=True)
         self._root, self._work, self._check = root, work, check
+        self._suffix = SUFFIXES[store]
         self._shard_samples, self._keep_grey, self._drop_duplicates = shard_samples, keep_grey, drop_duplicates
         self.shards: list[Shard] = []
         self.end = BEFORE_ALL
@@ -220,8 +222,9 @@ class ShardWriter:
         if self._open is None:
             self._open = _OpenShard(file=TarShard(tar=self._work / f"photos-{self._next:06d}.tar"))
             self._next += 1
-        self._open.file.add(key_of(outcome.path), jpg=photo.jpeg, json=_facts(outcome, photo))
-        self._open.samples.append((replace(outcome, result=Rejected("")), replace(photo, jpeg=b"")))
+        parts = {self._suffix: photo.stored, "json": _facts(outcome, photo)}
+        self._open.file.add(key_of(outcome.path), **parts)
+        self._open.samples.append((replace(outcome, result=Rejected("")), replace(photo, stored=b"")))
         if len(self._open.samples) == self._shard_samples or self._open.file.size >= MAX_SHARD_BYTES:
             self._seal()
 

@@ -149,7 +149,7 @@ def _packed(outcome: Outcome) -> tuple[bytes, bytes]:
         "grey": result.is_grey,
         "colours": len(result.ab_cells),
     }
-    return json.dumps(facts).encode(), result.ab_cells.tobytes() + result.ab_counts.tobytes() + result.jpeg
+    return json.dumps(facts).encode(), result.ab_cells.tobytes() + result.ab_counts.tobytes() + result.stored
 
 
 def _unpacked(facts: dict[str, Any], blob: bytes) -> Outcome:
@@ -159,12 +159,12 @@ def _unpacked(facts: dict[str, Any], blob: bytes) -> Outcome:
     else:
         colours = facts["colours"]
         result = Photograph(
-            jpeg=blob[6 * colours :],
+            stored=blob[6 * colours :],
             size=tuple(facts["size"]),
             original_size=tuple(facts["original_size"]),
             done=tuple(facts["done"]),
             is_grey=facts["grey"],
-            ab_cells=np.frombuffer(blob, np.uint16, colours).copy(),  # else they would keep the JPEG
+            ab_cells=np.frombuffer(blob, np.uint16, colours).copy(),  # else they would keep the picture
             ab_counts=np.frombuffer(blob, np.uint32, colours, offset=2 * colours).copy(),
         )
     return Outcome(

@@ -18,7 +18,7 @@ from .batch import LabBatch
 from .canvas import Canvas, Pixels, blank
 from .loader import BatchPlan, Loader
 from .photograph import decode_at_least
-from .reading import Bytes
+from .reading import Bytes, planes_of
 from .threads import Threads, Work
 
 
@@ -70,9 +70,8 @@ class TorchLoader(Loader):
 
     def _decoded(self, index: int, stored: Bytes, out: Pixels | None = None) -> Pixels:
         """The picture, in `out` if it fits there."""
-        height, width = self.data.sizes[index].tolist()
         if self.data.store == "lab":
-            return stored.reshape(3, height, width)
+            return planes_of(stored, self.data.sizes[index])
         try:
             return simplejpeg.decode_jpeg(stored, colorspace="RGB", strict=True, buffer=out)
         except ValueError:  # it is damaged, or no JPEG: shard sets of others hold PNG, WebP, CMYK too

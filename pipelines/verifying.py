@@ -1,5 +1,6 @@
 """Checks a shard set against its manifest, byte for byte, and on demand decodes every photograph."""
 
+import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from .decodable import DaliCheck, has_dali, samples_of
 from .files import sha256_of
 from .members import Slice
 from .photograph import Rejected, decode
-from .shards import MANIFEST, Shard, ShardSet, manifest_digest
+from .shards import MANIFEST, SUFFIXES, Shard, ShardSet, manifest_digest
 from .threads import own_cores
 from .workers import Lost, Progress, Workers, check_settings
 
@@ -21,7 +22,7 @@ class VerifyConfig:
 
     Args:
         root: Folder of the shard set.
-        decode: Also decode every photograph, strictly and by DALI, and compare the sizes.
+        decode: Also decode every photograph, strictly and by DALI, and compare the sizes; of Lab, count its bytes.
         workers: Processes for that; by default one per CPU core.
     """
 
@@ -49,7 +50,10 @@ def verify(config: VerifyConfig, *, progress: Progress = lambda done, total, uni
         problems += found
         sound += [] if found else [shard]
         progress(number, len(data.shards), "shards")
-    return problems + (list(_undecodable(config, sound, progress)) if config.decode else [])
+    if not config.decode:
+        return problems
+    check = _misshapen if data.store == "lab" else _undecodable
+    return problems + list(check(config, sound, progress))
 
 
 def _changes(root: Path, shard: Shard) -> Iterator[str]:
@@ -65,6 +69,26 @@ def _changes(root: Path, shard: Shard) -> Iterator[str]:
             yield f"{path} has {found:,} bytes, where the manifest says {size:,}"
         elif sha256_of(path) != digest:
             yield f"{path} has other content than when the manifest was written"
+
+
+def _misshapen(config: VerifyConfig, shards: list[Shard], progress: Progress) -> Iterator[str]:
+    """The Lab of shards whose files are as they should be that is not three planes of the photograph's size."""
+    total = sum(shard.samples for shard in shards)
+    done = 0
+    for shard in shards:
+        samples = samples_of(config.root / f"{shard.name}.tar", shard)
+        with tarfile.open(samples.tar) as tar:
+            members = {member.offset_data: member for member in tar}
+        for line, (width, height) in zip(samples.lines, samples.sizes, strict=True):
+            kind, offset, size, name, *_ = line.split(" ")
+            done += 1
+            progress(done, total, "photographs")
+            member = members.get(int(offset))
+            if kind != SUFFIXES["lab"] or member is None or member.name != name:
+                yield f"{samples.tar}: {name} is not where the index says"
+            elif wrong := {int(size), member.size} - {3 * height * width}:
+                wanted = f"{width}x{height} takes {3 * height * width:,}"
+                yield f"{samples.tar}: {name} has {max(wrong):,} bytes, where {wanted}"
 
 
 def _undecodable(config: VerifyConfig, shards: list[Shard], progress: Progress) -> Iterator[str]:

@@ -25,7 +25,8 @@ _WINDOW = 8  # results per worker that may wait for an earlier one
 
 # Workers are forked from a server that has loaded what they need, once for all, and has no threads of its own.
 _CONTEXT = get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["torch", "nvidia.dali", f"{__package__}.outcomes"])
+_PRELOADED = ["torch", "nvidia.dali", f"{__package__}.outcomes"]
+_CONTEXT.set_forkserver_preload(_PRELOADED)
 
 
 def check_settings(number: int | None, seconds: float) -> None:
@@ -36,8 +37,12 @@ def check_settings(number: int | None, seconds: float) -> None:
         raise ValueError(f"--time-limit {seconds} is not a positive number of seconds")
 
 
-def start_server() -> None:
-    """Lets the server load, in the background, what workers need; else the first worker waits for it."""
+def start_server(*modules: str) -> None:
+    """Lets the server load, in the background, what workers need; else the first worker waits for it.
+
+    `modules` of this folder are loaded too; one that runs already stays as it is.
+    """
+    _CONTEXT.set_forkserver_preload([*_PRELOADED, *(f"{__package__}.{module}" for module in modules)])
     forkserver.ensure_running()
 
 

@@ -16,7 +16,7 @@ from ..parser import parse_options
 def main(argv: list[str]) -> int:
     config = parse_options(PackConfig, argv, prog="photochrom pack", positional=("source", "out"))
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # of batch systems: as Ctrl-C
-    start_server()  # it loads torch while this process does the same
+    start_server(*config.worker_modules)  # it loads torch while this process does the same
     from ...losses.quantization import ab_histogram
 
     def describe(summary: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from ..parser import parse_options
 from ..stats import draw_ab_distribution, stats
 
 _NUM_CLASSES = 10  # shown; the manifest has them all
+_AS = {"jpeg": "", "lab": ", as Lab in bytes"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,7 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [
         ("photographs", f"{found['num_photographs']:,}"),
         ("shards", f"{found['num_shards']:,}, {found['bytes'] / 1e9:,.3f} GB"),
+        ("stored", f"{found['bytes_per_photograph'] / 1e3:,.1f} KB a photograph{_AS[found['store']]}"),
         *((side, _sizes(found[side])) for side in ("width", "height", "megapixels")),
         ("grey", f"{found['grey_percent']:.2f} % of all pictures; {found['num_grey_dropped']:,} dropped"),
         ("exact duplicates", f"{found['num_duplicates']:,}"),

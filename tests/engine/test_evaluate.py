@@ -14,8 +14,8 @@ import torch
 from photochrom.engine import evaluate
 from photochrom.engine.cli import main
 from photochrom.engine.score import gallery, score
-from photochrom.losses import L2
-from photochrom.pipelines import DaliLoader, LabBatch, ShardSet, lab_to_rgb
+from photochrom.losses import L2, ab_histogram
+from photochrom.pipelines import DaliLoader, LabBatch, PackConfig, ShardSet, lab_to_rgb, pack
 from PIL import Image
 
 
@@ -50,6 +50,18 @@ def test_the_figures_are_those_of_the_definitions(evaluated: Path, trained: Path
     assert result["metrics"]["psnr"] == pytest.approx(np.mean(psnr), rel=1e-4)
     assert result["metrics"].keys() == {"rmse_ab", "loss", "psnr", "ssim", "auc"}
     assert result["is_training_set"] is True
+
+
+def test_lab_in_bytes_scores_as_jpegs_do(evaluated: Path, trained: Path, photos: Path, tmp_path: Path) -> None:
+    config = PackConfig(source=photos, out=tmp_path / "lab", short_side=96, workers=2, store="lab")
+    pack(config, ab_histogram=ab_histogram)
+    command = ["evaluate", str(trained), "--data", str(tmp_path / "lab"), "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    (result,) = json.loads((tmp_path / "out" / "summary.json").read_text())["results"]
+    (other,) = json.loads((evaluated / "summary.json").read_text())["results"]
+    assert result["num_samples"] == 9
+    assert result["metrics"]["rmse_ab"] == pytest.approx(other["metrics"]["rmse_ab"], rel=0.05)
+    assert result["baselines"]["grey"]["rmse_ab"] == pytest.approx(other["baselines"]["grey"]["rmse_ab"], rel=0.05)
 
 
 def test_every_photograph_has_its_line(evaluated: Path, shards: ShardSet, trained: Path) -> None:

@@ -132,7 +132,7 @@ def test_what_is_sound_is_taken_and_the_rest_listed(foreign: Path, photos: Path)
     assert summary["dropped"] == {"grey": 1}
     assert (summary["num_indexed"], summary["num_shards"]) == (10, 2)
     for sample in samples:
-        with Image.open(io.BytesIO(sample.jpeg())) as picture:
+        with Image.open(io.BytesIO(sample.stored())) as picture:
             assert picture.size == sample.size
 
 
@@ -246,7 +246,7 @@ def test_every_photograph_that_does_not_decode_is_named(shards: ShardSet, tmp_pa
     sample = shards.sample(1)
     tar = root / sample.tar.name
     data = bytearray(tar.read_bytes())
-    start = sample.jpeg_offset + sample.jpeg_bytes // 2
+    start = sample.offset + sample.num_bytes // 2
     data[start : start + 400] = bytes(400)
     tar.write_bytes(data)
     facts = json.loads((root / "manifest.json").read_text())

@@ -32,7 +32,7 @@ def test_blocks_are_read_a_bounded_number_at_a_time(num_samples: int, block: int
         apart = np.abs(np.diff(place)) < 128 * block  # of neighbours in storage, all but those that a cut parts
         assert np.count_nonzero(~apart) <= num_samples // block + 1
     if num_samples > 1000:
-        neighbours = [set(zip(visited, visited[1:], strict=False)) for visited in orders]
+        neighbours = [set(itertools.pairwise(visited.tolist())) for visited in orders]
         assert len(neighbours[0] & neighbours[1]) < 10  # though the same ones are near one another again
 
 

@@ -82,6 +82,7 @@ def test_the_manifest_says_what_was_done(photos: Path, tmp_path: Path) -> None:
     assert manifest["seed"] == 3
     assert manifest["source"] == str(photos)
     assert manifest["image"] == {
+        "store": "jpeg",
         "short_side": 64,
         "resampler": "bicubic",
         "quality": 95,
@@ -140,7 +141,7 @@ def test_original_sizes_can_be_kept(photos: Path, tmp_path: Path) -> None:
         with Image.open(photos / sample.path) as original:
             assert sample.size == original.size
         if sample.path == "retina.jpg":
-            assert sample.jpeg() == (photos / "retina.jpg").read_bytes()
+            assert sample.stored() == (photos / "retina.jpg").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -196,6 +197,8 @@ def test_a_target_that_cannot_be_written(photos: Path, tmp_path: Path) -> None:
     [
         ({"short_side": 31}, "--short-side 31 is below 32"),
         ({"quality": 0}, "--quality 0 is not between 1 and 100"),
+        ({"store": "lab", "quality": 90}, "--quality and --subsampling have no effect on --store lab"),
+        ({"store": "lab", "subsampling": "420"}, "--quality and --subsampling have no effect on --store lab"),
         ({"workers": 0}, "--workers 0 is not a positive number"),
         ({"seed": -1}, "--seed -1 is negative"),
         ({"shard_samples": 0}, "--shard-samples 0 is not a positive number"),
@@ -402,7 +405,7 @@ def test_what_dali_refuses_is_left_out_before_a_shard_appears(
     # A gate that lets something through: a stored picture that ends in the middle.
     def store(writer: ShardWriter, outcome: Outcome, photo: Photograph) -> None:
         if outcome.path == "coffee.png":
-            photo = dataclasses.replace(photo, jpeg=photo.jpeg[: len(photo.jpeg) // 2])
+            photo = dataclasses.replace(photo, stored=photo.stored[: len(photo.stored) // 2])
         if outcome.path == "chelsea.png":
             photo = dataclasses.replace(photo, size=(64, 65))
         kept(writer, outcome, photo)

@@ -20,7 +20,7 @@ def test_every_sample_can_be_looked_up(shards: ShardSet, photos: Path) -> None:
         path.relative_to(photos).as_posix() for path in photos.rglob("*") if path.is_file()
     )
     for sample in samples:
-        stored = Image.open(io.BytesIO(sample.jpeg()))
+        stored = Image.open(io.BytesIO(sample.stored()))
         assert stored.size == sample.size
         assert shards.sizes[sample.index].tolist() == [stored.height, stored.width]
         assert min(stored.size) == 96
