@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -220,8 +220,6 @@ class _Arena:
         out = self._folder / reads
         if reads in _SETS:
             source, settings = _SETS[reads]
-            if unknown := settings.keys() - {field.name for field in fields(PackConfig)}:
-                raise Missing(f"pack has no --{', --'.join(unknown)}")
             settings = {"short_side": self._config.size * 9 // 8, "keep_grey": True} | settings
             self._pack(self.path(source), out, **settings)
         elif not out.exists():

@@ -169,7 +169,7 @@ def _ffcv_lab() -> Any:
     from ffcv.pipeline.compiler import Compiler
     from ffcv.pipeline.operation import Operation
 
-    kernel = lab_kernel()
+    from ..pipelines.kernels import rgb_window_to_lab as kernel
 
     class ToLab(Operation):  # type: ignore[misc]
         def generate_code(self) -> Callable[..., Any]:
@@ -177,7 +177,7 @@ def _ffcv_lab() -> Any:
 
             def to_lab(pictures, lab):  # type: ignore[no-untyped-def]
                 for i in each(len(pictures)):
-                    kernel(pictures[i], lab[i])
+                    kernel(pictures[i], 0, 0, False, lab[i, 0], lab[i, 1:])
                 return lab[: len(pictures)]
 
             to_lab.is_parallel = True  # type: ignore[attr-defined]
@@ -189,47 +189,6 @@ def _ffcv_lab() -> Any:
             return replace(previous_state, jit_mode=True, **made), AllocationQuery(**made)
 
     return ToLab()
-
-
-def lab_kernel() -> Callable[[Any, Any], None]:
-    """Machine code from sRGB uint8 (H, W, 3) to Lab float32 (3, H, W), as exact and as fast as that of kernels.py."""
-    import numba
-    import numpy as np
-
-    from ..pipelines import srgb
-
-    linear, to_xyz = srgb.LINEAR.astype(np.float32), srgb.TO_XYZ.astype(np.float32)
-    edge, slope, intercept = np.float32(srgb.EDGE), np.float32(srgb.SLOPE), np.float32(srgb.INTERCEPT)
-    third, magic = np.float32(1 / 3), np.int32(0x54A2FA8C)
-    compiled = numba.njit(nogil=True, fastmath=True, error_model="numpy")
-
-    @compiled
-    def root(t):  # type: ignore[no-untyped-def]
-        value = np.float32(max(t, edge))
-        bits = np.int32(magic - np.int32(np.float32(np.float32(value).view(np.int32)) * third))
-        y = np.float32(np.int32(bits).view(np.float32))  # about the inverse cube root: two steps make it exact
-        for _ in range(2):
-            rest = np.float32(1) - value * (y * y * y)
-            y += y * rest * (third + np.float32(2 / 9) * rest)
-        return value * y * y if t > edge else slope * t + intercept
-
-    @compiled
-    def kernel(rgb, lab):  # type: ignore[no-untyped-def]
-        width = rgb.shape[1]
-        light, f = np.empty((3, width), np.float32), np.empty((3, width), np.float32)
-        for row in range(rgb.shape[0]):
-            for x in range(width):
-                for i in range(3):
-                    light[i, x] = linear[rgb[row, x, i]]
-            for i in range(3):
-                for x in range(width):
-                    f[i, x] = root(to_xyz[i, 0] * light[0, x] + to_xyz[i, 1] * light[1, x] + to_xyz[i, 2] * light[2, x])
-            for x in range(width):
-                lab[0, row, x] = np.float32(116) * f[1, x] - np.float32(16)
-                lab[1, row, x] = np.float32(500) * (f[0, x] - f[1, x])
-                lab[2, row, x] = np.float32(200) * (f[1, x] - f[2, x])
-
-    return kernel
 
 
 def write_beton(folder: str, out: str, threads: int) -> None:

@@ -2,11 +2,9 @@ import importlib.util
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 from photochrom.bench.loaders import CONTESTANTS, main
-from photochrom.bench.rivals import RIVALS, lab_kernel
-from skimage.color import rgb2lab
+from photochrom.bench.rivals import RIVALS
 
 
 def test_contestants_take_turns_at_the_same_work(
@@ -55,11 +53,3 @@ def test_every_rival_takes_part_in_both_jobs() -> None:
     assert {(name, job) for name in RIVALS for job in ("squash", "random_resized")} <= {
         (each.loader, each.job) for each in CONTESTANTS
     }
-
-
-def test_the_lab_kernel_of_rivals_is_exact() -> None:
-    rgb = np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8)
-    rgb[0] = 0
-    lab = np.empty((3, 64, 48), np.float32)
-    lab_kernel()(rgb, lab)
-    np.testing.assert_allclose(lab, rgb2lab(rgb).transpose(2, 0, 1), rtol=0, atol=1e-3)
