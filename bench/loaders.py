@@ -36,7 +36,7 @@ from ..engine.console import console
 from ..engine.parser import parse_options
 from ..losses.quantization import ab_histogram
 from ..pipelines import PackConfig, ShardSet, pack
-from ..pipelines.reading import Reader
+from ..pipelines.reading import LocalReader
 from ..pipelines.shards import MANIFEST
 from ..pipelines.threads import own_cores
 from .timing import figures
@@ -258,7 +258,7 @@ class _Arena:
         shards = ShardSet.open(gate)
         out.mkdir()
         chosen = [i for i, sides in enumerate(shards.sizes.tolist()) if min(sides) >= config.size]
-        for i, jpeg in zip(chosen, Reader(shards).read(np.array(chosen, dtype=np.int64)), strict=True):
+        for i, jpeg in zip(chosen, LocalReader(shards).read(np.array(chosen, dtype=np.int64)), strict=True):
             (out / f"{i:06}.jpg").write_bytes(jpeg.tobytes())
         if len(chosen) < config.batch_size:
             raise ValueError(

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..pipelines import ShardSet, order
-from ..pipelines.reading import Reader
+from ..pipelines.reading import LocalReader
 from .timing import figures, run, spread
 
 _AHEAD = 2  # batches that are announced before they are read, as loaders do
@@ -83,7 +83,7 @@ def _pairs(batch: NDArray[np.int64]) -> float:
 
 def _seconds_per_image(data: ShardSet, config: OrderConfig, block: int, seed: int) -> float:
     _forget(data)
-    reader = Reader(data)
+    reader = LocalReader(data)
     batches = [
         np.sort(order.training_batch(data.num_samples, config.batch_size, seed, number, block)[0])
         for number in range(config.batches)
@@ -100,7 +100,7 @@ def _seconds_per_image(data: ShardSet, config: OrderConfig, block: int, seed: in
 def _forget(data: ShardSet) -> None:
     """Lets the system drop the set's pages, which it can once nobody maps them."""
     for shard in data.shards:
-        with open(data.root / f"{shard.name}.tar", "rb") as file:
+        with open(str(data.root / f"{shard.name}.tar"), "rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 

@@ -41,7 +41,7 @@ class DataConfig:
     """What to train on.
 
     Args:
-        train: Shard set to train on.
+        train: Shard set to train on: a folder, or s3://bucket/folder.
         val: Shard set to validate on.
         size: Side of the square crops in pixels, a multiple of 8, at least 16.
         crop: How training cuts a square: random_resized, random, center or squash.
@@ -49,8 +49,8 @@ class DataConfig:
         flip: Mirror one photograph in two.
     """
 
-    train: Path
-    val: Path | None = None
+    train: str
+    val: str | None = None
     size: int = 256
     crop: Crop = "random_resized"
     scale: tuple[float, float] = (0.25, 1.0)

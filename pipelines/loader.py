@@ -22,11 +22,10 @@ from . import order
 from .augment import Crop, crop_windows, flips
 from .batch import LabBatch
 from .photograph import decode
-from .reading import Reader, planes_of
+from .reading import Reader, open_reader, planes_of
 from .shards import ShardSet
 from .threads import own_cores
 
-_READ_AHEAD = 2  # batches that the disk may fetch while those before them are decoded
 _MEND = "'photochrom verify --decode' lists all such, and packing again mends them"
 
 
@@ -110,7 +109,7 @@ class Loader(ABC):
         self._number = 0  # of the next global batch, counted through all epochs
         self._open_at: int | None = None  # the batch that the open stream yields next
         self._stream: Generator[LabBatch] = self._opened(0)
-        self._reader = Reader(self.data)
+        self._reader: Reader = open_reader(self.data)
         _check_sizes(self.data, size, self.crop)
 
     @abstractmethod
@@ -191,7 +190,7 @@ class Loader(ABC):
                 continue
             self._reader.announce(plan.index)
             ahead.append(plan)
-            if len(ahead) > _READ_AHEAD:
+            if len(ahead) > self._reader.read_ahead:
                 yield ahead.popleft()
         yield from ahead
 

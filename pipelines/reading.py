@@ -1,27 +1,49 @@
-"""The stored bytes of any photographs of a shard set, in any order: memory maps of local tars."""
+"""The stored bytes of any photographs of a shard set, in any order: memory maps of tars, or ranges of remote ones."""
 
 import mmap
-from pathlib import Path
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .remote import RemotePath
 from .shards import ShardSet
 
 Bytes = NDArray[np.uint8]
 
 _GAP = 1 << 16  # what lies this close together is read ahead as one
+_REQUESTS = 32  # tars of which a server is asked at a time
+_HELD = 16  # announcements that are kept for a reader that may have gone elsewhere
 
 
-class Reader:
+class Reader(Protocol):
+    """Hands out stored pictures by their samples' numbers."""
+
+    read_ahead: int  # batches to announce before they are read
+
+    def announce(self, index: NDArray[np.int64]) -> None:
+        """Lets these samples come while other things are done."""
+
+    def read(self, index: NDArray[np.int64]) -> list[Bytes]:
+        """The stored pictures, one array (bytes,) each, read only."""
+
+
+def open_reader(data: ShardSet) -> Reader:
+    """The reader of a shard set, wherever it lies."""
+    return RemoteReader(data) if isinstance(data.root, RemotePath) else LocalReader(data)
+
+
+class LocalReader:
     """Reads from the page cache, without a copy; what is announced is brought there in the meantime."""
+
+    read_ahead = 2
 
     def __init__(self, data: ShardSet) -> None:
         self._data = data
         self._maps: dict[int, mmap.mmap] = {}
 
     def announce(self, index: NDArray[np.int64]) -> None:
-        """Lets the system fetch these samples from the disk while other things are done."""
         if not hasattr(mmap, "MADV_WILLNEED"):  # a Windows without it
             return
         for shard, start, stop in self._ranges(index):
@@ -29,7 +51,6 @@ class Reader:
             self._map(shard).madvise(mmap.MADV_WILLNEED, start, stop - start)
 
     def read(self, index: NDArray[np.int64]) -> list[Bytes]:
-        """The stored pictures, one array (bytes,) each, read only."""
         shards, places = self._data.shard_of(index).tolist(), self._data.places[index].tolist()
         return [
             np.frombuffer(self._map(shard), dtype=np.uint8, count=size, offset=offset)
@@ -46,12 +67,42 @@ class Reader:
 
     def _map(self, shard: int) -> mmap.mmap:
         if shard not in self._maps:
-            with open(self._path(shard), "rb") as file:
+            with open(str(self._data.root / f"{self._data.shards[shard].name}.tar"), "rb") as file:
                 self._maps[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         return self._maps[shard]
 
-    def _path(self, shard: int) -> Path:
-        return self._data.root / f"{self._data.shards[shard].name}.tar"
+
+class RemoteReader:
+    """Reads by ranges. What is announced is asked for at once, a request for what lies together."""
+
+    read_ahead = 6
+
+    def __init__(self, data: ShardSet) -> None:
+        self._data = data
+        self._pool = ThreadPoolExecutor(_REQUESTS, thread_name_prefix="photochrom-reading")
+        self._largest = 0  # announcement
+        self._coming: dict[int, tuple[Future[list[Any]], int]] = {}  # of each sample, and its number among the ranges
+
+    def announce(self, index: NDArray[np.int64]) -> None:
+        shards = self._data.shard_of(index)
+        for shard in np.unique(shards).tolist():
+            there = index[shards == shard]
+            starts, lengths = self._data.places[there].T.tolist()
+            tar = self._data.tar(int(there[0]))
+            future = self._pool.submit(tar.read_ranges, starts, lengths, gap=_GAP)  # type: ignore[union-attr]
+            self._coming |= {i: (future, number) for number, i in enumerate(there.tolist())}
+        self._largest = max(self._largest, len(index))
+        while len(self._coming) > _HELD * self._largest:
+            self._coming.pop(next(iter(self._coming)))
+
+    def read(self, index: NDArray[np.int64]) -> list[Bytes]:
+        missing = [i for i in index.tolist() if i not in self._coming]
+        if missing:
+            self.announce(np.unique(missing))
+        places = [self._coming[i] for i in index.tolist()]
+        for i in index.tolist():
+            self._coming.pop(i, None)
+        return [np.frombuffer(future.result()[number], dtype=np.uint8) for future, number in places]
 
 
 def planes_of(stored: Bytes, size: NDArray[np.int64]) -> Bytes:

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from .. import __version__
 from .files import sha256_of, whole_file
 from .labels import class_of
+from .remote import RemotePath, place_of
 
 FORMAT = 2
 MANIFEST = "manifest.json"
@@ -25,6 +27,7 @@ Store = Literal["jpeg", "lab"]
 SUFFIXES: dict[Store, str] = {"jpeg": "jpg", "lab": "lab"}  # of the members that hold the pictures
 
 _BYTES = "surrogateescape"
+_AT_ONCE = 16  # index files that are read at a time: a server takes as long for one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +61,7 @@ class Sample:
     path: str
     class_name: str
     size: tuple[int, int]
-    tar: Path
+    tar: Path | RemotePath
     offset: int
     num_bytes: int
 
@@ -73,7 +76,7 @@ class ShardSet:
     `manifest` is what manifest.json says; `prior` (313,) is the share of each ab bin in the set's pixels, summing to 1.
     """
 
-    def __init__(self, root: Path, manifest: dict[str, Any]) -> None:
+    def __init__(self, root: Path | RemotePath, manifest: dict[str, Any]) -> None:
         self.root = root
         self.manifest = manifest
         self.shards = [Shard(**shard) for shard in manifest["shards"]]
@@ -82,20 +85,20 @@ class ShardSet:
 
     @classmethod
     def open(cls, root: str | os.PathLike[str]) -> "ShardSet":
-        """The shard set in the folder `root`, its files' sizes checked against its manifest.
+        """The shard set in the folder `root`, or at that URL, its files' sizes checked against its manifest.
 
         Raises ValueError naming the shard when a file is missing or has another size: a stale index would make every
         reader return random bytes, silently.
         """
-        root = Path(root)
-        shards = cls.of_manifest(root, cls.read_manifest(root))
+        folder = place_of(root)
+        shards = cls.of_manifest(folder, cls.read_manifest(folder))
         for shard in shards.shards:
             shards._check_size(f"{shard.name}.tar", shard.bytes)
             shards._check_size(f"{shard.name}.idx", shard.index_bytes)
         return shards
 
     @classmethod
-    def of_manifest(cls, root: Path, manifest: dict[str, Any]) -> "ShardSet":
+    def of_manifest(cls, root: Path | RemotePath, manifest: dict[str, Any]) -> "ShardSet":
         """The shard set as its manifest describes it. Raises ValueError when that makes no sense."""
         try:
             shards = cls(root, manifest)
@@ -107,7 +110,7 @@ class ShardSet:
         return shards
 
     @staticmethod
-    def read_manifest(root: Path) -> dict[str, Any]:
+    def read_manifest(root: Path | RemotePath) -> dict[str, Any]:
         """What the manifest in the folder `root` says. Raises ValueError."""
         if not root.is_dir():
             raise ValueError(f"there is no shard set at {root}: make one with 'photochrom pack PHOTOS {root}'")
@@ -159,7 +162,7 @@ class ShardSet:
         """The number of the shard that holds each sample."""
         return np.searchsorted(self.starts, index, side="right") - 1
 
-    def tar(self, index: int) -> Path:
+    def tar(self, index: int) -> Path | RemotePath:
         """The path of the tar that holds a sample."""
         return self.root / f"{self.shards[int(self.shard_of(np.array(index)))].name}.tar"
 
@@ -196,7 +199,8 @@ class ShardSet:
     def _index_lines(self) -> list[str]:
         """One line per sample, over all shards; each index file begins with a header line."""
         files = [self.root / f"{shard.name}.idx" for shard in self.shards]
-        return [line for file in files for line in read_index_lines(file)]
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            return [line for lines in pool.map(read_index_lines, files) for line in lines]
 
     def _check_size(self, name: str, size: int) -> None:
         path = self.root / name
@@ -233,7 +237,7 @@ def describe(tar: Path, sizes: list[tuple[int, int]]) -> Shard:
     )
 
 
-def read_index_lines(index: Path) -> list[str]:
+def read_index_lines(index: Path | RemotePath) -> list[str]:
     """A DALI index's lines of samples; before them stands a header line."""
     return index.read_text().splitlines()[1:]
 
@@ -270,7 +274,9 @@ def _parts(line: str) -> dict[str, tuple[int, int, str]]:
     }
 
 
-def _read(path: Path, offset: int, size: int) -> bytes:
+def _read(path: Path | RemotePath, offset: int, size: int) -> bytes:
+    if isinstance(path, RemotePath):
+        return bytes(path.read_ranges([offset], [size])[0])
     with open(path, "rb") as file:
         file.seek(offset)
         return file.read(size)

@@ -3,12 +3,12 @@ import mmap
 import numpy as np
 import pytest
 from photochrom.pipelines import ShardSet
-from photochrom.pipelines.reading import Reader
+from photochrom.pipelines.reading import LocalReader
 
 
 def test_any_samples_are_read_in_any_order(shards: ShardSet) -> None:
     index = np.array([8, 0, 4, 4, 3])
-    for i, stored in zip(index.tolist(), Reader(shards).read(index), strict=True):
+    for i, stored in zip(index.tolist(), LocalReader(shards).read(index), strict=True):
         offset, size = shards.places[i]
         assert stored.tobytes() == shards.tar(i).read_bytes()[offset : offset + size]
         assert stored[:2].tolist() == [0xFF, 0xD8]
@@ -17,7 +17,7 @@ def test_any_samples_are_read_in_any_order(shards: ShardSet) -> None:
 
 @pytest.mark.skipif(not hasattr(mmap, "MADV_WILLNEED"), reason="this system reads nothing ahead")
 def test_what_lies_together_is_announced_as_one(shards: ShardSet) -> None:
-    reader = Reader(shards)
+    reader = LocalReader(shards)
     reader.announce(np.arange(9))
     assert [shard for shard, _, _ in reader._ranges(np.arange(9))] == [0, 1, 2]
     ((shard, start, stop),) = reader._ranges(np.array([2, 1]))

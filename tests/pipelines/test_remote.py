@@ -1,0 +1,197 @@
+"""Shard sets on a server on this machine that speaks as much of S3 as they need."""
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import numpy as np
+import pytest
+import torch
+from photochrom.pipelines import DaliLoader, ShardSet, TorchLoader
+from photochrom.pipelines.reading import RemoteReader
+from photochrom.pipelines.remote import RemotePath, place_of
+
+obstore = pytest.importorskip("obstore", reason="obstore is not installed: pip install 'photochrom[remote]'")
+
+SETTINGS = {
+    "AWS_ACCESS_KEY_ID": "testing",
+    "AWS_SECRET_ACCESS_KEY": "testing",
+    "AWS_REGION": "us-east-1",
+    "AWS_ALLOW_HTTP": "true",
+}
+
+
+class S3(BaseHTTPRequestHandler):
+    """Objects are listed, and read in whole or by range; whatever bucket is not `photos` is denied."""
+
+    protocol_version = "HTTP/1.1"
+    objects: ClassVar[dict[str, bytes]] = {}
+
+    def do_GET(self) -> None:
+        url = urlsplit(self.path)
+        _, bucket, *key = unquote(url.path).split("/", 2)
+        if bucket != "photos":
+            self._answer(403, b"<Error><Code>AccessDenied</Code><Message>not yours</Message></Error>")
+        elif "list-type" in url.query:
+            self._answer(200, self._list(parse_qs(url.query).get("prefix", [""])[0]))
+        elif key[0] not in self.objects:
+            self._answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
+        else:
+            data = self.objects[key[0]]
+            first, _, last = (self.headers.get("Range") or "").removeprefix("bytes=").partition("-")
+            if not first:
+                self._answer(200, data)
+            else:
+                stop = min(int(last) + 1, len(data))
+                self._answer(206, data[int(first) : stop], f"bytes {first}-{stop - 1}/{len(data)}")
+
+    def _list(self, prefix: str) -> bytes:
+        found = [
+            f"<Contents><Key>{key}</Key><Size>{len(data)}</Size><ETag>1</ETag>"
+            "<LastModified>2026-01-01T00:00:00.000Z</LastModified></Contents>"
+            for key, data in sorted(self.objects.items())
+            if key.startswith(prefix)
+        ]
+        return f"<ListBucketResult><IsTruncated>false</IsTruncated>{''.join(found)}</ListBucketResult>".encode()
+
+    def _answer(self, status: int, body: bytes, content_range: str = "") -> None:
+        self.send_response(status)
+        if content_range:
+            self.send_header("Content-Range", content_range)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("ETag", "1")
+        self.send_header("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def bucket(shards: ShardSet) -> Iterator[dict[str, bytes]]:
+    """What lies in s3://photos: the nine photographs, under nine/."""
+    S3.objects = {f"nine/{file.name}": file.read_bytes() for file in shards.root.iterdir() if file.is_file()}
+    with ThreadingHTTPServer(("127.0.0.1", 0), S3) as server, pytest.MonkeyPatch.context() as patch:
+        server.daemon_threads = True
+        for name, value in SETTINGS.items():
+            patch.setenv(name, value)
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield S3.objects
+        server.shutdown()
+        thread.join()
+        server.block_on_close = False  # clients keep their connections
+
+
+@pytest.fixture
+def remote(bucket: dict[str, bytes]) -> ShardSet:
+    return ShardSet.open("s3://photos/nine")
+
+
+def test_a_set_is_what_it_is_in_a_folder(remote: ShardSet, shards: ShardSet) -> None:
+    assert remote.num_samples == shards.num_samples
+    assert remote.digest == shards.digest
+    assert str(remote.root) == "s3://photos/nine"
+    for i in range(9):
+        here, there = shards.sample(i), remote.sample(i)
+        assert (there.key, there.path, there.class_name) == (here.key, here.path, here.class_name)
+        assert there.stored() == here.stored()
+
+
+@pytest.mark.parametrize("make", [DaliLoader, TorchLoader])
+def test_loaders_yield_what_they_yield_from_a_folder(make: Any, remote: ShardSet, shards: ShardSet) -> None:
+    settings = {"batch_size": 4, "size": 64, "threads": 2}
+    for train in (True, False):
+        for ours, theirs in zip(
+            make(remote, train=train, **settings), make(shards, train=train, **settings), strict=True
+        ):
+            assert torch.equal(ours.index, theirs.index)
+            assert torch.equal(ours.L, theirs.L)
+            assert torch.equal(ours.ab, theirs.ab)
+
+
+def test_a_stream_begun_in_a_folder_goes_on_from_a_server(remote: ShardSet, shards: ShardSet) -> None:
+    settings: dict[str, Any] = {"batch_size": 4, "size": 64, "train": True, "threads": 1}
+    begun = TorchLoader(shards, **settings)
+    next(iter(begun))
+    state = json.loads(json.dumps(begun.state_dict()))
+    expected = next(iter(begun))
+    resumed = TorchLoader(remote, **settings)
+    resumed.load_state_dict(state)
+    assert torch.equal(next(iter(resumed)).ab, expected.ab)
+
+
+def test_a_server_is_asked_once_for_what_lies_together(remote: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    original = RemotePath.read_ranges
+    monkeypatch.setattr(
+        RemotePath,
+        "read_ranges",
+        lambda self, starts, lengths, **k: asked.append(len(starts)) or original(self, starts, lengths, **k),
+    )
+    reader = RemoteReader(remote)
+    reader.announce(np.arange(9))
+    stored = reader.read(np.arange(9))
+    assert len(asked) == len(remote.shards)
+    assert [bytes(each) for each in stored] == [remote.sample(i).stored() for i in range(9)]
+
+
+def test_what_is_announced_and_never_read_does_not_pile_up(remote: ShardSet) -> None:
+    reader = RemoteReader(remote)
+    for _ in range(50):
+        reader.announce(np.array([0, 1]))
+        reader.announce(np.array([5, 8]))
+    assert len(reader._coming) <= 9
+    for i in (3, 3, 0):
+        assert bytes(reader.read(np.array([i, i]))[1]) == remote.sample(i).stored()
+
+
+def test_what_is_gone_or_cut_since_is_one_sentence(bucket: dict[str, bytes], shards: ShardSet) -> None:
+    bucket |= {f"cut/{file.name}": file.read_bytes() for file in shards.root.iterdir() if file.is_file()}
+    whole = ShardSet.open("s3://photos/cut")
+    tar = f"{whole.shards[1].name}.tar"
+    bucket[f"cut/{tar}"] = b"half"
+    with pytest.raises(ValueError, match=rf"s3://photos/cut/{tar} has 4 bytes where the manifest says"):
+        ShardSet.open("s3://photos/cut")
+    del bucket[f"cut/{tar}"]
+    with pytest.raises(ValueError, match=rf"s3://photos/cut/{tar} is missing from the shard set"):
+        ShardSet.open("s3://photos/cut")
+    with pytest.raises(ValueError, match=rf"^s3://photos/cut/{tar} cannot be read: .*not found"):
+        list(TorchLoader(whole, batch_size=9, size=64, train=False))
+    with pytest.raises(ValueError, match="there is no shard set at s3://photos/nothing"):
+        ShardSet.open("s3://photos/nothing")
+    with pytest.raises(ValueError, match=r"^s3://nobody/has-this cannot be read: "):
+        ShardSet.open("s3://nobody/has-this")
+
+
+def test_the_network_is_trained_from_a_server(bucket: dict[str, bytes], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "photochrom", "train", "--data.train", "s3://photos/nine", "--out", "run"]
+    command += ["--data.size", "32", "--model.width", "0.0625", "--train.steps", "2", "--train.batch_size", "4"]
+    done = subprocess.run(
+        [*command, "--train.device", "cpu"], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert "train: s3://photos/nine" in (tmp_path / "run" / "config.yaml").read_text()
+
+
+def test_paths_of_disks_are_no_urls() -> None:
+    for text in ("shards/mine", "/data/s3", r"C:\shards", "C:/shards", "s3:/one/slash"):
+        assert isinstance(place_of(text), Path)
+
+
+def test_without_obstore_a_sentence_says_what_to_install() -> None:
+    code = (
+        "import sys; sys.modules['obstore'] = None\n"
+        "from photochrom.pipelines import ShardSet\n"
+        "ShardSet.open('s3://photos/nine')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "pip install 'photochrom[remote]'" in done.stderr.splitlines()[-1]
