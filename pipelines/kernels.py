@@ -5,6 +5,8 @@ Both kernels hold no lock of Python's, so that threads run them side by side, an
 
 # Shapes: H W pixels of the stored picture, S of the square that is cut from it. L in [0, 100], ab about -110..110.
 
+from typing import Any
+
 import numba
 import numpy as np
 
@@ -21,7 +23,14 @@ _FAST = {"contract", "nnan", "ninf", "nsz"}  # but no reordering: black is to be
 _pixels = numba.types.Array(numba.uint8, 3, "C", readonly=True)
 _planes, _plane = numba.float32[:, :, ::1], numba.float32[:, ::1]
 _signature = numba.void(_pixels, numba.int64, numba.int64, numba.boolean, _plane, _planes)
-_compiled = numba.njit(_signature, nogil=True, fastmath=_FAST, error_model="numpy", cache=True)
+
+
+def _compiled(function: Any) -> Any:
+    options: dict[str, Any] = {"nogil": True, "fastmath": _FAST, "error_model": "numpy"}
+    try:
+        return numba.njit(_signature, cache=True, **options)(function)
+    except RuntimeError:  # no folder can be written to: every process compiles for itself
+        return numba.njit(_signature, **options)(function)
 
 
 @numba.njit(nogil=True)

@@ -2,10 +2,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from photochrom.engine import loaders
 from photochrom.engine.config import LoaderConfig
 from photochrom.engine.run import train
-from photochrom.pipelines import CachedLoader, DaliLoader, Loader, SyntheticLoader, TorchLoader
+from photochrom.pipelines import CachedLoader, DaliLoader, Loader, ShardSet, SyntheticLoader, TorchLoader
 
 BACKENDS = {"auto": DaliLoader, "dali": DaliLoader, "torch": TorchLoader, "cached": CachedLoader}
 BACKENDS["synthetic"] = SyntheticLoader
@@ -32,11 +33,16 @@ def test_a_run_goes_on_with_another_backend(configure, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 4
 
 
-def test_auto_takes_torch_where_dali_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert loaders.resolve_backend("auto") == "dali"
+def test_auto_takes_torch_where_dali_is_of_no_use(shards: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    lab = ShardSet(shards.root, {**shards.manifest, "image": {"store": "lab"}})
+    assert loaders.resolve_backend("auto", shards, cpu) == "dali"
+    assert loaders.resolve_backend("auto", lab, cpu) == "torch"
+    assert loaders.resolve_backend("auto", lab, gpu) == "dali"
+    assert loaders.resolve_backend("dali", lab, cpu) == "dali"
     monkeypatch.setattr(loaders, "has_dali", lambda: False)
-    assert loaders.resolve_backend("auto") == "torch"
-    assert loaders.resolve_backend("cached") == "cached"
+    assert loaders.resolve_backend("auto", shards, gpu) == "torch"
+    assert loaders.resolve_backend("cached", shards, cpu) == "cached"
 
 
 @pytest.mark.parametrize(
