@@ -69,8 +69,8 @@ class LoaderConfig:
 
     Args:
         backend: What decodes: dali; torch, without DALI; cached, which keeps in memory what torch has decoded; or
-            synthetic, which makes colours up, to see what the network could do. auto takes dali where it is installed, and torch
-            for Lab in bytes on a CPU.
+            synthetic, which makes colours up, to see what the network could do. auto takes dali where it is installed,
+            and torch for Lab in bytes on a CPU.
         threads: CPU threads that decode, per process; by default all cores shared among this machine's processes.
         prefetch: Batches prepared ahead.
         block: Photographs that lie together and are read together when training; 1 mixes best, more spares slow disks.
