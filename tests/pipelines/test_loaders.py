@@ -193,7 +193,7 @@ def test_a_global_batch_is_the_same_on_any_number_of_ranks(kind: str, shards: Sh
         assert torch.equal(torch.cat([share.ab for share in shares]), batch.ab)
 
 
-@every_reading_loader
+@pytest.mark.parametrize("kind", ["dali", "torch", "cached"])
 @pytest.mark.parametrize(("saved_on", "resumed_on"), list(itertools.product([1, 2, 3, 5], repeat=2)))
 def test_a_stream_goes_on_exactly_on_another_number_of_ranks(
     kind: str, shards: ShardSet, saved_on: int, resumed_on: int
