@@ -1,14 +1,11 @@
-"""Shard sets on a server on this machine that speaks as much of S3 as they need."""
+"""Shard sets on S3, as moto's server on this machine speaks it."""
 
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
-from urllib.parse import parse_qs, unquote, urlsplit
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +15,7 @@ from photochrom.pipelines.reading import RemoteReader
 from photochrom.pipelines.remote import RemotePath, place_of
 
 obstore = pytest.importorskip("obstore", reason="obstore is not installed: pip install 'photochrom[remote]'")
+boto3 = pytest.importorskip("boto3", reason="boto3 is not installed: pip install 'photochrom[dev]'")
 
 SETTINGS = {
     "AWS_ACCESS_KEY_ID": "testing",
@@ -27,72 +25,32 @@ SETTINGS = {
 }
 
 
-class S3(BaseHTTPRequestHandler):
-    """Objects are listed, and read in whole or by range; whatever bucket is not `photos` is denied."""
-
-    protocol_version = "HTTP/1.1"
-    objects: ClassVar[dict[str, bytes]] = {}
-
-    def do_GET(self) -> None:
-        url = urlsplit(self.path)
-        _, bucket, *key = unquote(url.path).split("/", 2)
-        if bucket != "photos":
-            self._answer(403, b"<Error><Code>AccessDenied</Code><Message>not yours</Message></Error>")
-        elif "list-type" in url.query:
-            self._answer(200, self._list(parse_qs(url.query).get("prefix", [""])[0]))
-        elif key[0] not in self.objects:
-            self._answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
-        else:
-            data = self.objects[key[0]]
-            first, _, last = (self.headers.get("Range") or "").removeprefix("bytes=").partition("-")
-            if not first:
-                self._answer(200, data)
-            else:
-                stop = min(int(last) + 1, len(data))
-                self._answer(206, data[int(first) : stop], f"bytes {first}-{stop - 1}/{len(data)}")
-
-    def _list(self, prefix: str) -> bytes:
-        found = [
-            f"<Contents><Key>{key}</Key><Size>{len(data)}</Size><ETag>1</ETag>"
-            "<LastModified>2026-01-01T00:00:00.000Z</LastModified></Contents>"
-            for key, data in sorted(self.objects.items())
-            if key.startswith(prefix)
-        ]
-        return f"<ListBucketResult><IsTruncated>false</IsTruncated>{''.join(found)}</ListBucketResult>".encode()
-
-    def _answer(self, status: int, body: bytes, content_range: str = "") -> None:
-        self.send_response(status)
-        if content_range:
-            self.send_header("Content-Range", content_range)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("ETag", "1")
-        self.send_header("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *arguments: object) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
-def bucket(shards: ShardSet) -> Iterator[dict[str, bytes]]:
-    """What lies in s3://photos: the nine photographs, under nine/."""
-    S3.objects = {f"nine/{file.name}": file.read_bytes() for file in shards.root.iterdir() if file.is_file()}
-    with ThreadingHTTPServer(("127.0.0.1", 0), S3) as server, pytest.MonkeyPatch.context() as patch:
-        server.daemon_threads = True
+def client(shards: ShardSet) -> Iterator[Any]:
+    """A client of a server that has s3://photos, and in it the nine photographs, under nine/."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    with pytest.MonkeyPatch.context() as patch:
         for name, value in SETTINGS.items():
             patch.setenv(name, value)
-        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield S3.objects
-        server.shutdown()
-        thread.join()
-        server.block_on_close = False  # clients keep their connections
+        patch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*server.get_host_and_port()))
+        client = boto3.client("s3", region_name="us-east-1")
+        client.create_bucket(Bucket="photos")
+        upload(client, shards.root, "nine")
+        yield client
+    server.stop()
+
+
+def upload(client: Any, folder: Path, prefix: str) -> None:
+    for file in folder.iterdir():
+        if file.is_file():
+            client.upload_file(str(file), "photos", f"{prefix}/{file.name}")
 
 
 @pytest.fixture
-def remote(bucket: dict[str, bytes]) -> ShardSet:
+def remote(client: Any) -> ShardSet:
     return ShardSet.open("s3://photos/nine")
 
 
@@ -154,14 +112,14 @@ def test_what_is_announced_and_never_read_does_not_pile_up(remote: ShardSet) -> 
         assert bytes(reader.read(np.array([i, i]))[1]) == remote.sample(i).stored()
 
 
-def test_what_is_gone_or_cut_since_is_one_sentence(bucket: dict[str, bytes], shards: ShardSet) -> None:
-    bucket |= {f"cut/{file.name}": file.read_bytes() for file in shards.root.iterdir() if file.is_file()}
+def test_what_is_gone_or_cut_since_is_one_sentence(client: Any, shards: ShardSet) -> None:
+    upload(client, shards.root, "cut")
     whole = ShardSet.open("s3://photos/cut")
     tar = f"{whole.shards[1].name}.tar"
-    bucket[f"cut/{tar}"] = b"half"
+    client.put_object(Bucket="photos", Key=f"cut/{tar}", Body=b"half")
     with pytest.raises(ValueError, match=rf"s3://photos/cut/{tar} has 4 bytes where the manifest says"):
         ShardSet.open("s3://photos/cut")
-    del bucket[f"cut/{tar}"]
+    client.delete_object(Bucket="photos", Key=f"cut/{tar}")
     with pytest.raises(ValueError, match=rf"s3://photos/cut/{tar} is missing from the shard set"):
         ShardSet.open("s3://photos/cut")
     with pytest.raises(ValueError, match=rf"^s3://photos/cut/{tar} cannot be read: .*not found"):
@@ -172,7 +130,7 @@ def test_what_is_gone_or_cut_since_is_one_sentence(bucket: dict[str, bytes], sha
         ShardSet.open("s3://nobody/has-this")
 
 
-def test_the_network_is_trained_from_a_server(bucket: dict[str, bytes], tmp_path: Path) -> None:
+def test_the_network_is_trained_from_a_server(client: Any, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "photochrom", "train", "--data.train", "s3://photos/nine", "--out", "run"]
     command += ["--data.size", "32", "--model.width", "0.0625", "--train.steps", "2", "--train.batch_size", "4"]
     done = subprocess.run(
