@@ -36,8 +36,9 @@ demo: install
 	$(BIN)/photochrom colorize demo/run "$(PHOTOS)" --out demo/colorized
 	@echo "The report: $(CURDIR)/demo/report/report.html   The colorized photographs: $(CURDIR)/demo/colorized"
 
+# Each of pytest's processes computes on one core: many threads on few cores would wait for each other.
 test: install
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal
 
 lint: install
 	$(BIN)/ruff format --check .

@@ -66,10 +66,14 @@ class LocalReader:
         return list(zip(shard[firsts].tolist(), start[firsts].tolist(), (start + size)[lasts].tolist(), strict=True))
 
     def _map(self, shard: int) -> mmap.mmap:
+        path = self._data.root / f"{self._data.shards[shard].name}.tar"
         if shard not in self._maps:
-            with open(str(self._data.root / f"{self._data.shards[shard].name}.tar"), "rb") as file:
+            with open(str(path), "rb") as file:
                 self._maps[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return self._maps[shard]
+        mapped = self._maps[shard]
+        if mapped.size() < len(mapped):  # or else the system would end the process, without a word
+            raise ValueError(f"{path} was cut to {mapped.size()} bytes since it was opened: restore it or pack again")
+        return mapped
 
 
 class RemoteReader:
