@@ -5,7 +5,6 @@ is the median over the rounds, with the smallest and the largest beside it.
 """
 
 import json
-import os
 import platform
 import statistics
 import sys
@@ -21,6 +20,7 @@ from rich.table import Table
 from ..engine.config import plain
 from ..engine.doctor import versions
 from ..engine.parser import parse_options
+from ..pipelines.threads import own_cores
 
 _MIN_ROUNDS = 3
 
@@ -56,7 +56,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     return {
         "cpu": platform.processor() or platform.machine(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": own_cores(),
         "torch_threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
     }

@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 from .. import __version__
-from ..pipelines.dali import INSTALL_DALI
+from ..pipelines.installed import INSTALL_DALI
+from ..pipelines.threads import own_cores
 
 Verdict = Literal["ok", "note", "missing", "broken"]
 
@@ -46,9 +47,8 @@ class Finding:
 def examine() -> Iterator[Finding]:
     """Looks at all that training, evaluation and colorizing need."""
     yield Finding(what="photochrom", verdict="ok", found=f"{__version__} on Python {platform.python_version()}")
-    cores = len(os.sched_getaffinity(0))
     capability = torch.backends.cpu.get_cpu_capability()
-    yield Finding(what="CPU", verdict="ok", found=f"{cores} of {os.cpu_count()} cores usable, {capability}")
+    yield Finding(what="CPU", verdict="ok", found=f"{own_cores()} of {os.cpu_count()} cores usable, {capability}")
     yield Finding(what="disk", verdict="ok", found=f"{shutil.disk_usage('.').free / 1e9:.0f} GB free in this folder")
     yield from map(_package, _PACKAGES)
     yield from _gpus()

@@ -10,6 +10,7 @@ from accelerate.state import PartialState
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 from torch import nn
 
+from ..pipelines.threads import own_cores
 from .config import Device, Precision
 
 T = TypeVar("T")
@@ -66,7 +67,7 @@ def resolve_precision(precision: Precision, kind: str) -> Precision:
 
 def threads_per_process() -> int:
     """This process's share of the cores it may use, as divided by the launcher among the processes of this machine."""
-    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    return max(1, own_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def is_first_process() -> bool:

@@ -6,7 +6,7 @@ import torch
 from accelerate import Accelerator
 
 from ..pipelines import CachedLoader, DaliLoader, ShardSet, SyntheticLoader, TorchLoader
-from ..pipelines.decodable import has_dali
+from ..pipelines.installed import has_dali
 from ..pipelines.loader import Loader
 from .config import LoaderConfig
 from .launch import threads_per_process

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .components import PackedPhotograph, photographs_in
-from .decodable import DaliCheck, Samples, has_dali
+from .decodable import DaliCheck, Samples
 from .files import sole_writer
+from .installed import has_dali
 from .members import Unfit, members_of
 from .outcomes import Examiners, Gate, Outcome
 from .photograph import Photograph, Rejected

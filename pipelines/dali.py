@@ -15,13 +15,10 @@ from torch import Tensor
 from .batch import LabBatch
 from .canvas import blank
 from .color import codes_to_lab, rgb_to_lab
+from .installed import require_dali
 from .loader import BatchPlan, Loader
 from .reading import Bytes, planes_of
 from .threads import Threads
-
-INSTALL_DALI = (
-    "pip install 'photochrom[cuda13]', or 'photochrom[cuda12]' for V100 and older drivers; both also run without a GPU"
-)
 
 
 class DaliLoader(Loader):
@@ -166,11 +163,3 @@ def _built(loader: DaliLoader, inputs: Any) -> Any:
         pipeline.set_outputs(pictures)
     pipeline.build()
     return pipeline
-
-
-def require_dali() -> None:
-    """Raises ImportError that says what to install when DALI is missing."""
-    try:
-        import nvidia.dali  # noqa: F401
-    except ImportError as error:
-        raise ImportError(f"NVIDIA DALI cannot be imported ({error}): {INSTALL_DALI}") from None

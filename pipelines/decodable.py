@@ -1,6 +1,5 @@
 """The last check of a finished shard: DALI itself decodes every photograph, in a process that it may take down."""
 
-import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,10 +27,6 @@ class Samples:
 def samples_of(tar: Path, shard: Shard) -> Samples:
     """All samples of a shard, whose index lies beside its tar."""
     return Samples(tar=tar, lines=read_index_lines(tar.with_suffix(".idx")), sizes=shard.widths_heights)
-
-
-def has_dali() -> bool:
-    return importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.dali") is not None
 
 
 class DaliCheck(Workers[Samples, str | None]):

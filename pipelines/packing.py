@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from .. import __version__
 from . import photograph
 from .claim import claimed
-from .decodable import DaliCheck, has_dali
+from .decodable import DaliCheck
 from .http import without_secrets
+from .installed import has_dali
 from .labels import part_of, read_partition
 from .members import Entry, FileAt
 from .outcomes import Examiners, Gate, Outcome, place_of

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .decodable import DaliCheck, has_dali, samples_of
+from .decodable import DaliCheck, samples_of
 from .files import sha256_of
+from .installed import has_dali
 from .members import Slice
 from .photograph import Rejected, decode
 from .shards import MANIFEST, SUFFIXES, Shard, ShardSet, manifest_digest

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,3 +58,14 @@ def test_auto_takes_torch_where_dali_is_of_no_use(shards: ShardSet, monkeypatch:
 def test_settings_out_of_range(settings: dict, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         LoaderConfig(**settings)
+
+
+def test_training_needs_nothing_that_only_linux_has() -> None:
+    """Packing does: on macOS and Windows, sets that were packed elsewhere are trained on."""
+    code = (
+        "import sys, os; sys.modules |= {'photochrom.pipelines.workers': None, 'fcntl': None}; del os.sched_getaffinity\n"
+        "import photochrom.engine.commands.train, photochrom.engine.commands.evaluate, photochrom.engine.launch as launch\n"
+        "assert launch.threads_per_process() >= 1"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
