@@ -32,7 +32,7 @@ from .loaders import make_loader
 from .meter import Meter, Totals
 from .output import check_writable, write_json
 from .runlog import RunLog
-from .specs import build_loss, build_model, resolved, with_prior
+from .specs import build_loss, build_model, find_class, resolved, with_prior
 from .train import Run, fit
 from .weights import load_weights, read_recipe, save_model
 
@@ -225,9 +225,15 @@ def _check_heads(config: RunConfig, colorizer: Colorizer, loss: ColorLoss) -> No
 
 def _check_model(config: RunConfig, checkpoint: Checkpoint) -> None:
     """Refuses another network than the checkpoint's: its weights would fit by chance, or its constants not be used."""
-    theirs, ours = (resolved(spec, MODELS) for spec in (read_recipe(checkpoint.model).model, config.model))
+    theirs, ours = (_network(spec) for spec in (read_recipe(checkpoint.model).model, config.model))
     if changes := differences(theirs, ours, "model"):
         raise ValueError(f"{checkpoint.folder} is of another network ({', '.join(changes)}): name another --out")
+
+
+def _network(spec: Spec) -> Any:
+    """A model's class and arguments, defaults included, but for those that leave what it computes as it is."""
+    execution = find_class(spec.class_path, Colorizer, MODELS).execution
+    return {name: value for name, value in resolved(spec, MODELS).items() if name not in execution}
 
 
 def _finished(out: Path) -> bool:

@@ -1,0 +1,42 @@
+import torch
+from photochrom.models import VGGColorizer
+from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
+
+
+def trained(*, recompute: bool) -> tuple[VGGColorizer, int]:
+    """A model after one step, and the bytes that were kept for its gradients."""
+    torch.manual_seed(0)
+    model = VGGColorizer(width=0.0625).double().train()
+    model.recompute = recompute
+    kept = 0
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal kept
+        kept += tensor.nbytes * (tensor.grad_fn is not None or not isinstance(tensor, nn.Parameter))
+        return tensor
+
+    L = torch.rand(2, 1, 64, 64, dtype=torch.float64) * 100
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = model(L).output
+    kept_forward = kept
+    output.square().mean().backward()
+    return model, kept_forward
+
+
+def test_the_network_learns_the_same_with_less_memory() -> None:
+    (usual, much), (recomputed, little) = trained(recompute=False), trained(recompute=True)
+    assert little < much / 3
+    for (name, theirs), ours in zip(usual.named_parameters(), recomputed.parameters(), strict=True):
+        assert torch.equal(ours.grad, theirs.grad), name
+    for (name, theirs), ours in zip(usual.named_buffers(), recomputed.named_buffers(), strict=True):
+        assert torch.equal(ours[1], theirs), name
+
+
+def test_nothing_is_recomputed_in_evaluation() -> None:
+    model = VGGColorizer(width=0.0625).eval()
+    model.recompute = True
+    L = torch.rand(1, 1, 32, 32) * 100
+    usual = VGGColorizer(width=0.0625).eval()
+    usual.load_state_dict(model.state_dict())
+    assert torch.equal(model(L).output, usual(L).output)
