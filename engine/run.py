@@ -25,7 +25,7 @@ from .checkpoint import (
     newest_intact,
     open_checkpoint,
 )
-from .config import RunConfig, differences, plain, save_yaml
+from .config import RunConfig, Spec, differences, plain, save_yaml
 from .console import LiveLine, console
 from .launch import make_accelerator
 from .loaders import make_loader

@@ -25,4 +25,4 @@ class Colorizer(nn.Module, ABC):
         """The colours of L (B, 1, H, W) in [0, 100], of any size."""
 
     def tune(self, L: Tensor) -> None:
-        """Chooses, before training, what is fastest for batches like L (B, 1, H, W); what it computes stays the same."""
+        """Chooses, before training, the fastest way to the same result for batches like L (B, 1, H, W)."""

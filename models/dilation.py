@@ -1,7 +1,7 @@
 """Convolutions of dilation 2 as plain ones: every other row and column apart, since none sees the others.
 
-Few GPU libraries have a fast kernel for dilated convolutions; all have one for plain ones. A feature map whose sides are
-even falls into four, of every other pixel, on each of which a 3x3 convolution of dilation 2 and padding 2 is one of
+Few GPU libraries have a fast kernel for dilated convolutions; all have one for plain ones. A feature map of even
+sides falls into four, of every other pixel, on each of which a 3x3 convolution of dilation 2 and padding 2 is one of
 dilation 1 and padding 1. Batch statistics see the same values. One split serves any number of layers.
 """
 
@@ -35,7 +35,7 @@ def batch_to_space(phases: Tensor) -> Tensor:
 
 
 def undilated(blocks: Sequence[nn.Sequential], x: Tensor) -> Tensor:
-    """What the blocks make of x (B, C, H, W), H and W even, whose convolutions are all 3x3 of dilation and padding 2."""
+    """What the blocks make of x (B, C, H, W), H and W even; their convolutions are 3x3, of dilation and padding 2."""
     x = space_to_batch(x)
     for layer in (layer for block in blocks for layer in block):
         x = F.conv2d(x, layer.weight, layer.bias, padding=1) if isinstance(layer, nn.Conv2d) else layer(x)

@@ -74,5 +74,5 @@ def test_a_trial_leaves_no_trace(device: torch.device) -> None:
 
 
 def test_an_unknown_way_is_refused() -> None:
-    with pytest.raises(ValueError, match="model.dilation='fast' is unknown; known are native, space_to_batch, auto"):
+    with pytest.raises(ValueError, match=r"model.dilation='fast' is unknown; known are native, space_to_batch, auto"):
         VGGColorizer(dilation="fast")
