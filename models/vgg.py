@@ -134,7 +134,7 @@ class VGGColorizer(Colorizer):
         height, width = (side // _STRIDE for side in _pad(L).shape[-2:])
         if self.dilation != "auto" or not L.is_cuda or height % 2 or width % 2:  # a CPU is slower by 3 to 4 % so
             return
-        weight = self.block5[0].weight
+        weight = next(self.block5.parameters())
         channels_last = weight.is_contiguous(memory_format=torch.channels_last)
         features = torch.randn(len(L), weight.shape[1], height, width, device=L.device)
         features = features.to(
