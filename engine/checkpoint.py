@@ -58,8 +58,9 @@ def save_checkpoint(
     loader: dict[str, Any],
     totals: dict[str, Any],
     keep: int,
+    keep_every: int | None = None,
 ) -> Path:
-    """Saves a checkpoint below `root`, then removes all but the newest `keep`.
+    """Saves a checkpoint below `root`, then removes all but the newest `keep` and those of every `keep_every` steps.
 
     `loader` and `totals`, where the loader stands and what the run has done so far, are plain JSON. Raises OSError when
     it cannot be written; the old ones then stay.
@@ -83,13 +84,18 @@ def save_checkpoint(
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     for old in list_checkpoints(root)[keep:]:
-        shutil.rmtree(old)
+        if keep_every is None or _step_of(old) % keep_every:
+            shutil.rmtree(old)
     return folder
 
 
 def list_checkpoints(root: Path) -> list[Path]:
     """The folders of all checkpoints below `root`, newest first."""
     return sorted((path for path in root.glob("step-*") if _STEP.fullmatch(path.name)), reverse=True)
+
+
+def _step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:

@@ -11,6 +11,8 @@ from ..pipelines.augment import Crop
 from ..pipelines.files import whole_file
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
+Compile = Literal["auto", "off", "default", "reduce-overhead", "max-autotune"]
+Layout = Literal["auto", "channels_last", "contiguous"]
 Device = Literal["auto", "cuda", "cpu"]
 
 
@@ -100,35 +102,50 @@ class LoaderConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """Adam.
+    """Adam, and how fast it learns when.
 
     Args:
-        lr: Learning rate.
-        milestones: Steps after which another rate holds, and which, such as [[200000, 1e-5], [375000, 3e-6]].
+        lr: Learning rate, the highest that the schedule takes.
+        schedule: constant; step, at the milestones; cosine, down to nothing at the last step; or one_cycle, up to lr in
+            the first part of the run and down again.
+        milestones: Steps after which another rate holds, and which, such as [[200000, 1e-5], [375000, 3e-6]] (step).
+        warmup: Steps in which the rate rises to what the schedule says; of one_cycle 0 means three tenths of all.
+        scale_lr: Multiplies the rate by the batch's size over base_batch (linear), or by the root of that (sqrt).
+        base_batch: Photographs per step for which lr was found (scale_lr).
         betas: Decay of the two moments.
         weight_decay: L2 penalty on the weights.
+        clip_norm: Longer gradients, over all weights, are shortened to this length.
     """
 
     lr: float = 1e-4
+    schedule: Literal["constant", "step", "cosine", "one_cycle"] = "constant"
     milestones: list[tuple[int, float]] = field(default_factory=list)
+    warmup: int = 0
+    scale_lr: Literal["none", "linear", "sqrt"] = "none"
+    base_batch: int = 40
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
+    clip_norm: float | None = None
 
     def __post_init__(self) -> None:
         if not self.lr > 0:
             raise ValueError(f"optim.lr={self.lr} is not positive: nothing would be learnt")
+        if self.warmup < 0:
+            raise ValueError(f"optim.warmup={self.warmup} is negative")
+        _positive("optim.base_batch", self.base_batch)
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ValueError(f"optim.clip_norm={self.clip_norm} is not positive: leave it away to clip nothing")
         steps = [0, *(step for step, _ in self.milestones)]
         if not all(map(operator.lt, steps, steps[1:])) or not all(lr > 0 for _, lr in self.milestones):
             shown = [list(milestone) for milestone in self.milestones]
             raise ValueError(f"optim.milestones={shown} are not steps that rise, each with a positive rate")
+        if bool(self.milestones) != (self.schedule == "step"):
+            need, have = ("needs", "none") if self.schedule == "step" else ("has no", "some")
+            raise ValueError(f"optim.schedule={self.schedule} {need} milestones, and optim.milestones has {have}")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"optim.betas={list(self.betas)} are not in [0, 1)")
         if not self.weight_decay >= 0:
             raise ValueError(f"optim.weight_decay={self.weight_decay} is negative")
-
-    def rate(self, step: int) -> float:
-        """The learning rate of a step; the first one is step 0."""
-        return next((lr for milestone, lr in reversed(self.milestones) if step >= milestone), self.lr)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,9 +157,19 @@ class TrainConfig:
         steps: Optimizer steps; when given, it replaces epochs.
         batch_size: Photographs per optimizer step, over all processes.
         accumulate: Parts in which each process computes its share of the batch, one after another, to save memory.
-        precision: Of the network's arithmetic; auto takes bf16 on GPUs that have it, fp16 on others, fp32 on CPUs.
+        precision: Of the network's arithmetic; auto takes bf16 on GPUs and CPUs that have it, fp16 on other GPUs, fp32
+            on other CPUs. fp32 uses TF32 on GPUs that have it.
         device: Where to train; auto takes the GPU if there is one.
         seed: Of weights, order and augmentation.
+        compile: Mode of torch.compile for network and loss, or off; reduce-overhead uses CUDA graphs. auto takes
+            default on GPUs where Triton is installed, off elsewhere.
+        layout: Of feature maps in memory; auto takes channels_last.
+        recompute: Computes hidden features again for the gradients: less memory, more time.
+        ema: Decay of an average of the weights over the steps, such as 0.999; it is validated and saved as the model.
+        skip_nonfinite: Steps in a row whose loss or gradients may be infinite or nan; they leave the weights alone.
+        compress: Travelling gradients as fp16 or bf16, of several processes.
+        sync_batchnorm: Statistics of BatchNorm over all processes' photographs, of several GPUs.
+        timeout: Seconds that a process waits for another.
     """
 
     epochs: int = 100
@@ -152,10 +179,24 @@ class TrainConfig:
     precision: Precision = "auto"
     device: Device = "auto"
     seed: int = 0
+    compile: Compile = "auto"
+    layout: Layout = "auto"
+    recompute: bool = False
+    ema: float | None = None
+    skip_nonfinite: int = 0
+    compress: Literal["none", "fp16", "bf16"] = "none"
+    sync_batchnorm: bool = False
+    timeout: int = 600
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate"):
+        for name in ("epochs", "batch_size", "accumulate", "timeout"):
             _positive(f"train.{name}", getattr(self, name))
+        if self.skip_nonfinite < 0:
+            raise ValueError(f"train.skip_nonfinite={self.skip_nonfinite} is negative")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"train.ema={self.ema} is no decay between 0 and 1: try 0.999")
+        if self.recompute and self.compile not in ("auto", "off"):
+            raise ValueError("train.recompute=true and train.compile exclude each other: compiled, torch decides")
         if self.steps is not None:
             _positive("train.steps", self.steps)
         if self.seed < 0:
@@ -168,15 +209,21 @@ class CheckpointConfig:
 
     Args:
         every: Steps between checkpoints.
-        keep: Checkpoints that are kept; older ones are removed.
+        keep: Newest checkpoints that are kept; older ones are removed.
+        keep_every: Checkpoints of every so many steps are kept for good.
+        on_error: What happens when one cannot be written, on a full disk: warn goes on, stop ends the run.
     """
 
     every: int = 1000
     keep: int = 2
+    keep_every: int | None = None
+    on_error: Literal["warn", "stop"] = "warn"
 
     def __post_init__(self) -> None:
         _positive("checkpoint.every", self.every)
         _positive("checkpoint.keep", self.keep)
+        if self.keep_every is not None:
+            _positive("checkpoint.keep_every", self.keep_every)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,12 +235,17 @@ class LogConfig:
         validate_every: Steps between validations on data.val.
         preview_every: Steps between preview pictures.
         num_previews: Photographs in a preview.
+        trackers: Where figures and previews go besides metrics.jsonl: tensorboard, wandb or any other of Accelerate's.
+        peak_tflops: What one device can do, in 10^12 operations a second, to tell which share is used (MFU); by default
+            what its maker publishes, where that is known.
     """
 
     every: int = 20
     validate_every: int = 1000
     preview_every: int = 1000
     num_previews: int = 8
+    trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
+    peak_tflops: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("every", "validate_every", "preview_every", "num_previews"):
@@ -230,6 +282,17 @@ def plain(config: Any) -> Any:
     if isinstance(config, list | tuple):
         return [plain(value) for value in config]
     return str(config) if isinstance(config, Path) else config
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
+    """Plain values under dotted names, lists as text."""
+    found: dict[str, bool | int | float | str] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = value if isinstance(value, bool | int | float | str) else str(value)
+    return found
 
 
 def save_yaml(config: Any, path: Path) -> None:

@@ -72,7 +72,7 @@ def import_weights(source: Path, target: Path, *, size: int, bn_scale: float | N
         raise ValueError(f"{source}: {error}") from None
     digest = _sha256(source)
     target.parent.mkdir(parents=True, exist_ok=True)
-    save_model(model, _recipe(arguments, size=size, source=source, digest=digest), target)
+    save_model(model.state_dict(), _recipe(arguments, size=size, source=source, digest=digest), target)
     notes = []
     if isinstance(layout, Eccv16):
         notes.append(_PUBLISHED if digest == ECCV16_SHA256 else f"not the published file: its sha256 is {digest}")

@@ -1,28 +1,62 @@
 """Devices, precisions and processes: Accelerate's launcher, and what a run may ask of this machine."""
 
 import os
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import PartialState
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType
+from accelerate.utils import (
+    DDPCommunicationHookType,
+    DistributedDataParallelKwargs,
+    DistributedType,
+    InitProcessGroupKwargs,
+)
 from torch import nn
+from torch.utils._triton import has_triton
 
 from ..pipelines.threads import own_cores
-from .config import Device, Precision
+from .config import Device, Precision, TrainConfig
 
 T = TypeVar("T")
 
+_TIMEOUT = 600  # seconds that a process waits for another
 
-def make_accelerator(device: Device, precision: Precision) -> Accelerator:
-    """The Accelerator of this process. Raises ValueError when the machine lacks what is asked for."""
+
+def make_trainer(train: TrainConfig) -> Accelerator:
+    """The Accelerator of a process that trains. Raises ValueError when the machine lacks what is asked for."""
+    if train.sync_batchnorm and resolve_device(train.device).type == "cpu":
+        raise ValueError("train.sync_batchnorm=true needs GPUs: torch has no SyncBatchNorm for CPUs")
+    # No static_graph: DistributedDataParallel does not find the tensors within a ColorPrediction, and then, in silence,
+    # leaves the first gradients of a process what they are.
+    accelerator = make_accelerator(
+        train.device,
+        train.precision,
+        timeout=train.timeout,
+        comm_hook=DDPCommunicationHookType({"none": "no"}.get(train.compress, train.compress)),
+    )
+    if accelerator.device.type == "cuda":
+        torch.backends.cudnn.benchmark = True  # all batches have one size: the fastest algorithms for it are looked for
+        torch.set_float32_matmul_precision("high")  # TF32
+        torch.backends.cudnn.allow_tf32 = True
+    return accelerator
+
+
+def make_accelerator(device: Device, precision: Precision, *, timeout: int = _TIMEOUT, **parallel: Any) -> Accelerator:
+    """The Accelerator of this process; `parallel` are settings of DistributedDataParallel, `timeout` is in seconds.
+
+    Raises ValueError when the machine lacks what is asked for.
+    """
     kind = resolve_device(device).type
     accelerator = Accelerator(
         cpu=kind == "cpu",
         mixed_precision=_MIXED[resolve_precision(precision, kind)],
-        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True, **parallel),
+            InitProcessGroupKwargs(timeout=timedelta(seconds=timeout)),
+        ],
     )
     # `accelerate config` may have asked for more, behind our back.
     if accelerator.gradient_accumulation_steps != 1:
@@ -56,13 +90,25 @@ def resolve_precision(precision: Precision, kind: str) -> Precision:
     if kind == "cpu":
         if precision == "fp16":
             raise ValueError("precision=fp16 needs a GPU: use fp32, or bf16, on a CPU")
-        return "fp32" if precision == "auto" else precision
+        return precision if precision != "auto" else "bf16" if _has_bf16() else "fp32"
     has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     if precision == "bf16" and not has_bf16:
         raise ValueError(f"precision=bf16 is not in {torch.cuda.get_device_name()}'s hardware: use fp16")
     if precision == "auto":
         return "bf16" if has_bf16 else "fp16"
     return precision
+
+
+def _has_bf16() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware: elsewhere it is emulated, and slower than fp32."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def resolve_compile(train: TrainConfig, device: torch.device) -> str:
+    """The mode of torch.compile that is meant, or off."""
+    if train.compile != "auto":
+        return train.compile
+    return "default" if device.type == "cuda" and has_triton() and not train.recompute else "off"
 
 
 def threads_per_process() -> int:
@@ -80,6 +126,15 @@ def share_buffers(module: nn.Module) -> None:
     if dist.is_initialized():
         for buffer in module.buffers():
             dist.broadcast(buffer, src=0)
+
+
+def agreed(value: int, device: torch.device) -> int:
+    """The largest value of any process; waits for all of them."""
+    if not dist.is_initialized():
+        return value
+    largest = torch.tensor(value, device=device)
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return int(largest)
 
 
 def gather(rows: list[T]) -> list[T]:

@@ -34,11 +34,17 @@ class _Period:
 
 
 class Meter:
-    """Counts steps, photographs, losses and time between two readings; what happens while paused does not count."""
+    """Counts steps, photographs, losses and time between two readings; what happens while paused does not count.
 
-    def __init__(self, device: torch.device) -> None:
+    Args:
+        device: On which this process trains.
+        use_per_image: Share of a second of one device's peak that a photograph takes, to tell what share of it is used.
+    """
+
+    def __init__(self, device: torch.device, use_per_image: float | None = None) -> None:
         self.totals = Totals()
         self._device = device
+        self._use_per_image = use_per_image
         self._period = _Period()
 
     def start(self) -> None:
@@ -73,7 +79,10 @@ class Meter:
         self._period.started += time.perf_counter() - started
 
     def count(self, losses: dict[str, Tensor], images: int) -> None:
-        """One more step, of `images` photographs over all processes; one of `losses` is named loss."""
+        """One more step, of `images` photographs over all processes.
+
+        One of `losses` is named loss, and one `counted`, 1 or 0 for a step whose losses do not count.
+        """
         period = self._period
         for name, value in losses.items():  # summed on the device: no synchronisation
             period.values[name] = period.values[name] + value if name in period.values else value
@@ -84,17 +93,28 @@ class Meter:
         """The means since the last reading, losses over all processes; adds to the totals and begins anew."""
         period = self._period
         # The one place where the host waits for the device, and for the other processes.
-        summed = accelerator.reduce(torch.stack(list(period.values.values())) / period.steps, "mean").tolist()
+        summed = accelerator.reduce(torch.stack(list(period.values.values())), "mean").tolist()
         seconds = time.perf_counter() - period.started
         waited = period.waited + sum(before.elapsed_time(after) for before, after in period.events) / 1000
-        means = dict(zip(period.values, summed, strict=True))
+        sums = dict(zip(period.values, summed, strict=True))
+        counted = sums.pop("counted")
+        means = {name: value / counted if counted else math.nan for name, value in sums.items()}
+        norm = means.pop("grad_norm")
         self.totals.loss = means["loss"]
         self.totals.images += period.images
         self.totals.seconds += seconds
         self.totals.waited += waited
         self._period = _Period()
-        return {
+        rate = period.images / seconds
+        values = {
             **{f"train/{name}": value for name, value in means.items()},
-            "throughput(img/s)": period.images / seconds,
+            "optim/grad_norm": norm,
+            "throughput(img/s)": rate,
+            "throughput/device(img/s)": rate / accelerator.num_processes,
             "time/data_wait(%)": 100 * waited / seconds,
         }
+        if self._use_per_image:
+            values["compute/mfu(%)"] = 100 * self._use_per_image * rate / accelerator.num_processes
+        if self._device.type == "cuda":
+            values["memory/peak(GiB)"] = torch.cuda.max_memory_allocated(self._device) / 2**30
+        return values

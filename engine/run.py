@@ -1,5 +1,6 @@
 """A run from its configuration to its summary: checks everything, begins or goes on, trains, writes the results."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
@@ -27,12 +28,18 @@ from .checkpoint import (
 )
 from .config import RunConfig, Spec, differences, plain, save_yaml
 from .console import LiveLine, console
-from .launch import make_accelerator
+from .flops import flops_per_image, published_peak
+from .launch import make_trainer
+from .learner import Learner
 from .loaders import make_loader
 from .meter import Meter, Totals
 from .output import check_writable, write_json
 from .runlog import RunLog
+from .saver import Saver
+from .schedule import scale
+from .signals import Stopped
 from .specs import build_loss, build_model, find_class, resolved, with_prior
+from .trackers import Trackers, check_trackers
 from .train import Run, fit
 from .weights import load_weights, read_recipe, save_model
 
@@ -45,7 +52,8 @@ def train(config: RunConfig) -> dict[str, Any]:
     Everything that can be checked is checked before anything is written. Raises ValueError with one sentence for what a
     user can mend.
     """
-    accelerator = make_accelerator(config.train.device, config.train.precision)
+    check_trackers(config.log.trackers)
+    accelerator = make_trainer(config.train)
     say = console.print if accelerator.is_main_process else lambda text: None
     # The first process decides for all where the run begins: a save may lie between two looks at the folder.
     start = [_starting_point(config, say) if accelerator.is_main_process else None]
@@ -53,27 +61,26 @@ def train(config: RunConfig) -> dict[str, Any]:
     with ExitStack() as stack:
         if accelerator.is_main_process:
             stack.enter_context(_claimed(config, run.step, say))
-            run.log = stack.enter_context(closing(RunLog(config.out, run.step)))
+            _check_space(config.out, run.learner)
+            trackers = Trackers(config.log.trackers, config.out, run.step, plain(config), say)
+            run.log = stack.enter_context(closing(RunLog(config.out, run.step, trackers, say)))
+            run.saver = stack.enter_context(closing(Saver(config.out, config.checkpoint, say)))
             run.line = stack.enter_context(closing(LiveLine(run.step, run.total_steps)))
         accelerator.wait_for_everyone()
-        say(f"training from step {run.step} to {run.total_steps} on {_describe(accelerator)}, into {config.out}")
-        try:
-            fit(run)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(_what_stays(config.out)) from None
-        summary = _summary(run)
-        if accelerator.is_main_process:
-            save_model(run.colorizer, run.recipe(), config.out / MODEL)
-            write_json(config.out / SUMMARY, summary)
+        for line in _describe(run):
+            say(line)
+        with run.stop.listening(speaks=accelerator.is_main_process, others=accelerator.num_processes > 1):
+            stopped = fit(run)
+            if run.saver:
+                run.saver.wait(needed=bool(stopped))
+            if accelerator.is_main_process and not stopped:
+                save_model(run.learner.best.state_dict(), run.recipe(), config.out / MODEL)
+                write_json(config.out / SUMMARY, _summary(run))
+            accelerator.wait_for_everyone()  # a process that leaves earlier would end those that still write
     accelerator.end_training()
-    return summary
-
-
-def _what_stays(out: Path) -> str:
-    saved = list_checkpoints(out / CHECKPOINTS)
-    if not saved:
-        return "no checkpoint was due yet, see --checkpoint.every"
-    return f"{saved[0].name} is the last checkpoint, and --resume auto, the default, goes on from it"
+    if stopped:
+        raise Stopped(stopped, f"stopped at step {run.step}, which is saved: the same command goes on from there")
+    return _summary(run)
 
 
 def _starting_point(config: RunConfig, say: Callable[[str], None]) -> Checkpoint | None:
@@ -102,7 +109,7 @@ def _prepare(config: RunConfig, accelerator: Accelerator, checkpoint: Checkpoint
     loader, validation, preview = _loaders(config, accelerator)
     torch.manual_seed(config.train.seed)
     loss_spec = with_prior(config.loss, loader.data.prior.tolist())
-    colorizer, loss = build_model(config.model), build_loss(loss_spec).to(accelerator.device)
+    colorizer, loss = build_model(config.model), build_loss(loss_spec)
     _check_heads(config, colorizer, loss)
     if checkpoint:
         _check_model(config, checkpoint)
@@ -122,19 +129,18 @@ def _prepare(config: RunConfig, accelerator: Accelerator, checkpoint: Checkpoint
             "--out"
         )
 
-    model, optimizer = accelerator.prepare(colorizer, _optimizer(config, colorizer, accelerator))
-    meter = Meter(accelerator.device)
+    peak = 1e12 * (config.log.peak_tflops or 0) or published_peak(accelerator.device, accelerator.mixed_precision)
+    flops = flops_per_image(colorizer, config.data.size, accelerator.device) if peak else 0
+    learner = Learner(colorizer, loss, config, accelerator)
+    meter = Meter(accelerator.device, flops / peak if peak else None)
     if checkpoint:
-        _restore(optimizer, accelerator, checkpoint)
+        learner.load_state_dict(checkpoint.optimizer(accelerator.device))
         meter.totals = Totals(**checkpoint.totals)
     return Run(
         config=config,
         accelerator=accelerator,
-        colorizer=colorizer,
-        model=model,
-        loss=loss,
+        learner=learner,
         loss_spec=loss_spec,
-        optimizer=optimizer,
         loader=loader,
         validation=validation,
         preview=preview,
@@ -143,27 +149,6 @@ def _prepare(config: RunConfig, accelerator: Accelerator, checkpoint: Checkpoint
         total_steps=total_steps,
         step=step,
     )
-
-
-def _optimizer(config: RunConfig, colorizer: Colorizer, accelerator: Accelerator) -> torch.optim.Optimizer:
-    return torch.optim.Adam(
-        colorizer.parameters(),
-        lr=config.optim.rate(0),
-        betas=config.optim.betas,
-        weight_decay=config.optim.weight_decay,
-        fused=accelerator.device.type == "cuda",
-    )
-
-
-def _restore(optimizer: torch.optim.Optimizer, accelerator: Accelerator, checkpoint: Checkpoint) -> None:
-    """The moments as they were, and the scale of fp16 losses; settings such as the learning rate are the new ones."""
-    state = checkpoint.optimizer(accelerator.device)
-    now = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
-    optimizer.load_state_dict(state["optimizer"])
-    for group, settings in zip(optimizer.param_groups, now, strict=True):
-        group.update(settings)
-    if accelerator.scaler and state["scaler"]:
-        accelerator.scaler.load_state_dict(state["scaler"])
 
 
 _FOR_TRAINING = ("synthetic", "cached")  # loaders of no use where real photographs are wanted, now and then
@@ -269,11 +254,31 @@ def _read_config(path: Path) -> Any:
         raise ValueError(f"{path} is damaged: remove it, and the run goes on from its checkpoints") from None
 
 
-def _describe(accelerator: Accelerator) -> str:
-    device = accelerator.device
+def _check_space(out: Path, learner: Learner) -> None:
+    """Raises ValueError when the disk has no room for one checkpoint."""
+    parameters = sum(parameter.nbytes for parameter in learner.colorizer.parameters())
+    needed = parameters * (4 if learner.average else 3)  # the weights, and Adam's two moments
+    if (free := shutil.disk_usage(out).free) < needed:
+        raise ValueError(
+            f"a checkpoint takes {needed / 1e6:,.0f} MB, and {out} has {free / 1e6:,.0f} MB left: make room, or name "
+            "another --out"
+        )
+
+
+def _describe(run: Run) -> Iterator[str]:
+    """What a person should know before a run begins."""
+    config, accelerator, device = run.config, run.accelerator, run.accelerator.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
     precision = {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
-    return f"{accelerator.num_processes} x {name} in {precision}"
+    yield (
+        f"training from step {run.step} to {run.total_steps} on {accelerator.num_processes} x {name} in {precision}, "
+        f"into {config.out}"
+    )
+    if (factor := scale(config.optim, run.loader.batch_size)) != 1:
+        yield (
+            f"learning rate {config.optim.lr:g} x {factor:.4g} = {config.optim.lr * factor:.4g}: batches of "
+            f"{run.loader.batch_size} in place of {config.optim.base_batch}, {config.optim.scale_lr}"
+        )
 
 
 def _summary(run: Run) -> dict[str, Any]:

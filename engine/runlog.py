@@ -1,6 +1,7 @@
-"""Where a run's metrics go: metrics.jsonl, TensorBoard and preview pictures. Only the first process writes."""
+"""Where a run's figures go: metrics.jsonl, preview pictures and trackers. Only the first process writes."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..pipelines.files import whole_file
+from .trackers import Trackers
 
 
 class Log:
@@ -24,36 +26,56 @@ class Log:
 
 
 class RunLog(Log):
-    """Writes to a run's folder; a run that resumes at `step` takes back what was logged after it."""
+    """Writes to a run's folder; a run that resumes at `step` takes back what was logged after it.
 
-    def __init__(self, folder: Path, step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+    What cannot be written while the run lasts, since the disk is full, is told to `warn` once and lost.
+    """
 
-        self._folder = folder
-        path = folder / "metrics.jsonl"
-        kept = [line for line in path.read_text().splitlines() if _logged_by(line, step)] if path.exists() else []
-        with whole_file(path) as file:
+    def __init__(self, folder: Path, step: int, trackers: Trackers, warn: Callable[[str], None]) -> None:
+        self._folder, self._trackers, self._warn = folder, trackers, warn
+        self._path = folder / "metrics.jsonl"
+        kept = (
+            [line for line in self._path.read_text().splitlines() if _logged_by(line, step)]
+            if self._path.exists()
+            else []
+        )
+        with whole_file(self._path) as file:
             file.write_text("".join(f"{line}\n" for line in kept))
         for later in folder.glob("previews/step-*.jpg"):
             if later.name > f"step-{step:08d}.jpg":
                 later.unlink()
-        self._file = open(path, "a", buffering=1)  # noqa: SIM115  closed with the log
-        self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        self._lost = False
 
     def metrics(self, values: dict[str, float], step: int) -> None:
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        for key, value in values.items():
-            self._tensorboard.add_scalar(key, value, step)
+        line = json.dumps({"step": step, **values}) + "\n"
+        self._write(lambda: _append(self._path, line))
+        self._trackers.metrics(values, step)
 
     def preview(self, picture: NDArray[np.uint8], step: int) -> None:
         folder = self._folder / "previews"
-        folder.mkdir(exist_ok=True)
-        Image.fromarray(picture).save(folder / f"step-{step:08d}.jpg", quality=95, subsampling=0)
-        self._tensorboard.add_image("preview", picture, step, dataformats="HWC")
+
+        def save() -> None:
+            folder.mkdir(exist_ok=True)
+            Image.fromarray(picture).save(folder / f"step-{step:08d}.jpg", quality=95, subsampling=0)
+
+        self._write(save)
+        self._trackers.preview(picture, step)
 
     def close(self) -> None:
-        self._file.close()
-        self._tensorboard.close()
+        self._trackers.close()
+
+    def _write(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except OSError as error:
+            if not self._lost:
+                self._warn(f"figures or pictures of this run are lost ({error}): training goes on")
+            self._lost = True
+
+
+def _append(path: Path, line: str) -> None:
+    with open(path, "a") as file:
+        file.write(line)
 
 
 def _logged_by(line: str, step: int) -> bool:

@@ -34,16 +34,22 @@ class Scores:
         return metrics.summarize(self.grey)
 
 
+class Unfinished(Exception):
+    """Scoring was stopped before its end."""
+
+
 @torch.inference_mode()
 def score(
     model: Colorizer,
     loss: ColorLoss,
     loader: Loader,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Scores:
     """Scores `model` on all that `loader` yields, over all processes; every process gets all scores.
 
-    The model is left in evaluation mode. Metrics are taken in float32 on pixels that are not rounded to 8 bits.
+    The model is left in evaluation mode. Metrics are taken in float32 on pixels that are not rounded to 8 bits. Raises
+    Unfinished when `stop`, which is asked between batches, by all processes as often, says so.
     """
     model.eval()
     loss.eval()  # each process scores on its own
@@ -51,6 +57,8 @@ def score(
     for done, batch in enumerate(loader, start=1):
         rows.append(_score_batch(model, loss, batch))
         progress(done, len(loader))
+        if done < len(loader) and stop():  # a share of the last batch can be empty, and is not asked
+            raise Unfinished
     return _merge(gather([_merge(rows)] if rows else []))
 
 

@@ -1,29 +1,28 @@
 """The training loop."""
 
-import math
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
 
-from ..losses import ColorLoss
-from ..models import Colorizer
 from ..pipelines import LabBatch
-from ..pipelines.hashing import random_bits
 from ..pipelines.loader import Loader
-from .checkpoint import CHECKPOINTS, save_checkpoint
+from .ballot import Ballots
 from .config import RunConfig, Spec, plain
 from .console import Line
 from .doctor import versions
-from .launch import share_buffers
+from .launch import agreed, share_buffers
+from .learner import HELD, NONFINITE, STOP, Learner
 from .meter import Meter
+from .nonfinite import report_nonfinite
 from .preview import sheet, triptychs
 from .runlog import Log
-from .score import predictions, score
-from .weights import Recipe, save_model
+from .saver import Saver
+from .schedule import learning_rate
+from .score import Unfinished, predictions, score
+from .signals import Stop
+from .weights import Recipe
 
 
 @dataclass(kw_only=True)
@@ -32,11 +31,8 @@ class Run:
 
     config: RunConfig
     accelerator: Accelerator
-    colorizer: Colorizer
-    model: nn.Module  # the colorizer as Accelerate wrapped it: the same weights
-    loss: ColorLoss
+    learner: Learner
     loss_spec: Spec  # with the prior that it has been made with
-    optimizer: torch.optim.Optimizer
     loader: Loader
     validation: Loader | None
     preview: Loader
@@ -44,12 +40,18 @@ class Run:
     first_step: int
     total_steps: int
     step: int
+    saver: Saver | None = None  # of the first process
     log: Log = field(default_factory=Log)
     line: Line = field(default_factory=Line)
+    stop: Stop = field(default_factory=Stop)
 
     def due(self, every: int) -> bool:
         """Whether that which happens every so many steps, and at the end, happens now."""
         return self.step > self.first_step and (self.step % every == 0 or self.step == self.total_steps)
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step."""
+        return learning_rate(self.config.optim, step, total_steps=self.total_steps, batch_size=self.loader.batch_size)
 
     def recipe(self) -> Recipe:
         """How the model was made, as of now."""
@@ -64,25 +66,37 @@ class Run:
         )
 
 
-def fit(run: Run) -> None:
-    """Trains from run.step to run.total_steps. Raises ValueError when the loss or a weight is no number any more."""
-    every = run.config.log
+def fit(run: Run) -> int:
+    """Trains from run.step to run.total_steps; returns 0, or the number of the signal that has stopped it before.
+
+    All processes stop at the same step, and what they have learnt is saved. Raises ValueError when the loss, gradients
+    or weights are no numbers any more, more often than is allowed.
+    """
+    config = run.config
     batches = endless(run.loader)
+    ballots: Ballots[tuple[int, LabBatch]] = Ballots(run.accelerator.device)
+    events = [config.log.every, config.log.preview_every, config.log.validate_every, config.checkpoint.every]
     run.meter.start()
+    stop = 0
     while True:
-        if run.due(every.every) or run.due(run.config.checkpoint.every):
-            report(run)  # before a checkpoint too: it stops the run if the weights have become useless
-        if run.due(every.preview_every):
+        happens = any(map(run.due, events))
+        stop = stop or judged(run, ballots, wait=happens)
+        if run.due(config.log.every) or run.due(config.checkpoint.every):
+            report(run)
+        if run.due(config.log.preview_every):
             show(run)
-        if run.due(every.validate_every):
-            validate(run)
-        if run.due(run.config.checkpoint.every):
+        if run.due(config.log.validate_every) and not stop:
+            stop = validate(run)
+        if run.due(config.checkpoint.every) or stop:
+            stop = stop or judged(run, ballots, wait=True)
             save(run)
-        if run.step >= run.total_steps:
-            break
+        if stop or run.step >= run.total_steps:
+            return stop
         with run.meter.waiting():
             batch = next(batches)  # decoded while the device was at work on the step before
-        run.meter.count(training_step(run, batch), run.loader.batch_size)
+        means, flags = run.learner.learn(batch, step=run.step, rate=run.rate(run.step), stop=run.stop.number)
+        ballots.cast(flags, (run.step, batch))
+        run.meter.count(means, run.loader.batch_size)
         run.step += 1
         run.line.step(run.step)
 
@@ -93,46 +107,32 @@ def endless(loader: Loader) -> Iterator[LabBatch]:
         yield from loader
 
 
-def training_step(run: Run, batch: LabBatch) -> dict[str, Tensor]:
-    """One optimizer step on this process's share of a batch; returns its mean loss and terms, still on the device."""
-    # A step's randomness, for models that have any, is a function of (seed, step, rank): a resumed run repeats it.
-    torch.manual_seed(int(random_bits(run.config.train.seed, run.step, run.accelerator.process_index)[0] >> 1))
-    run.model.train()
-    run.loss.train()
-    rate = run.config.optim.rate(run.step)
-    for group in run.optimizer.param_groups:
-        group["lr"] = rate
-    parts = batch.split(run.config.train.accumulate)
-    means: dict[str, Tensor] = {}
-    for part in parts:
-        # Gradients travel between processes once, with the last part.
-        with nullcontext() if part is parts[-1] else run.accelerator.no_sync(run.model):
-            loss = run.loss(run.model(part.L), part)
-            run.accelerator.backward(loss.total / len(parts))
-        for name, value in {"loss": loss.total, **loss.terms}.items():
-            means[name] = means.get(name, 0) + value.detach() / len(parts)
-    run.optimizer.step()
-    run.optimizer.zero_grad(set_to_none=True)
-    return means
+def judged(run: Run, ballots: Ballots[tuple[int, LabBatch]], *, wait: bool) -> int:
+    """The signal that all processes have agreed to obey, or 0; says which steps did not count, or raises."""
+    for flags, (step, batch) in ballots.read(all_of_them=wait):
+        if flags[NONFINITE]:
+            report_nonfinite(run.config, run.learner, run.loader.data, batch, step=step, last=bool(flags[HELD]))
+        if flags[STOP]:
+            run.stop.obeyed = True
+            return int(flags[STOP])
+    return 0
 
 
 def report(run: Run) -> None:
     """Logs the mean over the steps since the last report."""
     means = run.meter.read(run.accelerator)
-    loss = run.meter.totals.loss
-    if not math.isfinite(loss):
-        raise _diverged(f"the loss became {loss} within the {run.config.log.every} steps", run)
     values = {
         **means,
         "epoch": run.step * run.loader.batch_size / run.loader.num_samples,
-        "optim/lr": run.config.optim.rate(run.step - 1),
+        "optim/lr": run.rate(run.step - 1),
+        "time/left(s)": (run.total_steps - run.step) * run.loader.batch_size / means["throughput(img/s)"],
     }
-    if run.accelerator.device.type == "cuda":
-        values["memory/peak(GiB)"] = torch.cuda.max_memory_allocated() / 2**30
     run.log.metrics(values, run.step)
+    mfu = f"  MFU {values['compute/mfu(%)']:.0f} %" if "compute/mfu(%)" in values else ""
     run.line.show(
         run.step,
-        f"loss {loss:.4g}  {means['throughput(img/s)']:.1f} img/s  data wait {means['time/data_wait(%)']:.0f} %",
+        f"loss {values['train/loss']:.4g}  {means['throughput(img/s)']:.1f} img/s  "
+        f"data wait {means['time/data_wait(%)']:.0f} %{mfu}",
     )
 
 
@@ -141,40 +141,41 @@ def show(run: Run) -> None:
     if not run.accelerator.is_main_process:
         return
     with run.meter.paused():
-        for batch, ab in predictions(run.colorizer, run.preview):
+        for batch, ab in predictions(run.learner.best, run.preview):
             run.log.preview(sheet(triptychs(batch, ab)), run.step)
 
 
-def validate(run: Run) -> None:
-    """Logs the figures of the validation set, if there is one."""
+def validate(run: Run) -> int:
+    """Logs the figures of the validation set, if there is one; returns the signal that has ended it before, or 0."""
     if run.validation is None:
-        return
+        return 0
+    stop = 0
+
+    def asked() -> bool:
+        nonlocal stop
+        stop = agreed(run.stop.number, run.accelerator.device)
+        return bool(stop)
+
     with run.meter.paused():
-        share_buffers(run.colorizer)
-        figures = score(run.colorizer, run.loss, run.validation).summary()
+        share_buffers(run.learner.best)
+        try:
+            figures = score(run.learner.best, run.learner.loss, run.validation, stop=asked).summary()
+        except Unfinished:
+            run.stop.obeyed = True
+            return stop
     run.log.metrics({f"val/{name}": value for name, value in figures.items()}, run.step)
+    return 0
 
 
 def save(run: Run) -> None:
-    """Saves a checkpoint. Raises ValueError when a weight is no number any more."""
-    if faults := [name for name, tensor in run.colorizer.state_dict().items() if not tensor.isfinite().all()]:
-        raise _diverged(f"{faults[0]} and {len(faults) - 1} more tensors of the network became infinite or nan", run)
-    if not run.accelerator.is_main_process:
-        return
-    scaler = run.accelerator.scaler
-    with run.meter.paused():
-        save_checkpoint(
-            run.config.out / CHECKPOINTS,
-            run.step,
-            write_model=lambda path: save_model(run.colorizer, run.recipe(), path),
-            optimizer={"optimizer": run.optimizer.state_dict(), "scaler": scaler.state_dict() if scaler else None},
-            loader=run.loader.state_dict(),
-            totals=plain(run.meter.totals),
-            keep=run.config.checkpoint.keep,
+    """Has a checkpoint written. Raises ValueError when a weight is no number any more."""
+    state = run.learner.best.state_dict()
+    finite = torch.stack([tensor.isfinite().all() for tensor in state.values()]).tolist()
+    if faults := [name for name, is_finite in zip(state, finite, strict=True) if not is_finite]:
+        raise ValueError(
+            f"{faults[0]} and {len(faults) - 1} more tensors of the network became infinite or nan before step "
+            f"{run.step}, and nothing was saved since: try a lower --optim.lr or --train.precision fp32"
         )
-
-
-def _diverged(what: str, run: Run) -> ValueError:
-    return ValueError(
-        f"{what} before step {run.step}, and nothing was saved since: try a lower --optim.lr or --train.precision fp32"
-    )
+    if run.saver:
+        with run.meter.paused():
+            run.saver.save(run.learner, run.recipe(), loader=run.loader.state_dict(), totals=plain(run.meter.totals))

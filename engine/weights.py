@@ -41,10 +41,10 @@ class Recipe:
     versions: dict[str, str]
 
 
-def save_model(model: Colorizer, recipe: Recipe, path: Path) -> None:
-    """Writes weights and recipe to a model file."""
+def save_model(state: Mapping[str, Tensor], recipe: Recipe, path: Path) -> None:
+    """Writes a model's state and recipe to a model file."""
     # Cloned, since two names for one tensor are more than the format can say.
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
     text = json.dumps(plain(recipe))
     header = {"photochrom": __version__, "recipe": text, "sha256": _digest(text, tensors)}
     with whole_file(path) as file:

@@ -3,6 +3,7 @@
 import argparse
 import inspect
 import re
+import signal
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from itertools import pairwise
@@ -15,9 +16,11 @@ from ...losses import LOSSES, ColorLoss
 from ...models import MODELS, Colorizer
 from ..config import RunConfig, Spec, plain
 from ..configfile import SECTIONS, check_file
+from ..console import console
 from ..launch import is_first_process
 from ..parser import Parser, nearest
 from ..run import train
+from ..signals import SIGNALS, Stopped
 from ..specs import import_plugin, look_in_this_folder, wrapped_losses
 
 _IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
@@ -28,7 +31,14 @@ _EPILOG = (
 
 
 def main(argv: list[str]) -> int:
-    summary = train(parse(argv))
+    try:
+        summary = train(parse(argv))
+    except Stopped as stopped:
+        for number in SIGNALS:  # launchers send them to every process, and again to those that are leaving
+            signal.signal(number, signal.SIG_IGN)
+        if is_first_process():
+            console.print(f"photochrom train: {stopped}")
+        return 128 + stopped.number
     if is_first_process():
         print(summary["checkpoint"])
     return 0

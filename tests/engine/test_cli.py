@@ -243,7 +243,14 @@ def test_help_lists_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_recipes_and_overrides() -> None:
     config = parse(["--config", "l2", *BASE, "--train.steps", "50", "--model.width", "0.25", "--data.size=128"])
-    settings = {"width": 0.25, "normalization": "seed", "head": "ab", "temperature": 0.38, "upsampling": "bicubic"}
+    settings = {
+        "width": 0.25,
+        "normalization": "seed",
+        "head": "ab",
+        "temperature": 0.38,
+        "upsampling": "bicubic",
+        "dilation": "auto",
+    }
     assert config.model == Spec(class_path="VGGColorizer", init_args=settings)
     assert config.loss == Spec(class_path="L2", init_args={"resolution": "input"})
     assert (config.train.steps, config.train.batch_size, config.train.epochs) == (50, 224, 100)

@@ -125,7 +125,7 @@ def test_a_run_that_is_killed_goes_on_by_the_same_command(
     rest = process.communicate(timeout=60)[1]
     if how == signal.SIGINT:
         assert process.returncode == 130
-        assert rest.endswith("is the last checkpoint, and --resume auto, the default, goes on from it\n")
+        assert rest.endswith("which is saved: the same command goes on from there\n")
     saved = [int(path.name[5:]) for path in (out / "checkpoints").glob("step-*")]
     assert saved
     steps = str(max(saved) + 2)

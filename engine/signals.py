@@ -1,0 +1,84 @@
+"""Signals that ask a run to stop: the first is obeyed as soon as all processes can, a second one at once."""
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from .console import console
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
+_SAME = 1.0  # seconds in which a launcher repeats what the terminal has told all processes
+_PATIENCE = 20.0  # seconds; launchers kill after 30
+
+
+class Stopped(Exception):
+    """A run was asked to stop by the signal `number`, and did."""
+
+    def __init__(self, number: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.number = number
+
+
+class Stop:
+    """Which signal has asked to stop, 0 for none yet; `obeyed` is to be set when that has been noticed.
+
+    A thread of its own waits for signals: the one that trains may be held up, by a process that is gone for good.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.obeyed = False
+
+    @contextmanager
+    def listening(self, *, speaks: bool, others: bool) -> Iterator[None]:
+        """Catches signals in what follows.
+
+        `speaks` is whether a person is told. Where `others` train in processes of their own, what is not obeyed in
+        time ends this process: it may wait for one that is gone.
+        """
+        if threading.current_thread() is not threading.main_thread():  # which alone can catch any
+            yield
+            return
+        ours, theirs = socket.socketpair()
+        theirs.setblocking(False)
+        wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+        handlers = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
+        thread = threading.Thread(target=self._listen, args=(ours, speaks, others), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(wakeup)
+            theirs.close()
+            thread.join()
+            ours.close()
+
+    def _listen(self, ours: socket.socket, speaks: bool, others: bool) -> None:
+        asked = 0.0
+        while True:
+            ours.settimeout(_PATIENCE if self.number and others and not self.obeyed else None)
+            try:
+                received = ours.recv(1)
+            except TimeoutError:
+                if self.obeyed:
+                    continue
+                os._exit(128 + self.number)
+            if not received:
+                return
+            number = received[0]
+            if number not in SIGNALS:
+                continue
+            name = signal.Signals(number).name
+            if not self.number:
+                self.number, asked = number, time.monotonic()
+                if speaks:
+                    console.print(f"{name}: stopping after this step; a second one stops at once")
+            elif time.monotonic() > asked + _SAME:
+                console.print(f"{name} again: leaving at once")
+                os._exit(128 + number)
