@@ -59,6 +59,8 @@ def train(config: RunConfig) -> dict[str, Any]:
     start = [_starting_point(config, say) if accelerator.is_main_process else None]
     run = _prepare(config, accelerator, broadcast_object_list(start)[0])
     with ExitStack() as stack:
+        for loader in filter(None, (run.loader, run.validation, run.preview)):
+            stack.callback(loader.close)
         if accelerator.is_main_process:
             stack.enter_context(_claimed(config, run.step, say))
             _check_space(config.out, run.learner)

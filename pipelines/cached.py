@@ -5,14 +5,15 @@ takes its place (MinIO, Mohan et al., VLDB 2021).
 """
 
 from threading import Lock
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+import numpy as np
 import psutil
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .canvas import Canvas, PicturesOnDevice, Pixels
-from .reading import Bytes
 from .torchloader import TorchLoader
 
 CacheOn = Literal["ram", "device"]
@@ -31,6 +32,8 @@ class CachedLoader(TorchLoader):
 
     def __init__(self, *args: Any, cache_gib: float | None = None, cache_on: CacheOn = "ram", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if cache_on not in get_args(CacheOn):
+            raise ValueError(f"cache_on={cache_on!r} is unknown; known are {', '.join(get_args(CacheOn))}")
         self._on_device = cache_on == "device"
         self._left = int(self._share() if cache_gib is None else cache_gib * 2**30)
         self._cache: dict[int, Pixels | Tensor] = {}
@@ -46,13 +49,16 @@ class CachedLoader(TorchLoader):
             return PicturesOnDevice(number, self.size, self.data.store)
         return super()._blank(number)
 
-    def _picture(self, index: int, stored: Bytes) -> Pixels | Tensor:
+    def _wanted(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.array([i for i in index.tolist() if i not in self._cache], dtype=np.int64)
+
+    def _picture(self, index: int, stored: Any) -> Pixels | Tensor:
         if (kept := self._cache.get(index)) is not None:
             return kept
         picture: Pixels | Tensor = self._decoded(index, stored)
         if self._on_device:
             picture = torch.tensor(picture, device=self.device)
-        elif self.data.store == "lab":  # which lies in memory as it is
+        elif self.data.store == "lab" and self._reader.in_memory:
             return picture
         with self._lock:
             if picture.nbytes <= self._left and index not in self._cache:

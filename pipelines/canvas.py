@@ -5,6 +5,7 @@
 import sys
 from collections.abc import Callable
 from functools import lru_cache
+from threading import Lock
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +22,31 @@ Pixels = NDArray[np.uint8]
 _MAX_BUFFERS = 8
 
 
+def _references(buffers: list[NDArray[Any]]) -> list[int]:
+    return [sys.getrefcount(buffer) for buffer in buffers]
+
+
+_UNUSED = _references([np.empty(1)])[0]  # when no tensor has one
+
+
+class Buffers:
+    """Memory for batches, used again when nobody holds them any more: for new, the system takes 0.1 ms per image."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, ...], list[NDArray[np.float32]]] = {}
+        self._lock = Lock()
+
+    def take(self, *shape: int) -> NDArray[np.float32]:
+        """An array of a shape, its values whatever they were."""
+        with self._lock:
+            known = self._known.setdefault(shape, [])
+            for number, references in enumerate(_references(known)):
+                if references == _UNUSED:
+                    return known[number]
+            known[:] = [*known[1 - _MAX_BUFFERS :], np.empty(shape, np.float32)]
+            return known[-1]
+
+
 class Canvas(Protocol):
     """A batch in the making."""
 
@@ -31,9 +57,11 @@ class Canvas(Protocol):
         """L (B, 1, S, S) and ab (B, 2, S, S), float32, when all is put."""
 
 
-def blank(number: int, size: int, store: Store, device: torch.device) -> Canvas:
+def blank(number: int, size: int, store: Store, device: torch.device, buffers: Buffers) -> Canvas:
     """An empty canvas for a batch of `number` samples."""
-    return _CpuCanvas(number, size, store) if device.type == "cpu" else _DeviceCanvas(number, size, store, device)
+    if device.type == "cpu":
+        return _CpuCanvas(number, size, store, buffers)
+    return _DeviceCanvas(number, size, store, device)
 
 
 def resized(picture: Pixels, size: int, *, is_planar: bool) -> Pixels:
@@ -49,14 +77,14 @@ def resized(picture: Pixels, size: int, *, is_planar: bool) -> Pixels:
 
 
 class _CpuCanvas:
-    def __init__(self, number: int, size: int, store: Store) -> None:
+    def __init__(self, number: int, size: int, store: Store, buffers: Buffers) -> None:
         from . import kernels  # Numba takes its time to load
 
         convert = {"jpeg": kernels.rgb_window_to_lab, "lab": kernels.codes_window_to_lab}
         self._convert: Callable[..., None] = convert[store]
         self._size, self._is_planar = size, store == "lab"
-        self._L = torch.from_numpy(_buffer((number, 1, size, size), np.float32))
-        self._ab = torch.from_numpy(_buffer((number, 2, size, size), np.float32))
+        self._L = torch.from_numpy(buffers.take(number, 1, size, size))
+        self._ab = torch.from_numpy(buffers.take(number, 2, size, size))
 
     def put(self, place: int, picture: Pixels, window: tuple[int, int, int, int], mirrored: bool) -> None:
         top, left, height, width = window
@@ -116,24 +144,6 @@ class PicturesOnDevice:
     def lab(self) -> tuple[Tensor, Tensor]:
         planes = torch.stack(self._pictures)
         return codes_to_lab(planes) if self._is_planar else rgb_to_lab(planes.permute(0, 2, 3, 1))
-
-
-def _references(buffers: list[NDArray[Any]]) -> list[int]:
-    return [sys.getrefcount(buffer) for buffer in buffers]
-
-
-_UNUSED = _references([np.empty(1)])[0]  # when no tensor has one
-_buffers: dict[tuple[Any, ...], list[NDArray[Any]]] = {}
-
-
-def _buffer(shape: tuple[int, ...], dtype: type) -> NDArray[Any]:
-    """Memory for a batch: that of one which nobody holds any more, for the system takes 0.1 ms per image for new."""
-    known = _buffers.setdefault((shape, dtype), [])
-    for number, references in enumerate(_references(known)):
-        if references == _UNUSED:
-            return known[number]
-    known[:] = [*known[1 - _MAX_BUFFERS :], np.empty(shape, dtype)]
-    return known[-1]
 
 
 @lru_cache

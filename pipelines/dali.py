@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .batch import LabBatch
-from .canvas import blank
+from .canvas import Buffers, blank
 from .color import codes_to_lab, rgb_to_lab
 from .installed import require_dali
 from .loader import BatchPlan, Loader
@@ -36,28 +36,36 @@ class DaliLoader(Loader):
         self.hw_decoder_load = hw_decoder_load
         self._pipeline: _Pipeline | None = None
         self._threads = Threads(self.threads)
+        self._buffers = Buffers()
 
     def _batches(self, plans: Iterator[BatchPlan]) -> Iterator[LabBatch]:
-        if self._pipeline is None:
-            self._pipeline = _Pipeline(self)
-        pipeline = self._pipeline
-        pipeline.begin(plans)
+        # Whoever iterates has the pipeline to himself, and gives it back if it is known where it stands: not after an
+        # error, nor an interruption from the keyboard.
+        pipeline, self._pipeline = self._pipeline or _Pipeline(self), None
         try:
-            while (decoded := pipeline.run()) is not None:
-                L, ab = self._lab(*decoded)
+            pipeline.begin(plans)
+        except RuntimeError:  # of a batch that was never asked for
+            pipeline = _Pipeline(self)
+            pipeline.begin(plans)
+        while (decoded := self._decoded(pipeline)) is not None:
+            L, ab = self._lab(*decoded)
+            try:
                 yield LabBatch(L=L, ab=ab, index=torch.from_numpy(decoded[0].index))
+            except GeneratorExit:
+                break
+        self._pipeline = pipeline
+
+    def _decoded(self, pipeline: "_Pipeline") -> tuple[BatchPlan, Any] | None:
+        try:
+            return pipeline.run()
         except RuntimeError as error:
-            self._pipeline = None
             raise self._unreadable(pipeline.failed, error) from error
-        except ValueError:  # of the inputs: what DALI has of them is in disorder
-            self._pipeline = None
-            raise
 
     def _lab(self, plan: BatchPlan, decoded: Any) -> tuple[Tensor, Tensor]:
         if self.device.type == "cuda":
             convert = codes_to_lab if self.data.store == "lab" else rgb_to_lab
             return convert(torch.from_dlpack(decoded.as_tensor()))
-        canvas = blank(len(plan), self.size, self.data.store, self.device)
+        canvas = blank(len(plan), self.size, self.data.store, self.device, self._buffers)
         pictures = [np.asarray(decoded[i]) for i in range(len(plan))]
 
         def put(i: int) -> None:

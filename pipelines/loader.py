@@ -130,8 +130,15 @@ class Loader(ABC):
             if self._number != self._open_at:  # a stream goes on from epoch to epoch, unless somebody has moved on
                 self._stream.close()
                 self._stream = self._opened(self._number)
+            self._open_at = None  # until the batch is there: one that failed is asked for again
+            batch = next(self._stream)
             self._number = self._open_at = self._number + 1
-            yield next(self._stream)
+            yield batch
+
+    def close(self) -> None:
+        """Ends what works ahead."""
+        self._stream.close()
+        self._reader.close()
 
     @property
     def epoch(self) -> int:
@@ -146,7 +153,6 @@ class Loader(ABC):
         """Where the loader stands, as plain JSON: valid on any number of ranks."""
         return {
             "fingerprint": self._fingerprint(),
-            "epoch": self.epoch,
             "position": self._number * self.batch_size,
         }
 
@@ -188,11 +194,16 @@ class Loader(ABC):
             plan = self.plan(number)
             if not len(plan):  # in evaluation, a rank can be without a share of the last batch
                 continue
-            self._reader.announce(plan.index)
+            if len(wanted := self._wanted(plan.index)):
+                self._reader.announce(wanted)
             ahead.append(plan)
             if len(ahead) > self._reader.read_ahead:
                 yield ahead.popleft()
         yield from ahead
+
+    def _wanted(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those samples whose stored bytes are needed."""
+        return index
 
     def _unreadable(self, plan: BatchPlan, error: Exception) -> ValueError:
         """What is wrong with a batch: decoders name no file, so each photograph is tried."""
@@ -201,7 +212,7 @@ class Loader(ABC):
                 if self.data.store == "lab":
                     planes_of(stored, self.data.sizes[index])
                 else:
-                    decode(stored.tobytes())
+                    check_size(decode(stored.tobytes())[0].size[::-1], self.data.sizes[index])
             except ValueError as reason:  # it is Rejected now
                 return ValueError(f"{self.data.place(index)} cannot be read any more ({reason}): {_MEND}")
         essence = next((line.strip() for line in str(error).splitlines() if "Error" in line), error)
@@ -225,6 +236,12 @@ class Loader(ABC):
             "flip": self.flip,
             "block": self.block,
         }
+
+
+def check_size(found: tuple[int, ...], stated: NDArray[np.int64]) -> None:
+    """Raises ValueError when a picture has not the height and width that the manifest states: windows would miss it."""
+    if found != tuple(stated.tolist()):
+        raise ValueError(f"it is {found[1]}x{found[0]} and was {stated[1]}x{stated[0]} when it was packed")
 
 
 def _check_sizes(data: ShardSet, size: int, crop: Crop) -> None:

@@ -1,6 +1,7 @@
 """The stored bytes of any photographs of a shard set, in any order: memory maps of tars, or ranges of remote ones."""
 
 import mmap
+from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ Bytes = NDArray[np.uint8]
 
 _GAP = 1 << 16  # what lies this close together is read ahead as one
 _REQUESTS = 32  # tars of which a server is asked at a time
+_MAPS = 128  # tars that are open at a time, of the 256 or 1,024 files that systems allow
 _HELD = 16  # announcements that are kept for a reader that may have gone elsewhere
 
 
@@ -21,12 +23,16 @@ class Reader(Protocol):
     """Hands out stored pictures by their samples' numbers."""
 
     read_ahead: int  # batches to announce before they are read
+    in_memory: bool  # whether what is read is where the system keeps it anyway
 
     def announce(self, index: NDArray[np.int64]) -> None:
         """Lets these samples come while other things are done."""
 
     def read(self, index: NDArray[np.int64]) -> list[Bytes]:
         """The stored pictures, one array (bytes,) each, read only."""
+
+    def close(self) -> None:
+        """Lets go of what was announced and not read."""
 
 
 def open_reader(data: ShardSet) -> Reader:
@@ -38,10 +44,11 @@ class LocalReader:
     """Reads from the page cache, without a copy; what is announced is brought there in the meantime."""
 
     read_ahead = 2
+    in_memory = True
 
     def __init__(self, data: ShardSet) -> None:
         self._data = data
-        self._maps: dict[int, mmap.mmap] = {}
+        self._maps: OrderedDict[int, mmap.mmap] = OrderedDict()  # the one used last at the end
 
     def announce(self, index: NDArray[np.int64]) -> None:
         if not hasattr(mmap, "MADV_WILLNEED"):  # a Windows without it
@@ -65,21 +72,32 @@ class LocalReader:
         firsts, lasts = np.append(0, cuts + 1), np.append(cuts, len(index) - 1)
         return list(zip(shard[firsts].tolist(), start[firsts].tolist(), (start + size)[lasts].tolist(), strict=True))
 
+    def close(self) -> None:
+        self._maps.clear()
+
     def _map(self, shard: int) -> mmap.mmap:
-        path = self._data.root / f"{self._data.shards[shard].name}.tar"
-        if shard not in self._maps:
-            with open(str(path), "rb") as file:
-                self._maps[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        mapped = self._maps[shard]
-        if mapped.size() < len(mapped):  # or else the system would end the process, without a word
-            raise ValueError(f"{path} was cut to {mapped.size()} bytes since it was opened: restore it or pack again")
+        mapped = self._maps.get(shard)
+        if mapped is None:
+            with open(self._tar(shard), "rb") as file:
+                mapped = self._maps[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            if len(self._maps) > _MAPS:  # arrays keep the map that they lie in
+                self._maps.popitem(last=False)
+        self._maps.move_to_end(shard)
+        if mapped.size() < self._data.shards[shard].bytes:  # or else the system would end the process, without a word
+            raise ValueError(
+                f"{self._tar(shard)} was cut to {mapped.size()} bytes since it was opened: restore it or pack again"
+            )
         return mapped
+
+    def _tar(self, shard: int) -> str:
+        return str(self._data.root / f"{self._data.shards[shard].name}.tar")
 
 
 class RemoteReader:
     """Reads by ranges. What is announced is asked for at once, a request for what lies together."""
 
     read_ahead = 6
+    in_memory = False
 
     def __init__(self, data: ShardSet) -> None:
         self._data = data
@@ -88,6 +106,7 @@ class RemoteReader:
         self._coming: dict[int, tuple[Future[list[Any]], int]] = {}  # of each sample, and its number among the ranges
 
     def announce(self, index: NDArray[np.int64]) -> None:
+        index = np.array([i for i in index.tolist() if i not in self._coming], dtype=np.int64)
         shards = self._data.shard_of(index)
         for shard in np.unique(shards).tolist():
             there = index[shards == shard]
@@ -100,13 +119,19 @@ class RemoteReader:
             self._coming.pop(next(iter(self._coming)))
 
     def read(self, index: NDArray[np.int64]) -> list[Bytes]:
-        missing = [i for i in index.tolist() if i not in self._coming]
-        if missing:
-            self.announce(np.unique(missing))
-        places = [self._coming[i] for i in index.tolist()]
-        for i in index.tolist():
-            self._coming.pop(i, None)
-        return [np.frombuffer(future.result()[number], dtype=np.uint8) for future, number in places]
+        places = {i: self._coming.pop(i) for i in set(index.tolist()) if i in self._coming}
+        if missing := [i for i in np.unique(index).tolist() if i not in places]:
+            self.announce(np.array(missing))
+            places |= {i: self._coming.pop(i) for i in missing}
+        return [
+            np.frombuffer(future.result()[number], dtype=np.uint8)
+            for future, number in (places[i] for i in index.tolist())
+        ]
+
+    def close(self) -> None:
+        for future, _ in self._coming.values():
+            future.cancel()
+        self._coming.clear()
 
 
 def planes_of(stored: Bytes, size: NDArray[np.int64]) -> Bytes:

@@ -92,4 +92,4 @@ def _asked(url: str, ask: Callable[[], T]) -> T:
     try:
         return ask()
     except (obstore.exceptions.BaseError, OSError, ValueError) as error:
-        raise ValueError(f"{url} cannot be read: {str(error).strip().splitlines()[0]}") from None
+        raise ValueError(f"{url} cannot be read: {(str(error).strip() or repr(error)).splitlines()[0]}") from None

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from .batch import LabBatch
 from .color import rgb_to_lab
@@ -11,6 +13,9 @@ from .loader import BatchPlan, Loader
 
 class SyntheticLoader(Loader):
     """Loader that decodes nothing: one batch of random colours, made once, under the numbers that others yield."""
+
+    def _wanted(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
+        return index[:0]
 
     def _batches(self, plans: Iterator[BatchPlan]) -> Iterator[LabBatch]:
         generator = torch.Generator().manual_seed(self.seed)

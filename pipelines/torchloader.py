@@ -15,8 +15,8 @@ import simplejpeg
 import torch
 
 from .batch import LabBatch
-from .canvas import Canvas, Pixels, blank
-from .loader import BatchPlan, Loader
+from .canvas import Buffers, Canvas, Pixels, blank
+from .loader import BatchPlan, Loader, check_size
 from .photograph import decode_at_least
 from .reading import Bytes, planes_of
 from .threads import Threads, Work
@@ -29,6 +29,7 @@ class TorchLoader(Loader):
         super().__init__(*args, **kwargs)
         self._threads = Threads(self.threads)
         self._memory = threading.local()
+        self._buffers = Buffers()
 
     def _batches(self, plans: Iterator[BatchPlan]) -> Iterator[LabBatch]:
         started: deque[_Started] = deque()
@@ -45,16 +46,18 @@ class TorchLoader(Loader):
 
     def _start(self, plan: BatchPlan) -> "_Started":
         canvas = self._blank(len(plan))
-        stored, windows = self._reader.read(plan.index), plan.window.tolist()
+        wanted, windows = self._wanted(plan.index), plan.window.tolist()
+        stored = dict(zip(wanted.tolist(), self._reader.read(wanted), strict=True))
 
         def put(i: int) -> None:
-            picture = self._picture(int(plan.index[i]), stored[i])
+            index = int(plan.index[i])
+            picture = self._picture(index, stored.get(index))
             canvas.put(i, picture, tuple(windows[i]), bool(plan.flip[i]))
 
         return _Started(plan, canvas, self._threads.start(put, len(plan)))
 
     def _blank(self, number: int) -> Canvas:
-        return blank(number, self.size, self.data.store, self.device)
+        return blank(number, self.size, self.data.store, self.device, self._buffers)
 
     def _finished(self, batch: "_Started") -> LabBatch:
         try:
@@ -64,8 +67,11 @@ class TorchLoader(Loader):
         L, ab = batch.canvas.lab()
         return LabBatch(L=L, ab=ab, index=torch.from_numpy(batch.plan.index))
 
-    def _picture(self, index: int, stored: Bytes) -> Any:
-        """The whole picture, as the canvas takes it: uint8 (H, W, 3) of sRGB, or (3, H, W) of Lab codes."""
+    def _picture(self, index: int, stored: Any) -> Any:
+        """The whole picture, as the canvas takes it: uint8 (H, W, 3) of sRGB, or (3, H, W) of Lab codes.
+
+        `stored` are its bytes, if they were wanted.
+        """
         return self._decoded(index, stored, self._scratch(index))
 
     def _decoded(self, index: int, stored: Bytes, out: Pixels | None = None) -> Pixels:
@@ -73,9 +79,11 @@ class TorchLoader(Loader):
         if self.data.store == "lab":
             return planes_of(stored, self.data.sizes[index])
         try:
-            return simplejpeg.decode_jpeg(stored, colorspace="RGB", strict=True, buffer=out)
+            picture = simplejpeg.decode_jpeg(stored, colorspace="RGB", strict=True, buffer=out)
         except ValueError:  # it is damaged, or no JPEG: shard sets of others hold PNG, WebP, CMYK too
-            return decode_at_least(stored.tobytes(), None)[0]
+            picture = decode_at_least(stored.tobytes(), None)[0]
+        check_size(picture.shape[:2], self.data.sizes[index])
+        return picture
 
     def _scratch(self, index: int) -> Pixels:
         """This thread's memory for a picture, used again and again: new memory takes a fifth of a decode's time."""

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from photochrom.pipelines import canvas
-from photochrom.pipelines.canvas import PicturesOnDevice, blank
+from photochrom.pipelines.canvas import Buffers, PicturesOnDevice, blank
 from photochrom.pipelines.shards import Store
 from skimage.data import astronaut
 
@@ -16,7 +16,7 @@ WINDOWS = [(0, 0, 512, 512), (10, 20, 64, 64), (100, 3, 200, 301), (7, 90, 31, 5
 @pytest.mark.parametrize("kind", ["bytes that travel", "pictures that are there"])
 def test_every_canvas_shows_the_same(store: Store, kind: str) -> None:
     picture = astronaut() if store == "jpeg" else np.ascontiguousarray(astronaut().transpose(2, 0, 1))
-    reference = blank(8, 64, store, CPU)
+    reference = blank(8, 64, store, CPU, Buffers())
     if kind == "bytes that travel":
         other, put = canvas._DeviceCanvas(8, 64, store, CPU), picture
     else:
@@ -35,11 +35,12 @@ def test_every_canvas_shows_the_same(store: Store, kind: str) -> None:
 
 
 def test_buffers_are_used_again_when_nobody_holds_them() -> None:
-    one = blank(2, 24, "jpeg", CPU).lab()
+    buffers = Buffers()
+    one = blank(2, 24, "jpeg", CPU, buffers).lab()
     where = one[0].data_ptr()
-    assert blank(2, 24, "jpeg", CPU).lab()[0].data_ptr() != where
+    assert blank(2, 24, "jpeg", CPU, buffers).lab()[0].data_ptr() != where
     part = one[0][1:]
     del one
-    assert blank(2, 24, "jpeg", CPU).lab()[0].data_ptr() != where
+    assert blank(2, 24, "jpeg", CPU, buffers).lab()[0].data_ptr() != where
     del part
-    assert blank(2, 24, "jpeg", CPU).lab()[0].data_ptr() == where
+    assert blank(2, 24, "jpeg", CPU, buffers).lab()[0].data_ptr() == where

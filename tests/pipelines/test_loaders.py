@@ -5,9 +5,11 @@ import io
 import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from photochrom.pipelines import (
     pack,
 )
 from photochrom.pipelines.loader import Loader
+from photochrom.pipelines.reading import LocalReader
 from PIL import Image
 from skimage.color import rgb2lab
 
@@ -324,7 +327,7 @@ def test_a_shard_damaged_since_it_was_opened_stops_with_its_name(kind: str, phot
     assert sum(map(len, batches)) == 9
     os.truncate(tar, 512)
     with pytest.raises(ValueError, match=r"photos-000000\.tar was cut to 512 bytes since it was opened: restore it"):
-        list(batches)
+        list(loader("torch", shards, batch_size=2, train=False) if "cached" in kind else batches)
 
 
 def write_at(path: Path, offset: int, data: bytes) -> None:
@@ -345,3 +348,94 @@ def test_what_fits_is_kept_and_decoded_once(shards: ShardSet, monkeypatch: pytes
     counts = [decoded.count(i) for i in range(9)]
     assert counts[:4] == [1, 1, 1, 1]
     assert counts[4:] == [4] * 5
+
+
+@every_reading_loader
+def test_an_error_leaves_the_loader_where_it_was(kind: str, photos: Path, tmp_path: Path) -> None:
+    """The batch that failed is asked for again, and what is saved does not count it."""
+    shards = damaged(photos, tmp_path / "out", 3)
+    batches, yielded = loader(kind, shards, batch_size=2, train=True), 0
+    for _ in range(2):
+        number, error = count_until_error(itertools.chain.from_iterable(itertools.repeat(batches)))
+        yielded += number
+        assert re.search(r"sample 3 of .* cannot be read any more", error)
+        assert batches.state_dict()["position"] == 2 * yielded
+
+
+def test_what_is_left_behind_does_not_come_back_under_other_numbers(photos: Path, tmp_path: Path) -> None:
+    """An evaluation that was broken off while DALI was ahead of it, at a photograph that it cannot decode."""
+    shards = damaged(photos, tmp_path / "out", 5)
+    good = [i for i in range(9) if i != 5]
+    expected = {int(b.index): b.ab for b in loader("torch", shards, batch_size=1, train=False, samples=good)}
+    batches = loader("dali", shards, batch_size=1, train=False, prefetch=3)
+    for stop in (2, 3, 4):
+        for number, batch in enumerate(batches):
+            assert (batch.ab - expected[int(batch.index)]).abs().mean() < 0.5
+            if number == stop:
+                break
+    assert count_until_error(iter(batches))[0] == 5
+
+
+def count_until_error(batches: Iterator[LabBatch]) -> tuple[int, str]:
+    number = 0
+    try:
+        for _ in batches:
+            number += 1
+    except ValueError as error:
+        return number, str(error)
+    raise AssertionError("no error")
+
+
+def damaged(photos: Path, out: Path, number: int) -> ShardSet:
+    """A shard set of nine, of which one was damaged after it was packed."""
+    pack(PackConfig(source=photos, out=out, short_side=96, workers=2), ab_histogram=ab_histogram)
+    shards = ShardSet.open(out)
+    offset, size = shards.places[number].tolist()
+    write_at(shards.tar(number), offset, bytes(size))
+    return shards
+
+
+@every_reading_loader
+def test_one_loader_can_be_read_twice_at_once(kind: str, shards: ShardSet) -> None:
+    batches = loader(kind, shards, batch_size=2, train=False)
+    first = iter(batches)
+    begun = [next(first), next(first)]
+    whole = list(batches)
+    both = [[int(i) for batch in part for i in batch.index] for part in ([*begun, *first], whole)]
+    assert both == [list(range(9))] * 2
+    assert torch.equal(whole[1].ab, begun[1].ab)
+
+
+@every_reading_loader
+def test_a_manifest_with_other_sizes_is_refused(kind: str, shards: ShardSet, tmp_path: Path) -> None:
+    """Windows beyond a picture would read memory that is none of it."""
+    folder = Path(shutil.copytree(shards.root, tmp_path / "other"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for shard in manifest["shards"]:
+        shard["sizes"] = " ".join(["4000x4000"] * shard["samples"])
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=r"sample \d of .* \(it is \d+x\d+ and was 4000x4000 when it was packed"):
+        list(loader(kind, ShardSet.open(folder), batch_size=9, size=64, train=True, crop="random"))
+
+
+def test_what_is_cached_is_not_read_again(shards: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    original = LocalReader.announce
+    monkeypatch.setattr(LocalReader, "announce", lambda self, index: asked.extend(index) or original(self, index))
+    cached = loader("cached", shards, batch_size=3, train=False)
+    for _ in range(3):
+        assert sum(map(len, cached)) == 9
+    assert sorted(asked) == list(range(9))
+    asked.clear()
+    assert sum(map(len, loader("synthetic", shards, batch_size=3, train=False))) == 9
+    assert asked == []
+
+
+def test_a_failing_conversion_is_not_a_damaged_photograph(shards: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    batches = loader("dali", shards, batch_size=3, train=False)
+    monkeypatch.setattr(DaliLoader, "_lab", fail)
+    with pytest.raises(RuntimeError, match=r"^out of memory$"):
+        list(batches)

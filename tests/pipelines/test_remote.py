@@ -102,6 +102,34 @@ def test_a_server_is_asked_once_for_what_lies_together(remote: ShardSet, monkeyp
     assert [bytes(each) for each in stored] == [remote.sample(i).stored() for i in range(9)]
 
 
+def test_what_is_coming_is_not_asked_for_again(remote: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    original = RemotePath.read_ranges
+    monkeypatch.setattr(
+        RemotePath,
+        "read_ranges",
+        lambda self, starts, lengths, **k: asked.append(len(starts)) or original(self, starts, lengths, **k),
+    )
+    reader = RemoteReader(remote)
+    for start in range(0, 5):
+        reader.announce(np.arange(start, start + 5))
+    stored = reader.read(np.arange(9))
+    assert sum(asked) == 9
+    assert [bytes(each) for each in stored] == [remote.sample(i).stored() for i in range(9)]
+
+
+def test_what_is_there_stays_when_more_is_asked_for(remote: ShardSet) -> None:
+    """Reading samples, of which some were announced long ago, among so many that the oldest are let go of."""
+    reader = RemoteReader(remote)
+    reader._largest = 1
+    for i in (0, 1):
+        reader.announce(np.array([i]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("photochrom.pipelines.reading._HELD", 1)
+        stored = reader.read(np.arange(9))
+    assert [bytes(each) for each in stored] == [remote.sample(i).stored() for i in range(9)]
+
+
 def test_what_is_announced_and_never_read_does_not_pile_up(remote: ShardSet) -> None:
     reader = RemoteReader(remote)
     for _ in range(50):
