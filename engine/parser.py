@@ -5,7 +5,7 @@ import difflib
 import re
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any, NoReturn, TypeVar, get_type_hints
+from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 import docstring_parser
 import jsonargparse
@@ -47,20 +47,22 @@ def parse_options(config: type[T], argv: list[str], *, prog: str, positional: It
     texts = {param.arg_name: param.description for param in doc.params}
     hints = get_type_hints(config)
     for field in dataclasses.fields(config):  # type: ignore[arg-type]
-        hint, required = hints[field.name], field.default is dataclasses.MISSING
+        hint, default = hints[field.name], field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
         options: dict[str, Any] = {"help": texts[field.name]}
         if hint is bool:
             options |= {"action": "store_true"}
-        elif hint == list[str]:
-            options |= {"nargs": "+", "type": str}
+        elif get_origin(hint) is list:
+            options |= {"nargs": "+", "type": get_args(hint)[0]}
         else:
             options |= {"type": hint}
         if field.name in positional:
             parser.add_argument(field.name, **options)
-        elif required:
+        elif default is dataclasses.MISSING:
             parser.add_argument(_option(field.name), required=True, **options)
         else:
-            parser.add_argument(_option(field.name), default=field.default, **options)
+            parser.add_argument(_option(field.name), default=default, **options)
     values = vars(parser.parse_args(argv))
     try:
         return config(**values)
