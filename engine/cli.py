@@ -47,8 +47,8 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     try:
         return int(import_module(f".commands.{verb}", __package__).main(rest))
-    except KeyboardInterrupt:
-        console.print(f"photochrom {verb}: interrupted")
+    except KeyboardInterrupt as interrupt:
+        console.print(f"photochrom {verb}: {': '.join(('interrupted', *map(str, interrupt.args)))}")
         return 130
     except (ValueError, OSError, ImportError) as error:  # what a user can mend; anything else is our bug, and is shown
         return _say_why(verb, str(error))

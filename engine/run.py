@@ -14,12 +14,14 @@ from accelerate.utils import broadcast_object_list
 
 from ..losses import ColorLoss
 from ..models import MODELS, Colorizer
+from ..pipelines import CachedLoader
 from ..pipelines.files import sole_writer
 from ..pipelines.loader import Loader
 from ..pipelines.order import first_batch_of_epoch
 from .checkpoint import (
     CHECKPOINTS,
     MODEL,
+    SUMS,
     Checkpoint,
     clear_after,
     list_checkpoints,
@@ -95,7 +97,7 @@ def _starting_point(config: RunConfig, say: Callable[[str], None]) -> Checkpoint
         raise ValueError(f"{config.out} already holds a run: name another --out, or go on with --resume auto")
     if config.resume == "never":
         return None
-    if not named.is_dir():
+    if not named.is_dir() or not ((named / CHECKPOINTS).is_dir() or (named / SUMS).exists()):
         raise ValueError(f"--resume {named} is neither auto, never nor the folder of a run or a checkpoint")
     if not (named / CHECKPOINTS).is_dir():
         return open_checkpoint(named)
@@ -127,8 +129,8 @@ def _prepare(config: RunConfig, accelerator: Accelerator, checkpoint: Checkpoint
     )
     if step > total_steps or (step == total_steps and not unfinished):
         raise ValueError(
-            f"the run in {config.out} is complete at step {step}: ask for more with --train.steps, or name another "
-            "--out"
+            f"the run of {checkpoint.folder if checkpoint else config.out} is complete at step {step}: ask for more "
+            "with --train.steps, or name another --out"
         )
 
     peak = 1e12 * (config.log.peak_tflops or 0) or published_peak(accelerator.device, accelerator.mixed_precision)
@@ -159,6 +161,8 @@ _FOR_TRAINING = ("synthetic", "cached")  # loaders of no use where real photogra
 def _loaders(config: RunConfig, accelerator: Accelerator) -> tuple[Loader, Loader | None, Loader]:
     """What the run trains on, what it validates on if anything, and the first photographs of it, for previews."""
     data, train = config.data, config.train
+    if config.loader.backend == "cached" and config.loader.cache_on == "device" and accelerator.device.type == "cpu":
+        raise ValueError("loader.cache_on=device needs a GPU: use ram")
     seen_once = replace(config.loader, backend="auto") if config.loader.backend in _FOR_TRAINING else config.loader
     loader = make_loader(
         config.loader,
@@ -274,8 +278,10 @@ def _describe(run: Run) -> Iterator[str]:
     precision = {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
     yield (
         f"training from step {run.step} to {run.total_steps} on {accelerator.num_processes} x {name} in {precision}, "
-        f"into {config.out}"
+        f"by {type(run.loader).__name__}, into {config.out}"
     )
+    if isinstance(run.loader, CachedLoader):
+        yield f"the cache has room for {100 * run.loader.share:.0f} % of the photographs"
     if (factor := scale(config.optim, run.loader.batch_size)) != 1:
         yield (
             f"learning rate {config.optim.lr:g} x {factor:.4g} = {config.optim.lr * factor:.4g}: batches of "

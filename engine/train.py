@@ -77,19 +77,19 @@ def fit(run: Run) -> int:
     ballots: Ballots[tuple[int, LabBatch]] = Ballots(run.accelerator.device)
     events = [config.log.every, config.log.preview_every, config.log.validate_every, config.checkpoint.every]
     run.meter.start()
-    stop = 0
     while True:
-        happens = any(map(run.due, events))
-        stop = stop or judged(run, ballots, wait=happens)
-        if run.due(config.log.every) or run.due(config.checkpoint.every):
+        stop = judged(run, ballots, wait=any(map(run.due, events)))
+        saves = bool(stop) or run.due(config.checkpoint.every)
+        if saves or run.due(config.log.every):
             report(run)
-        if run.due(config.log.preview_every):
+        if saves:
+            save(run)  # before all that reads photographs, and can fail
+        if not stop and run.due(config.log.preview_every):
             show(run)
-        if run.due(config.log.validate_every) and not stop:
+        if not stop and run.due(config.log.validate_every):
             stop = validate(run)
-        if run.due(config.checkpoint.every) or stop:
-            stop = stop or judged(run, ballots, wait=True)
-            save(run)
+            if stop and not saves:
+                save(run)
         if stop or run.step >= run.total_steps:
             return stop
         with run.meter.waiting():
@@ -109,13 +109,16 @@ def endless(loader: Loader) -> Iterator[LabBatch]:
 
 def judged(run: Run, ballots: Ballots[tuple[int, LabBatch]], *, wait: bool) -> int:
     """The signal that all processes have agreed to obey, or 0; says which steps did not count, or raises."""
+    stop = 0
     for flags, (step, batch) in ballots.read(all_of_them=wait):
         if flags[NONFINITE]:
             report_nonfinite(run.config, run.learner, run.loader.data, batch, step=step, last=bool(flags[HELD]))
-        if flags[STOP]:
-            run.stop.obeyed = True
-            return int(flags[STOP])
-    return 0
+        stop = stop or int(flags[STOP])
+    if stop:
+        run.stop.obeyed = True
+        if not wait:
+            judged(run, ballots, wait=True)  # the steps since then
+    return stop
 
 
 def report(run: Run) -> None:

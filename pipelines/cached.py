@@ -35,11 +35,17 @@ class CachedLoader(TorchLoader):
         if cache_on not in get_args(CacheOn):
             raise ValueError(f"cache_on={cache_on!r} is unknown; known are {', '.join(get_args(CacheOn))}")
         self._on_device = cache_on == "device"
-        self._left = int(self._share() if cache_gib is None else cache_gib * 2**30)
+        self._room = self._left = int(self._free() if cache_gib is None else cache_gib * 2**30)
         self._cache: dict[int, Pixels | Tensor] = {}
         self._lock = Lock()
 
-    def _share(self) -> float:
+    @property
+    def share(self) -> float:
+        """How many of the photographs will fit, 1 for all."""
+        needed = 3 * int(self.data.sizes.prod(axis=1).sum())
+        return min(1.0, self._room / needed)
+
+    def _free(self) -> float:
         if self._on_device and self.device.type == "cuda":
             return _SHARE * torch.cuda.mem_get_info(self.device)[0]
         return _SHARE * psutil.virtual_memory().available / self.world_size

@@ -3,7 +3,7 @@
 import importlib.util
 
 INSTALL_DALI = (
-    "pip install 'photochrom[cuda13]', or 'photochrom[cuda12]' for V100 and older drivers; both also run without a GPU"
+    "pip install nvidia-dali-cuda130, or nvidia-dali-cuda120 for V100 and older drivers; both also run without a GPU"
 )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from os import PathLike
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from .reading import Reader, open_reader, planes_of
 from .shards import ShardSet
 from .threads import own_cores
 
-_MEND = "'photochrom verify --decode' lists all such, and packing again mends them"
+_MEND = "'photochrom verify' names what has changed since it was packed; pack into a new folder"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +97,17 @@ class Loader(ABC):
         self.rank, self.world_size, self.parts, self.device = rank, world_size, parts, torch.device(device)
         self.crop: Crop = crop or ("random_resized" if train else "squash")
         self.scale, self.flip, self.block = scale, flip and train, block
-        self.threads, self.prefetch = threads or own_cores(), prefetch
+        self.threads, self.prefetch = own_cores() if threads is None else threads, prefetch
+        for name, value in {
+            "batch_size": batch_size,
+            "threads": self.threads,
+            "prefetch": prefetch,
+            "block": block,
+        }.items():
+            if value < 1:
+                raise ValueError(f"{name}={value} is not a positive number")
+        if self.crop not in get_args(Crop):
+            raise ValueError(f"crop={self.crop!r} is unknown; known are {', '.join(get_args(Crop))}")
         if train and samples is not None:
             raise ValueError("samples are chosen for evaluation only: train on a shard set of their own")
         if train and batch_size < world_size:
@@ -161,7 +171,9 @@ class Loader(ABC):
         ours, theirs = self._fingerprint(), state["fingerprint"]
         if differing := [name for name in ours if ours[name] != theirs.get(name)]:
             changes = ", ".join(f"{name}={theirs.get(name)} then and {ours[name]} now" for name in differing)
-            raise ValueError(f"cannot go on in the middle of a run with other data: {changes}")
+            raise ValueError(
+                f"a run goes on with the photographs and in the order with which it began, and these differ: {changes}"
+            )
         self._number = state["position"] // self.batch_size
 
     def plan(self, number: int) -> BatchPlan:

@@ -30,6 +30,7 @@ from .labels import part_of, read_partition
 from .members import Entry, FileAt
 from .outcomes import Examiners, Gate, Outcome, place_of
 from .photograph import Subsampling
+from .remote import check_local
 from .shards import Store, write_manifest, write_rejects
 from .shardwriter import AbCounts, ShardWriter, Tally
 from .sources import listed
@@ -87,6 +88,7 @@ class PackConfig:
             raise ValueError(
                 "--quality and --subsampling have no effect on --store lab, which keeps no JPEG: omit them"
             )
+        check_local(self.out, "OUT")
         check_settings(self.workers, self.time_limit)
         if self.seed < 0:
             raise ValueError(f"--seed {self.seed} is negative")

@@ -78,8 +78,13 @@ class LocalReader:
     def _map(self, shard: int) -> mmap.mmap:
         mapped = self._maps.get(shard)
         if mapped is None:
-            with open(self._tar(shard), "rb") as file:
-                mapped = self._maps[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            try:
+                with open(self._tar(shard), "rb") as file:
+                    mapped = self._maps[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            except FileNotFoundError:
+                raise ValueError(
+                    f"{self._tar(shard)} was removed since it was opened: restore it or pack again"
+                ) from None
             if len(self._maps) > _MAPS:  # arrays keep the map that they lie in
                 self._maps.popitem(last=False)
         self._maps.move_to_end(shard)

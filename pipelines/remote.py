@@ -12,12 +12,19 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 _URL = re.compile(r"[a-z][a-z0-9+]+://")  # of more than one letter: C:\ is a disk
-INSTALL_OBSTORE = "pip install 'photochrom[remote]'"
+_URL_AS_PATH = re.compile(r"[a-z][a-z0-9+]+:/")
+INSTALL_OBSTORE = "pip install obstore"
 
 
 def place_of(root: Any) -> "Path | RemotePath":
     """The folder that a path or a URL names. Raises ValueError when a server does not tell what is there."""
     return RemotePath.of_url(str(root).rstrip("/")) if _URL.match(str(root)) else Path(root)
+
+
+def check_local(path: Path, name: str) -> None:
+    """Raises ValueError for the URL of an object store, which a path has become."""
+    if _URL_AS_PATH.match(str(path)):
+        raise ValueError(f"{name} {path} is no folder on this machine: name one, and copy it from or to the store")
 
 
 class RemotePath:
@@ -92,4 +99,10 @@ def _asked(url: str, ask: Callable[[], T]) -> T:
     try:
         return ask()
     except (obstore.exceptions.BaseError, OSError, ValueError) as error:
-        raise ValueError(f"{url} cannot be read: {(str(error).strip() or repr(error)).splitlines()[0]}") from None
+        # Servers say why in XML, behind a line about the request.
+        told = re.search(r"<Code>(.*?)</Code>", str(error))
+        why = told.group(1) if told else (str(error).strip() or repr(error)).splitlines()[0]
+        raise ValueError(
+            f"{url} cannot be read: {why} (credentials and endpoint are those of the environment, AWS_ACCESS_KEY_ID, "
+            "AWS_ENDPOINT_URL ...)"
+        ) from None

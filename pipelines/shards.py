@@ -112,6 +112,8 @@ class ShardSet:
     @staticmethod
     def read_manifest(root: Path | RemotePath) -> dict[str, Any]:
         """What the manifest in the folder `root` says. Raises ValueError."""
+        if root.exists() and not root.is_dir():
+            raise ValueError(f"{root} is a file: name the folder of a shard set")
         if not root.is_dir():
             raise ValueError(f"there is no shard set at {root}: make one with 'photochrom pack PHOTOS {root}'")
         try:

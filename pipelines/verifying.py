@@ -10,6 +10,7 @@ from .files import sha256_of
 from .installed import has_dali
 from .members import Slice
 from .photograph import Rejected, decode
+from .remote import check_local
 from .shards import MANIFEST, SUFFIXES, Shard, ShardSet, manifest_digest
 from .threads import own_cores
 from .workers import Lost, Progress, Workers, check_settings
@@ -32,6 +33,7 @@ class VerifyConfig:
     workers: int | None = None
 
     def __post_init__(self) -> None:
+        check_local(self.root, "DIR")
         check_settings(self.workers, _SECONDS)
 
 

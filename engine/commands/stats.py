@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ...pipelines import ShardSet
+from ...pipelines.remote import check_local
 from ..parser import parse_options
 from ..stats import draw_ab_distribution, stats
 
@@ -29,6 +30,7 @@ class StatsConfig:
     out: Path | None = None
 
     def __post_init__(self) -> None:
+        check_local(self.root, "DIR")
         if self.out is not None and self.out.suffix not in (".png", ".svg", ".pdf"):
             raise ValueError(f"--out {self.out} is no picture: its name must end in .png, .svg or .pdf")
         if self.out is not None and not self.out.parent.is_dir():

@@ -18,7 +18,7 @@ from photochrom.losses import L2
 from photochrom.pipelines import DaliLoader, ShardSet
 from safetensors.torch import load_file
 
-MEND = "'photochrom verify --decode' lists all such, and packing again mends them"
+MEND = "'photochrom verify' names what has changed since it was packed; pack into a new folder"
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 

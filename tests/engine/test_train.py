@@ -417,7 +417,8 @@ def test_every_loss_trains_either_head(head: str, loss: str, configure, shards: 
 def test_other_data_is_refused_in_the_middle_of_a_run(configure, tmp_path: Path) -> None:
     train(configure(tmp_path / "run", train__steps=10))
     with pytest.raises(
-        ValueError, match="cannot go on in the middle of a run with other data: batch_size=4 then and 8 now"
+        ValueError,
+        match="a run goes on with the photographs and in the order .* these differ: batch_size=4 then and 8 now",
     ):
         train(configure(tmp_path / "run", train__batch_size=8))
 

@@ -320,7 +320,7 @@ def test_a_shard_damaged_since_it_was_opened_stops_with_its_name(kind: str, phot
         with pytest.raises(
             ValueError,
             match=r"sample 3 of .* \(in photos-000000\.tar, key ihc-\w+, from ihc.png\) cannot be read any more "
-            r"\(not an image\): 'photochrom verify --decode' lists",
+            r"\(not an image\): 'photochrom verify' names",
         ):
             list(batches)
     write_at(tar, 0, whole)
