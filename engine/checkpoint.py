@@ -39,11 +39,11 @@ class Checkpoint:
     def model(self) -> Path:
         return self.folder / MODEL
 
-    def optimizer(self, device: torch.device) -> dict[str, Any]:
-        """The optimizer and gradient scaler states. Raises ValueError for a file that holds more than tensors."""
+    def optimizer(self) -> dict[str, Any]:
+        """What a Learner needs to go on, on the CPU. Raises ValueError for a file that holds more than tensors."""
         path = self.folder / OPTIMIZER
         try:
-            state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
             raise ValueError(f"{path} is no optimizer state: {str(error).splitlines()[0]}") from None
         return state

@@ -1,5 +1,6 @@
 """A run from its configuration to its summary: checks everything, begins or goes on, trains, writes the results."""
 
+import platform
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
@@ -74,7 +76,8 @@ def train(config: RunConfig) -> dict[str, Any]:
         for line in _describe(run):
             say(line)
         with run.stop.listening(speaks=accelerator.is_main_process, others=accelerator.num_processes > 1):
-            stopped = fit(run)
+            with _explained(run):
+                stopped = fit(run)
             if run.saver:
                 run.saver.wait(needed=bool(stopped))
             if accelerator.is_main_process and not stopped:
@@ -85,6 +88,22 @@ def train(config: RunConfig) -> dict[str, Any]:
     if stopped:
         raise Stopped(stopped, f"stopped at step {run.step}, which is saved: the same command goes on from there")
     return _summary(run)
+
+
+@contextmanager
+def _explained(run: Run) -> Iterator[None]:
+    """Says in a sentence that another process has gone: what a collective says of it are the terms of its library."""
+    try:
+        yield
+    except RuntimeError as error:
+        if run.accelerator.num_processes == 1 or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+            raise
+        saved = list_checkpoints(run.config.out / CHECKPOINTS)
+        raise ValueError(
+            f"rank {run.accelerator.process_index} on {platform.node()} has lost another process in step {run.step} "
+            f"({str(error).strip().splitlines()[0]}): the same command goes on from "
+            f"{saved[0].name if saved else 'the beginning'}"
+        ) from None
 
 
 def _starting_point(config: RunConfig, say: Callable[[str], None]) -> Checkpoint | None:
@@ -138,7 +157,7 @@ def _prepare(config: RunConfig, accelerator: Accelerator, checkpoint: Checkpoint
     learner = Learner(colorizer, loss, config, accelerator)
     meter = Meter(accelerator.device, flops / peak if peak else None)
     if checkpoint:
-        learner.load_state_dict(checkpoint.optimizer(accelerator.device))
+        learner.load_state_dict(checkpoint.optimizer())
         meter.totals = Totals(**checkpoint.totals)
     return Run(
         config=config,
