@@ -24,7 +24,10 @@ def report_nonfinite(
     To be called by all processes. Raises ValueError when it was.
     """
     # If each has a finite loss alone, it is their gradients, or all together.
-    suspects = gather(_without_finite_loss(learner, batch)) or gather(batch.index.tolist())
+    mine = _without_finite_loss(learner, batch)
+    suspects = gather(mine)
+    guilty = bool(mine) or not suspects
+    suspects = suspects or gather(batch.index.tolist())
     named = ", ".join(data.sample(i).key for i in suspects[:_NAMED])
     more = f" and {len(suspects) - _NAMED} more" if len(suspects) > _NAMED else ""
     what = f"the loss or its gradients became infinite or nan in step {step}, with {named}{more}"
@@ -32,9 +35,9 @@ def report_nonfinite(
         if is_first_process():
             console.print(f"{what}: the step was left out")
         return
-    kept = _keep(config.out, batch, step)
+    kept = f", and its batch is kept in {_keep(config.out, batch, step)}" if guilty else ""
     raise ValueError(
-        f"{what}; the weights stayed as they were before it, its batch is kept in {kept}: try a lower --optim.lr or "
+        f"{what}; the weights stayed as they were before it{kept}: try a lower --optim.lr or "
         f"--train.precision fp32, or bear with some by --train.skip_nonfinite"
     )
 

@@ -33,6 +33,7 @@ from .checkpoint import (
 from .config import RunConfig, Spec, differences, plain, save_yaml
 from .console import LiveLine, console
 from .flops import flops_per_image, published_peak
+from .lastword import last_word
 from .launch import make_trainer
 from .learner import Learner
 from .loaders import make_loader
@@ -75,6 +76,7 @@ def train(config: RunConfig) -> dict[str, Any]:
         accelerator.wait_for_everyone()
         for line in _describe(run):
             say(line)
+        stack.enter_context(last_word(config.out, accelerator.process_index, accelerator.num_processes))
         with run.stop.listening(speaks=accelerator.is_main_process, others=accelerator.num_processes > 1):
             with _explained(run):
                 stopped = fit(run)
@@ -92,7 +94,7 @@ def train(config: RunConfig) -> dict[str, Any]:
 
 @contextmanager
 def _explained(run: Run) -> Iterator[None]:
-    """Says in a sentence that another process has gone: what a collective says of it are the terms of its library."""
+    """Says in a sentence that another process has gone, which a library says in its own terms."""
     try:
         yield
     except RuntimeError as error:
@@ -100,9 +102,8 @@ def _explained(run: Run) -> Iterator[None]:
             raise
         saved = list_checkpoints(run.config.out / CHECKPOINTS)
         raise ValueError(
-            f"rank {run.accelerator.process_index} on {platform.node()} has lost another process in step {run.step} "
-            f"({str(error).strip().splitlines()[0]}): the same command goes on from "
-            f"{saved[0].name if saved else 'the beginning'}"
+            f"rank {run.accelerator.process_index} on {platform.node()} has lost another process, which may say why, "
+            f"in step {run.step}: the same command goes on from {saved[0].name if saved else 'the beginning'}"
         ) from None
 
 
