@@ -220,3 +220,22 @@ def test_what_cannot_be_is_refused(configure, tmp_path: Path, settings: dict[str
     with pytest.raises(ValueError, match=sentence):
         train(configure(tmp_path / "run", **settings))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("others", "expected"),
+    [
+        ([], 8),
+        ([("here", set(range(8)))], 4),
+        ([("here", set(range(8)))] * 3 + [("there", set(range(8)))] * 4, 2),
+        ([("here", set(range(8, 16)))], 8),  # bound to cores of its own
+        ([("here", set(range(8)))] * 11, 1),
+    ],
+)
+def test_cores_are_shared_with_those_that_may_use_them(
+    monkeypatch: pytest.MonkeyPatch, others: list[tuple[str, set[int]]], expected: int
+) -> None:
+    monkeypatch.setattr(launch.platform, "node", lambda: "here")
+    monkeypatch.setattr(launch.os, "sched_getaffinity", lambda pid: set(range(8)))
+    monkeypatch.setattr(launch, "gather", lambda rows: rows + others)
+    assert launch.threads_per_process() == expected
