@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What a GPU can do, in one go of some four minutes: packing, decoding, losses, training, and the tests that need one.
+# What a GPU can do, in one go of some seven minutes: packing, decoding, losses, steps, training, and the tests that need one.
 #   usage: bench/gpu.sh PHOTOGRAPHS OUT     figures go to OUT as JSON, what was printed to OUT/log.txt
 # A step that fails or takes too long is said so, and the next one begins.
 set -uo pipefail
@@ -26,6 +26,7 @@ step 60 python3 -m photochrom doctor
 step 60 python3 -m photochrom pack "$photographs" "$work/shards"
 step 60 python3 -m photochrom.bench.stages "$work/shards" --device cuda --batch-size 64 --seconds 10 --out "$out/stages.json"
 step 60 python3 -m photochrom.bench.losses --device cuda --seconds 10 --out "$out/losses.json"
+step 240 python3 -m photochrom.bench.step --device cuda --batch-sizes 64 128 --seconds 25 --out "$out/step.json"
 train auto --train.steps 150 --train.batch_size 224 --train.precision auto
 train fp32 --train.steps 40 --train.batch_size 224 --train.precision fp32
 step 150 python3 -m pytest -q -m gpu -p no:cacheprovider --durations=3

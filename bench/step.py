@@ -14,7 +14,7 @@ from typing import Any, get_args
 import torch
 from accelerate.state import AcceleratorState
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from ..engine.config import Compile, DataConfig, Device, Layout, Precision, RunConfig, Spec, TrainConfig
 from ..engine.flops import flops_per_image, published_peak
@@ -79,7 +79,7 @@ def main(argv: list[str]) -> int:
         return 1
     if config.out:
         config.out.write_text(json.dumps(found, indent=1) + "\n")
-    table = Table("variant", "batch", "images/s", "slowest", "fastest", "ratio", "MFU", "GiB", box=None)
+    table = Table(Column("variant", no_wrap=True), "batch", "images/s", "slowest", "fastest", "ratio", "MFU", "GiB", box=None)
     for row in found["rows"]:
         rates = (f"{row[f'{which}(img/s)']:.1f}" for which in ("median", "min", "max"))
         mfu, memory = (f"{value:.1f}" if value else "-" for value in (row["mfu(%)"], row["memory/peak(GiB)"]))

@@ -163,7 +163,7 @@ class TrainConfig:
         seed: Of weights, order and augmentation.
         compile: Mode of torch.compile for network and loss, or off; reduce-overhead uses CUDA graphs. auto takes
             default on GPUs where Triton is installed, off elsewhere.
-        layout: Of feature maps in memory; auto takes channels_last.
+        layout: Of feature maps in memory; auto takes channels_last on GPUs, which CPUs are slower by.
         recompute: Computes hidden features again for the gradients: less memory, more time.
         ema: Decay of an average of the weights over the steps, such as 0.999; it is validated and saved as the model.
         skip_nonfinite: Steps in a row whose loss or gradients may be infinite or nan; they leave the weights alone.

@@ -43,7 +43,7 @@ class Learner:
         self._in_row = torch.zeros((), device=device)  # steps without finite gradients
         self._held = torch.zeros((), dtype=torch.bool, device=device)  # too many of them: nothing moves any more
         colorizer.to(device=device)
-        if train.layout != "contiguous":
+        if train.layout == "channels_last" or (train.layout == "auto" and device.type == "cuda"):
             colorizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if train.sync_batchnorm:
             nn.SyncBatchNorm.convert_sync_batchnorm(colorizer)
