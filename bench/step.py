@@ -79,7 +79,9 @@ def main(argv: list[str]) -> int:
         return 1
     if config.out:
         config.out.write_text(json.dumps(found, indent=1) + "\n")
-    table = Table(Column("variant", no_wrap=True), "batch", "images/s", "slowest", "fastest", "ratio", "MFU", "GiB", box=None)
+    table = Table(
+        Column("variant", no_wrap=True), "batch", "images/s", "slowest", "fastest", "ratio", "MFU", "GiB", box=None
+    )
     for row in found["rows"]:
         rates = (f"{row[f'{which}(img/s)']:.1f}" for which in ("median", "min", "max"))
         mfu, memory = (f"{value:.1f}" if value else "-" for value in (row["mfu(%)"], row["memory/peak(GiB)"]))
