@@ -140,10 +140,12 @@ def newest_intact(root: Path, warn: Callable[[str], None]) -> Checkpoint | None:
 
 
 def clear_after(root: Path, step: int, say: Callable[[str], None]) -> None:
-    """Removes the damaged checkpoints later than `step`, where a run goes on: it will save others in their place.
+    """Removes what killed runs have left half-written, and the damaged checkpoints later than `step`, where one goes on.
 
     Raises ValueError when a later one is whole.
     """
+    for unfinished in root.glob(".step-*.tmp"):
+        shutil.rmtree(unfinished)
     later = [folder for folder in list_checkpoints(root) if folder.name > f"step-{step:08d}"]
     for folder in later:
         try:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from .checkpoint import CHECKPOINTS, list_checkpoints, save_checkpoint
 from .config import CheckpointConfig
@@ -80,14 +80,15 @@ class _Copy:
 
     def __init__(self, state: dict[str, Any], *, into: "_Copy | None") -> None:
         """`into` is a copy that is not needed any more: on a CPU, half of the time goes into new memory."""
-        leaves, spec = tree_flatten(state)
+        self._leaves: list[Any]
+        self._spec: TreeSpec
+        leaves, self._spec = tree_flatten(state)
         self.is_on_gpu = any(isinstance(leaf, Tensor) and leaf.is_cuda for leaf in leaves)
-        if into is not None and into._spec == spec:
+        if into is not None and into._spec == self._spec:
             pairs = zip(leaves, into._leaves, strict=True)
             self._leaves = [old.copy_(new) if isinstance(new, Tensor) else new for new, old in pairs]
         else:
             self._leaves = [leaf.detach().clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-        self._spec = spec
         self._made = torch.cuda.Event() if self.is_on_gpu else None
         if self._made:
             self._made.record()

@@ -243,6 +243,14 @@ def test_a_disk_without_room_is_refused(configure, tmp_path: Path, monkeypatch: 
         train(configure(tmp_path / "run"))
 
 
+def test_what_a_killed_run_left_half_written_goes(configure, tmp_path: Path) -> None:
+    half = tmp_path / "run" / "checkpoints" / ".step-00000007.tmp"
+    half.mkdir(parents=True)
+    (half / "model.safetensors").write_bytes(b"half")
+    train(configure(tmp_path / "run", train__steps=2))
+    assert checkpoints(tmp_path / "run") == ["step-00000002"]
+
+
 def test_checkpoints_of_every_so_many_steps_stay(configure, tmp_path: Path) -> None:
     train(configure(tmp_path / "run", checkpoint__every=2, checkpoint__keep=2, checkpoint__keep_every=8))
     assert checkpoints(tmp_path / "run") == [f"step-{step:08d}" for step in (8, 16, 18, 20)]
