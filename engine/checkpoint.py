@@ -140,7 +140,7 @@ def newest_intact(root: Path, warn: Callable[[str], None]) -> Checkpoint | None:
 
 
 def clear_after(root: Path, step: int, say: Callable[[str], None]) -> None:
-    """Removes what killed runs have left half-written, and the damaged checkpoints later than `step`, where one goes on.
+    """Removes what killed runs left half-written, and the damaged checkpoints later than `step`, where one goes on.
 
     Raises ValueError when a later one is whole.
     """
