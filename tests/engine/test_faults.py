@@ -98,7 +98,11 @@ def test_some_steps_can_be_borne(configure, tmp_path: Path, capsys: pytest.Captu
     told = [line for line in capsys.readouterr().err.splitlines() if line.endswith("the step was left out")]
     assert [line.partition(" in step ")[2][0] for line in told] == ["2", "5", "6"]
     assert all(tensor.isfinite().all() for tensor in load_file(tmp_path / "run" / "model.safetensors").values())
-    assert [line["step"] for line in lines_of(tmp_path / "run") if line["train/loss"] > 1] == [3, 6, 9]
+    lines = lines_of(tmp_path / "run")
+    assert [line["step"] for line in lines] == [3, 6, 9]
+    train(configure(tmp_path / "sound", train__steps=2))
+    sound = [line["train/loss"] for line in lines_of(tmp_path / "sound")]
+    assert lines[0]["train/loss"] == pytest.approx(sum(sound) / 2), "the mean of what counted"
     with pytest.raises(ValueError, match="became infinite or nan in step 4, with"):
         train(configure(tmp_path / "other", loss=stumbling(2, 3, 4), **settings))
 
@@ -314,3 +318,17 @@ def test_a_log_that_cannot_be_written_stops_nothing(
     assert train(configure(run, train__steps=6))["steps"] == 6
     told = [line for line in capsys.readouterr().err.splitlines() if "figures or pictures" in line]
     assert len(told) == 1
+
+
+@pytest.mark.parametrize(
+    ("others", "obeyed", "code"),
+    [(True, False, 128 + signal.SIGTERM), (True, True, 0), (False, False, 0)],
+)
+def test_a_process_does_not_wait_for_ever_for_one_that_is_gone(others: bool, obeyed: bool, code: int) -> None:
+    script = (
+        "import os, signal, time\nfrom photochrom.engine import signals\nsignals._PATIENCE = 0.3\n"
+        f"stop = signals.Stop()\nwith stop.listening(speaks=False, others={others}):\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        f"    time.sleep(0.1)\n    stop.obeyed = {obeyed}\n    time.sleep(1)\n    assert stop.number == 15\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script], timeout=60).returncode == code

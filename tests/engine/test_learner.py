@@ -76,10 +76,12 @@ def test_adam_is_that_of_the_formula(configure, tmp_path: Path) -> None:
     assert norm > 1
     assert flags.tolist() == [0, 0, 0]
     for theirs, ours in zip(reference.parameters(), learns.colorizer.parameters(), strict=True):
-        gradient = theirs.grad / norm
+        gradient = theirs.grad / norm  # whose length Adam's first step does not show, but its moments do
         expected = theirs - 1e-3 * gradient / (gradient.abs() + 1e-8)
         large = gradient.abs() > 1e-6  # where rounding cannot turn the direction
         torch.testing.assert_close(ours.double()[large], expected[large], rtol=0, atol=1e-5)
+        moment = learns.optimizer.state[ours]["exp_avg"].double()
+        torch.testing.assert_close(moment, 0.1 * gradient, rtol=1e-2, atol=1e-5)
 
 
 def test_the_average_is_that_of_the_formula(configure, tmp_path: Path) -> None:
@@ -129,6 +131,18 @@ def test_a_run_goes_on_with_another_dilation(configure, trained: Path, tmp_path:
     train(config)
     assert losses(tmp_path / "run") == pytest.approx(losses(trained), rel=5e-3)
     load(tmp_path / "run")
+
+
+def test_moments_lie_as_the_weights_do(configure, tmp_path: Path) -> None:
+    """Fused kernels on GPUs go through both side by side."""
+    before, batch = learner(configure, tmp_path, train__layout="contiguous")
+    before.learn(batch, step=0, rate=1e-3)
+    after, _ = learner(configure, tmp_path, train__layout="channels_last")
+    after.load_state_dict(before.state_dict())
+    for one, other in zip(before.colorizer.parameters(), after.colorizer.parameters(), strict=True):
+        moment = after.optimizer.state[other]["exp_avg_sq"]
+        assert moment.stride() == other.stride()
+        assert torch.equal(moment, before.optimizer.state[one]["exp_avg_sq"])
 
 
 def test_layouts_are_what_they_say(configure, tmp_path: Path) -> None:
