@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import torch
 from photochrom.engine import launch
-from photochrom.engine.config import TrainConfig
+from photochrom.engine.config import CheckpointConfig, Spec, TrainConfig
 from photochrom.engine.flops import flops_per_image, published_peak
 from photochrom.engine.launch import resolve_compile, resolve_precision
 from photochrom.engine.learner import Learner
 from photochrom.engine.run import train
-from photochrom.engine.weights import load
+from photochrom.engine.saver import Saver
+from photochrom.engine.weights import Recipe, load
 from photochrom.losses import L2
 from photochrom.models import VGGColorizer
 from photochrom.pipelines import LabBatch
@@ -54,9 +55,10 @@ def test_it_learns_the_same(configure, trained: Path, tmp_path: Path, settings: 
     assert losses(tmp_path / "run") == pytest.approx(losses(trained), rel=5e-3)
 
 
-def learner(configure, tmp_path: Path, **settings: Any) -> tuple[Learner, LabBatch]:
+def learner(configure, tmp_path: Path, dilation: str = "native", **settings: Any) -> tuple[Learner, LabBatch]:
     """A small network that has learnt nothing yet, and a batch."""
     config = configure(tmp_path / "unused", **settings)
+    config.model.init_args["dilation"] = dilation
     torch.manual_seed(0)
     colorizer = VGGColorizer(**config.model.init_args)
     batch = LabBatch(L=100 * torch.rand(4, 1, 32, 32), ab=20 * torch.randn(4, 2, 32, 32), index=torch.arange(4))
@@ -253,3 +255,48 @@ def test_cores_are_shared_with_those_that_may_use_them(
     monkeypatch.setattr(launch.os, "sched_getaffinity", lambda pid: set(range(8)))
     monkeypatch.setattr(launch, "gather", lambda rows: rows + others)
     assert launch.threads_per_process() == expected
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
+def test_a_step_does_not_wait_for_the_gpu(configure, tmp_path: Path, precision: str) -> None:
+    settings = {"train__device": "cuda", "train__precision": precision, "train__compile": "off"}
+    learns, batch = learner(configure, tmp_path, **settings, train__skip_nonfinite=1, train__ema=0.9)
+    batch = LabBatch(L=batch.L.cuda(), ab=batch.ab.cuda(), index=batch.index)
+    for step in range(3):
+        learns.learn(batch, step=step, rate=1e-4)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        learns.learn(batch, step=3, rate=1e-4)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+@pytest.mark.parametrize("dilation", ["native", "space_to_batch", "auto"])
+def test_it_learns_on_a_gpu_what_it_learns_on_a_cpu(configure, tmp_path: Path, mode: str, dilation: str) -> None:
+    reference, batch = learner(configure, tmp_path)
+    config = {"train__device": "cuda", "train__precision": "fp32", "train__compile": mode}
+    learns, _ = learner(configure, tmp_path, dilation=dilation, **config)
+    there = LabBatch(L=batch.L.cuda(), ab=batch.ab.cuda(), index=batch.index)
+    for step in range(5):
+        ours = learns.learn(there, step=step, rate=1e-4)[0]["loss"]
+        assert float(ours) == pytest.approx(float(reference.learn(batch, step=step, rate=1e-4)[0]["loss"]), rel=0.02)
+
+
+def test_checkpoints_are_of_the_moment_although_training_goes_on(configure, tmp_path: Path, device) -> None:
+    settings = {"train__device": device.type, "train__precision": "fp32", "train__compile": "off"}
+    learns, batch = learner(configure, tmp_path, **settings)
+    there = LabBatch(L=batch.L.to(device), ab=batch.ab.to(device), index=batch.index)
+    learns.learn(there, step=0, rate=1e-3)
+    expected = {name: tensor.cpu() for name, tensor in learns.colorizer.state_dict().items()}
+    saver = Saver(tmp_path, CheckpointConfig(), print)
+    spec = Spec(class_path="VGGColorizer", init_args={"width": 0.0625})
+    recipe = Recipe(model=spec, loss=spec, size=32, step=1, data="", config={}, versions={})
+    saver.save(learns, recipe, loader={}, totals={})
+    for step in range(1, 20):
+        learns.learn(there, step=step, rate=1e-3)
+    saver.wait(needed=True)
+    saved = load_file(tmp_path / "checkpoints" / "step-00000001" / "model.safetensors")
+    assert all(torch.equal(saved[name], tensor) for name, tensor in expected.items())
