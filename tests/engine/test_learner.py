@@ -290,7 +290,7 @@ def test_checkpoints_are_of_the_moment_although_training_goes_on(configure, tmp_
     learns, batch = learner(configure, tmp_path, **settings)
     there = LabBatch(L=batch.L.to(device), ab=batch.ab.to(device), index=batch.index)
     learns.learn(there, step=0, rate=1e-3)
-    expected = {name: tensor.cpu() for name, tensor in learns.colorizer.state_dict().items()}
+    expected = {name: tensor.cpu().clone() for name, tensor in learns.colorizer.state_dict().items()}
     saver = Saver(tmp_path, CheckpointConfig(), print)
     spec = Spec(class_path="VGGColorizer", init_args={"width": 0.0625})
     recipe = Recipe(model=spec, loss=spec, size=32, step=1, data="", config={}, versions={})
