@@ -71,7 +71,10 @@ def save_checkpoint(
     temporary.mkdir(parents=True)
     try:
         write_model(temporary / MODEL)
-        torch.save(optimizer, temporary / OPTIMIZER)
+        try:
+            torch.save(optimizer, temporary / OPTIMIZER)
+        except RuntimeError as error:  # as torch calls it when a disk is full
+            raise not_written(temporary / OPTIMIZER, error) from None
         state = {"format": FORMAT, "step": step, "loader": loader, "totals": totals}
         (temporary / STATE).write_text(json.dumps(state, indent=1))
         sums = "".join(f"{sha256_of(temporary / name)}  {name}\n" for name in (MODEL, OPTIMIZER, STATE))
@@ -87,6 +90,12 @@ def save_checkpoint(
         if keep_every is None or _step_of(old) % keep_every:
             shutil.rmtree(old)
     return folder
+
+
+def not_written(path: Path, error: Exception) -> OSError:
+    """What a library that says it in other ways should have raised when it could not write a file."""
+    free = shutil.disk_usage(path.parent).free
+    return OSError(f"{path} cannot be written, {free / 1e6:,.0f} MB are free: {str(error).splitlines()[0]}")
 
 
 def list_checkpoints(root: Path) -> list[Path]:

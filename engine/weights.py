@@ -16,7 +16,7 @@ from torch import Tensor
 from .. import __version__
 from ..models import Colorizer
 from ..pipelines.files import whole_file
-from .checkpoint import CHECKPOINTS, MODEL, newest_intact
+from .checkpoint import CHECKPOINTS, MODEL, newest_intact, not_written
 from .config import Spec, plain
 from .console import console
 from .specs import build_model
@@ -42,13 +42,16 @@ class Recipe:
 
 
 def save_model(state: Mapping[str, Tensor], recipe: Recipe, path: Path) -> None:
-    """Writes a model's state and recipe to a model file."""
+    """Writes a model's state and recipe to a model file. Raises OSError."""
     # Cloned, since two names for one tensor are more than the format can say.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
     text = json.dumps(plain(recipe))
     header = {"photochrom": __version__, "recipe": text, "sha256": _digest(text, tensors)}
     with whole_file(path) as file:
-        save_file(tensors, file, metadata=header)
+        try:
+            save_file(tensors, file, metadata=header)
+        except SafetensorError as error:
+            raise not_written(path, error) from None
 
 
 def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Colorizer:

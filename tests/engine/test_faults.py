@@ -228,6 +228,30 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_run(
     assert checkpoints(tmp_path / "other") == ["step-00000005"]
 
 
+@pytest.mark.parametrize(("limit", "code"), [(700_000, 0), (100_000, 1)])
+def test_files_that_cannot_grow_cost_what_they_would_have_held(
+    shards: ShardSet, tmp_path: Path, limit: int, code: int
+) -> None:
+    """Written by the libraries themselves: the moments do not fit, or the model neither."""
+    arguments = ["train", "--out", "run", "--data.train", str(shards.root), "--data.size", "32", "--log.every", "2"]
+    arguments += ["--model.width", "0.0625", "--train.steps", "4", "--train.batch_size", "4", "--train.device", "cpu"]
+    arguments += ["--checkpoint.every", "2", "--log.trackers", "[]"]
+    script = (
+        "import resource, signal, sys\nfrom photochrom.engine.cli import main\n"
+        f"signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, ({limit},) * 2)\n"
+        f"sys.exit(main({arguments!r}))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    for step in (2, 4):
+        assert f"the checkpoint of step {step} was not saved (" in done.stderr
+    assert checkpoints(tmp_path / "run") == []
+    assert (tmp_path / "run" / "model.safetensors").exists() == (code == 0)
+    if code:
+        assert done.stderr.splitlines()[-1].startswith("photochrom train: run/model.safetensors cannot be written, ")
+
+
 def test_a_run_that_cannot_save_when_it_is_stopped_fails(
     configure, at_step, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
