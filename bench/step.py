@@ -18,7 +18,7 @@ from rich.table import Column, Table
 
 from ..engine.config import Compile, DataConfig, Device, Layout, Precision, RunConfig, Spec, TrainConfig
 from ..engine.flops import flops_per_image, published_peak
-from ..engine.launch import make_accelerator, resolve_device
+from ..engine.launch import make_trainer, resolve_device
 from ..engine.learner import Learner
 from ..losses import L2
 from ..models import VGGColorizer
@@ -145,10 +145,10 @@ def _rounds(works: dict[str, Callable[[], None]], device: torch.device) -> Itera
 def _work(
     config: StepConfig, name: str, batch: LabBatch, device: torch.device, memory: dict[str, float]
 ) -> Callable[[], None]:
-    """A step of a variant; the first notes how much memory it takes, weights and moments of all variants left out."""
+    """A step of a variant; the first notes how much memory it takes besides the weights."""
     run = _config(config, name, batch)
     AcceleratorState._reset_state()  # it allows one precision in a process
-    accelerator = make_accelerator(run.train.device, run.train.precision)
+    accelerator = make_trainer(run.train)
     torch.manual_seed(0)
     colorizer = VGGColorizer(**run.model.init_args)
     learner = Learner(colorizer, L2(), run, accelerator)

@@ -109,7 +109,7 @@ class OptimConfig:
         schedule: constant; step, at the milestones; cosine, down to nothing at the last step; or one_cycle, up to lr in
             the first part of the run and down again.
         milestones: Steps after which another rate holds, and which, such as [[200000, 1e-5], [375000, 3e-6]] (step).
-        warmup: Steps in which the rate rises to what the schedule says; of one_cycle 0 means three tenths of all.
+        warmup: Steps in which the rate first rises to lr; of one_cycle 0 means three tenths of all.
         scale_lr: Multiplies the rate by the batch's size over base_batch (linear), or by the root of that (sqrt).
         base_batch: Photographs per step for which lr was found (scale_lr).
         betas: Decay of the two moments.

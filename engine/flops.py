@@ -12,11 +12,13 @@ from ..models import Colorizer
 # tensor cores, and of what fp32 uses, TF32 where there is such. The first name that matches counts.
 _PEAKS: list[tuple[str, float, float]] = [
     (r"\bH[12]00 PCIe", 756, 378),
+    (r"\bH[12]00 NVL", 835, 417),
     (r"\bH[12]00|\bGH200", 989, 494),
     (r"\bA100|\bA800", 312, 156),
     (r"\bL40S", 362, 183),
     (r"\bL4\b", 121, 60),
-    (r"\bA10G?\b", 125, 62.5),
+    (r"\bA10\b", 125, 62.5),
+    (r"\bA10G\b", 70, 35),
     (r"\bV100.*PCI", 112, 14),
     (r"\bV100", 125, 15.7),
     (r"\bT4\b", 65, 8.1),

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from . import watcher
@@ -25,13 +25,14 @@ def last_word(out: Path, rank: int, num_processes: int) -> Iterator[None]:
     here = [each for each in gather([(platform.node(), os.getppid(), folder, rank, os.getpid())]) if _is_here(each)]
     farewells = next(each[2] for each in here if each[2])
     if is_first_here:
-        pids = json.dumps({str(rank): pid for _, _, _, rank, pid in here})
+        pids = json.dumps({str(each[3]): each[4] for each in here})
         words = [sys.executable, "-S", watcher.__file__, farewells, str(out), str(os.getppid()), pids]
         subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
     try:
         yield
     finally:
-        Path(farewells, str(rank)).touch()
+        with suppress(OSError):  # which is no reason for another last word
+            Path(farewells, str(rank)).touch()
 
 
 def _is_here(process: tuple[str, int, str, int, int]) -> bool:

@@ -1,7 +1,6 @@
 """Devices, precisions and processes: Accelerate's launcher, and what a run may ask of this machine."""
 
 import os
-import platform
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -113,14 +112,14 @@ def resolve_compile(train: TrainConfig, device: torch.device) -> str:
 
 
 def threads_per_process() -> int:
-    """This process's share of the cores it may use, among the processes of this machine that may use them too.
+    """This process's share of the cores that its launcher may use, but no more than it may use itself.
 
-    To be called by all processes. A launcher may have bound each to cores of its own, or all of them to the same.
+    Launchers that bind processes to cores are not bound themselves.
     """
-    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(own_cores()))
-    everyone = gather([(platform.node(), cores)])
-    sharing = [theirs for host, theirs in everyone if host == platform.node() and theirs & cores]
-    return max(1, len(cores) // len(sharing))
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if local == 1 or not hasattr(os, "sched_getaffinity"):
+        return max(1, own_cores() // local)
+    return max(1, min(own_cores(), len(os.sched_getaffinity(os.getppid())) // local))
 
 
 def is_first_process() -> bool:

@@ -4,6 +4,7 @@ Nothing here makes the host wait for the device: whether gradients are finite is
 stay as they are when they are not.
 """
 
+import math
 from contextlib import nullcontext
 from typing import Any
 
@@ -60,6 +61,8 @@ class Learner:
             fused=True,  # which can leave weights alone without telling the host
         )
         self._model: nn.Module = accelerator.prepare_model(colorizer)
+        if self.average:  # to be seen in the same precision
+            accelerator.prepare_model(self.average.colorizer, evaluation_mode=True)
         mode = resolve_compile(train, device)
         self._compiled = mode != "off"
         self._score = torch.compile(self._score_part, mode=mode) if self._compiled else self._score_part
@@ -121,12 +124,19 @@ class Learner:
         The gradients are those of all processes: what one has found, all have.
         """
         scaler = self._accelerator.scaler
+        parameters = list(self.colorizer.parameters())
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         if scaler:
+            # A GradScaler looks at gradients alone: where nothing is to move, they are made what it leaves out.
+            factor = torch.where(loss_nonfinite | self._held, math.nan, 1.0)
+            torch._foreach_mul_(gradients, factor)
             scaler.unscale_(self.optimizer)
-        parameters = [parameter for parameter in self.colorizer.parameters() if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
-        # Gradients that overflow in fp16 are no error: the scaler leaves the step out, and scales less.
-        nonfinite = loss_nonfinite if scaler else loss_nonfinite | ~norm.isfinite()
+        norm = torch.nn.utils.get_total_norm(gradients)
+        nonfinite = loss_nonfinite | ~norm.isfinite()
+        if scaler:
+            # Gradients that overflow in fp16 are no error: the scaler leaves the step out, and scales less. Where it
+            # does not scale any more, they are.
+            nonfinite = loss_nonfinite | (nonfinite & (scaler._scale < 1))
         self._in_row = (self._in_row + 1) * nonfinite
         self._held = self._held | (self._in_row > self._tolerated)
         if self._clip_norm:
@@ -139,7 +149,7 @@ class Learner:
             told = {"grad_scale": None, "found_inf": (nonfinite | self._held).float()}
             vars(self.optimizer).update(told)
             self.optimizer.step()
-        return norm, nonfinite
+        return torch.where(norm.isfinite(), norm, 0), nonfinite
 
     def state_dict(self) -> dict[str, Any]:
         """All that training needs besides the weights of `best`: tensors and plain values."""
@@ -154,7 +164,7 @@ class Learner:
         """Goes on from where `state` was taken, whose `best` is loaded; settings such as betas are the new ones."""
         if self.average:
             self.average.colorizer.load_state_dict(self.colorizer.state_dict())
-        if state["weights"]:
+        if state.get("weights"):
             self.colorizer.load_state_dict(state["weights"])
         now = [{key: value for key, value in group.items() if key != "params"} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])

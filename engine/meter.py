@@ -106,7 +106,9 @@ class Meter:
         self.totals.waited += waited
         self._period = _Period()
         rate = period.images / seconds
+        skipped = {"steps/left_out": period.steps - counted} if counted < period.steps else {}
         values = {
+            **skipped,
             **{f"train/{name}": value for name, value in means.items()},
             "optim/grad_norm": norm,
             "throughput(img/s)": rate,

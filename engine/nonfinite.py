@@ -1,11 +1,12 @@
 """What is said and kept of a step whose loss or gradients were infinite or nan."""
 
+from copy import deepcopy
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
-from ..models.recompute import without_statistics
 from ..pipelines import LabBatch, ShardSet
 from ..pipelines.files import whole_file
 from .config import RunConfig
@@ -45,10 +46,13 @@ def report_nonfinite(
 @torch.no_grad()
 def _without_finite_loss(learner: Learner, batch: LabBatch) -> list[int]:
     """The numbers of those photographs of this process's share that have no finite loss when each is alone."""
-    colorizer, loss = learner.colorizer.train(), learner.loss.eval()  # statistics are their own; nothing is reduced
-    with without_statistics(colorizer):
-        alone = [batch[i : i + 1] for i in range(len(batch))]
-        return [int(one.index) for one in alone if not loss(colorizer(one.L), one).total.isfinite()]
+    colorizer, loss = deepcopy(learner.colorizer).train(), learner.loss.eval()
+    vars(colorizer).pop("forward", None)  # Accelerate's, which is that of the original
+    for module in colorizer.modules():
+        if isinstance(module, nn.SyncBatchNorm):
+            module.__class__ = nn.BatchNorm2d  # type: ignore[assignment]  # each photograph by statistics of its own
+    alone = [batch[i : i + 1] for i in range(len(batch))]
+    return [int(one.index) for one in alone if not loss(colorizer(one.L), one).total.isfinite()]
 
 
 def _keep(out: Path, batch: LabBatch, step: int) -> Path:

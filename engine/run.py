@@ -61,9 +61,18 @@ def train(config: RunConfig) -> dict[str, Any]:
     accelerator = make_trainer(config.train)
     say = console.print if accelerator.is_main_process else lambda text: None
     # The first process decides for all where the run begins: a save may lie between two looks at the folder.
-    start = [_starting_point(config, say) if accelerator.is_main_process else None]
-    run = _prepare(config, accelerator, broadcast_object_list(start)[0])
+    start: list[Any] = [None]
+    if accelerator.is_main_process:
+        try:
+            start = [_starting_point(config, say)]
+        except ValueError as error:
+            start = [error]
+    (found,) = broadcast_object_list(start)
+    if isinstance(found, ValueError):
+        raise found
+    run = _prepare(config, accelerator, found)
     with ExitStack() as stack:
+        stack.enter_context(_explained(run))
         for loader in filter(None, (run.loader, run.validation, run.preview)):
             stack.callback(loader.close)
         if accelerator.is_main_process:
@@ -77,9 +86,8 @@ def train(config: RunConfig) -> dict[str, Any]:
         for line in _describe(run):
             say(line)
         stack.enter_context(last_word(config.out, accelerator.process_index, accelerator.num_processes))
-        with run.stop.listening(speaks=accelerator.is_main_process, others=accelerator.num_processes > 1):
-            with _explained(run):
-                stopped = fit(run)
+        with run.stop.listening(speaks=accelerator.is_main_process):
+            stopped = fit(run)
             if run.saver:
                 run.saver.wait(needed=bool(stopped))
             if accelerator.is_main_process and not stopped:

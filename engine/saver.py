@@ -73,6 +73,8 @@ class Saver:
     def close(self) -> None:
         """Ends the thread, when it has written what it was given."""
         self._thread.shutdown()
+        if self._writing and (error := self._writing.exception()):
+            self._warn(f"the checkpoint of step {self._step} was not saved ({error})")
 
 
 class _Copy:

@@ -12,7 +12,6 @@ from .console import console
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
 _SAME = 1.0  # seconds in which a launcher repeats what the terminal has told all processes
-_PATIENCE = 20.0  # seconds; launchers kill after 30
 
 
 class Stopped(Exception):
@@ -24,22 +23,17 @@ class Stopped(Exception):
 
 
 class Stop:
-    """Which signal has asked to stop, 0 for none yet; `obeyed` is to be set when that has been noticed.
+    """Which signal has asked to stop, 0 for none yet.
 
-    A thread of its own waits for signals: the one that trains may be held up, by a process that is gone for good.
+    A thread of its own waits for signals: the one that trains may be held up, by another process that is gone for good.
     """
 
     def __init__(self) -> None:
         self.number = 0
-        self.obeyed = False
 
     @contextmanager
-    def listening(self, *, speaks: bool, others: bool) -> Iterator[None]:
-        """Catches signals in what follows.
-
-        `speaks` is whether a person is told. Where `others` train in processes of their own, what is not obeyed in
-        time ends this process: it may wait for one that is gone.
-        """
+    def listening(self, *, speaks: bool) -> Iterator[None]:
+        """Catches signals in what follows; `speaks` is whether a person is told."""
         if threading.current_thread() is not threading.main_thread():  # which alone can catch any
             yield
             return
@@ -47,7 +41,7 @@ class Stop:
         theirs.setblocking(False)
         wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
         handlers = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
-        thread = threading.Thread(target=self._listen, args=(ours, speaks, others), daemon=True)
+        thread = threading.Thread(target=self._listen, args=(ours, speaks), daemon=True)
         thread.start()
         try:
             yield
@@ -59,18 +53,9 @@ class Stop:
             thread.join()
             ours.close()
 
-    def _listen(self, ours: socket.socket, speaks: bool, others: bool) -> None:
+    def _listen(self, ours: socket.socket, speaks: bool) -> None:
         asked = 0.0
-        while True:
-            ours.settimeout(_PATIENCE if self.number and others and not self.obeyed else None)
-            try:
-                received = ours.recv(1)
-            except TimeoutError:
-                if self.obeyed:
-                    continue
-                os._exit(128 + self.number)
-            if not received:
-                return
+        while received := ours.recv(1):
             number = received[0]
             if number not in SIGNALS:
                 continue

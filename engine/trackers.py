@@ -28,7 +28,8 @@ class Trackers:
         self, names: list[str], folder: Path, step: int, config: dict[str, Any], warn: Callable[[str], None]
     ) -> None:
         self._warn = warn
-        self._trackers = {name: _make(name, folder, step) for name in names}
+        self._trackers: dict[str, Any] = dict.fromkeys(names)
+        self._each("make", lambda name, _: self._trackers.update({name: _make(name, folder, step)}))
         self._each("start", lambda name, tracker: tracker.start())
         self._each("store_init_configuration", lambda name, tracker: _describe(name, tracker, config))
 

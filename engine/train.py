@@ -80,7 +80,8 @@ def fit(run: Run) -> int:
     while True:
         stop = judged(run, ballots, wait=any(map(run.due, events)))
         saves = bool(stop) or run.due(config.checkpoint.every)
-        if saves or run.due(config.log.every):
+        reports = saves or run.due(config.log.every)
+        if reports:
             report(run)
         if saves:
             save(run)  # before all that reads photographs, and can fail
@@ -88,6 +89,8 @@ def fit(run: Run) -> int:
             show(run)
         if not stop and run.due(config.log.validate_every):
             stop = validate(run)
+            if stop and not reports:
+                report(run)
             if stop and not saves:
                 save(run)
         if stop or run.step >= run.total_steps:
@@ -114,10 +117,8 @@ def judged(run: Run, ballots: Ballots[tuple[int, LabBatch]], *, wait: bool) -> i
         if flags[NONFINITE]:
             report_nonfinite(run.config, run.learner, run.loader.data, batch, step=step, last=bool(flags[HELD]))
         stop = stop or int(flags[STOP])
-    if stop:
-        run.stop.obeyed = True
-        if not wait:
-            judged(run, ballots, wait=True)  # the steps since then
+    if stop and not wait:
+        judged(run, ballots, wait=True)  # of the steps since then, only the faults count
     return stop
 
 
@@ -164,7 +165,6 @@ def validate(run: Run) -> int:
         try:
             figures = score(run.learner.best, run.learner.loss, run.validation, stop=asked).summary()
         except Unfinished:
-            run.stop.obeyed = True
             return stop
     run.log.metrics({f"val/{name}": value for name, value in figures.items()}, run.step)
     return 0

@@ -1,4 +1,4 @@
-"""Outlives the processes of a host and their launcher, to say last which of them was killed and how to go on.
+"""Outlives a host's processes and their launcher, to say last which ended without a word, and how to go on.
 
 Run as a script, without torch: the arguments are a folder in which processes that leave by themselves leave a file
 named after their rank, that of the run, the launcher's pid, and pids by rank, as JSON.
@@ -9,6 +9,7 @@ import os
 import platform
 import shlex
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
@@ -18,22 +19,25 @@ _PATIENCE = 120.0  # seconds for a launcher to notice and to leave
 
 
 def main(farewells: str, out: str, launcher: str, pids: str) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):  # sent to all that a job consists of
+        signal.signal(number, signal.SIG_IGN)
     ranks, command = json.loads(pids), _command(int(launcher))
     gone: list[str] = []
     while not gone:  # the first one: what ends the others is that they miss it
         time.sleep(_INTERVAL)
         gone = [rank for rank, pid in ranks.items() if not _is_there(pid)]
-    killed = next((rank for rank in gone if not (Path(farewells) / rank).exists()), None)
+    silent = next((rank for rank in gone if not (Path(farewells) / rank).exists()), None)
     deadline = time.monotonic() + _PATIENCE
-    while killed is not None and _is_there(int(launcher)) and time.monotonic() < deadline:
+    others = [*ranks.values()] if silent is None else [*ranks.values(), int(launcher)]
+    while any(map(_is_there, others)) and time.monotonic() < deadline:
         time.sleep(_INTERVAL)
     shutil.rmtree(farewells, ignore_errors=True)
-    if killed is not None:
+    if silent is not None:
         saved = sorted(path.name for path in Path(out).glob("checkpoints/step-*"))
-        start = f"from {saved[-1]}" if saved else "from the beginning"
+        start = f", from {saved[-1]}" if saved else ""
         print(
-            f"photochrom train: rank {killed} on {platform.node()} was killed, by somebody or for want of memory; "
-            f"this goes on {start}: {command}",
+            f"photochrom train: rank {silent} on {platform.node()} ended without a word, killed by somebody or for "
+            f"want of memory; this goes on{start}: {command}",
             file=sys.stderr,
         )
 

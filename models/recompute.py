@@ -12,14 +12,14 @@ def recomputed(part: Callable[[Tensor], Tensor], network: nn.Module, x: Tensor) 
     """What `part` of the network makes of x, keeping x alone for the gradients; each batch counts once in BatchNorm."""
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), without_statistics(network)
+        return nullcontext(), _without_statistics(network)
 
     output: Tensor = checkpoint(part, x, use_reentrant=False, context_fn=contexts)
     return output
 
 
 @contextmanager
-def without_statistics(network: nn.Module) -> Iterator[None]:
+def _without_statistics(network: nn.Module) -> Iterator[None]:
     """Lets BatchNorm normalize by the batch, as in training, and forget it."""
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]

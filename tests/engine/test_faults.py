@@ -19,7 +19,7 @@ from photochrom.engine.config import Spec
 from photochrom.engine.run import train
 from photochrom.engine.signals import Stopped
 from photochrom.losses import L2, ColorLoss, LossOutput
-from photochrom.pipelines import ShardSet
+from photochrom.pipelines import LabBatch, ShardSet
 from safetensors.torch import load_file
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -105,6 +105,22 @@ def test_some_steps_can_be_borne(configure, tmp_path: Path, capsys: pytest.Captu
     assert lines[0]["train/loss"] == pytest.approx(sum(sound) / 2), "the mean of what counted"
     with pytest.raises(ValueError, match="became infinite or nan in step 4, with"):
         train(configure(tmp_path / "other", loss=stumbling(2, 3, 4), **settings))
+
+
+def test_pixels_that_are_no_numbers_leave_no_trace(configure, tmp_path: Path) -> None:
+    """They reach the statistics of BatchNorm, in the step and when the guilty are looked for."""
+    settings = {"train__skip_nonfinite": 2, "train__steps": 3, "log__every": 1}
+    original = loop.endless
+
+    def endless(loader: Any) -> Iterator[LabBatch]:
+        for step, batch in enumerate(original(loader)):
+            yield LabBatch(L=batch.L * (float("nan") if step == 1 else 1), ab=batch.ab, index=batch.index)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "endless", endless)
+        train(configure(tmp_path / "run", **settings))
+    assert all(tensor.isfinite().all() for tensor in load_file(tmp_path / "run" / "model.safetensors").values())
+    assert [line.get("steps/left_out") for line in lines_of(tmp_path / "run")] == [None, 1, None]
 
 
 def test_a_step_that_is_left_out_leaves_the_weights_alone(configure, tmp_path: Path) -> None:
@@ -342,17 +358,3 @@ def test_a_log_that_cannot_be_written_stops_nothing(
     assert train(configure(run, train__steps=6))["steps"] == 6
     told = [line for line in capsys.readouterr().err.splitlines() if "figures or pictures" in line]
     assert len(told) == 1
-
-
-@pytest.mark.parametrize(
-    ("others", "obeyed", "code"),
-    [(True, False, 128 + signal.SIGTERM), (True, True, 0), (False, False, 0)],
-)
-def test_a_process_does_not_wait_for_ever_for_one_that_is_gone(others: bool, obeyed: bool, code: int) -> None:
-    script = (
-        "import os, signal, time\nfrom photochrom.engine import signals\nsignals._PATIENCE = 0.3\n"
-        f"stop = signals.Stop()\nwith stop.listening(speaks=False, others={others}):\n"
-        "    os.kill(os.getpid(), signal.SIGTERM)\n"
-        f"    time.sleep(0.1)\n    stop.obeyed = {obeyed}\n    time.sleep(1)\n    assert stop.number == 15\n"
-    )
-    assert subprocess.run([sys.executable, "-c", script], timeout=60).returncode == code

@@ -239,21 +239,21 @@ def test_what_cannot_be_is_refused(configure, tmp_path: Path, settings: dict[str
 
 
 @pytest.mark.parametrize(
-    ("others", "expected"),
+    ("processes", "launchers", "own", "expected"),
     [
-        ([], 8),
-        ([("here", set(range(8)))], 4),
-        ([("here", set(range(8)))] * 3 + [("there", set(range(8)))] * 4, 2),
-        ([("here", set(range(8, 16)))], 8),  # bound to cores of its own
-        ([("here", set(range(8)))] * 11, 1),
+        (1, 8, 8, 8),
+        (4, 16, 16, 4),
+        (4, 16, 8, 4),  # bound to the half that is near the GPU, with another one
+        (4, 16, 4, 4),  # each bound to cores of its own
+        (4, 16, 2, 2),
+        (8, 4, 4, 1),
     ],
 )
-def test_cores_are_shared_with_those_that_may_use_them(
-    monkeypatch: pytest.MonkeyPatch, others: list[tuple[str, set[int]]], expected: int
+def test_cores_are_shared_out(
+    monkeypatch: pytest.MonkeyPatch, processes: int, launchers: int, own: int, expected: int
 ) -> None:
-    monkeypatch.setattr(launch.platform, "node", lambda: "here")
-    monkeypatch.setattr(launch.os, "sched_getaffinity", lambda pid: set(range(8)))
-    monkeypatch.setattr(launch, "gather", lambda rows: rows + others)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    monkeypatch.setattr(launch.os, "sched_getaffinity", lambda pid: set(range(launchers if pid else own)))
     assert launch.threads_per_process() == expected
 
 
