@@ -89,8 +89,9 @@ def test_two_ranks_learn_what_one_rank_does(one_rank: Path, two_ranks: Path) -> 
 
 
 def test_ranks_and_parts_multiply(shards: ShardSet, tmp_path: Path) -> None:
-    assert train(shards, tmp_path / "four", "--train.accumulate", "4").returncode == 0
-    assert train(shards, tmp_path / "two-by-two", "--train.accumulate", "2", ranks=2).returncode == 0
+    steps = ("--train.steps", "3")  # Adam enlarges what rounding makes of gradients next to nothing, step by step
+    assert train(shards, tmp_path / "four", "--train.accumulate", "4", *steps).returncode == 0
+    assert train(shards, tmp_path / "two-by-two", "--train.accumulate", "2", *steps, ranks=2).returncode == 0
     assert_same_weights(tmp_path / "four", tmp_path / "two-by-two", 1e-5)
 
 
