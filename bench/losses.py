@@ -4,7 +4,7 @@ All are measured on the same random batch; the step is that of the 313-bin netwo
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from ..engine.launch import resolve_device
 from ..losses import L2, ColorLoss, Focal, RebalancedCrossEntropy, SmoothL1, ab_bins, soft_encode
 from ..models import ColorPrediction, VGGColorizer
 from ..pipelines import LabBatch
-from .timing import Clock, collect, figures, run, spread
+from .timing import collect, figures, run, shares, spread, turns
 
 _STEP = "training step"
 
@@ -44,32 +44,20 @@ class LossesConfig:
 
 
 def main(argv: list[str]) -> int:
-    return run(argv, LossesConfig, measure, module="photochrom.bench.losses", headings=("what", "ms", "of the step"))
+    return run(argv, LossesConfig, measure, module="photochrom.bench.losses", show=shares("what", "ms", "of the step"))
 
 
 def measure(config: LossesConfig) -> dict[str, Any]:
     """Milliseconds of each, its share of the training step, and what they were measured on."""
     device = resolve_device(config.device)
     rows = spread(
-        collect(_rounds(_works(config, device), device), config.seconds),
+        collect(turns(_works(config, device), device), config.seconds),
         label="what",
         whole=lambda medians: medians[_STEP],
     )
     encoding, step = rows[0], rows[-1]
     verdict = f"soft encoding takes {encoding['share(%)']:.2f} % of a training step's {step['median(ms)']:.0f} ms"
     return figures(config, device, rows, verdict)
-
-
-def _rounds(works: dict[str, Callable[[], None]], device: torch.device) -> Iterator[dict[str, float]]:
-    """Endless rounds: the seconds that each of them took once."""
-    clock = Clock(device)
-    while True:
-        seconds = {}
-        for name, work in works.items():
-            clock.lap()
-            work()
-            seconds[name] = clock.lap()
-        yield seconds
 
 
 def _works(config: LossesConfig, device: torch.device) -> dict[str, Callable[[], None]]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..pipelines import ShardSet, order
 from ..pipelines.reading import LocalReader
-from .timing import figures, run, spread
+from .timing import figures, run, shares, spread
 
 _AHEAD = 2  # batches that are announced before they are read, as loaders do
 
@@ -43,8 +43,8 @@ class OrderConfig:
 
 
 def main(argv: list[str]) -> int:
-    headings = ("block", "ms per image", "of block 1")
-    return run(argv, OrderConfig, measure, module="photochrom.bench.order", headings=headings, positional=("data",))
+    show = shares("block", "ms per image", "of block 1")
+    return run(argv, OrderConfig, measure, module="photochrom.bench.order", show=show, positional=("data",))
 
 
 def measure(config: OrderConfig) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from ..pipelines.photograph import (
     resized,
 )
 from ..pipelines.threads import own_cores
-from .timing import collect, figures, run, spread
+from .timing import collect, figures, run, shares, spread
 
 _GATE = "the whole gate"
 _STATISTICS = ("Lab of every 4th pixel", "counting colours")
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
         PackingConfig,
         measure,
         module="photochrom.bench.packing",
-        headings=("what", "ms per photograph", "of the gate"),
+        show=shares("what", "ms per photograph", "of the gate"),
         positional=("photos",),
     )
 

@@ -15,7 +15,7 @@ from ..losses import L2
 from ..models import VGGColorizer
 from ..pipelines import DaliLoader
 from ..pipelines.augment import Crop
-from .timing import Clock, collect, figures, run, spread
+from .timing import Clock, collect, figures, run, shares, spread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +46,8 @@ class StagesConfig:
 
 
 def main(argv: list[str]) -> int:
-    headings = ("stage", "ms per image", "share")
-    return run(argv, StagesConfig, measure, module="photochrom.bench.stages", headings=headings, positional=("data",))
+    show = shares("stage", "ms per image", "share")
+    return run(argv, StagesConfig, measure, module="photochrom.bench.stages", show=show, positional=("data",))
 
 
 def measure(config: StagesConfig) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 All variants learn from the same batch, in turn. The first is what a training script does that sets nothing.
 """
 
-import json
 import statistics
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +12,6 @@ from typing import Any, get_args
 
 import torch
 from accelerate.state import AcceleratorState
-from rich.console import Console
 from rich.table import Column, Table
 
 from ..engine.config import Compile, DataConfig, Device, Layout, Precision, RunConfig, Spec, TrainConfig
@@ -25,7 +23,7 @@ from ..models import VGGColorizer
 from ..models.vgg import Dilation
 from ..pipelines import LabBatch
 from ..pipelines.synthetic import colourful
-from .timing import Clock, collect, figures
+from .timing import collect, figures, run, turns
 
 _ON_CPU = ["fp32", "fp32 channels_last", "fp32 channels_last space_to_batch", "fp32 channels_last recompute"]
 _ON_GPU = [
@@ -69,26 +67,7 @@ class StepConfig:
 
 
 def main(argv: list[str]) -> int:
-    from ..engine.parser import parse_options
-
-    config = parse_options(StepConfig, argv, prog="python -m photochrom.bench.step")
-    try:
-        found = measure(config)
-    except ValueError as error:
-        Console(stderr=True).print(str(error), markup=False)
-        return 1
-    if config.out:
-        config.out.write_text(json.dumps(found, indent=1) + "\n")
-    table = Table(
-        Column("variant", no_wrap=True), "batch", "images/s", "slowest", "fastest", "ratio", "MFU", "GiB", box=None
-    )
-    for row in found["rows"]:
-        rates = (f"{row[f'{which}(img/s)']:.1f}" for which in ("median", "min", "max"))
-        mfu, memory = (f"{value:.1f}" if value else "-" for value in (row["mfu(%)"], row["memory/peak(GiB)"]))
-        table.add_row(row["variant"], str(row["batch_size"]), *rates, f"{row['ratio']:.2f}", mfu, memory)
-    Console(file=sys.stdout).print(table)
-    print(found["verdict"])
-    return 0
+    return run(argv, StepConfig, measure, module="photochrom.bench.step", show=_show)
 
 
 def measure(config: StepConfig) -> dict[str, Any]:
@@ -112,7 +91,7 @@ def _measured(
     batch = LabBatch(L=L.to(device), ab=ab.to(device), index=torch.arange(batch_size))
     memory: dict[str, float] = {}
     works = {name: _work(config, name, batch, device, memory) for name in variants}
-    times = collect(_rounds(works, device), config.seconds)
+    times = collect(turns(works, device), config.seconds)
     medians = {name: statistics.median(seconds) for name, seconds in times.items()}
     for name, seconds in times.items():
         half = "no" if "fp32" in name.split() else "half"
@@ -128,18 +107,6 @@ def _measured(
             "memory/peak(GiB)": memory.get(name),
             "num_rounds": len(seconds),
         }
-
-
-def _rounds(works: dict[str, Callable[[], None]], device: torch.device) -> Iterator[dict[str, float]]:
-    """Endless rounds: the seconds of a step of each."""
-    clock = Clock(device)
-    while True:
-        seconds = {}
-        for name, work in works.items():
-            clock.lap()
-            work()
-            seconds[name] = clock.lap()
-        yield seconds
 
 
 def _work(
@@ -184,6 +151,16 @@ def _config(config: StepConfig, name: str, batch: LabBatch) -> RunConfig:
         model=Spec(class_path="VGGColorizer", init_args={"width": config.width, "dilation": dilation}),
         train=TrainConfig(batch_size=len(batch), device=config.device, **chosen),
     )
+
+
+def _show(rows: list[Any]) -> Table:
+    headings = ("batch", "images/s", "slowest", "fastest", "ratio", "MFU", "GiB")
+    table = Table(Column("variant", no_wrap=True), *headings, box=None, header_style="bold")
+    for row in rows:
+        rates = (f"{row[f'{which}(img/s)']:.1f}" for which in ("median", "min", "max"))
+        mfu, memory = (f"{value:.1f}" if value else "-" for value in (row["mfu(%)"], row["memory/peak(GiB)"]))
+        table.add_row(row["variant"], str(row["batch_size"]), *rates, f"{row['ratio']:.2f}", mfu, memory)
+    return table
 
 
 if __name__ == "__main__":

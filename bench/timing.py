@@ -75,6 +75,18 @@ def collect(rounds: Iterator[dict[str, float]], seconds: float) -> dict[str, lis
     return times
 
 
+def turns(works: dict[str, Callable[[], None]], device: torch.device) -> Iterator[dict[str, float]]:
+    """Endless rounds: the seconds that each work took once."""
+    clock = Clock(device)
+    while True:
+        seconds = {}
+        for name, work in works.items():
+            clock.lap()
+            work()
+            seconds[name] = clock.lap()
+        yield seconds
+
+
 def spread(times: dict[str, list[float]], *, label: str, whole: Callable[[dict[str, float]], float]) -> list[Any]:
     """A row for each thing: median, smallest and largest in milliseconds, and the share of the `whole` of medians."""
     medians = {name: statistics.median(values) for name, values in times.items()}
@@ -108,10 +120,10 @@ def run(
     measure: Callable[[C], dict[str, Any]],
     *,
     module: str,
-    headings: tuple[str, str, str],
+    show: Callable[[list[Any]], Table],
     positional: Iterable[str] = (),
 ) -> int:
-    """A benchmark from its command line to its table: `headings` are those of name, median and share."""
+    """A benchmark from its command line to its table, which `show` makes of its rows."""
     config = parse_options(config_class, argv, prog=f"python -m {module}", positional=positional)
     try:
         found = measure(config)
@@ -120,11 +132,18 @@ def run(
         return 1
     if config.out:
         config.out.write_text(json.dumps(found, indent=1) + "\n")
-    name, median, share = headings
-    table = Table(name, median, "smallest", "largest", share, box=None, header_style="bold")
-    for row in found["rows"]:
-        what, *milliseconds, percent, _ = row.values()
-        table.add_row(what, *(f"{value:.3f}" for value in milliseconds), f"{percent:.3g} %")
-    Console(file=sys.stdout).print(table)
+    Console(file=sys.stdout).print(show(found["rows"]))
     print(found["verdict"])
     return 0
+
+
+def shares(name: str, median: str, share: str) -> Callable[[list[Any]], Table]:
+    """How rows of `spread` are shown: the headings of what was measured, of its median and of its share."""
+
+    def show(rows: list[Any]) -> Table:
+        table = Table(name, median, "smallest", "largest", share, box=None, header_style="bold")
+        for what, *milliseconds, percent, _ in (row.values() for row in rows):
+            table.add_row(what, *(f"{value:.3f}" for value in milliseconds), f"{percent:.3g} %")
+        return table
+
+    return show

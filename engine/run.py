@@ -61,16 +61,10 @@ def train(config: RunConfig) -> dict[str, Any]:
     accelerator = make_trainer(config.train)
     say = console.print if accelerator.is_main_process else lambda text: None
     # The first process decides for all where the run begins: a save may lie between two looks at the folder.
-    start: list[Any] = [None]
-    if accelerator.is_main_process:
-        try:
-            start = [_starting_point(config, say)]
-        except ValueError as error:
-            start = [error]
-    (found,) = broadcast_object_list(start)
-    if isinstance(found, ValueError):
-        raise found
-    run = _prepare(config, accelerator, found)
+    (start,) = broadcast_object_list([_starting_point(config, say) if accelerator.is_main_process else None])
+    if isinstance(start, ValueError):
+        raise start
+    run = _prepare(config, accelerator, start)
     with ExitStack() as stack:
         stack.enter_context(_explained(run))
         for loader in filter(None, (run.loader, run.validation, run.preview)):
@@ -115,8 +109,15 @@ def _explained(run: Run) -> Iterator[None]:
         ) from None
 
 
-def _starting_point(config: RunConfig, say: Callable[[str], None]) -> Checkpoint | None:
-    """The checkpoint to go on from, or None to begin."""
+def _starting_point(config: RunConfig, say: Callable[[str], None]) -> Checkpoint | ValueError | None:
+    """The checkpoint to go on from, None to begin, or what is wrong, for all processes to raise."""
+    try:
+        return _checkpoint(config, say)
+    except ValueError as error:
+        return error
+
+
+def _checkpoint(config: RunConfig, say: Callable[[str], None]) -> Checkpoint | None:
     if config.resume == "auto":
         return newest_intact(config.out / CHECKPOINTS, say)
     named = Path(config.resume)
@@ -147,24 +148,12 @@ def _prepare(config: RunConfig, accelerator: Accelerator, checkpoint: Checkpoint
         _check_model(config, checkpoint)
         load_weights(colorizer, checkpoint.model)
         loader.load_state_dict(checkpoint.loader)
-    step = checkpoint.step if checkpoint else 0
     total_steps = config.train.steps or first_batch_of_epoch(loader.num_samples, loader.batch_size, config.train.epochs)
-    # A run that was stopped after its last step, before its results were written, has only these left to do.
-    unfinished = (
-        checkpoint
-        and checkpoint.folder.resolve().parent == (config.out / CHECKPOINTS).resolve()
-        and not _finished(config.out)
-    )
-    if step > total_steps or (step == total_steps and not unfinished):
-        raise ValueError(
-            f"the run of {checkpoint.folder if checkpoint else config.out} is complete at step {step}: ask for more "
-            "with --train.steps, or name another --out"
-        )
+    if checkpoint:
+        _check_steps(config, checkpoint, total_steps)
 
-    peak = 1e12 * (config.log.peak_tflops or 0) or published_peak(accelerator.device, accelerator.mixed_precision)
-    flops = flops_per_image(colorizer, config.data.size, accelerator.device) if peak else 0
+    meter = Meter(accelerator.device, _use_per_image(config, colorizer, accelerator))
     learner = Learner(colorizer, loss, config, accelerator)
-    meter = Meter(accelerator.device, flops / peak if peak else None)
     if checkpoint:
         learner.load_state_dict(checkpoint.optimizer())
         meter.totals = Totals(**checkpoint.totals)
@@ -177,10 +166,17 @@ def _prepare(config: RunConfig, accelerator: Accelerator, checkpoint: Checkpoint
         validation=validation,
         preview=preview,
         meter=meter,
-        first_step=step,
+        first_step=checkpoint.step if checkpoint else 0,
         total_steps=total_steps,
-        step=step,
+        step=checkpoint.step if checkpoint else 0,
     )
+
+
+def _use_per_image(config: RunConfig, colorizer: Colorizer, accelerator: Accelerator) -> float | None:
+    """Share of a second of a device's peak that a photograph takes, or None where the peak is not known."""
+    device = accelerator.device
+    peak = 1e12 * (config.log.peak_tflops or 0) or published_peak(device, accelerator.mixed_precision)
+    return flops_per_image(colorizer, config.data.size, device) / peak if peak else None
 
 
 _FOR_TRAINING = ("synthetic", "cached")  # loaders of no use where real photographs are wanted, now and then
@@ -247,6 +243,17 @@ def _check_model(config: RunConfig, checkpoint: Checkpoint) -> None:
     theirs, ours = (_network(spec) for spec in (read_recipe(checkpoint.model).model, config.model))
     if changes := differences(theirs, ours, "model"):
         raise ValueError(f"{checkpoint.folder} is of another network ({', '.join(changes)}): name another --out")
+
+
+def _check_steps(config: RunConfig, checkpoint: Checkpoint, total_steps: int) -> None:
+    """Refuses a run that has nothing left to do; its results are, if it was stopped before they were written."""
+    own = checkpoint.folder.resolve().parent == (config.out / CHECKPOINTS).resolve()
+    left = total_steps - checkpoint.step
+    if left < 0 or (left == 0 and not (own and not _finished(config.out))):
+        raise ValueError(
+            f"the run of {checkpoint.folder} is complete at step {checkpoint.step}: ask for more with --train.steps, "
+            "or name another --out"
+        )
 
 
 def _network(spec: Spec) -> Any:

@@ -24,6 +24,7 @@ from photochrom.pipelines import DaliLoader, ShardSet
 from safetensors.torch import load_file
 
 MEND = "'photochrom verify' names what has changed since it was packed; pack into a new folder"
+TWO_RANKS = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -186,20 +187,24 @@ def test_a_photograph_that_one_rank_cannot_decode_stops_all(shards: ShardSet, tm
     assert others == [f"photochrom train: {damaged.place(4)} cannot be read any more (not an image): {MEND}"]
 
 
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_rank_that_is_killed_is_named_in_the_last_line(shards: ShardSet, tmp_path: Path, victim: int) -> None:
-    """With what goes on from there; and all others have ended by then."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    line = command(shards, tmp_path / "run", "--train.steps", "100000", "--checkpoint.every", "2", launcher=launcher)
+def started(line: list[str]) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
+    """A job in its fifth step, and its processes by rank."""
     job = subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert job.stderr is not None
     for text in job.stderr:
         if text.startswith("step 5/"):
             break
     ranks = [process for process in psutil.Process(job.pid).children() if "photochrom" in process.cmdline()]
-    victims = [process for process in ranks if process.environ()["RANK"] == str(victim)]
+    return job, sorted(ranks, key=lambda process: int(process.environ()["RANK"]))
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_that_is_killed_is_named_in_the_last_line(shards: ShardSet, tmp_path: Path, victim: int) -> None:
+    """With what goes on from there; and all others have ended by then."""
+    line = command(shards, tmp_path / "run", "--train.steps", "100000", "--checkpoint.every", "2", launcher=TWO_RANKS)
+    job, ranks = started(line)
     killed = time.monotonic()
-    victims[0].kill()
+    ranks[victim].kill()
     last = job.communicate(timeout=60)[1].splitlines()[-1]
     assert time.monotonic() - killed < 30
     assert job.returncode == 1
@@ -211,15 +216,8 @@ def test_a_rank_that_is_killed_is_named_in_the_last_line(shards: ShardSet, tmp_p
 
 
 def test_a_signal_to_one_rank_stops_all_at_the_same_step(shards: ShardSet, tmp_path: Path) -> None:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    line = command(shards, tmp_path / "run", "--train.steps", "100000", launcher=launcher)
-    job = subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert job.stderr is not None
-    for text in job.stderr:
-        if text.startswith("step 5/"):
-            break
-    ranks = [process for process in psutil.Process(job.pid).children() if "photochrom" in process.cmdline()]
-    next(process for process in ranks if process.environ()["RANK"] == "1").send_signal(signal.SIGUSR1)
+    job, ranks = started(command(shards, tmp_path / "run", "--train.steps", "100000", launcher=TWO_RANKS))
+    ranks[1].send_signal(signal.SIGUSR1)
     rest = job.communicate(timeout=60)[1]
     stopped = re.search(r"photochrom train: stopped at step (\d+), which is saved", rest)
     assert stopped, rest
@@ -235,8 +233,7 @@ def test_a_loss_that_is_no_number_on_one_rank_stops_all(shards: ShardSet, tmp_pa
         "        total = super().forward(prediction, batch).total\n"
         "        return LossOutput(total=total * (float('nan') if os.environ['RANK'] == '1' else 1))\n"
     )
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    line = command(shards, tmp_path / "run", "--loss", "stumbling.Stumbling", launcher=launcher)
+    line = command(shards, tmp_path / "run", "--loss", "stumbling.Stumbling", launcher=TWO_RANKS)
     done = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, timeout=120)
     assert done.returncode == 1
     assert "became infinite or nan in step 0, with" in done.stderr

@@ -87,7 +87,9 @@ def test_a_stream_begun_in_a_folder_goes_on_from_a_server(remote: ShardSet, shar
     assert torch.equal(next(iter(resumed)).ab, expected.ab)
 
 
-def test_a_server_is_asked_once_for_what_lies_together(remote: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many samples each request was for."""
     asked: list[int] = []
     original = RemotePath.read_ranges
     monkeypatch.setattr(
@@ -95,6 +97,10 @@ def test_a_server_is_asked_once_for_what_lies_together(remote: ShardSet, monkeyp
         "read_ranges",
         lambda self, starts, lengths, **k: asked.append(len(starts)) or original(self, starts, lengths, **k),
     )
+    return asked
+
+
+def test_a_server_is_asked_once_for_what_lies_together(remote: ShardSet, asked: list[int]) -> None:
     reader = RemoteReader(remote)
     reader.announce(np.arange(9))
     stored = reader.read(np.arange(9))
@@ -102,14 +108,7 @@ def test_a_server_is_asked_once_for_what_lies_together(remote: ShardSet, monkeyp
     assert [bytes(each) for each in stored] == [remote.sample(i).stored() for i in range(9)]
 
 
-def test_what_is_coming_is_not_asked_for_again(remote: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
-    original = RemotePath.read_ranges
-    monkeypatch.setattr(
-        RemotePath,
-        "read_ranges",
-        lambda self, starts, lengths, **k: asked.append(len(starts)) or original(self, starts, lengths, **k),
-    )
+def test_what_is_coming_is_not_asked_for_again(remote: ShardSet, asked: list[int]) -> None:
     reader = RemoteReader(remote)
     for start in range(0, 5):
         reader.announce(np.arange(start, start + 5))
