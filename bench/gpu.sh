@@ -26,7 +26,9 @@ step 60 python3 -m photochrom doctor
 step 60 python3 -m photochrom pack "$photographs" "$work/shards"
 step 60 python3 -m photochrom.bench.stages "$work/shards" --device cuda --batch-size 64 --seconds 10 --out "$out/stages.json"
 step 60 python3 -m photochrom.bench.losses --device cuda --seconds 10 --out "$out/losses.json"
-step 240 python3 -m photochrom.bench.step --device cuda --batch-sizes 64 128 --seconds 25 --out "$out/step.json"
+step 150 python3 -m photochrom.bench.step --device cuda --batch-sizes 64 --seconds 20 --out "$out/step.json"
+step 120 python3 -m photochrom.bench.loaders "$photographs" --device cuda --batch-size 128 --rounds 3 --seconds 2 \
+  --only original:squash,DaliLoader,TorchLoader:originals --out "$out/loaders.json"
 train auto --train.steps 150 --train.batch_size 224 --train.precision auto
 train fp32 --train.steps 40 --train.batch_size 224 --train.precision fp32
 step 150 python3 -m pytest -q -m gpu -p no:cacheprovider --durations=3

@@ -27,12 +27,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from ..engine.config import Device
 from ..engine.console import console
+from ..engine.launch import resolve_device
 from ..engine.parser import parse_options
 from ..losses.quantization import ab_histogram
 from ..pipelines import PackConfig, ShardSet, pack
@@ -128,6 +129,7 @@ class LoadersConfig:
         seconds: How long to measure each in each round, after a pass over the photographs.
         rounds: How often all take their turn.
         only: Contestants, separated by commas; each can be narrowed, as in DaliLoader:originals:squash. By default all.
+        device: Where batches are to be, auto, cuda or cpu; those of others are copied there.
         python: Interpreter of another environment, for rivals that need other packages (FFCV).
         work: Folder for what they read, which stays there and serves again; by default a temporary one.
         out: File for the figures as JSON.
@@ -140,6 +142,7 @@ class LoadersConfig:
     seconds: float = 6.0
     rounds: int = 3
     only: str = ""
+    device: Device = "cpu"
     python: Path | None = None
     work: Path | None = None
     out: Path | None = None
@@ -200,7 +203,7 @@ def measure(config: LoadersConfig) -> dict[str, Any]:
     }
     rows = [_row(each, turns, baselines.get(each.job)) for each, turns in ran.items()]
     left_out = [asdict(each) | {"reason": reason} for each, reason in skipped.items()]
-    found = figures(config, torch.device("cpu"), rows, f"{num_photographs} photographs; {_verdict(rows)}")
+    found = figures(config, resolve_device(config.device), rows, f"{num_photographs} photographs; {_verdict(rows)}")
     return found | {"num_photographs": num_photographs, "skipped": left_out}
 
 
@@ -247,6 +250,7 @@ class _Arena:
             threads=self._threads,
             warm_up=self.num_photographs // config.batch_size,
             seconds=config.seconds,
+            device=resolve_device(config.device).type,
             started=time.monotonic(),
         )
         console.print(f"{contestant.names[2]}: {result[_RATE]:.0f} images/s")

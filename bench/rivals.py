@@ -47,7 +47,7 @@ class Task:
 
     `data` is a folder of JPEG files, a .beton file or a shard set; `crop` is squash, random_resized or, of ours, any
     other. `warm_up` batches are looked at before `seconds` of measuring. `started` is when the process was asked for,
-    by the clock of time.monotonic.
+    by the clock of time.monotonic; `device` is where the batches are to be.
     """
 
     data: str
@@ -58,6 +58,7 @@ class Task:
     warm_up: int
     seconds: float
     started: float
+    device: str
 
 
 def original(task: Task) -> Batches:
@@ -214,7 +215,13 @@ def ours(name: str) -> Callable[[Task], Batches]:
 
     def batches(task: Task) -> Batches:
         loader = getattr(import_module("..pipelines", __package__), name)(
-            task.data, batch_size=task.batch_size, size=task.size, train=True, crop=task.crop, threads=task.threads
+            task.data,
+            batch_size=task.batch_size,
+            size=task.size,
+            train=True,
+            crop=task.crop,
+            threads=task.threads,
+            device=task.device,
         )
         while True:
             for batch in loader:
@@ -233,18 +240,29 @@ RIVALS: dict[str, Callable[[Task], Batches]] = {
 def measure(batches: Batches, task: Task) -> dict[str, Any]:
     """Images per second and what they cost, once all queues are as full as they stay."""
 
+    arrived = (tuple(channels.to(task.device) for channels in batch) for batch in batches)
+
     def look() -> tuple[float, float]:
-        L, ab = next(batches)
+        L, ab = next(arrived)
         return L.mean().item(), ab.abs().mean().item()
+
+    def wait() -> None:
+        if task.device == "cuda":
+            import torch
+
+            torch.cuda.synchronize()
 
     means = [look()]
     first = time.monotonic() - task.started
     means += [look() for _ in range(task.warm_up)]
     for _ in range(_SETTLING):
-        next(batches)
+        next(arrived)
+    wait()
     began, own, busy, num_images = time.perf_counter(), _cpu_seconds(), _busy_seconds(), 0
-    while (seconds := time.perf_counter() - began) < task.seconds or not num_images:
-        num_images += len(next(batches)[0])
+    while time.perf_counter() - began < task.seconds or not num_images:
+        num_images += len(next(arrived)[0])
+    wait()
+    seconds = time.perf_counter() - began
     own, busy = _cpu_seconds() - own, _busy_seconds() - busy
     return {
         "rate(images/s)": num_images / seconds,

@@ -19,7 +19,7 @@ import torch
 
 from ..pipelines.files import sha256_of, sync
 
-FORMAT = 1
+FORMAT = 2
 CHECKPOINTS = "checkpoints"  # the folder in a run's
 MODEL, OPTIMIZER, STATE, SUMS = "model.safetensors", "optimizer.pt", "state.json", "SHA256SUMS"
 _STEP = re.compile(r"step-\d{8}")

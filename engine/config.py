@@ -162,7 +162,7 @@ class TrainConfig:
         device: Where to train; auto takes the GPU if there is one.
         seed: Of weights, order and augmentation.
         compile: Mode of torch.compile for network and loss, or off; reduce-overhead uses CUDA graphs. auto takes
-            default on GPUs where Triton is installed, off elsewhere.
+            default on GPUs where Triton and a C compiler are installed, off elsewhere. Lab is compiled with it.
         layout: Of feature maps in memory; auto takes channels_last on GPUs, which CPUs are slower by.
         recompute: Computes hidden features again for the gradients: less memory, more time.
         ema: Decay of an average of the weights over the steps, such as 0.999; it is validated and saved as the model.
@@ -250,6 +250,8 @@ class LogConfig:
     def __post_init__(self) -> None:
         for name in ("every", "validate_every", "preview_every", "num_previews"):
             _positive(f"log.{name}", getattr(self, name))
+        if self.peak_tflops is not None and not self.peak_tflops > 0:
+            raise ValueError(f"log.peak_tflops={self.peak_tflops} is not positive: leave it away where it is not known")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """Devices, precisions and processes: Accelerate's launcher, and what a run may ask of this machine."""
 
 import os
+import shutil
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ from .config import Device, Precision, TrainConfig
 
 T = TypeVar("T")
 
+_C_COMPILERS = (os.environ.get("CC", "cc"), "gcc", "clang")  # what Triton looks for
 _TIMEOUT = 600  # seconds that a process waits for another
 
 
@@ -29,6 +31,8 @@ def make_trainer(train: TrainConfig) -> Accelerator:
     """The Accelerator of a process that trains. Raises ValueError when the machine lacks what is asked for."""
     if train.sync_batchnorm and resolve_device(train.device).type == "cpu":
         raise ValueError("train.sync_batchnorm=true needs GPUs: torch has no SyncBatchNorm for CPUs")
+    if train.compress == "bf16" and resolve_device(train.device).type == "cpu":
+        raise ValueError("train.compress=bf16 needs GPUs, which reduce it by NCCL: use fp16 or none")
     # No static_graph: DistributedDataParallel does not find the tensors within a ColorPrediction, and then, in silence,
     # leaves the first gradients of a process what they are.
     accelerator = make_accelerator(
@@ -108,7 +112,8 @@ def resolve_compile(train: TrainConfig, device: torch.device) -> str:
     """The mode of torch.compile that is meant, or off."""
     if train.compile != "auto":
         return train.compile
-    return "default" if device.type == "cuda" and has_triton() and not train.recompute else "off"
+    possible = device.type == "cuda" and has_triton() and any(map(shutil.which, _C_COMPILERS))
+    return "default" if possible and not train.recompute else "off"
 
 
 def threads_per_process() -> int:

@@ -164,7 +164,7 @@ class Learner:
         """Goes on from where `state` was taken, whose `best` is loaded; settings such as betas are the new ones."""
         if self.average:
             self.average.colorizer.load_state_dict(self.colorizer.state_dict())
-        if state.get("weights"):
+        if state["weights"]:
             self.colorizer.load_state_dict(state["weights"])
         now = [{key: value for key, value in group.items() if key != "params"} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])

@@ -38,9 +38,14 @@ def report_nonfinite(
         return
     kept = f", and its batch is kept in {_keep(config.out, batch, step)}" if guilty else ""
     raise ValueError(
-        f"{what}; the weights stayed as they were before it{kept}: try a lower --optim.lr or "
-        f"--train.precision fp32, or bear with some by --train.skip_nonfinite"
+        f"{what}; the weights stayed as they were before it{kept}: try {_remedies(config)}a lower --optim.lr or "
+        "--train.precision fp32, or bear with some by --train.skip_nonfinite"
     )
+
+
+def _remedies(config: RunConfig) -> str:
+    """What to try first: fp16 ends at 65,504."""
+    return "--train.compress none, " if config.train.compress == "fp16" else ""
 
 
 @torch.no_grad()

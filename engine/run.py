@@ -34,7 +34,7 @@ from .config import RunConfig, Spec, differences, plain, save_yaml
 from .console import LiveLine, console
 from .flops import flops_per_image, published_peak
 from .lastword import last_word
-from .launch import make_trainer
+from .launch import make_trainer, resolve_compile
 from .learner import Learner
 from .loaders import make_loader
 from .meter import Meter, Totals
@@ -200,6 +200,7 @@ def _loaders(config: RunConfig, accelerator: Accelerator) -> tuple[Loader, Loade
         crop=data.crop,
         scale=data.scale,
         flip=data.flip,
+        compiled=resolve_compile(train, accelerator.device) != "off",
     )
     validation = None
     if data.val is not None:

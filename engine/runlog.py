@@ -1,6 +1,7 @@
 """Where a run's figures go: metrics.jsonl, preview pictures and trackers. Only the first process writes."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,7 +48,8 @@ class RunLog(Log):
         self._lost = False
 
     def metrics(self, values: dict[str, float], step: int) -> None:
-        line = json.dumps({"step": step, **values}) + "\n"
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}  # JSON has no nan
+        line = json.dumps({"step": step, **finite}) + "\n"
         self._write(lambda: _append(self._path, line))
         self._trackers.metrics(values, step)
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from .console import console
 
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
 _SAME = 1.0  # seconds in which a launcher repeats what the terminal has told all processes
 
 
@@ -40,7 +40,8 @@ class Stop:
         ours, theirs = socket.socketpair()
         theirs.setblocking(False)
         wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
-        handlers = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
+        heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]  # as nohup has it
+        handlers = {number: signal.signal(number, lambda *_: None) for number in heard}
         thread = threading.Thread(target=self._listen, args=(ours, speaks), daemon=True)
         thread.start()
         try:

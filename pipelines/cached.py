@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .canvas import Canvas, PicturesOnDevice, Pixels
+from .canvas import Canvas, Pixels
 from .torchloader import TorchLoader
 
 CacheOn = Literal["ram", "device"]
@@ -52,7 +52,7 @@ class CachedLoader(TorchLoader):
 
     def _blank(self, number: int) -> Canvas:
         if self._on_device:
-            return PicturesOnDevice(number, self.size, self.data.store)
+            return self._canvases.for_device(number)
         return super()._blank(number)
 
     def _wanted(self, index: NDArray[np.int64]) -> NDArray[np.int64]:

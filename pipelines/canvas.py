@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from .color import codes_to_lab, rgb_to_lab
 from .shards import Store
 
 Pixels = NDArray[np.uint8]
+Convert = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 _MAX_BUFFERS = 8
 
@@ -57,11 +57,29 @@ class Canvas(Protocol):
         """L (B, 1, S, S) and ab (B, 2, S, S), float32, when all is put."""
 
 
-def blank(number: int, size: int, store: Store, device: torch.device, buffers: Buffers) -> Canvas:
-    """An empty canvas for a batch of `number` samples."""
-    if device.type == "cpu":
-        return _CpuCanvas(number, size, store, buffers)
-    return _DeviceCanvas(number, size, store, device)
+class Canvases:
+    """Makes the canvases of a loader.
+
+    Args:
+        size: Side of the batches in pixels.
+        store: How the pictures are stored.
+        device: Where the batches are to be.
+        convert: What makes Lab of them on a device that is no CPU (color.converter).
+    """
+
+    def __init__(self, size: int, store: Store, device: torch.device, convert: Convert) -> None:
+        self._size, self._store, self._device, self._convert = size, store, device, convert
+        self._buffers = Buffers()
+
+    def blank(self, number: int) -> Canvas:
+        """An empty canvas for a batch of `number` samples."""
+        if self._device.type == "cpu":
+            return CpuCanvas(number, self._size, self._store, self._buffers)
+        return DeviceCanvas(number, self._size, self._store, self._device, self._convert)
+
+    def for_device(self, number: int) -> Canvas:
+        """The same, for pictures that are on the device already."""
+        return PicturesOnDevice(number, self._size, self._store, self._convert)
 
 
 def resized(picture: Pixels, size: int, *, is_planar: bool) -> Pixels:
@@ -76,7 +94,7 @@ def resized(picture: Pixels, size: int, *, is_planar: bool) -> Pixels:
     return np.ascontiguousarray((small if is_planar else small.permute(0, 2, 3, 1))[0].numpy())
 
 
-class _CpuCanvas:
+class CpuCanvas:
     def __init__(self, number: int, size: int, store: Store, buffers: Buffers) -> None:
         from . import kernels  # Numba takes its time to load
 
@@ -97,11 +115,11 @@ class _CpuCanvas:
         return self._L, self._ab
 
 
-class _DeviceCanvas:
+class DeviceCanvas:
     """Bytes in pinned memory, which travel and become Lab beside whatever else the device does."""
 
-    def __init__(self, number: int, size: int, store: Store, device: torch.device) -> None:
-        self._size, self._is_planar, self._device = size, store == "lab", device
+    def __init__(self, number: int, size: int, store: Store, device: torch.device, convert: Convert) -> None:
+        self._size, self._is_planar, self._device, self._convert = size, store == "lab", device, convert
         shape = (number, 3, size, size) if self._is_planar else (number, size, size, 3)
         self._bytes = torch.empty(shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
 
@@ -114,22 +132,21 @@ class _DeviceCanvas:
         self._bytes[place].numpy()[...] = cut
 
     def lab(self) -> tuple[Tensor, Tensor]:
-        convert = codes_to_lab if self._is_planar else rgb_to_lab
         if self._device.type != "cuda":
-            return convert(self._bytes.to(self._device))
+            return self._convert(self._bytes.to(self._device))
         ours, theirs = _copying(self._device), torch.cuda.current_stream(self._device)
         with torch.cuda.stream(ours):
             there = self._bytes.to(self._device, non_blocking=True)
         theirs.wait_stream(ours)
         there.record_stream(theirs)
-        return convert(there)
+        return self._convert(there)
 
 
 class PicturesOnDevice:
     """Pictures that are on the device already, uint8 tensors (H, W, 3) or (3, H, W); they are cut and resized there."""
 
-    def __init__(self, number: int, size: int, store: Store) -> None:
-        self._size, self._is_planar = size, store == "lab"
+    def __init__(self, number: int, size: int, store: Store, convert: Convert) -> None:
+        self._size, self._is_planar, self._convert = size, store == "lab", convert
         self._pictures: list[Any] = [None] * number
 
     def put(self, place: int, picture: Any, window: tuple[int, int, int, int], mirrored: bool) -> None:
@@ -143,7 +160,7 @@ class PicturesOnDevice:
 
     def lab(self) -> tuple[Tensor, Tensor]:
         planes = torch.stack(self._pictures)
-        return codes_to_lab(planes) if self._is_planar else rgb_to_lab(planes.permute(0, 2, 3, 1))
+        return self._convert(planes if self._is_planar else planes.permute(0, 2, 3, 1))
 
 
 @lru_cache

@@ -5,10 +5,15 @@ Lab is D65, 2 degree observer, always float32: in bfloat16 it errs by up to 0.45
 
 # Shapes: B samples, H W pixels. L in [0, 100], ab about -110..110; rgb is sRGB.
 
+from collections.abc import Callable
+from functools import cache
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from .shards import Store
 
 _BAND = 64  # rows of a picture that become codes at once: of large ones, float32 would take 1.2 GB
 
@@ -30,6 +35,13 @@ def rgb_to_lab(rgb: Tensor) -> tuple[Tensor, Tensor]:
 def codes_to_lab(codes: Tensor) -> tuple[Tensor, Tensor]:
     """L (B, 1, H, W) and ab (B, 2, H, W) of Lab in bytes (B, 3, H, W): L * 255 / 100, a + 128, b + 128, rounded."""
     return codes[:, :1].float() * (100 / 255), codes[:, 1:].float() - 128
+
+
+@cache
+def converter(store: Store, *, compiled: bool = False) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """What makes L and ab of pictures as a set stores them, sRGB bytes or Lab in bytes; always in float32."""
+    convert = codes_to_lab if store == "lab" else rgb_to_lab
+    return torch.compile(convert) if compiled else convert
 
 
 def lab_codes(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from .batch import LabBatch
-from .canvas import Buffers, blank
-from .color import codes_to_lab, rgb_to_lab
+from .canvas import Canvases
 from .installed import require_dali
 from .loader import BatchPlan, Loader
 from .reading import Bytes, planes_of
@@ -36,7 +35,7 @@ class DaliLoader(Loader):
         self.hw_decoder_load = hw_decoder_load
         self._pipeline: _Pipeline | None = None
         self._threads = Threads(self.threads)
-        self._buffers = Buffers()
+        self._canvases = Canvases(self.size, self.data.store, self.device, self._convert)
 
     def _batches(self, plans: Iterator[BatchPlan]) -> Iterator[LabBatch]:
         # Whoever iterates has the pipeline to himself, and gives it back if it is known where it stands: not after an
@@ -63,9 +62,8 @@ class DaliLoader(Loader):
 
     def _lab(self, plan: BatchPlan, decoded: Any) -> tuple[Tensor, Tensor]:
         if self.device.type == "cuda":
-            convert = codes_to_lab if self.data.store == "lab" else rgb_to_lab
-            return convert(torch.from_dlpack(decoded.as_tensor()))
-        canvas = blank(len(plan), self.size, self.data.store, self.device, self._buffers)
+            return self._convert(torch.from_dlpack(decoded.as_tensor()))
+        canvas = self._canvases.blank(len(plan))
         pictures = [np.asarray(decoded[i]) for i in range(len(plan))]
 
         def put(i: int) -> None:

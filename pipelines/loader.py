@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 from . import order
 from .augment import Crop, crop_windows, flips
 from .batch import LabBatch
+from .color import converter
 from .photograph import decode
 from .reading import Reader, open_reader, planes_of
 from .shards import ShardSet
 from .threads import own_cores
 
-_MEND = "'photochrom verify' names what has changed since it was packed; pack into a new folder"
+_MEND = "'photochrom verify --decode' lists all such; pack again, into a new folder"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,7 @@ class Loader(ABC):
         block: How many samples that lie together training reads together (order.py); 1 mixes best.
         threads: CPU threads that decode; by default all cores that this process may use.
         prefetch: Batches prepared ahead.
+        compiled: Compile what turns bytes into Lab on a GPU, for long runs: it begins some seconds later.
 
     Raises ValueError when the crops are larger than every photograph. Iterating raises ValueError, with the name of the
     photograph and its shard, when one cannot be decoded.
@@ -91,6 +93,7 @@ class Loader(ABC):
         block: int = 1,
         threads: int | None = None,
         prefetch: int = 2,
+        compiled: bool = False,
     ) -> None:
         self.data = data if isinstance(data, ShardSet) else ShardSet.open(data)
         self.batch_size, self.size, self.train, self.seed = batch_size, size, train, seed
@@ -116,6 +119,7 @@ class Loader(ABC):
             )
         self._samples = None if samples is None else np.asarray(samples, dtype=np.int64)
         self.num_samples = self.data.num_samples if self._samples is None else len(self._samples)
+        self._convert = converter(self.data.store, compiled=compiled and self.device.type == "cuda")
         self._number = 0  # of the next global batch, counted through all epochs
         self._open_at: int | None = None  # the batch that the open stream yields next
         self._stream: Generator[LabBatch] = self._opened(0)
@@ -163,6 +167,7 @@ class Loader(ABC):
         """Where the loader stands, as plain JSON: valid on any number of ranks."""
         return {
             "fingerprint": self._fingerprint(),
+            "epoch": self.epoch,
             "position": self._number * self.batch_size,
         }
 
@@ -172,7 +177,8 @@ class Loader(ABC):
         if differing := [name for name in ours if ours[name] != theirs.get(name)]:
             changes = ", ".join(f"{name}={theirs.get(name)} then and {ours[name]} now" for name in differing)
             raise ValueError(
-                f"a run goes on with the photographs and in the order with which it began, and these differ: {changes}"
+                f"a run goes on with the photographs and the order of its beginning, and these differ: {changes}; "
+                "set them as they were"
             )
         self._number = state["position"] // self.batch_size
 

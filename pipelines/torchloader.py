@@ -15,7 +15,7 @@ import simplejpeg
 import torch
 
 from .batch import LabBatch
-from .canvas import Buffers, Canvas, Pixels, blank
+from .canvas import Canvas, Canvases, Pixels
 from .loader import BatchPlan, Loader, check_size
 from .photograph import decode_at_least
 from .reading import Bytes, planes_of
@@ -29,7 +29,7 @@ class TorchLoader(Loader):
         super().__init__(*args, **kwargs)
         self._threads = Threads(self.threads)
         self._memory = threading.local()
-        self._buffers = Buffers()
+        self._canvases = Canvases(self.size, self.data.store, self.device, self._convert)
 
     def _batches(self, plans: Iterator[BatchPlan]) -> Iterator[LabBatch]:
         started: deque[_Started] = deque()
@@ -57,7 +57,7 @@ class TorchLoader(Loader):
         return _Started(plan, canvas, self._threads.start(put, len(plan)))
 
     def _blank(self, number: int) -> Canvas:
-        return blank(number, self.size, self.data.store, self.device, self._buffers)
+        return self._canvases.blank(number)
 
     def _finished(self, batch: "_Started") -> LabBatch:
         try:

@@ -47,16 +47,17 @@ def verify(config: VerifyConfig, *, progress: Progress = lambda done, total, uni
     if manifest.get("sha256") != manifest_digest(manifest):
         problems.append(f"{config.root / MANIFEST} has been changed since it was written: its own hash differs")
     data = ShardSet.of_manifest(config.root, manifest)
-    sound: list[Shard] = []
+    readable: list[Shard] = []
     for number, shard in enumerate(data.shards, start=1):
         found = list(_changes(config.root, shard))
         problems += found
-        sound += [] if found else [shard]
+        if set(found) <= {_other_content(config.root / f"{shard.name}.tar")}:  # its samples are where they were
+            readable.append(shard)
         progress(number, len(data.shards), "shards")
     if not config.decode:
         return problems
     check = _misshapen if data.store == "lab" else _undecodable
-    return problems + list(check(config, sound, progress))
+    return problems + list(check(config, readable, progress))
 
 
 def _changes(root: Path, shard: Shard) -> Iterator[str]:
@@ -71,17 +72,25 @@ def _changes(root: Path, shard: Shard) -> Iterator[str]:
         elif (found := path.stat().st_size) != size:
             yield f"{path} has {found:,} bytes, where the manifest says {size:,}"
         elif sha256_of(path) != digest:
-            yield f"{path} has other content than when the manifest was written"
+            yield _other_content(path)
+
+
+def _other_content(path: Path) -> str:
+    return f"{path} has other content than when the manifest was written"
 
 
 def _misshapen(config: VerifyConfig, shards: list[Shard], progress: Progress) -> Iterator[str]:
-    """The Lab of shards whose files are as they should be that is not three planes of the photograph's size."""
+    """The Lab of shards with sound indices that is not three planes of the photograph's size."""
     total = sum(shard.samples for shard in shards)
     done = 0
     for shard in shards:
         samples = samples_of(config.root / f"{shard.name}.tar", shard)
-        with tarfile.open(samples.tar) as tar:
-            members = {member.offset_data: member for member in tar}
+        try:
+            with tarfile.open(samples.tar) as tar:
+                members = {member.offset_data: member for member in tar}
+        except tarfile.TarError as error:
+            yield f"{samples.tar} is no tar any more: {error}"
+            continue
         for line, (width, height) in zip(samples.lines, samples.sizes, strict=True):
             kind, offset, size, name, *_ = line.split(" ")
             done += 1
@@ -95,7 +104,7 @@ def _misshapen(config: VerifyConfig, shards: list[Shard], progress: Progress) ->
 
 
 def _undecodable(config: VerifyConfig, shards: list[Shard], progress: Progress) -> Iterator[str]:
-    """The photographs of shards whose files are as they should be that do not decode to the size that was stored."""
+    """The photographs of shards with sound indices that do not decode to the size that was stored."""
     number = config.workers or own_cores()
     samples = {shard.name: samples_of(config.root / f"{shard.name}.tar", shard) for shard in shards}
     total = sum(shard.samples for shard in shards)

@@ -134,7 +134,7 @@ def test_another_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(checkpoint, "FORMAT", 99)
     folder = save(tmp_path, 1)
     monkeypatch.undo()
-    with pytest.raises(ValueError, match="its format is 99, and this photochrom reads format 1"):
+    with pytest.raises(ValueError, match="its format is 99, and this photochrom reads format 2"):
         open_checkpoint(folder)
 
 

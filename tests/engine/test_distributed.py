@@ -23,7 +23,7 @@ from photochrom.losses import L2
 from photochrom.pipelines import DaliLoader, ShardSet
 from safetensors.torch import load_file
 
-MEND = "'photochrom verify' names what has changed since it was packed; pack into a new folder"
+MEND = "'photochrom verify --decode' lists all such; pack again, into a new folder"
 TWO_RANKS = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 

@@ -123,6 +123,15 @@ def test_pixels_that_are_no_numbers_leave_no_trace(configure, tmp_path: Path) ->
     assert [line.get("steps/left_out") for line in lines_of(tmp_path / "run")] == [None, 1, None]
 
 
+def test_steps_of_which_none_counts_are_logged_without_figures(configure, tmp_path: Path) -> None:
+    settings = {"loss": stumbling(0, 1, 2), "train__skip_nonfinite": 5, "log__every": 2}
+    train(configure(tmp_path / "run", train__steps=6, **settings))
+    text = (tmp_path / "run" / "metrics.jsonl").read_text()
+    lines = [json.loads(line, parse_constant=pytest.fail) for line in text.splitlines()]
+    assert [line["train/loss"] is None for line in lines] == [True, False, False]
+    assert [line.get("steps/left_out") for line in lines] == [2, 1, None]
+
+
 def test_a_step_that_is_left_out_leaves_the_weights_alone(configure, tmp_path: Path) -> None:
     settings = {"train__skip_nonfinite": 5, "loss": stumbling(3, 4), "checkpoint__every": 1, "checkpoint__keep": 9}
     train(configure(tmp_path / "run", train__steps=5, **settings))
@@ -150,7 +159,7 @@ def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None
     return arrange
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
 def test_a_signal_saves_and_the_run_goes_on_exactly(
     configure, trained: Path, at_step, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -167,6 +176,16 @@ def test_a_signal_saves_and_the_run_goes_on_exactly(
     train(configure(tmp_path / "run"))
     assert_same_weights(tmp_path / "run", trained)
     assert [line["step"] for line in lines_of(tmp_path / "run")] == list(range(1, 21))
+
+
+def test_a_signal_that_is_ignored_stays_so(configure, at_step, tmp_path: Path) -> None:
+    """As under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        at_step(3, lambda: (signal.raise_signal(signal.SIGHUP), time.sleep(0.2)))
+        assert train(configure(tmp_path / "run", train__steps=6))["steps"] == 6
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_signal_ends_a_validation(configure, at_step, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -177,10 +177,14 @@ def test_a_cpu_takes_bf16_where_it_has_it(monkeypatch: pytest.MonkeyPatch, has_b
 def test_compilation_is_for_gpus_with_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = torch.device("cuda")
     monkeypatch.setattr(launch, "has_triton", lambda: True)
+    monkeypatch.setattr(launch.shutil, "which", lambda name: name == "gcc")
     assert resolve_compile(TrainConfig(), CPU) == "off"
     assert resolve_compile(TrainConfig(), gpu) == "default"
     assert resolve_compile(TrainConfig(recompute=True), gpu) == "off"
     assert resolve_compile(TrainConfig(compile="reduce-overhead"), CPU) == "reduce-overhead"
+    monkeypatch.setattr(launch.shutil, "which", lambda name: None)
+    assert resolve_compile(TrainConfig(), gpu) == "off"
+    monkeypatch.setattr(launch.shutil, "which", lambda name: name)
     monkeypatch.setattr(launch, "has_triton", lambda: False)
     assert resolve_compile(TrainConfig(), gpu) == "off"
 
@@ -226,6 +230,8 @@ def test_a_scaled_rate_is_told(configure, tmp_path: Path, capsys: pytest.Capture
     ("settings", "sentence"),
     [
         ({"train__sync_batchnorm": True}, r"train.sync_batchnorm=true needs GPUs"),
+        ({"train__compress": "bf16"}, r"train.compress=bf16 needs GPUs, which reduce it by NCCL: use fp16 or none"),
+        ({"log__peak_tflops": 0.0}, r"log.peak_tflops=0.0 is not positive"),
         ({"train__ema": 1.0}, r"train.ema=1.0 is no decay between 0 and 1"),
         ({"train__skip_nonfinite": -1}, r"train.skip_nonfinite=-1 is negative"),
         ({"train__recompute": True, "train__compile": "default"}, r"train.recompute=true and train.compile exclude"),

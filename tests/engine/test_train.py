@@ -418,7 +418,7 @@ def test_other_data_is_refused_in_the_middle_of_a_run(configure, tmp_path: Path)
     train(configure(tmp_path / "run", train__steps=10))
     with pytest.raises(
         ValueError,
-        match=r"a run goes on with the photographs and in the order .* these differ: batch_size=4 then and 8 now",
+        match=r"a run goes on with the photographs and the order .* these differ: batch_size=4 then and 8 now",
     ):
         train(configure(tmp_path / "run", train__batch_size=8))
 

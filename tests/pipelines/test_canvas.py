@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from photochrom.pipelines import canvas
-from photochrom.pipelines.canvas import Buffers, PicturesOnDevice, blank
+from photochrom.pipelines.canvas import Buffers, CpuCanvas, DeviceCanvas, PicturesOnDevice
+from photochrom.pipelines.color import converter
 from photochrom.pipelines.shards import Store
 from skimage.data import astronaut
 
@@ -16,11 +16,11 @@ WINDOWS = [(0, 0, 512, 512), (10, 20, 64, 64), (100, 3, 200, 301), (7, 90, 31, 5
 @pytest.mark.parametrize("kind", ["bytes that travel", "pictures that are there"])
 def test_every_canvas_shows_the_same(store: Store, kind: str) -> None:
     picture = astronaut() if store == "jpeg" else np.ascontiguousarray(astronaut().transpose(2, 0, 1))
-    reference = blank(8, 64, store, CPU, Buffers())
+    reference = CpuCanvas(8, 64, store, Buffers())
     if kind == "bytes that travel":
-        other, put = canvas._DeviceCanvas(8, 64, store, CPU), picture
+        other, put = DeviceCanvas(8, 64, store, CPU, converter(store)), picture
     else:
-        other, put = PicturesOnDevice(8, 64, store), torch.from_numpy(picture)
+        other, put = PicturesOnDevice(8, 64, store, converter(store)), torch.from_numpy(picture)
     for place in range(8):
         window, mirrored = WINDOWS[place // 2], place % 2 == 1
         reference.put(place, picture, window, mirrored)
@@ -36,11 +36,23 @@ def test_every_canvas_shows_the_same(store: Store, kind: str) -> None:
 
 def test_buffers_are_used_again_when_nobody_holds_them() -> None:
     buffers = Buffers()
-    one = blank(2, 24, "jpeg", CPU, buffers).lab()
+    one = CpuCanvas(2, 24, "jpeg", buffers).lab()
     where = one[0].data_ptr()
-    assert blank(2, 24, "jpeg", CPU, buffers).lab()[0].data_ptr() != where
+    assert CpuCanvas(2, 24, "jpeg", buffers).lab()[0].data_ptr() != where
     part = one[0][1:]
     del one
-    assert blank(2, 24, "jpeg", CPU, buffers).lab()[0].data_ptr() != where
+    assert CpuCanvas(2, 24, "jpeg", buffers).lab()[0].data_ptr() != where
     del part
-    assert blank(2, 24, "jpeg", CPU, buffers).lab()[0].data_ptr() == where
+    assert CpuCanvas(2, 24, "jpeg", buffers).lab()[0].data_ptr() == where
+
+
+@pytest.mark.parametrize("store", ["jpeg", "lab"])
+def test_lab_is_the_same_when_it_is_compiled(store: Store, device: torch.device) -> None:
+    shape = (3, 16, 16, 3) if store == "jpeg" else (3, 3, 16, 16)
+    pixels = torch.randint(0, 256, shape, dtype=torch.uint8).to(device)
+    for part in (pixels, pixels[:1]):
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            (L, ab), (compiled_L, compiled_ab) = (converter(store, compiled=c)(part) for c in (False, True))
+        assert compiled_L.dtype == compiled_ab.dtype == torch.float32
+        torch.testing.assert_close(compiled_L, L, rtol=0, atol=1e-3)
+        torch.testing.assert_close(compiled_ab, ab, rtol=0, atol=1e-3)

@@ -29,6 +29,7 @@ from photochrom.pipelines import (
 )
 from photochrom.pipelines.loader import Loader
 from photochrom.pipelines.reading import LocalReader
+from photochrom.pipelines.verifying import VerifyConfig, verify
 from PIL import Image
 from skimage.color import rgb2lab
 
@@ -320,7 +321,7 @@ def test_a_shard_damaged_since_it_was_opened_stops_with_its_name(kind: str, phot
         with pytest.raises(
             ValueError,
             match=r"sample 3 of .* \(in photos-000000\.tar, key ihc-\w+, from ihc.png\) cannot be read any more "
-            r"\(not an image\): 'photochrom verify' names",
+            r"\(not an image\): 'photochrom verify --decode' lists all such; pack again",
         ):
             list(batches)
     write_at(tar, 0, whole)
@@ -384,6 +385,20 @@ def count_until_error(batches: Iterator[LabBatch]) -> tuple[int, str]:
     except ValueError as error:
         return number, str(error)
     raise AssertionError("no error")
+
+
+def test_verify_lists_what_the_sentence_says_it_does(photos: Path, tmp_path: Path) -> None:
+    """Photographs that were damaged in their shard, whose hash is not what it was."""
+    shards = damaged(photos, tmp_path / "out", 3)
+    problems = verify(VerifyConfig(root=shards.root, decode=True, workers=1))
+    tar = shards.tar(3)
+    assert problems[0] == f"{tar} has other content than when the manifest was written"
+    assert [problem.partition(" does not decode")[0] for problem in problems[1:]] == [
+        f"{tar}: {shards.sample(3).key}.jpg"
+    ]
+    with open(tar, "ab") as file:
+        file.write(bytes(512))
+    assert len(verify(VerifyConfig(root=shards.root, decode=True, workers=1))) == 1, "nothing is where it was"
 
 
 def damaged(photos: Path, out: Path, number: int) -> ShardSet:
