@@ -54,11 +54,13 @@ def parse_options(config: type[T], argv: list[str], *, prog: str, positional: It
         if hint is bool:
             options |= {"action": "store_true"}
         elif get_origin(hint) is list:
-            options |= {"nargs": "+", "type": get_args(hint)[0]}
+            needed = field.name not in positional or default is dataclasses.MISSING
+            options |= {"nargs": "+" if needed else "*", "type": get_args(hint)[0]}
         else:
             options |= {"type": hint}
         if field.name in positional:
-            parser.add_argument(field.name, **options)
+            fallback = {} if default is dataclasses.MISSING else {"default": default}
+            parser.add_argument(field.name, **options, **fallback)
         elif default is dataclasses.MISSING:
             parser.add_argument(_option(field.name), required=True, **options)
         else:

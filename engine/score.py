@@ -1,114 +1,148 @@
-"""Scores a model over a whole shard set, each photograph exactly once on any number of processes."""
+"""Scores predictors over a whole shard set, each photograph exactly once on any number of processes."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+# Shapes: B samples, N photographs, S pixels a side.
 
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from ..losses import ColorLoss
-from ..models import Colorizer
+from ..losses import rebalancing_weights
+from ..losses.quantization import nearest_bin
 from ..pipelines import LabBatch, lab_to_rgb
 from ..pipelines.loader import Loader
 from . import metrics
+from .figures import summarize
 from .launch import gather
+from .predictors import Predictor
 
+TRUTH = "truth"  # whose figures are those of the true colours
+_OF_TRUTH = ("weight", "colorfulness", "colorfulness_abs", "chroma")
+_OF_PREDICTION = (
+    *("rmse_ab", "mse_ab", "psnr", "ssim", "auc", "auc_rebalanced", "colorfulness", "colorfulness_abs"),
+    *("delta_colorfulness", "delta_colorfulness_abs", "chroma"),
+)
 
-@dataclass(frozen=True, kw_only=True)
-class Scores:
-    """The figures of every photograph of a set, in the set's order: of the model, and of grey everywhere.
-
-    `index` is (N,); `model` and `grey` hold one (N,) tensor per metric. Grey has no loss.
-    """
-
-    index: Tensor
-    model: dict[str, Tensor]
-    grey: dict[str, Tensor]
-
-    def summary(self) -> dict[str, float]:
-        """The set's figures for the model."""
-        return metrics.summarize(self.model)
-
-    def grey_summary(self) -> dict[str, float]:
-        """The set's figures for predicting grey everywhere."""
-        return metrics.summarize(self.grey)
+Rows = NDArray[np.void]  # one per photograph, with the fields of Scorer.fields
+Perceptual = Callable[[Tensor, Tensor], Tensor]  # a figure (B,) of rgb (B, 3, S, S), predicted and true
 
 
 class Unfinished(Exception):
     """Scoring was stopped before its end."""
 
 
-@torch.inference_mode()
-def score(
-    model: Colorizer,
-    loss: ColorLoss,
-    loader: Loader,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-    stop: Callable[[], bool] = lambda: False,
-) -> Scores:
-    """Scores `model` on all that `loader` yields, over all processes; every process gets all scores.
+class Scorer:
+    """Scores what several predictors make of the same photographs, in float32 on pixels not rounded to 8 bits.
 
-    The model is left in evaluation mode. Metrics are taken in float32 on pixels that are not rounded to 8 bits. Raises
-    Unfinished when `stop`, which is asked between batches, by all processes as often, says so.
+    Args:
+        predictors: Each under its name.
+        prior: Share of each ab bin (313,), by which pixels are rebalanced.
+        perceptual: Further figures, each under its name.
+        seen: Is shown what each predictor, by name, makes of a batch: rgb (B, 3, S, S), predicted and true.
     """
-    model.eval()
-    loss.eval()  # each process scores on its own
-    rows = []
-    for done, batch in enumerate(loader, start=1):
-        rows.append(_score_batch(model, loss, batch))
-        progress(done, len(loader))
-        if done < len(loader) and stop():  # a share of the last batch can be empty, and is not asked
-            raise Unfinished
-    return _merge(gather([_merge(rows)] if rows else []))
+
+    def __init__(
+        self,
+        predictors: Mapping[str, Predictor],
+        prior: NDArray[np.float64],
+        perceptual: Mapping[str, Perceptual] | None = None,
+        seen: Callable[[str, Tensor, Tensor], None] = lambda name, rgb, true: None,
+    ) -> None:
+        self.predictors, self.perceptual, self._seen = predictors, perceptual or {}, seen
+        self._weights = rebalancing_weights(prior, lam=0)
+        self._names = [f"{TRUTH}/{figure}" for figure in _OF_TRUTH]
+        for name, predictor in predictors.items():
+            figures = (*(("loss",) if predictor.has_loss else ()), *_OF_PREDICTION, *self.perceptual)
+            self._names += [f"{name}/{figure}" for figure in figures]
+        self.fields = np.dtype([("index", "<i8"), *((name, "<f4") for name in self._names)])
+
+    @torch.inference_mode()
+    def rows(self, loader: Loader, *, every: int, stop: Callable[[int], bool] = lambda done: False) -> Iterator[Rows]:
+        """The rows of all that `loader` yields, of all processes and to all of them, after every `every` batches.
+
+        They come in the order of the photographs. Raises Unfinished when `stop` says so, which is told the number of
+        batches done and asked between them, by all processes as often.
+        """
+        pending: list[tuple[Tensor, Tensor]] = []  # on the device, which need not be waited for
+        for done, batch in enumerate(loader, start=1):
+            pending.append((batch.index, self._score(batch)))
+            if done < len(loader):  # a share of the last batch can be empty, and is not asked
+                if stop(done):
+                    raise Unfinished
+                if done % every == 0:
+                    yield self._gathered(pending)
+                    pending = []
+        yield self._gathered(pending)
+
+    def _score(self, batch: LabBatch) -> Tensor:
+        """float32 (B, figures), in the order of the fields."""
+        true_rgb = lab_to_rgb(batch.L, batch.ab)
+        weight = self._weights.to(batch.ab.device)[nearest_bin(batch.ab)]
+        true = {"weight": weight.mean(dim=(1, 2)), **_colours(true_rgb, batch.ab)}
+        found = {f"{TRUTH}/{figure}": values for figure, values in true.items()}
+        for name, predictor in self.predictors.items():
+            ab, loss = predictor.ab_and_loss(batch)
+            rgb = lab_to_rgb(batch.L, ab)
+            self._seen(name, rgb, true_rgb)
+            figures = {} if loss is None else {"loss": loss}
+            figures |= self._compared(rgb, ab, true_rgb, batch.ab, weight)
+            for kind in ("colorfulness", "colorfulness_abs"):
+                figures[f"delta_{kind}"] = (figures[kind] - true[kind]).abs()
+            found |= {f"{name}/{figure}": values for figure, values in figures.items()}
+        return torch.stack([found[name] for name in self._names], dim=1)
+
+    def _compared(
+        self, rgb: Tensor, ab: Tensor, true_rgb: Tensor, true_ab: Tensor, weight: Tensor
+    ) -> dict[str, Tensor]:
+        mse = metrics.mse_ab(ab, true_ab)
+        return {
+            "rmse_ab": mse.sqrt(),
+            "mse_ab": mse,
+            "psnr": metrics.psnr(rgb, true_rgb),
+            "ssim": metrics.ssim(rgb, true_rgb),
+            "auc": metrics.auc(ab, true_ab),
+            "auc_rebalanced": metrics.auc(ab, true_ab, weight),
+            **_colours(rgb, ab),
+            **{name: figure(rgb, true_rgb) for name, figure in self.perceptual.items()},
+        }
+
+    def _gathered(self, pending: list[tuple[Tensor, Tensor]]) -> Rows:
+        index = torch.cat([torch.empty(0, dtype=torch.int64), *(index for index, _ in pending)]).numpy()
+        rows = np.empty(len(index), self.fields)
+        rows["index"] = index
+        if pending:
+            values = torch.cat([values for _, values in pending]).cpu().numpy()
+            for number, name in enumerate(self._names):
+                rows[name] = values[:, number]
+        everyones: Rows = np.concatenate(gather([rows]))
+        return everyones[np.argsort(everyones["index"])]
+
+
+def columns_of(rows: Rows, name: str) -> dict[str, NDArray[np.float32]]:
+    """The figures (N,) of one predictor, or of the truth."""
+    assert rows.dtype.names is not None
+    return {field.removeprefix(f"{name}/"): rows[field] for field in rows.dtype.names if field.startswith(f"{name}/")}
+
+
+def score(predictor: Predictor, loader: Loader, stop: Callable[[], bool] = lambda: False) -> dict[str, float]:
+    """The set's figures for one predictor; raises Unfinished when `stop` says so, see `Scorer.rows`."""
+    scorer = Scorer({"model": predictor}, loader.data.prior)
+    rows = np.concatenate(list(scorer.rows(loader, every=1 << 30, stop=lambda done: stop())))
+    return summarize(columns_of(rows, "model"), columns_of(rows, TRUTH))
 
 
 @torch.inference_mode()
-def predictions(model: Colorizer, loader: Loader) -> Iterator[tuple[LabBatch, Tensor]]:
-    """Every batch of `loader` with the model's ab (B, 2, S, S) for it."""
-    model.eval()
+def predictions(predictor: Predictor, loader: Loader) -> Iterator[tuple[LabBatch, Tensor]]:
+    """Every batch of `loader` with the ab (B, 2, S, S) predicted for it."""
     for batch in loader:
-        yield batch, model(batch.L).ab()
+        yield batch, predictor.ab(batch)
 
 
-def gallery(scores: Scores, size: int) -> tuple[list[int], list[int]]:
-    """Positions of the `size` best by loss, best first, and of the `size` worst, worst first; at most half each."""
-    ranked: list[int] = scores.model["loss"].argsort(stable=True).tolist()
-    size = min(size, max(1, len(ranked) // 2))
-    return ranked[:size], ranked[::-1][:size]
-
-
-def _score_batch(model: Colorizer, loss: ColorLoss, batch: LabBatch) -> Scores:
-    prediction = model(batch.L)
-    ab = prediction.ab()
-    one_by_one = [loss(prediction[i : i + 1], batch[i : i + 1]).total for i in range(len(batch))]
-    truth = lab_to_rgb(batch.L, batch.ab)
-    return Scores(
-        index=batch.index,
-        model={"loss": torch.stack(one_by_one).float(), **_figures(batch, ab, truth)},
-        grey=_figures(batch, torch.zeros_like(batch.ab), truth),
-    )
-
-
-def _figures(batch: LabBatch, ab: Tensor, truth: Tensor) -> dict[str, Tensor]:
-    rgb = lab_to_rgb(batch.L, ab)
-    mse_ab = metrics.mse_ab(ab, batch.ab)
+def _colours(rgb: Tensor, ab: Tensor) -> dict[str, Tensor]:
     return {
-        "rmse_ab": mse_ab.sqrt(),
-        "mse_ab": mse_ab,
-        "psnr": metrics.psnr(rgb, truth),
-        "ssim": metrics.ssim(rgb, truth),
-        "auc": metrics.auc(ab, batch.ab),
+        "colorfulness": metrics.colorfulness(rgb),
+        "colorfulness_abs": metrics.colorfulness(rgb, absolute=True),
+        "chroma": metrics.chroma(ab),
     }
-
-
-def _merge(rows: list[Scores]) -> Scores:
-    """All scores in the set's order, on the CPU."""
-    index = torch.cat([row.index for row in rows])
-    order = index.argsort()
-
-    def merged(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        return {name: torch.cat([part[name].cpu() for part in parts])[order] for name in parts[0]}
-
-    return Scores(
-        index=index[order], model=merged([row.model for row in rows]), grey=merged([row.grey for row in rows])
-    )

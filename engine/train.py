@@ -16,6 +16,7 @@ from .launch import agreed, share_buffers
 from .learner import HELD, NONFINITE, STOP, Learner
 from .meter import Meter
 from .nonfinite import report_nonfinite
+from .predictors import Network
 from .preview import sheet, triptychs
 from .runlog import Log
 from .saver import Saver
@@ -145,7 +146,7 @@ def show(run: Run) -> None:
     if not run.accelerator.is_main_process:
         return
     with run.meter.paused():
-        for batch, ab in predictions(run.learner.best, run.preview):
+        for batch, ab in predictions(Network(run.learner.best, run.learner.loss), run.preview):
             run.log.preview(sheet(triptychs(batch, ab)), run.step)
 
 
@@ -163,7 +164,7 @@ def validate(run: Run) -> int:
     with run.meter.paused():
         share_buffers(run.learner.best)
         try:
-            figures = score(run.learner.best, run.learner.loss, run.validation, stop=asked).summary()
+            figures = score(Network(run.learner.best, run.learner.loss), run.validation, stop=asked)
         except Unfinished:
             return stop
     run.log.metrics({f"val/{name}": value for name, value in figures.items()}, run.step)

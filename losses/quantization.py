@@ -61,6 +61,16 @@ def soft_encode(ab: Tensor, k: int = 5, sigma: float = 5.0) -> tuple[Tensor, Ten
     return index.permute(0, 3, 1, 2), weight.permute(0, 3, 1, 2)
 
 
+def nearest_bin(ab: Tensor) -> Tensor:
+    """The number of the bin nearest to each colour, int64 (B, H, W) of ab (B, 2, H, W).
+
+    Exact for colours of sRGB, of which every nearest multiple of 10 is a bin; others get the bin nearest to that
+    multiple.
+    """
+    row, column = ((ab.float() + _LIMIT) / GRID).round().long().clamp(0, int(2 * _LIMIT) // GRID).unbind(dim=1)
+    return _bins_of_grid(ab.device)[row, column]
+
+
 def soft_decode(index: Tensor, weight: Tensor) -> Tensor:
     """The mean colour, ab (B, 2, H, W), of mixtures of bins as `soft_encode` gives them."""
     bins = ab_bins(weight.device)
@@ -101,6 +111,15 @@ def ab_histogram(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     index, weight = soft_encode(ab)
     mass = weight[0, ..., 0].double().numpy() * counts[counts > 0]
     return np.bincount(index.flatten().numpy(), mass.flatten(), minlength=len(ab_bins())) / counts.sum()
+
+
+@cache
+@torch.inference_mode(False)
+def _bins_of_grid(device: torch.device) -> Tensor:
+    """The bin nearest to every multiple of 10 from -130 to 130, int64 (27, 27) by a and b."""
+    axis = torch.arange(-_LIMIT, _LIMIT + 1, GRID)
+    grid = torch.cartesian_prod(axis, axis)
+    return torch.cdist(grid, ab_bins()).argmin(dim=1).reshape(len(axis), len(axis)).to(device)
 
 
 @cache

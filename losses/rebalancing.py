@@ -43,10 +43,10 @@ def smooth_prior(prior: Tensor, sigma: float = 5.0) -> Tensor:
     return torch.softmax(-distance.square() / (2 * sigma**2), dim=1).T @ prior
 
 
-def load_prior(path: Path) -> list[float]:
+def load_prior(path: Path, name: str = "loss.prior") -> list[float]:
     """The share of each bin in a file: a shard set or its manifest.json, or a .npy of 313 numbers.
 
-    Raises ValueError when the file holds none; nothing in it is executed.
+    Raises ValueError, calling it `name`, when the file holds none; nothing in it is executed.
     """
     try:
         path = path / "manifest.json" if path.is_dir() else path
@@ -56,9 +56,9 @@ def load_prior(path: Path) -> list[float]:
             prior = np.load(path, allow_pickle=False).tolist()
     except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:  # an .npz has no tolist
         raise ValueError(
-            f"loss.prior={path} cannot be read ({type(error).__name__}): name a shard set, or a .npy of 313 numbers"
+            f"{name}={path} cannot be read ({type(error).__name__}): name a shard set, or a .npy of 313 numbers"
         ) from None
-    return check_prior(prior, f"loss.prior={path}")
+    return check_prior(prior, f"{name}={path}")
 
 
 def check_prior(prior: Sequence[float], name: str = "loss.prior") -> list[float]:

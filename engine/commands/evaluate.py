@@ -3,7 +3,7 @@
 from ..evaluate import REPORT, EvaluateConfig, evaluate
 from ..launch import is_first_process
 from ..parser import parse_options
-from ..report import Result
+from ..results import Result
 
 
 def main(argv: list[str]) -> int:
@@ -16,12 +16,14 @@ def main(argv: list[str]) -> int:
 
 
 def _show(result: Result) -> None:
-    figures, grey = result.scores.summary(), result.scores.grey_summary()
+    figures, grey = result.metrics, result.scores.metrics("grey")
     side = "below" if result.gain >= 0 else "above"
+    step = f", step {result.recipe.step}" if result.recipe else ""
     print(
-        f"{result.name}, step {result.recipe.step}: ab RMSE {figures['rmse_ab']:.2f} on "
-        f"{len(result.scores.index)} photographs, {abs(result.gain):.0f} % {side} grey's {grey['rmse_ab']:.2f}; "
-        f"PSNR {figures['psnr']:.2f} dB, SSIM {figures['ssim']:.4f}"
+        f"{result.name}{step}: ab RMSE {figures['rmse_ab']:.2f} on {len(result.scores.rows)} photographs, "
+        f"{abs(result.gain):.0f} % {side} grey's {grey['rmse_ab']:.2f}; PSNR {figures['psnr']:.2f} dB, "
+        f"SSIM {figures['ssim']:.4f}, AuC {figures['auc']:.2f} %, rebalanced {figures['auc_rebalanced']:.2f} %, "
+        f"colorfulness {figures['colorfulness']:.1f}"
     )
     if result.is_training_set:
         print("  it was trained on these very photographs: the figures say how well it has learnt them by heart")

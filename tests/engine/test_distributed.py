@@ -18,6 +18,7 @@ import photochrom
 import psutil
 import pytest
 import torch
+from photochrom.engine.predictors import Network
 from photochrom.engine.score import score
 from photochrom.losses import L2
 from photochrom.pipelines import DaliLoader, ShardSet
@@ -161,7 +162,7 @@ def test_validation_on_two_ranks_scores_what_is_saved_on_every_photograph(two_ra
     (validation,) = [line for line in lines if "val/rmse_ab" in line]
     assert validation["step"] == 6
     loader = DaliLoader(shards, batch_size=9, size=32, train=False)
-    figures = score(photochrom.load(two_ranks), L2(), loader).summary()
+    figures = score(Network(photochrom.load(two_ranks), L2()), loader)
     assert {name: validation[f"val/{name}"] for name in figures} == pytest.approx(figures, rel=1e-4)
 
 

@@ -1,5 +1,3 @@
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -72,19 +70,39 @@ def test_auc_at_whole_thresholds(error: float, expected: float) -> None:
     assert metrics.auc(predicted, true).item() == pytest.approx(expected)
 
 
-def test_summaries_pool_the_error_and_average_the_rest() -> None:
-    figures = metrics.summarize(
-        {
-            "mse_ab": torch.tensor([1.0, 9.0, 26.0]),
-            "rmse_ab": torch.tensor([1.0, 3.0, 26.0**0.5]),
-            "psnr": torch.tensor([20.0, math.inf, 30.0]),
-        }
-    )
-    assert figures == {"rmse_ab": pytest.approx(math.sqrt(12)), "psnr": pytest.approx(25)}
-    assert metrics.summarize({"mse_ab": torch.zeros(1), "psnr": torch.tensor([math.inf])})["psnr"] == math.inf
+def test_rebalanced_auc_against_its_definition() -> None:
+    generator = np.random.default_rng(0)
+    predicted, true = generator.uniform(-90, 90, (2, 3, 2, 8, 8))
+    weight = generator.uniform(0.1, 5, (3, 8, 8))
+    error = np.sqrt(((predicted - true) ** 2).sum(axis=1))
+    expected = [
+        100 * np.mean([(w * (e <= t)).sum() / w.sum() for t in range(151)]) for e, w in zip(error, weight, strict=True)
+    ]
+    ours = metrics.auc(*map(torch.from_numpy, (predicted, true, weight)))
+    np.testing.assert_allclose(ours.numpy(), expected)
 
 
-def test_summaries_hide_no_divergence() -> None:
-    values = torch.tensor([1.0, math.inf])
-    figures = metrics.summarize({"mse_ab": values, "psnr": torch.tensor([20.0, -math.inf]), "loss": values})
-    assert figures == {"rmse_ab": math.inf, "psnr": -math.inf, "loss": math.inf}
+def colorfulness(rgb: np.ndarray, *, absolute: bool) -> float:
+    """Hasler and Suesstrunk, eq. 3, in NumPy: rgb (3, H, W) in [0, 1]."""
+    red, green, blue = 255 * rgb.astype(np.float64)
+    rg, yb = red - green, (red + green) / 2 - blue
+    if absolute:
+        rg, yb = abs(rg), abs(yb)
+    return float(np.hypot(rg.std(), yb.std()) + 0.3 * np.hypot(rg.mean(), yb.mean()))
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_colorfulness_against_numpy(
+    pictures: tuple[torch.Tensor, torch.Tensor], absolute: bool, device: torch.device
+) -> None:
+    _, true = pictures
+    ours = metrics.colorfulness(true.to(device), absolute=absolute).cpu()
+    expected = [colorfulness(picture.numpy(), absolute=absolute) for picture in true]
+    np.testing.assert_allclose(ours.numpy(), expected, rtol=1e-4)
+
+
+def test_grey_is_not_colourful(device: torch.device) -> None:
+    grey = torch.rand(2, 1, 16, 16, device=device).expand(2, 3, 16, 16)
+    assert metrics.colorfulness(grey).max().item() < 1e-3
+    assert metrics.chroma(torch.zeros(2, 2, 16, 16)).tolist() == [0, 0]
+    assert metrics.chroma(torch.tensor([3.0, -4.0]).view(1, 2, 1, 1).expand(1, 2, 5, 5)).item() == pytest.approx(5)

@@ -116,3 +116,16 @@ def test_the_histogram_counts_colours() -> None:
     index, weight = soft_encode(torch.tensor([[[[50.0]], [[-30.0]]]]))
     assert histogram[bins.index([50, -30])] == pytest.approx(0.75 * weight[0, 0].item(), rel=1e-5)
     assert histogram[index[0, :, 0, 0]].sum() == pytest.approx(0.75, rel=1e-5)
+
+
+def test_the_nearest_bin_of_every_colour_of_srgb() -> None:
+    """Against NumPy over a lattice of the sRGB cube, and beyond it, where the nearest of all is not promised."""
+    level = np.linspace(0, 1, 33)
+    rgb = np.stack(np.meshgrid(level, level, level), axis=-1).reshape(-1, 1, 3)
+    ab = rgb2lab(rgb)[:, 0, 1:]
+    bins = ab_bins().double().numpy()
+    distance = np.linalg.norm(ab[:, None] - bins, axis=-1)
+    found = quantization.nearest_bin(torch.from_numpy(ab.T.reshape(1, 2, -1, 1)))[0, :, 0].numpy()
+    np.testing.assert_allclose(distance[np.arange(len(ab)), found], distance.min(axis=1), atol=1e-4)
+    far = torch.tensor([500.0, -500.0]).reshape(1, 2, 1, 1)
+    assert quantization.nearest_bin(far).item() in range(313)

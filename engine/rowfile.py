@@ -1,0 +1,45 @@
+"""Rows on the disk, one per photograph: what was scored stays scored, whatever ends the process."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from .score import Rows
+
+
+class RowFile:
+    """The first rows of a set's; the k-th is that of photograph k, as its field `index` says.
+
+    Opening one that a killed process has left drops what is behind its last whole row.
+    """
+
+    def __init__(self, path: Path, fields: np.dtype[np.void]) -> None:
+        self._path, self._fields = path, fields
+        path.touch()
+        self._length = path.stat().st_size // fields.itemsize
+        index = self.read()["index"]
+        wrong = np.flatnonzero(index != np.arange(len(index)))  # after a power cut, a file can end in zeros
+        self._length = int(wrong[0]) if len(wrong) else len(index)
+        os.truncate(path, self._length * fields.itemsize)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def append(self, rows: Rows) -> None:
+        """Adds the rows of the photographs that come next."""
+        assert rows["index"].tolist() == list(range(self._length, self._length + len(rows)))
+        with open(self._path, "ab") as file:
+            file.write(rows.tobytes())
+        self._length += len(rows)
+
+    def clear(self) -> None:
+        """Drops all rows."""
+        os.truncate(self._path, 0)
+        self._length = 0
+
+    def read(self) -> Rows:
+        """All rows, mapped into memory."""
+        if self._length == 0:
+            return np.empty(0, self._fields)
+        return np.memmap(self._path, self._fields, "r", shape=(self._length,))
