@@ -47,8 +47,9 @@ def say_outcomes(folders: Iterable[Path], summary: dict[str, Any]) -> None:
             print(f"  {outcome}: {reasons}{listed if outcome == 'rejected' else ''}")
 
 
-def plural(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+def plural(number: int, noun: str, ending: str = "s") -> str:
+    """The number with the noun, which gets the ending unless it is one."""
+    return f"{number:,} {noun}{'' if number == 1 else ending}"
 
 
 def write_json(path: Path, values: Any) -> None:

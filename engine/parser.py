@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable
@@ -30,9 +31,9 @@ class Parser(jsonargparse.ArgumentParser):
         if not self.exit_on_error:  # a parser within the parser, for one class's arguments
             super().error(message, ex)
         names = [option[2:] for action in self._actions for option in action.option_strings if option.startswith("--")]
-        console.print(
-            f"{self.prog}: {_in_one_sentence(message, [*names, *self.known])} ('{self.prog} --help' explains)"
-        )
+        if os.environ.get("RANK", "0") == "0":  # every process that a launcher starts has read the same
+            sentence = _in_one_sentence(message, [*names, *self.known])
+            console.print(f"{self.prog}: {sentence} ('{self.prog} --help' explains)")
         sys.exit(2)
 
 

@@ -38,7 +38,7 @@ from .launch import make_trainer, resolve_compile
 from .learner import Learner
 from .loaders import make_loader
 from .meter import Meter, Totals
-from .output import check_writable, write_json
+from .output import check_writable, plural, write_json
 from .runlog import RunLog
 from .saver import Saver
 from .schedule import scale
@@ -149,6 +149,7 @@ def _prepare(config: RunConfig, accelerator: Accelerator, checkpoint: Checkpoint
         load_weights(colorizer, checkpoint.model)
         loader.load_state_dict(checkpoint.loader)
     total_steps = config.train.steps or first_batch_of_epoch(loader.num_samples, loader.batch_size, config.train.epochs)
+    _check_warmup(config, total_steps)
     if checkpoint:
         _check_steps(config, checkpoint, total_steps)
 
@@ -226,8 +227,15 @@ def _check_batch(config: RunConfig, num_processes: int) -> None:
     batch, parts = config.train.batch_size, num_processes * config.train.accumulate
     if batch % parts:
         raise ValueError(
-            f"train.batch_size={batch} does not divide into {num_processes} processes x train.accumulate="
+            f"train.batch_size={batch} does not divide into {plural(num_processes, 'process', 'es')} x train.accumulate="
             f"{config.train.accumulate} equal parts: try {-(-batch // parts) * parts}"
+        )
+
+
+def _check_warmup(config: RunConfig, total_steps: int) -> None:
+    if config.optim.warmup >= total_steps:
+        raise ValueError(
+            f"optim.warmup={config.optim.warmup} leaves nothing of a run of {plural(total_steps, 'step')}: shorten it"
         )
 
 

@@ -79,7 +79,8 @@ class Scorer:
     def _score(self, batch: LabBatch) -> Tensor:
         """float32 (B, figures), in the order of the fields."""
         true_rgb = lab_to_rgb(batch.L, batch.ab)
-        weight = self._weights.to(batch.ab.device)[nearest_bin(batch.ab)]
+        self._weights = self._weights.to(batch.ab.device)
+        weight = self._weights[nearest_bin(batch.ab)]
         true = {"weight": weight.mean(dim=(1, 2)), **_colours(true_rgb, batch.ab)}
         found = {f"{TRUTH}/{figure}": values for figure, values in true.items()}
         for name, predictor in self.predictors.items():

@@ -296,6 +296,7 @@ def test_a_loss_for_another_head_is_refused(configure, tmp_path: Path) -> None:
         ({"train__batch_size": 5, "train__accumulate": 2}, r"batch_size=5 does not divide .*accumulate=2.*: try 6"),
         ({"train__precision": "fp16"}, "precision=fp16 needs a GPU: use fp32, or bf16, on a CPU"),
         ({"resume": "elsewhere"}, "--resume elsewhere is neither auto, never nor the folder"),
+        ({"optim__warmup": 20}, "optim.warmup=20 leaves nothing of a run of 20 steps: shorten it"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_written(

@@ -1,0 +1,49 @@
+"""photochrom export CHECKPOINT OUT.onnx"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..console import console
+from ..export import OPSETS, Input, export_onnx
+from ..parser import parse_options
+from ..specs import import_plugin
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Writes a trained network as ONNX, for any batch, height and width, and checks it against torch.
+
+    Args:
+        checkpoint: Run folder, checkpoint or model.safetensors.
+        out: New file, its name ending in .onnx.
+        input: lab takes L and gives ab, at the picture's size; rgb takes sRGB and gives it in colour, its lightness
+            kept.
+        opset: Version of ONNX's operators, from 18 to 23.
+        plugin: Python module to import first, when the model is one of your own.
+    """
+
+    checkpoint: Path
+    out: Path
+    input: Input = "lab"
+    opset: int = OPSETS[0]
+    plugin: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.opset not in OPSETS:
+            raise ValueError(f"--opset {self.opset} is not from {OPSETS[0]} to {OPSETS[-1]}")
+        if self.out.suffix != ".onnx":
+            raise ValueError(f"{self.out} is to be an ONNX file: let its name end in .onnx")
+
+
+def main(argv: list[str]) -> int:
+    config = parse_options(ExportConfig, argv, prog="photochrom export", positional=("checkpoint", "out"))
+    if config.out.exists():
+        raise ValueError(f"{config.out} exists: name a new file, or remove it first")
+    import_plugin(config.plugin)
+    with console.status("exporting"):
+        done = export_onnx(config.checkpoint, config.out, kind=config.input, opset=config.opset)
+    print(
+        f"{config.out}: {done.num_parameters:,} parameters, {done.num_bytes / 1e6:.1f} MB; onnxruntime and torch differ "
+        f"by at most {done.deviation:.1g} on pictures of {done.num_sizes} sizes"
+    )
+    return 0
