@@ -3,7 +3,6 @@
 The page cache is emptied of the set before each measurement, so that all comes from the disk.
 """
 
-import os
 import sys
 import time
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..pipelines import ShardSet, order
 from ..pipelines.reading import LocalReader
+from .levels import forget
 from .timing import figures, run, shares, spread
 
 _AHEAD = 2  # batches that are announced before they are read, as loaders do
@@ -82,7 +82,7 @@ def _pairs(batch: NDArray[np.int64]) -> float:
 
 
 def _seconds_per_image(data: ShardSet, config: OrderConfig, block: int, seed: int) -> float:
-    _forget(data)
+    forget(data)
     reader = LocalReader(data)
     batches = [
         np.sort(order.training_batch(data.num_samples, config.batch_size, seed, number, block)[0])
@@ -95,13 +95,6 @@ def _seconds_per_image(data: ShardSet, config: OrderConfig, block: int, seed: in
         for stored in reader.read(batch):
             stored[::4096].max()  # touches every page
     return (time.perf_counter() - started) / config.batch_size / config.batches
-
-
-def _forget(data: ShardSet) -> None:
-    """Lets the system drop the set's pages, which it can once nobody maps them."""
-    for shard in data.shards:
-        with open(str(data.root / f"{shard.name}.tar"), "rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ from accelerate import Accelerator
 from ..pipelines import CachedLoader, DaliLoader, ShardSet, SyntheticLoader, TorchLoader
 from ..pipelines.installed import has_dali
 from ..pipelines.loader import Loader
-from .config import LoaderConfig
-from .launch import threads_per_process
+from .config import LoaderConfig, RunConfig
+from .launch import resolve_compile, threads_per_process
 
 LOADERS: dict[str, type[Loader]] = {
     "dali": DaliLoader,
@@ -41,6 +41,25 @@ def make_loader(
         rank=accelerator.process_index if shared else 0,
         world_size=accelerator.num_processes if shared else 1,
         **settings,
+    )
+
+
+def training_loader(config: RunConfig, accelerator: Accelerator) -> Loader:
+    """The loader that a run trains on."""
+    data, train = config.data, config.train
+    return make_loader(
+        config.loader,
+        data.train,
+        accelerator,
+        batch_size=train.batch_size,
+        size=data.size,
+        train=True,
+        seed=train.seed,
+        parts=train.accumulate,
+        crop=data.crop,
+        scale=data.scale,
+        flip=data.flip,
+        compiled=resolve_compile(train, accelerator.device) != "off",
     )
 
 

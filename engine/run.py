@@ -34,9 +34,9 @@ from .config import RunConfig, Spec, differences, plain, save_yaml
 from .console import LiveLine, console
 from .flops import flops_per_image, published_peak
 from .lastword import last_word
-from .launch import make_trainer, resolve_compile
+from .launch import make_trainer
 from .learner import Learner
-from .loaders import make_loader
+from .loaders import make_loader, training_loader
 from .meter import Meter, Totals
 from .output import check_writable, plural, write_json
 from .runlog import RunLog
@@ -64,7 +64,7 @@ def train(config: RunConfig) -> dict[str, Any]:
     (start,) = broadcast_object_list([_starting_point(config, say) if accelerator.is_main_process else None])
     if isinstance(start, ValueError):
         raise start
-    run = _prepare(config, accelerator, start)
+    run = prepare(config, accelerator, start)
     with ExitStack() as stack:
         stack.enter_context(_explained(run))
         for loader in filter(None, (run.loader, run.validation, run.preview)):
@@ -136,7 +136,7 @@ def _checkpoint(config: RunConfig, say: Callable[[str], None]) -> Checkpoint | N
     return checkpoint
 
 
-def _prepare(config: RunConfig, accelerator: Accelerator, checkpoint: Checkpoint | None) -> Run:
+def prepare(config: RunConfig, accelerator: Accelerator, checkpoint: Checkpoint | None) -> Run:
     """Builds all that the run consists of, at the moment of the checkpoint if there is one."""
     _check_batch(config, accelerator.num_processes)
     loader, validation, preview = _loaders(config, accelerator)
@@ -189,20 +189,7 @@ def _loaders(config: RunConfig, accelerator: Accelerator) -> tuple[Loader, Loade
     if config.loader.backend == "cached" and config.loader.cache_on == "device" and accelerator.device.type == "cpu":
         raise ValueError("loader.cache_on=device needs a GPU: use ram")
     seen_once = replace(config.loader, backend="auto") if config.loader.backend in _FOR_TRAINING else config.loader
-    loader = make_loader(
-        config.loader,
-        data.train,
-        accelerator,
-        batch_size=train.batch_size,
-        size=data.size,
-        train=True,
-        seed=train.seed,
-        parts=train.accumulate,
-        crop=data.crop,
-        scale=data.scale,
-        flip=data.flip,
-        compiled=resolve_compile(train, accelerator.device) != "off",
-    )
+    loader = training_loader(config, accelerator)
     validation = None
     if data.val is not None:
         validation = make_loader(

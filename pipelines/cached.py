@@ -64,7 +64,7 @@ class CachedLoader(TorchLoader):
         picture: Pixels | Tensor = self._decoded(index, stored)
         if self._on_device:
             picture = torch.tensor(picture, device=self.device)
-        elif self.data.store == "lab" and self._reader.in_memory:
+        elif self.data.store == "lab" and self.reader.in_memory:
             return picture
         with self._lock:
             if picture.nbytes <= self._left and index not in self._cache:

@@ -114,7 +114,7 @@ class _Pipeline:
 
     def _inputs(self) -> tuple[Any, ...]:
         plan = next(self._plans)  # StopIteration is what DALI understands
-        stored = self._loader._reader.read(plan.index)
+        stored = self._loader.reader.read(plan.index)
         self._ahead.append((plan, stored))
         if self._loader.data.store == "lab":
             try:

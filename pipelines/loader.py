@@ -123,7 +123,7 @@ class Loader(ABC):
         self._number = 0  # of the next global batch, counted through all epochs
         self._open_at: int | None = None  # the batch that the open stream yields next
         self._stream: Generator[LabBatch] = self._opened(0)
-        self._reader: Reader = open_reader(self.data)
+        self.reader: Reader = open_reader(self.data)
         _check_sizes(self.data, size, self.crop)
 
     @abstractmethod
@@ -152,7 +152,7 @@ class Loader(ABC):
     def close(self) -> None:
         """Ends what works ahead."""
         self._stream.close()
-        self._reader.close()
+        self.reader.close()
 
     @property
     def epoch(self) -> int:
@@ -213,9 +213,9 @@ class Loader(ABC):
             if not len(plan):  # in evaluation, a rank can be without a share of the last batch
                 continue
             if len(wanted := self._wanted(plan.index)):
-                self._reader.announce(wanted)
+                self.reader.announce(wanted)
             ahead.append(plan)
-            if len(ahead) > self._reader.read_ahead:
+            if len(ahead) > self.reader.read_ahead:
                 yield ahead.popleft()
         yield from ahead
 
@@ -225,7 +225,7 @@ class Loader(ABC):
 
     def _unreadable(self, plan: BatchPlan, error: Exception) -> ValueError:
         """What is wrong with a batch: decoders name no file, so each photograph is tried."""
-        for index, stored in zip(plan.index.tolist(), self._reader.read(plan.index), strict=True):
+        for index, stored in zip(plan.index.tolist(), self.reader.read(plan.index), strict=True):
             try:
                 if self.data.store == "lab":
                     planes_of(stored, self.data.sizes[index])

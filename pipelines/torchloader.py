@@ -47,7 +47,7 @@ class TorchLoader(Loader):
     def _start(self, plan: BatchPlan) -> "_Started":
         canvas = self._blank(len(plan))
         wanted, windows = self._wanted(plan.index), plan.window.tolist()
-        stored = dict(zip(wanted.tolist(), self._reader.read(wanted), strict=True))
+        stored = dict(zip(wanted.tolist(), self.reader.read(wanted), strict=True))
 
         def put(i: int) -> None:
             index = int(plan.index[i])

@@ -44,9 +44,9 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def parse(argv: list[str]) -> RunConfig:
+def parse(argv: list[str], prog: str = "photochrom train") -> RunConfig:
     """The run that a command line asks for: recipes or files by --config, then dotted overrides."""
-    parser = Parser(prog="photochrom train", epilog=_EPILOG)
+    parser = Parser(prog=prog, epilog=_EPILOG)
     argv = _with_plugin(parser, argv)
     parser.add_argument("--config", action=jsonargparse.ActionConfigFile, help="Recipe by name, or a YAML file.")
     parser.add_class_arguments(RunConfig, skip={"model", "loss"})

@@ -1,0 +1,135 @@
+"""From the time that a photograph takes at each level to what binds, and what would help by how much."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .levels import COLD, DECODE, LAB, NETWORK, STORAGE, TRANSFER
+
+_NOTHING = 0.1  # of the time: less of it is noise, and no stall worth a word
+
+_WORDS = {
+    NETWORK: "the network's own arithmetic",
+    TRANSFER: "the transfer of batches to the device",
+    LAB: "cutting, resizing and converting pictures to Lab",
+    DECODE: "decoding",
+    STORAGE: "reading from storage",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Circumstances:
+    """What the remedies depend on: threads that decode and cores there are, and the set's mean pixels of a photograph.
+
+    `fits` says whether the set fits into the memory that is free, `needed_pixels` how many a photograph has that was
+    packed for this size of crops.
+    """
+
+    threads: int
+    cores: int
+    pixels: float
+    needed_pixels: float
+    fits: bool
+    on_gpu: bool
+    decodes_on_gpu: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remedy:
+    """What to do, and the images per second to expect then, None where a measurement of its own must tell."""
+
+    what: str
+    expected: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """What binds, the share of the time spent waiting for data, each resource's share, and what helps, best first."""
+
+    binds: str
+    stall: float
+    shares: dict[str, float]
+    sentence: str
+    remedies: list[Remedy]
+
+
+def diagnose(seconds: Mapping[str, float], here: Circumstances) -> Diagnosis:
+    """What the seconds per photograph at each level mean.
+
+    After DS-Analyzer (Mohan et al., VLDB 2021): what a level takes longer than the one before is a stall, by what it
+    adds. Reading counts as it is when the set fits into memory, where it then stays, else as from an empty page cache.
+    """
+    steps = {name: time for name, time in seconds.items() if name != COLD}
+    if COLD in seconds and not here.fits:
+        steps[STORAGE] = max(seconds[COLD], steps[STORAGE])
+    added, before = {}, 0.0
+    for name, time in steps.items():
+        added[name] = max(0.0, time - before)
+        before = max(before, time)
+    shares = {name: time / before for name, time in added.items()}
+    stall = 1 - shares[NETWORK]
+    # A GPU computes while others decode, so that it waits for whoever is slower; on a CPU, their times add up.
+    data_binds = stall >= (_NOTHING if here.on_gpu else 0.5)
+    waits_for = max((name for name in shares if name != NETWORK), key=lambda name: shares[name])
+    binds = waits_for if data_binds else NETWORK
+    return Diagnosis(
+        binds=binds,
+        stall=stall,
+        shares=shares,
+        sentence=_sentence(binds, stall, shares, here),
+        remedies=sorted(_remedies(binds, added, before, here), key=lambda remedy: -(remedy.expected or 0)),
+    )
+
+
+def _sentence(binds: str, stall: float, shares: Mapping[str, float], here: Circumstances) -> str:
+    if binds == NETWORK:
+        return f"{_WORDS[NETWORK]} binds: waiting for data takes {100 * stall:.0f} % of the time"
+    where = {DECODE: " on the GPU" if here.decodes_on_gpu else " on the CPU"}.get(binds, "")
+    return (
+        f"{_WORDS[binds]}{where} binds: waiting for data takes {100 * stall:.0f} % of the time, "
+        f"{100 * shares[binds]:.0f} % for this alone"
+    )
+
+
+def _remedies(binds: str, added: Mapping[str, float], total: float, here: Circumstances) -> list[Remedy]:
+    def without(*names: str, left: float = 0.0) -> float:
+        """Images per second when these take `left` of what they took."""
+        return 1 / (total - (1 - left) * sum(added.get(name, 0.0) for name in names))
+
+    remedies = []
+    if binds == STORAGE:
+        remedies += [
+            Remedy(what="a faster disk for the set, or a copy of it on a local one", expected=without(STORAGE)),
+            Remedy(what="loader.prefetch 8: more batches are on their way at a time", expected=None),
+        ]
+        if not here.fits:
+            remedies.append(Remedy(what="loader.block 64: longer reads", expected=None))
+    if binds in (STORAGE, DECODE) and here.fits:
+        remedies.append(
+            Remedy(
+                what="loader.backend cached: pictures stay in memory once decoded", expected=without(STORAGE, DECODE)
+            )
+        )
+    if binds == DECODE:
+        if not here.decodes_on_gpu and here.threads < here.cores:
+            left = here.threads / here.cores
+            what = f"loader.threads {here.cores}: as many as there are cores, in place of {here.threads}"
+            remedies.append(Remedy(what=what, expected=without(DECODE, left=left)))
+        if here.needed_pixels < 0.8 * here.pixels:
+            what = "photochrom pack --short-side of 9/8 of data.size: photographs are larger than needed"
+            remedies.append(Remedy(what=what, expected=without(DECODE, left=here.needed_pixels / here.pixels)))
+        remedies.append(Remedy(what="photochrom pack --store lab: nothing is left to decode", expected=without(DECODE)))
+    if binds == LAB:
+        remedies += [
+            Remedy(what="data.crop random, of a set packed at 9/8 of data.size: nothing to resize", expected=None),
+            Remedy(what="loader.threads: one for each core", expected=without(LAB, left=here.threads / here.cores)),
+        ]
+    if binds == TRANSFER:
+        remedies += [
+            Remedy(what="loader.backend dali on the GPU: JPEGs travel, a tenth of the bytes", expected=None),
+            Remedy(what="loader.cache_on device: pictures stay on the GPU", expected=without(TRANSFER)),
+        ]
+    if binds == NETWORK:
+        remedies.append(
+            Remedy(what="photochrom bench step: precision, layout, compilation and batch size", expected=None)
+        )
+    return remedies

@@ -1,0 +1,143 @@
+"""Where training waits: photochrom bench stalls --config RECIPE --data SHARDS
+
+The run that is configured takes the same steps, fed from ever farther away (levels.py); what it takes longer from there
+is a stall (diagnosis.py).
+"""
+
+import statistics
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import psutil
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from ..engine.config import RunConfig, plain
+from ..engine.launch import make_trainer
+from ..engine.run import prepare
+from ..engine.train import Run
+from ..pipelines import DaliLoader
+from ..pipelines.threads import own_cores
+from .diagnosis import Circumstances, Diagnosis, diagnose
+from .levels import NETWORK, Carry, Level, levels
+from .timing import Clock, collect, figures
+
+_FEWEST = 2  # steps that are timed at a time
+_TURNS = 4  # of each level in the time that is given
+_WITH, _ALONE = "with the network", "alone"
+
+
+def measure(config: RunConfig, seconds: float, carry: Carry | None = None) -> dict[str, Any]:
+    """What each level takes, what binds, and what would help; `carry` is what `levels` takes."""
+    run = prepare(config, make_trainer(config.train), None)
+    with ExitStack() as stack:
+        stack.callback(run.loader.close)
+        found = list(levels(run, carry))
+        for level in found:
+            stack.callback(level.close)
+        times = collect(_rounds(run, found, seconds / (2 * _TURNS * len(found))), seconds)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    diagnosis = diagnose({level.adds: medians[f"{level.adds}, {_WITH}"] for level in found}, _circumstances(run))
+    rows = [_row(level.adds, times, diagnosis) for level in found]
+    report = figures(config, run.accelerator.device, rows, diagnosis.sentence)
+    return report | {"diagnosis": plain(diagnosis), "settings": plain(config) | {"seconds": seconds}}
+
+
+def _rounds(run: Run, found: Sequence[Level], seconds: float) -> Iterator[dict[str, float]]:
+    """Endless rounds: the seconds per photograph of each level, with the network and without."""
+    while True:
+        taken = {}
+        for level in found:
+            taken[f"{level.adds}, {_WITH}"] = _seconds_per_image(run, level, seconds, learns=True)
+            if level.adds != NETWORK:
+                taken[f"{level.adds}, {_ALONE}"] = _seconds_per_image(run, level, seconds, learns=False)
+        yield taken
+
+
+def _seconds_per_image(run: Run, level: Level, seconds: float, *, learns: bool) -> float:
+    level.before()
+    for _ in range(run.config.loader.prefetch + 1):  # what was prepared meanwhile does not count
+        _step(run, level, learns=learns)
+    clock, total, steps = Clock(run.accelerator.device), 0.0, 0
+    while steps < _FEWEST or total < seconds:
+        _step(run, level, learns=learns)
+        steps += 1
+        if steps % _FEWEST == 0:
+            total += clock.lap()
+    return total / (steps * run.loader.batch_size)
+
+
+def _step(run: Run, level: Level, *, learns: bool) -> None:
+    batch = next(level.batches)
+    if learns:
+        run.learner.learn(batch, step=0, rate=run.rate(0))
+
+
+def _circumstances(run: Run) -> Circumstances:
+    data, loader = run.loader.data, run.loader
+    sides = data.sizes.astype(float)
+    pixels = sides.prod(axis=1)
+    factor = (9 / 8 * run.config.data.size / sides.min(axis=1)).clip(max=1)
+    stored = sum(shard.bytes for shard in data.shards)
+    on_gpu = run.accelerator.device.type == "cuda"
+    return Circumstances(
+        threads=loader.threads,
+        cores=own_cores(),
+        pixels=float(pixels.mean()),
+        needed_pixels=float((pixels * factor**2).mean()),
+        fits=max(stored, 3 * float(pixels.sum())) < 0.5 * psutil.virtual_memory().available,
+        on_gpu=on_gpu,
+        decodes_on_gpu=on_gpu and isinstance(loader, DaliLoader),
+    )
+
+
+def _row(name: str, times: dict[str, list[float]], diagnosis: Diagnosis) -> dict[str, Any]:
+    values, alone = times[f"{name}, {_WITH}"], times.get(f"{name}, {_ALONE}")
+    return {
+        "adds": name,
+        "median(img/s)": 1 / statistics.median(values),
+        "min(img/s)": 1 / max(values),
+        "max(img/s)": 1 / min(values),
+        "alone(img/s)": 1 / statistics.median(alone) if alone else None,
+        "share(%)": 100 * diagnosis.shares[name] if name in diagnosis.shares else None,
+        "num_rounds": len(values),
+    }
+
+
+def show(found: dict[str, Any]) -> Table:
+    """The levels, one a line."""
+    table = Table("", "images/s", "slowest", "fastest", "without the network", "of the time", box=None)
+    for number, row in enumerate(found["rows"]):
+        rates = (f"{row[f'{which}(img/s)']:,.0f}" for which in ("median", "min", "max"))
+        alone = "" if row["alone(img/s)"] is None else f"{row['alone(img/s)']:,.0f}"
+        share = "" if row["share(%)"] is None else f"{row['share(%)']:.0f} %"
+        table.add_row(("+ " if number else "") + row["adds"], *rates, alone, share)
+    return table
+
+
+def advice(found: dict[str, Any]) -> Iterator[str]:
+    """What would help, best first."""
+    now = min(row["median(img/s)"] for row in found["rows"])
+    for remedy in found["diagnosis"]["remedies"]:
+        expected = remedy["expected"]
+        gain = "measure it" if expected is None else f"{expected:,.0f} images/s expected, {expected / now:.1f} times"
+        yield f"{remedy['what']} ({gain})"
+
+
+def draw(found: dict[str, Any], path: Path) -> None:
+    """A bar of a photograph's time, in the resources that take it."""
+    slowest = min(row["median(img/s)"] for row in found["rows"])
+    figure = Figure(figsize=(9, 2.2), layout="constrained")
+    axes = figure.subplots()
+    start = 0.0
+    for row in found["rows"]:
+        if row["share(%)"]:
+            width = 10 * row["share(%)"] / slowest  # milliseconds
+            axes.barh(0, width, left=start, label=f"{row['adds']}: {row['share(%)']:.0f} %")
+            start += width
+    axes.set(xlabel="milliseconds per photograph", yticks=[], title=found["verdict"])
+    figure.legend(loc="outside lower center", ncols=6, frameon=False)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    figure.savefig(path, dpi=120)
