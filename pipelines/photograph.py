@@ -157,21 +157,21 @@ def decode_at_least(data: bytes, short_side: int | None) -> tuple[Pixels, tuple[
             image = Image.open(io.BytesIO(data), formats=FORMATS)
             _check_size(image.size)
             if image.format in ("JPEG", "MPO"):
-                picture, done = _strict_jpeg(data, image, reduced(image.size, short_side))
+                picture, done = strict_jpeg(data, image, reduced(image.size, short_side))
             else:
                 image.load()
                 picture, done = image, (f"from {image.format}",)
             profile = image.info.get("icc_profile")
-            to_srgb = _to_srgb(profile, "CMYK" if image.mode == "CMYK" else "RGB") if profile else None
+            transform = to_srgb(profile, "CMYK" if image.mode == "CMYK" else "RGB") if profile else None
             turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG, 1))
             if isinstance(picture, np.ndarray):
-                if to_srgb is None and turn is None:
+                if transform is None and turn is None:
                     return picture, image.size, done  # as most are
                 picture = Image.fromarray(picture)
-            if picture.mode != "CMYK" or to_srgb is None:
+            if picture.mode != "CMYK" or transform is None:
                 picture, done = _in_rgb(picture, done)
-            if to_srgb is not None:
-                picture, done = ImageCms.applyTransform(picture, to_srgb) or picture, (*done, "brought to sRGB")
+            if transform is not None:
+                picture, done = ImageCms.applyTransform(picture, transform) or picture, (*done, "brought to sRGB")
             size = image.size
             if turn is not None:
                 picture, done = picture.transpose(turn), (*done, "turned upright")
@@ -197,7 +197,7 @@ def _check_size(size: tuple[int, int]) -> None:
         raise Rejected("too many pixels", f"{width}x{height}, the largest area that is packed is {MAX_PIXELS}")
 
 
-def _strict_jpeg(
+def strict_jpeg(
     data: bytes, image: Image.Image, wanted: tuple[int, int]
 ) -> tuple[Image.Image | Pixels, tuple[str, ...]]:
     """The JPEG decoded by libjpeg-turbo with warnings as errors; `image` is Pillow's view of the same bytes."""
@@ -237,7 +237,7 @@ def _in_rgb(image: Image.Image, done: tuple[str, ...]) -> tuple[Image.Image, tup
 
 
 @lru_cache(maxsize=64)
-def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+def to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     """What brings a picture of that mode, RGB or CMYK, to sRGB; None when it is there, or the profile is no use."""
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))

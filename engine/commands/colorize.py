@@ -1,28 +1,42 @@
 """photochrom colorize CHECKPOINT INPUT... --out DIR"""
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
-from ..colorize import colorize_files, plan
+import torch
+
+from ...models import Colorizer
+from ...pipelines.photograph import Rejected
+from ..album import Outcome, colorize_pictures, failed, summary_of
 from ..config import Device, save_yaml
 from ..console import console, progress_bar
+from ..inputs import Plan, plan
 from ..launch import resolve_device
-from ..output import new_folder, write_json
+from ..outfolder import CONFIG, SHEET, SUMMARY, results_folder
+from ..output import plural, write_json
 from ..parser import parse_options
+from ..sheet import write_sheet
 from ..specs import import_plugin
+from ..video import colorize_video
 from ..weights import load_with_recipe
 
 
 @dataclass(frozen=True, kw_only=True)
 class ColorizeConfig:
-    """Colorizes photographs at full resolution, their own lightness kept.
+    """Colorizes photographs and videos at full resolution, their own lightness kept.
 
     Args:
         checkpoint: Run folder, checkpoint or model.safetensors.
-        inputs: Photographs, or folders of them.
-        out: New folder for the results.
-        size: Short side in pixels at which the network sees a photograph; by default that of its training.
+        inputs: Photographs, videos, folders of them, patterns such as 'album/**/*.jpg', or - for a list on stdin.
+        out: Folder for the results; what is in it stays.
+        size: Short side in pixels at which the network sees a photograph, or native, as large as it is; by default that
+            of its training.
+        overwrite: Make anew what is in out already.
+        sheet: Write before-after.jpg, photographs beside their results, too.
+        batch_size: Frames, or photographs of one size, that go through the network together.
         device: auto, cuda or cpu.
         plugin: Python module to import first, when the model is one of your own.
     """
@@ -30,13 +44,18 @@ class ColorizeConfig:
     checkpoint: Path
     inputs: list[str]
     out: Path
-    size: int | None = None
+    size: int | Literal["native"] | None = None
+    overwrite: bool = False
+    sheet: bool = False
+    batch_size: int = 8
     device: Device = "auto"
     plugin: str | None = None
 
     def __post_init__(self) -> None:
-        if self.size is not None and self.size < 8:
+        if isinstance(self.size, int) and self.size < 8:
             raise ValueError(f"--size {self.size} is below 8, the network's stride")
+        if self.batch_size < 1:
+            raise ValueError(f"--batch-size {self.batch_size} is not a positive number")
 
 
 def main(argv: list[str]) -> int:
@@ -44,22 +63,67 @@ def main(argv: list[str]) -> int:
     device = resolve_device(config.device)
     import_plugin(config.plugin)
     model, recipe = load_with_recipe(config.checkpoint, device)
-    jobs = plan([Path(path) for path in config.inputs], config.out)
+    todo = plan(config.inputs, config.out, overwrite=config.overwrite)
+    size = None if config.size == "native" else config.size or recipe.size
     started = time.perf_counter()
-    with new_folder(config.out), progress_bar("colorizing", "photographs") as progress:
-        failed = colorize_files(model, jobs, size=config.size or recipe.size, device=device, progress=progress)
-        if len(failed) == len(jobs):
-            raise ValueError(f"none of the {len(jobs)} files can be colorized: {failed[0][0]}: {failed[0][1]}")
-    save_yaml(config, config.out / "config.yaml")
-    summary = {
-        "num_done": len(jobs) - len(failed),
-        "num_failed": len(failed),
-        "failed": [{"path": str(path), "reason": reason} for path, reason in failed],
-        "seconds": round(time.perf_counter() - started, 3),
-    }
-    write_json(config.out / "summary.json", summary)
-    print(f"{config.out}: {summary['num_done']} photographs colorized in {summary['seconds']:.1f} s")
-    for path, reason in failed:
-        console.print(f"not colorized: {path}: {reason}")
-    named = {Path(path) for path in config.inputs}  # what a folder holds besides is no failure
-    return 1 if any(path in named for path, _ in failed) else 0
+    with results_folder(config.out):
+        outcomes = list(_outcomes(model, todo, size, device, config.batch_size))
+        summary = summary_of(outcomes, todo, time.perf_counter() - started)
+        if summary["num_failed"] and not summary["num_done"] + summary["num_kept"]:
+            first = summary["failed"][0]
+            _say_failed(summary["failed"][1:])
+            raise ValueError(
+                f"none of the {summary['num_failed']} files can be colorized: {first['path']}: {first['reason']}"
+            )
+        if config.sheet:
+            _write_sheet(outcomes, todo, config.out / SHEET)
+        save_yaml(config, config.out / CONFIG)
+        write_json(config.out / SUMMARY, summary)
+    _say(summary, config.out)
+    return 1 if summary["num_failed"] else 0
+
+
+def _outcomes(
+    model: Colorizer, todo: Plan, size: int | None, device: torch.device, batch_size: int
+) -> Iterator[Outcome]:
+    """Colorizes all there is to do."""
+    pictures = [job for job in todo.jobs if not job.is_video]
+    if pictures:
+        with progress_bar("colorizing", "photographs") as tell:
+            yield from colorize_pictures(
+                model, pictures, size=size, device=device, batch_size=batch_size, progress=tell
+            )
+    for job in (job for job in todo.jobs if job.is_video):
+        with progress_bar(f"colorizing {job.source.name}", "frames") as tell:
+            try:
+                yield colorize_video(model, job, size=size, device=device, batch_size=batch_size, progress=tell)
+            except Rejected as rejected:
+                yield failed(job, rejected)
+
+
+def _write_sheet(outcomes: list[Outcome], todo: Plan, path: Path) -> None:
+    done = [(it.source, it.target) for it in outcomes if it.reason is None and not it.is_video]
+    if pairs := sorted([*done, *((job.source, job.target) for job in todo.kept if not job.is_video)]):
+        write_sheet(pairs, path)
+
+
+def _say(summary: dict[str, Any], out: Path) -> None:
+    """The run in some lines; what failed goes to stderr."""
+    frames = f" ({plural(summary['num_frames'], 'frame')} of video)" if summary["num_frames"] else ""
+    kept = f"; {plural(summary['num_kept'], 'file')} kept as they were" if summary["num_kept"] else ""
+    print(
+        f"{out}: {plural(summary['num_done'], 'file')} colorized{frames} in {summary['seconds']:.1f} s, "
+        f"{summary['images_per_second']:.1f} images/s{kept}"
+    )
+    if summary["clipped_share"]:
+        share = 100 * summary["clipped_share"]
+        print(f"  {share:.1f} % of the pixels were to be stronger in colour than sRGB can show")
+    if summary["notes"]:
+        notes = ", ".join(f"{number} {note}" for note, number in summary["notes"].items())
+        print(f"  beside the colours, {notes}: {out / SUMMARY} says which")
+    _say_failed(summary["failed"])
+
+
+def _say_failed(faults: list[dict[str, str]]) -> None:
+    for fault in faults:
+        console.print(f"not colorized: {fault['path']}: {fault['reason']}")
