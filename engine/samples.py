@@ -11,14 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageFile
-from PIL.TiffImagePlugin import TiffImageFile
 
-from ..pipelines.photograph import FORMATS, Rejected, strict_jpeg, to_srgb
+from ..pipelines.photograph import FORMATS, Rejected, check_planes, deep_grey, strict_jpeg, to_srgb
 
 Samples = NDArray[np.unsignedinteger[Any]]  # uint8 or uint16
 Deep = NDArray[np.uint16]
 
-_BITS, _PHOTOMETRIC, _PLANES = 258, 262, 284  # tags of TIFF
 _SPLITTABLE = re.compile("(RGBA?;16)([LBN])")
 # Where formats of which Pillow gives 8 bit say how many they have; JPEG 2000 says one less.
 _DEPTHS = {
@@ -41,8 +39,7 @@ def samples_of(
     `notes` get what was changed or lost. Raises Rejected, and whatever Pillow does.
     """
     profile = image.info.get("icc_profile")
-    if isinstance(image, TiffImageFile) and image.tag_v2.get(_PLANES) == 2 and max(image.tag_v2.get(_BITS, (8,))) > 8:
-        raise Rejected("unsupported pixels", "more than 8 bit in separate planes")  # which Pillow gets wrong
+    check_planes(image)
     if not is_deep(image):
         if _bits(image, data) > 8:
             notes.append("reduced to 8 bit")
@@ -185,16 +182,7 @@ def _deep(image: ImageFile.ImageFile, data: bytes) -> Deep:
         upper: Deep = np.asarray(image).astype(np.uint16) << np.uint16(8)
         upper |= np.asarray(other)
         return upper
-    signed = np.asarray(image)
-    if signed.dtype != np.uint16 and (signed.min() < 0 or signed.max() > 65535):
-        raise Rejected("unsupported pixels", "samples of 32 bit have no known white")
-    grey = signed.astype(np.uint16)
-    if isinstance(image, TiffImageFile):
-        if image.tag_v2.get(_BITS) in (12, (12,)):
-            grey = grey * np.uint16(16) + (grey >> 8)
-        if image.tag_v2.get(_PHOTOMETRIC) == 0:  # white is 0
-            grey = ~grey
-    return grey
+    return deep_grey(image)
 
 
 def _with_rawmode(arguments: Any, rawmode: str) -> Any:

@@ -18,6 +18,7 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from .shards import Store
 from .srgb import EDGE, INTERCEPT, LINEAR, SLOPE, TO_XYZ
@@ -43,6 +44,7 @@ _END = 0xD9
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _PLAIN_FRAMES = {0xC0, 0xC2}
 
+_BITS, _PHOTOMETRIC, _PLANES = 258, 262, 284  # tags of TIFF
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -159,6 +161,7 @@ def decode_at_least(data: bytes, short_side: int | None) -> tuple[Pixels, tuple[
             if image.format in ("JPEG", "MPO"):
                 picture, done = strict_jpeg(data, image, reduced(image.size, short_side))
             else:
+                check_planes(image)
                 image.load()
                 picture, done = image, (f"from {image.format}",)
             profile = image.info.get("icc_profile")
@@ -223,8 +226,10 @@ def strict_jpeg(
 def _in_rgb(image: Image.Image, done: tuple[str, ...]) -> tuple[Image.Image, tuple[str, ...]]:
     """The picture in 8-bit RGB, its colours in whatever space they were."""
     if image.mode.startswith("I;16") or image.mode == "I":
-        scaled = np.asarray(image).astype(np.int64).clip(0, 65535)
-        image, done = Image.fromarray(((scaled + 128) // 257).astype(np.uint8)), (*done, "from 16 bit")
+        image, done = (
+            Image.fromarray(((deep_grey(image).astype(np.int64) + 128) // 257).astype(np.uint8)),
+            (*done, "from 16 bit"),
+        )
     elif image.mode == "F":
         raise Rejected("unsupported pixels", "floating point samples have no known white")
     if image.has_transparency_data:
@@ -234,6 +239,26 @@ def _in_rgb(image: Image.Image, done: tuple[str, ...]) -> tuple[Image.Image, tup
     if image.mode != "RGB":
         return image.convert("RGB"), (*done, f"from {image.mode}")
     return image, done
+
+
+def check_planes(image: Image.Image) -> None:
+    """Raises Rejected for a TIFF with more than 8 bit in separate planes, of which Pillow makes noise."""
+    if isinstance(image, TiffImageFile) and image.tag_v2.get(_PLANES) == 2 and max(image.tag_v2.get(_BITS, (8,))) > 8:
+        raise Rejected("unsupported pixels", "more than 8 bit in separate planes")
+
+
+def deep_grey(image: Image.Image) -> NDArray[np.uint16]:
+    """The grey (H, W) of a picture of mode I or I;16 in 16 bit, black being 0. Raises Rejected for more bits."""
+    samples = np.asarray(image)
+    if samples.dtype != np.uint16 and (samples.min() < 0 or samples.max() > 65535):
+        raise Rejected("unsupported pixels", "samples of 32 bit have no known white")
+    grey = samples.astype(np.uint16)
+    if isinstance(image, TiffImageFile):
+        if image.tag_v2.get(_BITS) in (12, (12,)):
+            grey = grey * np.uint16(16) + (grey >> np.uint16(8))
+        if image.tag_v2.get(_PHOTOMETRIC) == 0:  # white is 0
+            grey = ~grey
+    return grey
 
 
 @lru_cache(maxsize=64)

@@ -3,6 +3,7 @@ import html.parser
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -81,7 +82,7 @@ def test_the_figures_are_those_of_the_definitions(evaluated: Path, trained: Path
     for found, predicted in (
         (result["metrics"], ab),
         (result["baselines"]["grey"], np.zeros_like(ab)),
-        (result["baselines"]["mean"], np.broadcast_to(mean, ab.shape)),
+        (result["baselines"]["mean"], np.broadcast_to(mean, ab.shape).copy()),
     ):
         for name, expected in slow_figures(batch, predicted, shards.prior).items():
             assert found[name] == pytest.approx(expected, rel=1e-4, abs=1e-2), name
@@ -314,6 +315,30 @@ def test_an_interrupted_evaluation_goes_on(
     assert (out / "report.html").read_text().count("<article") == 2
     assert main([*command, "--resume"]) == 1
     assert "holds nothing unfinished" in capsys.readouterr().err
+
+
+def test_another_set_under_the_same_name_is_not_gone_on_with(
+    trained: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def pack_at(short_side: int) -> None:
+        command = ["pack", str(photos), str(tmp_path / "set"), "--short-side", str(short_side), "--workers", "1"]
+        assert main(command) == 0
+
+    append = RowFile.append
+
+    def stop(self: RowFile, new: np.ndarray) -> None:
+        append(self, new)
+        raise KeyboardInterrupt
+
+    pack_at(48)
+    command = ["evaluate", str(trained), "--data", str(tmp_path / "set"), "--out", str(tmp_path / "out")]
+    with monkeypatch.context() as patch:
+        patch.setattr(RowFile, "append", stop)
+        assert main(command) == 130
+    shutil.rmtree(tmp_path / "set")
+    pack_at(64)
+    assert main([*command, "--resume"]) == 1
+    assert "was begun with other settings or files (sets: " in capsys.readouterr().err
 
 
 def test_nothing_stays_of_what_did_not_begin(

@@ -7,10 +7,12 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import simplejpeg
+import tifffile
 from photochrom.pipelines.photograph import (
     MAX_PIXELS,
     Photograph,
@@ -334,3 +336,27 @@ def test_unusual_sampling_is_decoded_by_pillow(coffee: Image.Image, monkeypatch:
     assert stored(data).done == ("unusual sampling", "encoded")
     with pytest.raises(Rejected, match="damaged"):
         stored(data[:-2000])
+
+
+def tiff(samples: np.ndarray, **settings: Any) -> bytes:
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, samples, **settings)
+    return buffer.getvalue()
+
+
+def test_grey_tiffs_whose_white_is_0() -> None:
+    grey = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
+    right, _ = decode(tiff(grey, photometric="minisblack"))
+    turned, _ = decode(tiff(65535 - grey, photometric="miniswhite"))
+    assert np.array_equal(np.asarray(turned), np.asarray(right))
+    assert np.abs(np.asarray(right)[..., 0] - grey / 257).max() <= 0.5
+
+
+def test_deep_tiffs_in_planes_are_refused() -> None:
+    """Pillow makes noise of them, in silence."""
+    planes = np.random.default_rng(0).integers(0, 65536, (3, 64, 64)).astype(np.uint16)
+    with pytest.raises(Rejected, match="more than 8 bit in separate planes"):
+        decode(tiff(planes, photometric="rgb", planarconfig="separate"))
+    shallow = (planes >> 8).astype(np.uint8)
+    picture, _ = decode(tiff(shallow, photometric="rgb", planarconfig="separate"))
+    assert np.array_equal(np.asarray(picture), shallow.transpose(1, 2, 0))
