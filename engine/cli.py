@@ -16,15 +16,21 @@ VERBS = {
     "stats": "says what is in a shard set",
     "train": "trains a colorizer on a shard set",
     "evaluate": "scores models over whole shard sets, with the best and the worst pictures",
-    "colorize": "colorizes photographs at full resolution",
+    "colorize": "colorizes photographs and videos at full resolution",
+    "serve": "colorizes for a browser, and over HTTP for programs",
+    "export": "writes a trained network as ONNX",
     "convert": "reads and writes the weights of other projects",
+    "bench": "measures: where training waits, and why",
     "doctor": "says what this machine can do and what is missing",
 }
+
+_MODULES = {"bench": "..bench.command"}  # the others are in commands/
 
 _TO_SAVE_MEMORY = {
     "train": "raise --train.accumulate, or lower --train.batch_size",
     "evaluate": "lower --batch-size",
-    "colorize": "lower --size, or use --device cpu",
+    "colorize": "lower --size or --batch-size, or use --device cpu",
+    "serve": "serve fewer models, or use --device cpu",
 }
 
 _USAGE = "usage: photochrom VERB ...\n\n" + "\n".join(f"  {verb:10} {what}" for verb, what in VERBS.items())
@@ -46,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
         console.print(f"photochrom: there is no verb {verb!r}{nearest(verb, VERBS)}\n\n{_USAGE}")
         return 2
     try:
-        return int(import_module(f".commands.{verb}", __package__).main(rest))
+        return int(import_module(_MODULES.get(verb, f".commands.{verb}"), __package__).main(rest))
     except KeyboardInterrupt as interrupt:
         console.print(f"photochrom {verb}: {': '.join(('interrupted', *map(str, interrupt.args)))}")
         return 130

@@ -2,12 +2,13 @@
 
 # Shapes: B samples, H W pixels. L in [0, 100], ab in Lab units; rgb is sRGB in [0, 1].
 
+import io
 import json
 import logging
 import operator
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -36,7 +37,7 @@ INSTALL_ONNX = "pip install onnx onnxruntime onnxscript"
 # What the file is checked on: sides that are multiples of the network's stride, and others; wide, tall, small.
 _SIZES = ((1, 64, 64), (2, 96, 40), (1, 61, 77), (3, 33, 32), (1, 59, 130), (1, 8, 9))
 _LARGEST = (1 << 31) - (1 << 24)  # bytes of weights: protobuf ends at 2 GiB
-_STEPS = 14  # halvings of chroma: rounding then moves colours at the gamut's edge by less than the tolerance
+_STEPS = 12  # halvings of chroma: rounding then moves colours at the gamut's edge by less than the tolerance
 _MARGIN = 1e-3  # beyond [0, 1], in which `colorize` takes a colour for one of sRGB
 
 _INPUTS = {
@@ -69,9 +70,9 @@ class LabGraph(nn.Module):
 
     def forward(self, L: Tensor) -> Tensor:
         prediction: ColorPrediction = self.network(L)
-        grown = F.pad(prediction.cells, (0, 1, 0, 1), mode="replicate")  # as ColorPrediction.ab has it
+        # A whole number of pixels per cell: none of the ways that ColorPrediction.ab has for other sizes is needed.
         ab = F.interpolate(
-            grown, scale_factor=float(prediction.stride), mode=prediction.upsampling, align_corners=False
+            prediction.cells, scale_factor=float(prediction.stride), mode=prediction.upsampling, align_corners=False
         )
         return ab[..., : L.shape[2], : L.shape[3]]
 
@@ -234,7 +235,7 @@ def _quiet() -> Iterator[None]:
     """Keeps the exporter from speaking of its own affairs."""
     logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

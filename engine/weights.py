@@ -20,6 +20,7 @@ from .checkpoint import CHECKPOINTS, MODEL, newest_intact, not_written
 from .config import Spec, plain
 from .console import console
 from .specs import build_model
+from .trained import TrainedColorizer
 
 _MAX_FAULTS = 8  # of one file, in one sentence
 
@@ -54,17 +55,18 @@ def save_model(state: Mapping[str, Tensor], recipe: Recipe, path: Path) -> None:
             raise not_written(path, error) from None
 
 
-def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Colorizer:
+def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> TrainedColorizer:
     """The trained model in a model file, a checkpoint or a run folder, in evaluation mode.
 
-    Nothing in the file is executed: a class of your own must have been imported before. Raises ValueError when there is
-    no model there, or one that cannot be built.
+    `model(L)` gives a ColorPrediction, `model.colorize(image)` a picture; `model.network` and `model.recipe` are what
+    it is made of. Nothing in the file is executed: a class of your own must have been imported before. Raises
+    ValueError when there is no model there, or one that cannot be built.
     """
-    return load_with_recipe(path, device)[0]
+    return TrainedColorizer(*load_with_recipe(path, device)).eval()
 
 
 def load_with_recipe(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> tuple[Colorizer, Recipe]:
-    """The trained model as `load` gives it, and how it was made."""
+    """The network that was trained, in evaluation mode, and how it was made; see `load`."""
     file = model_file(Path(path))
     recipe = read_recipe(file)
     model = build_model(recipe.model)

@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
     with console.status("exporting"):
         done = export_onnx(config.checkpoint, config.out, kind=config.input, opset=config.opset)
     print(
-        f"{config.out}: {done.num_parameters:,} parameters, {done.num_bytes / 1e6:.1f} MB; onnxruntime and torch differ "
-        f"by at most {done.deviation:.1g} on pictures of {done.num_sizes} sizes"
+        f"{config.out}: {done.num_parameters:,} parameters, {done.num_bytes / 1e6:.1f} MB; onnxruntime and torch "
+        f"differ by at most {done.deviation:.1g} on pictures of {done.num_sizes} sizes"
     )
     return 0

@@ -84,7 +84,7 @@ def test_safetensors_are_read_too(tmp_path: Path) -> None:
     model = foreign("eccv16", tmp_path / "theirs.pth")
     save_file(torch.load(tmp_path / "theirs.pth", weights_only=True), tmp_path / "theirs.safetensors")
     assert main(["convert", str(tmp_path / "theirs.safetensors"), str(tmp_path / "ours.safetensors")]) == 0
-    assert torch.equal(photochrom.load(tmp_path / "ours.safetensors").to_bins.weight, model.to_bins.weight)
+    assert torch.equal(photochrom.load(tmp_path / "ours.safetensors").network.to_bins.weight, model.to_bins.weight)
 
 
 def test_wrappings_of_a_state_dict_are_taken_off(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_half_precision_becomes_single(tmp_path: Path) -> None:
     tensors = torch.load(tmp_path / "theirs.pth", weights_only=True)
     torch.save({key: tensor.half() for key, tensor in tensors.items()}, tmp_path / "half.pth")
     assert main(["convert", str(tmp_path / "half.pth"), str(tmp_path / "ours.safetensors")]) == 0
-    assert photochrom.load(tmp_path / "ours.safetensors").to_bins.weight.dtype == torch.float32
+    assert photochrom.load(tmp_path / "ours.safetensors").network.to_bins.weight.dtype == torch.float32
 
 
 def test_the_recipe_says_where_it_is_from(tmp_path: Path) -> None:

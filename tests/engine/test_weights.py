@@ -32,10 +32,10 @@ class MyColorizer(Colorizer):
 @pytest.mark.parametrize("where", ["", "model.safetensors", "checkpoints/step-00000020", "checkpoints/step-00000010"])
 def test_a_trained_model_loads_from_wherever_it_is(trained: Path, where: str) -> None:
     model = photochrom.load(trained / where)
-    assert isinstance(model, VGGColorizer)
+    assert isinstance(model.network, VGGColorizer)
     assert not model.training
     expected = load_file(model_file(trained / where))
-    assert all(torch.equal(expected[name], tensor) for name, tensor in model.state_dict().items())
+    assert all(torch.equal(expected[name], tensor) for name, tensor in model.network.state_dict().items())
 
 
 def test_a_run_without_final_weights_gives_its_newest_checkpoint(trained: Path, tmp_path: Path) -> None:
