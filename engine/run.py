@@ -213,8 +213,9 @@ def _loaders(config: RunConfig, accelerator: Accelerator) -> tuple[Loader, Loade
 def _check_batch(config: RunConfig, num_processes: int) -> None:
     batch, parts = config.train.batch_size, num_processes * config.train.accumulate
     if batch % parts:
+        processes = plural(num_processes, "process", "es")
         raise ValueError(
-            f"train.batch_size={batch} does not divide into {plural(num_processes, 'process', 'es')} x train.accumulate="
+            f"train.batch_size={batch} does not divide into {processes} x train.accumulate="
             f"{config.train.accumulate} equal parts: try {-(-batch // parts) * parts}"
         )
 

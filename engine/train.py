@@ -12,16 +12,16 @@ from .ballot import Ballots
 from .config import RunConfig, Spec, plain
 from .console import Line
 from .doctor import versions
+from .evaluating.predictors import Network
+from .evaluating.score import Unfinished, predictions, score
 from .launch import agreed, share_buffers
 from .learner import HELD, NONFINITE, STOP, Learner
 from .meter import Meter
 from .nonfinite import report_nonfinite
-from .predictors import Network
 from .preview import sheet, triptychs
 from .runlog import Log
 from .saver import Saver
 from .schedule import learning_rate
-from .score import Unfinished, predictions, score
 from .signals import Stop
 from .weights import Recipe
 

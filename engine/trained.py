@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..models import Colorizer, ColorPrediction
 from ..pipelines.photograph import to_srgb
-from .colorize import Pixels, colorize
+from .colorizing.colorize import Pixels, colorize
 
 if TYPE_CHECKING:
     from .weights import Recipe

@@ -10,17 +10,17 @@ import torch
 
 from ...models import Colorizer
 from ...pipelines.photograph import Rejected
-from ..album import Outcome, colorize_pictures, failed, summary_of
+from ..colorizing.album import Outcome, colorize_pictures, failed, summary_of
+from ..colorizing.inputs import Plan, plan
+from ..colorizing.outfolder import CONFIG, SHEET, SUMMARY, results_folder
+from ..colorizing.sheet import write_sheet
+from ..colorizing.video import colorize_video
 from ..config import Device, save_yaml
 from ..console import console, progress_bar
-from ..inputs import Plan, plan
 from ..launch import resolve_device
-from ..outfolder import CONFIG, SHEET, SUMMARY, results_folder
 from ..output import plural, write_json
 from ..parser import parse_options
-from ..sheet import write_sheet
 from ..specs import import_plugin
-from ..video import colorize_video
 from ..weights import load_with_recipe
 
 

@@ -1,9 +1,9 @@
 """photochrom evaluate CHECKPOINT... --data SHARDS... --out DIR"""
 
-from ..evaluate import REPORT, EvaluateConfig, evaluate
+from ..evaluating.evaluate import REPORT, EvaluateConfig, evaluate
+from ..evaluating.results import Result
 from ..launch import is_first_process
 from ..parser import parse_options
-from ..results import Result
 
 
 def main(argv: list[str]) -> int:

@@ -68,8 +68,8 @@ def main(argv: list[str]) -> int:
     try:
         import uvicorn
 
-        from ..server import Limits, Server
-        from ..server_pictures import Served
+        from ..serving.pictures import Served
+        from ..serving.server import Limits, Server
     except ImportError as error:
         raise ImportError(f"serve needs what is not installed ({error}): {INSTALL}") from None
     device = resolve_device(config.device)

@@ -18,8 +18,8 @@ import photochrom
 import psutil
 import pytest
 import torch
-from photochrom.engine.predictors import Network
-from photochrom.engine.score import score
+from photochrom.engine.evaluating.predictors import Network
+from photochrom.engine.evaluating.score import score
 from photochrom.losses import L2
 from photochrom.pipelines import DaliLoader, ShardSet
 from safetensors.torch import load_file

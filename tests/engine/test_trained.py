@@ -8,7 +8,7 @@ import numpy as np
 import photochrom
 import pytest
 import torch
-from photochrom.engine.colorize import colorize
+from photochrom.engine.colorizing.colorize import colorize
 from photochrom.engine.trained import TrainedColorizer
 from photochrom.engine.weights import load_with_recipe
 from photochrom.models import Colorizer, ColorPrediction, VGGColorizer

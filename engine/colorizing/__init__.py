@@ -1,0 +1,1 @@
+"""Colours for pictures and videos of any kind, at full resolution."""

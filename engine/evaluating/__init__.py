@@ -1,0 +1,1 @@
+"""How good models are, over whole shard sets."""

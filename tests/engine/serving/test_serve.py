@@ -1,0 +1,606 @@
+"""`photochrom serve`: a real server, asked by programs and by a real browser."""
+
+import asyncio
+import io
+import os
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import photochrom
+import psutil
+import pytest
+import requests
+import torch
+import uvicorn
+from photochrom.engine.cli import main
+from photochrom.engine.serving.batching import MAX_SEEN, Batcher, Order, seen_pixels
+from photochrom.engine.serving.pictures import Served
+from photochrom.engine.serving.room import Room
+from photochrom.engine.serving.server import Limits, Server
+from photochrom.engine.weights import load_with_recipe, save_model
+from photochrom.models import Colorizer, ColorPrediction
+from PIL import Image
+
+MEGABYTES, MEGAPIXELS = 8, 4
+
+
+@pytest.fixture(scope="module")
+def models(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two runs, one of which sees everything warm, the other cold, with colours of its own for each photograph."""
+    network, recipe = load_with_recipe(trained)
+    folder = tmp_path_factory.mktemp("models")
+    for name, shift in (("warm", 0.08), ("cold", -0.08)):
+        torch.manual_seed(len(name))
+        torch.nn.init.normal_(network.to_ab.weight, std=0.02)
+        torch.nn.init.constant_(network.to_ab.bias, shift)
+        (folder / name).mkdir()
+        save_model(network.state_dict(), recipe, folder / name / "model.safetensors")
+    return [folder / "warm", folder / "cold"]
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server: where it is, its process, and a folder in which it finds itself and all that it might write to."""
+
+    url: str
+    process: subprocess.Popen[str]
+    folder: Path
+
+    def post(self, data: bytes, name: str = "old.png", headers: dict[str, str] | None = None, **fields: str) -> Any:
+        form = {"file": (name, data)}
+        return requests.post(f"{self.url}/colorize", files=form, data=fields, headers=headers, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def server(models: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """One of the two models, in an empty folder, in which no file appears; it ends in good order when it is told to."""
+    folder = tmp_path_factory.mktemp("nothing")
+    with started(models, folder, "--max-megabytes", str(MEGABYTES), "--max-megapixels", str(MEGAPIXELS)) as running:
+        yield running
+        assert running.process.poll() is None
+        assert files_in(folder) == []
+        running.process.terminate()
+        assert (running.process.wait(20), running.process.stderr.read()) == (0, "")
+        assert list(folder.iterdir()) == []
+
+
+def files_in(folder: Path) -> list[Path]:
+    """But for the socket by which Python's multiprocessing starts processes."""
+    return [path for path in folder.rglob("*") if not path.is_dir() and not path.is_socket()]
+
+
+@contextmanager
+def started(models: list[Path], folder: Path, *options: str) -> Iterator[Running]:
+    command = [sys.executable, "-m", "photochrom", "serve", *map(str, models), "--port", "0", *options]
+    environment = {**os.environ, "TMPDIR": str(folder), "HOME": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    process = subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        assert said.startswith("http://127.0.0.1:"), process.stderr
+        yield Running(said.split()[0], process, folder)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def png(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def pixels_of(answer: Any) -> np.ndarray:
+    assert answer.status_code == 200, answer.text
+    return np.array(Image.open(io.BytesIO(answer.content)))
+
+
+def test_fifty_clients_at_once_get_what_colorize_makes(server: Running, models: list[Path], photos: Path) -> None:
+    pictures = [np.array(Image.open(path).convert("RGB").resize((160, 128))) for path in sorted(photos.rglob("*.*"))]
+    pictures += [picture[:, :100] for picture in pictures]
+    asked = [(pictures[i % len(pictures)], ("warm", "cold")[i % 2], ("", "48", "native")[i % 3]) for i in range(50)]
+    together = threading.Barrier(50)
+
+    def ask(wanted: tuple[np.ndarray, str, str]) -> Any:
+        picture, model, size = wanted
+        together.wait()
+        return server.post(png(picture), model=model, size=size)
+
+    with ThreadPoolExecutor(50) as pool:
+        answers = list(pool.map(ask, asked))
+    loaded = {path.name: photochrom.load(path) for path in models}
+    for (picture, model, size), answer in zip(asked, answers, strict=True):
+        wanted = loaded[model].colorize(picture, {"": None, "48": 48}.get(size, "native"))
+        # A batch is summed up in another order than a single picture, which now and then makes a bit of difference, and
+        # where a colour is at the edge of what exists decides whether it is taken to exist.
+        off = np.abs(pixels_of(answer).astype(int) - wanted)
+        assert off.max() <= 3
+        assert (off > 0).mean() < 1e-3
+    warm, cold = (model.colorize(pictures[0]).astype(int) for model in loaded.values())
+    assert np.abs(warm - cold).mean() > 5  # or the wrong one could not be told
+
+
+def bomb() -> bytes:
+    """A GIF whose header says that it has 60000 x 60000 pixels."""
+    file = io.BytesIO()
+    Image.new("L", (64, 64)).save(file, "GIF")
+    data = bytearray(file.getvalue())
+    data[6:10] = struct.pack("<HH", 60000, 60000)
+    return bytes(data)
+
+
+def broken(photos: Path) -> dict[str, tuple[bytes, int, str]]:
+    jpeg = (photos / "rocket.jpg").read_bytes()
+    return {
+        "empty": (b"", 422, "the picture cannot be read: empty file"),
+        "text": (b"no photograph at all\n" * 99, 415, "the file is no image; known are JPEG, PNG"),
+        "page": (b"<!doctype html><title>404</title>", 415, "the file is no image"),
+        "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\nshowpage\n", 415, "the file is no image"),
+        "cut": (jpeg[: len(jpeg) // 2], 422, "the picture cannot be read: damaged JPEG"),
+        "cut PNG": ((photos / "coffee.png").read_bytes()[:-40_000], 422, "the picture cannot be read: damaged"),
+        "bomb": (bomb(), 413, "the picture"),
+        "large": (png(np.zeros((2000, 2001), np.uint8)), 413, "2001 x 2000 pixels, and 4 megapixels are the most"),
+        "small": (png(np.zeros((31, 90), np.uint8)), 422, "90 x 31 pixels, and is to have 32 each way at least"),
+        "heavy": (bytes(MEGABYTES * 10**6 + 1), 413, "the file is larger than 8 MB, the most that is taken"),
+    }
+
+
+@pytest.mark.parametrize(
+    "kind", ["empty", "text", "page", "postscript", "cut", "cut PNG", "bomb", "large", "small", "heavy"]
+)
+def test_broken_uploads(server: Running, photos: Path, kind: str) -> None:
+    data, status, sentence = broken(photos)[kind]
+    answer = server.post(data)
+    assert (answer.status_code, list(answer.json())) == (status, ["detail"])
+    assert sentence in answer.json()["detail"]
+    assert "\n" not in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_body_without_end_is_not_kept(server: Running, announced: bool) -> None:
+    """200 MB, with a Content-Length and without one."""
+    process = psutil.Process(server.process.pid)
+    before, most = process.memory_info().rss, 0
+
+    class Body(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            nonlocal most
+            most = max(most, process.memory_info().rss)
+            return super().read(size)
+
+    head = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.jpg"\r\n\r\n'
+    body = Body(head + bytes(200 * 10**6))
+    data = body if announced else iter(lambda: body.read(10**6), b"")
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    answer = requests.post(f"{server.url}/colorize", data=data, headers=headers, timeout=60)
+    assert ("Content-Length" in answer.request.headers) == announced
+    assert (answer.status_code, answer.json()["detail"][:23]) == (413, "the file is larger than")
+    assert most - before < 60e6
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"model": "hot"}, "there is no model 'hot'; known are warm, cold"),
+        ({"size": "7"}, "size='7' is no number of pixels from 8 on, and not 'native'"),
+        ({"size": "-64"}, "size='-64' is no number"),
+        ({"size": "large"}, "size='large' is no number"),
+        ({"format": "bmp"}, "format='bmp' is neither 'png' nor 'jpeg'"),
+        ({"model": "x" * 2000}, "the form cannot be read: Part exceeded maximum size"),
+    ],
+)
+def test_parameters_that_cannot_be(server: Running, fields: dict[str, str], sentence: str) -> None:
+    answer = server.post(png(np.zeros((64, 64, 3), np.uint8)), **fields)
+    assert answer.status_code == 422
+    assert sentence in answer.json()["detail"]
+
+
+def test_forms_that_are_none(server: Running) -> None:
+    where = f"{server.url}/colorize"
+    kind = {"Content-Type": "multipart/form-data; boundary=b"}
+    for request, status, sentence in (
+        ({"data": b"\xff\xd8\xff", "headers": {"Content-Type": "image/jpeg"}}, 415, "multipart/form-data"),
+        ({"json": {"file": "x"}}, 415, "multipart/form-data"),
+        ({"files": {"picture": ("a", b"x")}}, 422, "no file in its field 'file'"),
+        ({"files": {"file": (None, "x")}}, 422, "no file in its field 'file'"),
+        ({"data": b"no form", "headers": kind}, 422, "the form cannot be read"),
+        ({"data": b"no form", "headers": {"Content-Type": "multipart/form-data"}}, 422, "the form cannot be read"),
+    ):
+        answer = requests.post(where, timeout=9, **request)
+        assert (answer.status_code, sentence in answer.json()["detail"]) == (status, True), answer.text
+    assert requests.get(where, timeout=9).status_code == 405
+
+
+def test_no_network_sees_more_than_memory_holds(server: Running) -> None:
+    large = png(np.zeros((1500, 2000), np.uint8))
+    assert server.post(large).status_code == 200
+    answer = server.post(large, size="native")
+    assert answer.status_code == 422
+    assert "the network would have to see 3.0 megapixels at once, and 2.1 are the most" in answer.json()["detail"]
+    assert seen_pixels((2000, 1500), None) > MAX_SEEN
+
+
+def test_what_comes_back(server: Running, photos: Path) -> None:
+    jpeg = (photos / "rocket.jpg").read_bytes()
+    answer = server.post(jpeg, name="C:\\old\\Großmutter.JPG")
+    assert answer.headers["Content-Type"] == "image/jpeg"
+    assert answer.headers["Content-Disposition"] == "attachment; filename*=UTF-8''Gro%C3%9Fmutter-warm.jpg"
+    assert 0 <= float(answer.headers["X-Photochrom-Clipped"]) <= 1
+    assert re.fullmatch(
+        r"wait;dur=[\d.]+, decode;dur=[\d.]+, network;dur=[\d.]+, encode;dur=[\d.]+", answer.headers["Server-Timing"]
+    )
+    assert pixels_of(answer).shape == (427, 640, 3)
+    assert server.post(jpeg, format="png").headers["Content-Type"] == "image/png"
+    assert server.post(jpeg, headers={"Accept": "image/png"}).headers["Content-Type"] == "image/png"
+    assert server.post(jpeg, headers={"Accept": "image/png"}, format="jpg").headers["Content-Type"] == "image/jpeg"
+    assert server.post(jpeg, headers={"Accept": "text/html,*/*"}).headers["Content-Type"] == "image/jpeg"
+
+
+def test_what_was_done_to_a_picture_is_said(server: Running, photos: Path) -> None:
+    layered = Image.open(photos / "coffee.png").convert("RGBA")
+    layered.putalpha(128)
+    turned, file = Image.Exif(), io.BytesIO()
+    turned[0x0112] = 6
+    Image.open(photos / "coffee.png").convert("L").save(file, "JPEG", exif=turned)
+    wide = np.asarray(Image.open(photos / "coffee.png").convert("L")).astype(np.uint16) * 257
+    for data, change, shape in (
+        (png(np.asarray(layered)), "laid on white", (400, 600, 3)),
+        (file.getvalue(), "turned upright", (600, 400, 3)),
+        (png(wide), "from 16 bit", (400, 600, 3)),
+    ):
+        answer = server.post(data)
+        assert change in answer.headers["X-Photochrom-Changes"]
+        assert pixels_of(answer).shape == shape
+
+
+def test_pages_from_elsewhere_cannot_use_it(server: Running) -> None:
+    picture = png(np.zeros((64, 64, 3), np.uint8))
+    port = server.url.rpartition(":")[2]
+    for headers, status in (
+        ({"Host": f"evil.example:{port}"}, 403),
+        ({"Host": "evil.example"}, 403),
+        ({"Host": ""}, 403),
+        ({"Host": "[::1"}, 403),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": f"http://127.0.0.1:{int(port) + 1}"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": server.url}, 200),
+        ({"Host": f"localhost:{port}"}, 200),
+        ({"Host": f"192.0.2.7:{port}"}, 200),
+        ({"Host": f"[::1]:{port}"}, 200),
+    ):
+        answer = server.post(picture, headers=headers)
+        assert answer.status_code == status, (headers, answer.text)
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert "Access-Control-Allow-Origin" not in answer.headers
+    assert requests.get(f"{server.url}/models", headers={"Host": "evil.example"}, timeout=9).status_code == 403
+
+
+def test_the_page_needs_nothing_from_elsewhere(server: Running) -> None:
+    answer = requests.get(server.url, timeout=9)
+    policy = answer.headers["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "unsafe" not in policy
+    assert "//" not in re.sub(r"^\s*//.*|[^:]// .*", "", answer.text, flags=re.MULTILINE)
+    assert not re.search(r"\s(on\w+|style)=", answer.text.partition("<script>")[0])  # which the policy would not let
+
+
+def test_what_programs_ask_it(server: Running) -> None:
+    told = requests.get(f"{server.url}/models", timeout=9).json()
+    assert [(model["name"], model["size"], model["loss"]) for model in told["models"]] == [
+        ("warm", 32, "L2"),
+        ("cold", 32, "L2"),
+    ]
+    assert told["limits"]["bytes"] == MEGABYTES * 10**6
+    assert requests.get(f"{server.url}/healthz", timeout=9).json() == {"status": "ok"}
+    schema = requests.get(f"{server.url}/openapi.json", timeout=9).json()
+    form = schema["paths"]["/colorize"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+    assert form["properties"]["model"]["enum"] == ["warm", "cold"]
+    assert set(schema["paths"]["/colorize"]["post"]["responses"]) == {"200", "403", "408", "413", "415", "422", "503"}
+    for path in ("/docs", "/redoc", "/nothing"):
+        assert requests.get(server.url + path, timeout=9).json() == {"detail": "Not Found"}
+
+
+def test_nothing_is_written_while_a_large_file_is_taken_in(server: Running) -> None:
+    """Starlette would write uploads above 1 MB to a temporary file."""
+    noise = np.random.default_rng(0).integers(0, 256, (1200, 1500, 3), np.uint8)
+    data = png(noise)
+    assert len(data) > 5e6
+    descriptors, seen, done = Path(f"/proc/{server.process.pid}/fd"), set(), threading.Event()
+
+    def watch() -> None:
+        while not done.is_set():
+            for descriptor in descriptors.iterdir():
+                with suppress(OSError):
+                    seen.add(os.readlink(descriptor))  # temporary files have no name, but a descriptor
+            seen.update(map(str, files_in(server.folder)))
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        assert server.post(data).status_code == 200
+    finally:
+        done.set()
+        watching.join()
+    assert [path for path in seen if path.startswith(str(server.folder)) or path.endswith("(deleted)")] == []
+
+
+class Does:
+    """A function that exists in the worker alone: a lambda of this source."""
+
+    def __init__(self, code: str) -> None:
+        self.code = code
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
+        return eval, (f"lambda task: {self.code}",)
+
+
+ANSWER = "__import__('photochrom.engine.serving.decoding', fromlist=['answer']).answer(task)"
+MARK = 200  # the level of grey by which a picture is known for a bad one
+
+
+@contextmanager
+def in_this_process(models: list[Path], **settings: Any) -> Iterator[tuple[Running, Server]]:
+    """A server whose parts can be reached."""
+    served = [Served(name=path.name, model=photochrom.load(path), size=32) for path in models]
+    limits = Limits(max_bytes=10**7, max_pixels=10**7)
+    server = Server(served, torch.device("cpu"), limits, **settings)
+    loop = uvicorn.Server(uvicorn.Config(server.app, log_level="critical"))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=loop.run, args=([listener],))
+        thread.start()
+        try:
+            yield Running(f"http://127.0.0.1:{listener.getsockname()[1]}", None, Path()), server  # type: ignore[arg-type]
+        finally:
+            loop.should_exit = True
+            thread.join()
+            server.close()
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        ("__import__('time').sleep(60)", "the picture cannot be decoded: the decoder hung, no result after 0.5 s"),
+        ("__import__('os').abort()", "the picture cannot be decoded: the decoder crashed, SIGABRT"),
+    ],
+)
+def test_a_decoder_that_hangs_or_crashes_takes_nobody_along(models: list[Path], fault: str, sentence: str) -> None:
+    code = f"{fault} if type(task).__name__ == 'Decode' and len(task.data) < 500 else {ANSWER}"
+    good = png(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    bad = png(np.zeros((64, 64, 3), np.uint8))
+    assert len(bad) < 500 < len(good)
+    with in_this_process(models, decode=Does(code), decode_seconds=0.5) as (running, _), ThreadPoolExecutor(6) as pool:
+        assert running.post(good).status_code == 200
+        began = time.monotonic()
+        answers = list(pool.map(running.post, [bad, good, good, bad, good, good]))
+        assert time.monotonic() - began < 20
+        assert [answer.status_code for answer in answers] == [422, 200, 200, 422, 200, 200]
+        assert answers[0].json() == {"detail": sentence}
+        assert running.post(good).status_code == 200
+
+
+def test_who_comes_when_all_places_are_taken_is_asked_to_come_again(models: list[Path]) -> None:
+    picture = png(np.zeros((64, 64, 3), np.uint8))
+    with in_this_process(models) as (running, server):
+        server._places, places = 0, server._places
+        answer = running.post(picture)
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2")
+        assert "too much to do" in answer.json()["detail"]
+        server._places = places
+        assert running.post(picture).status_code == 200
+        assert running.post(b"").status_code == 422
+        assert server._places == places
+
+
+def test_a_fault_of_ours_is_said_and_survived(models: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = png(np.zeros((64, 64, 3), np.uint8))
+    with in_this_process(models) as (running, _):
+        full = torch.OutOfMemoryError("CUDA out of memory")
+        for error, status, sentence in (
+            (KeyError("x"), 500, "the server has failed (KeyError): its console says where"),
+            (full, 503, "the GPU's memory is full: ask for a smaller size"),
+        ):
+            with monkeypatch.context() as broken:
+
+                def fails(*_: Any, error: Exception = error, **__: Any) -> None:
+                    raise error
+
+                broken.setattr("photochrom.engine.serving.batching.colorize", fails)
+                answer = running.post(picture)
+            assert (answer.status_code, answer.json()) == (status, {"detail": sentence})
+        assert running.post(picture).status_code == 200
+
+
+class Watched(Colorizer):
+    """Predicts grey, remembers the batches, fails at pictures that are of one grey."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[int] = []
+
+    def forward(self, L: torch.Tensor) -> ColorPrediction:
+        self.batches.append(len(L))
+        if any(picture.max() - picture.min() < 1e-3 and picture.max() > 60 for picture in L):
+            raise FloatingPointError("one grey")
+        return ColorPrediction(output=torch.zeros(len(L), 2, 8, 8), input_size=(32, 32))
+
+
+def test_what_comes_together_goes_through_the_network_together() -> None:
+    watched = Watched()
+    batcher = Batcher({"one": watched, "two": watched}, torch.device("cpu"))
+    noise = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), np.uint8)
+    orders = [Order(model="two" if i == 7 else "one", pixels=noise[i], size=32) for i in range(8)]
+    for future in [batcher.submit(order) for order in orders]:
+        assert future.result(timeout=30).pixels.shape == (64, 64, 3)
+    assert watched.batches == [7, 1]
+    bad = [
+        Order(model="one", pixels=np.full((64, 64, 3), MARK, np.uint8), size=32) if i == 3 else orders[i]
+        for i in range(5)
+    ]
+    futures = [batcher.submit(Order(model="one", pixels=order.pixels, size=32)) for order in bad]
+    assert [type(future.exception(timeout=30)) for future in futures].count(FloatingPointError) == 1
+    assert watched.batches[2:] == [5, 1, 1, 1, 1, 1]
+    batcher.close()
+
+
+def test_batches_are_no_larger_than_memory_holds() -> None:
+    watched = Watched()
+    watched.forward = lambda L: (
+        watched.batches.append(len(L))
+        or ColorPrediction(  # type: ignore[method-assign]
+            output=torch.zeros(len(L), 2, 200, 200), input_size=(800, 800)
+        )
+    )
+    batcher = Batcher({"one": watched}, torch.device("cpu"))
+    picture = np.zeros((800, 800, 3), np.uint8)
+    for future in [batcher.submit(Order(model="one", pixels=picture, size=None)) for _ in range(4)]:
+        future.result(timeout=60)
+    assert watched.batches == [3, 1]
+    batcher.close()
+
+
+def test_room_is_given_in_turn() -> None:
+    async def run() -> list[int]:
+        room, order = Room(10), []
+
+        async def ask(number: int, pixels: int) -> None:
+            async with room.hold(pixels):
+                order.append(number)
+                await asyncio.sleep(0.01)
+
+        await asyncio.gather(*(ask(number, pixels) for number, pixels in enumerate([6, 10, 1, 1, 8])))
+        assert room._free == 10
+        return order
+
+    assert asyncio.run(run()) == [0, 1, 2, 3, 4]
+
+
+def test_ctrl_c_ends_it(models: list[Path], photos: Path, tmp_path: Path) -> None:
+    with started(models[:1], tmp_path) as running:
+        assert running.post((photos / "coffee.png").read_bytes()).status_code == 200
+        children = psutil.Process(running.process.pid).children(recursive=True)
+        assert children
+        running.process.send_signal(signal.SIGINT)
+        _, said = running.process.communicate(timeout=20)
+        assert (running.process.returncode, said) == (130, "photochrom serve: interrupted\n")
+        assert psutil.wait_procs(children, timeout=10)[1] == []
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["RUN", "--port", "TAKEN"], 1, "Address already in use): name another with --port, or 0 for a free one"),
+        (["RUN", "--host", "no.such.host.invalid"], 1, "cannot listen at no.such.host.invalid, port 8000"),
+        (["nowhere", "--port", "0"], 1, "there is no checkpoint at nowhere"),
+        (["RUN", "--port", "70000"], 2, "--port 70000 is not from 0 to 65535"),
+        (["RUN", "--size", "4"], 2, "--size 4 is below 8, the network's stride"),
+        (["RUN", "--max-megabytes", "0"], 2, "--max-megabytes 0 is not positive"),
+        (["RUN", "--max-megapixels", "200"], 2, "--max-megapixels 200 is not above 0 and up to 100"),
+        ([], 2, "checkpoints must be given"),
+    ],
+)
+def test_what_cannot_be_is_said(
+    models: list[Path], arguments: list[str], code: int, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        places = {"RUN": str(models[0]), "TAKEN": str(taken.getsockname()[1])}
+        try:
+            found = main(["serve", *(places.get(word, word) for word in arguments)])
+        except SystemExit as left:
+            found = int(left.code)  # type: ignore[arg-type]
+    said = capsys.readouterr()
+    assert (found, sentence in said.err, said.out, len(said.err.splitlines())) == (code, True, "", 1), said.err
+
+
+@pytest.mark.parametrize("module", ["fastapi", "uvicorn", "python_multipart"])
+def test_what_is_to_be_installed_is_named(
+    models: list[Path], module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("photochrom.engine.serving.server")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, module, None)
+    assert main(["serve", str(models[0]), "--port", "0"]) == 1
+    assert "pip install fastapi python-multipart uvicorn" in capsys.readouterr().err
+
+
+def test_in_a_browser(server: Running, models: list[Path], photos: Path, browser: Any) -> None:
+    """A person drops a photograph, moves the slider by its keys, looks at the other model, takes the picture home."""
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    def all_of(selector: str) -> list[Any]:
+        return browser.find_elements(By.CSS_SELECTOR, selector)
+
+    def wait(until: Callable[[], Any]) -> None:
+        WebDriverWait(browser, 30).until(lambda _: until())
+
+    def shown(*names: str) -> bool:
+        return [figure.text for figure in all_of("figure figcaption strong")] == list(names)
+
+    def painted(index: int) -> np.ndarray:
+        script = """const image = document.querySelectorAll(".after")[arguments[0]];
+            const canvas = document.createElement("canvas");
+            canvas.width = image.naturalWidth; canvas.height = image.naturalHeight;
+            const context = canvas.getContext("2d"); context.drawImage(image, 0, 0);
+            return [canvas.width, canvas.height, ...context.getImageData(300, 200, 1, 1).data]"""
+        return np.array(browser.execute_script(script, index))
+
+    browser.get(server.url)
+    wait(lambda: len(all_of("input[name=model]")) == 3)  # warm, cold, side by side
+    (chooser,) = all_of("#file")
+    chooser.send_keys(str(photos / "coffee.png"))
+    wait(lambda: shown("warm"))
+    pixels = np.array(Image.open(photos / "coffee.png").convert("RGB"))
+    expected = {path.name: photochrom.load(path).colorize(pixels) for path in models}
+    assert list(painted(0)[:2]) == [600, 400]
+    assert np.abs(painted(0)[2:5] - expected["warm"][200, 300]).max() <= 1
+
+    (slider,) = all_of("figure input[type=range]")
+    slider.send_keys(Keys.HOME)
+    clip = "return getComputedStyle(document.querySelector('.before')).clipPath"
+    assert browser.execute_script(clip) == "inset(0px 100% 0px 0px)"
+    slider.send_keys(*[Keys.ARROW_RIGHT] * 7)
+    assert browser.execute_script(clip) == "inset(0px 93% 0px 0px)"
+    assert browser.execute_script("return getComputedStyle(document.querySelector('.before')).filter") == "grayscale(1)"
+
+    all_of("input[name=model]")[1].click()
+    wait(lambda: shown("cold"))
+    assert np.abs(painted(0)[2:5] - expected["cold"][200, 300]).max() <= 1
+    assert all_of("figure input[type=range]")[0].get_attribute("value") == "7"
+    all_of("input[name=model]")[2].click()
+    wait(lambda: shown("warm", "cold"))
+
+    wait(lambda: all_of("figure a.button")[1].text == "Download 600 x 400")
+    all_of("figure a.button")[1].click()
+    home = browser.downloads / "coffee-cold.png"
+    wait(home.exists)
+    assert np.abs(np.array(Image.open(home)).astype(int) - expected["cold"]).max() <= 1
+
+    chooser.send_keys(str(models[0] / "model.safetensors"))
+    wait(lambda: "Not colorized: the file is no image" in all_of("#status")[0].text)
+    assert all_of("figure") == []
+    file = io.BytesIO()
+    Image.open(photos / "coffee.png").convert("L").save(file, "TIFF")  # which browsers do not show
+    (server_side := browser.downloads / "old.tif").write_bytes(file.getvalue())
+    chooser.send_keys(str(server_side))
+    wait(lambda: shown("warm", "cold") and len(all_of(".before.derived")) == 2)
+    assert [line for line in browser.get_log("browser") if "415" not in line["message"]] == []
+    loaded = browser.execute_script("return performance.getEntriesByType('resource').map((entry) => entry.name)")
+    assert {name.removeprefix("blob:").startswith(server.url) for name in loaded} == {True}
