@@ -24,6 +24,7 @@ _OPTIONS = """\
   --data SHARDS     the shard set
   --seconds S       how long to measure, after a round to warm up (60)
   --out FILE.json   where the figures go, and a picture of them beside it
+  --help            this
 All else is as in 'photochrom train': --config RECIPE, then settings by their dotted names."""
 
 
@@ -37,9 +38,9 @@ class Task:
 
 
 def main(argv: list[str]) -> int:
-    if not argv or argv[0] in ("-h", "--help") or {"-h", "--help"} & {*argv}:
+    if not argv or {"-h", "--help"} & {*argv}:
         print(f"{_USAGE}\n\n{_OPTIONS}")
-        return 0 if argv else 2
+        sys.exit(0 if argv else 2)
     verb, *rest = argv
     if verb not in VERBS:
         console.print(f"photochrom bench: there is no verb {verb!r}{nearest(verb, VERBS)}\n\n{_USAGE}")

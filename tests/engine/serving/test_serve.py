@@ -532,7 +532,7 @@ def test_what_cannot_be_is_said(
 def test_what_is_to_be_installed_is_named(
     models: list[Path], module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in [name for name in sys.modules if name.startswith("photochrom.engine.serving.server")]:
+    for name in [name for name in sys.modules if name.startswith("photochrom.engine.serving.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, module, None)
     assert main(["serve", str(models[0]), "--port", "0"]) == 1
