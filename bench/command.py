@@ -38,7 +38,7 @@ class Task:
 
 
 def main(argv: list[str]) -> int:
-    if not argv or {"-h", "--help"} & {*argv}:
+    if not argv or not {"-h", "--help"}.isdisjoint(argv):
         print(f"{_USAGE}\n\n{_OPTIONS}")
         sys.exit(0 if argv else 2)
     verb, *rest = argv
@@ -48,13 +48,13 @@ def main(argv: list[str]) -> int:
     task = _task(rest, f"photochrom bench {verb}")
     module = import_module(f".{verb}", __package__)
     found = module.measure(task.config, task.seconds)
-    if task.out:
-        write_json(task.out, found)
-        module.draw(found, task.out.with_suffix(".png"))
     Console(file=sys.stdout).print(module.show(found))
     print(found["verdict"])
     for line in module.advice(found):
         print(f"  {line}")
+    if task.out:
+        write_json(task.out, found)
+        module.draw(found, task.out.with_suffix(".png"))
     return 0
 
 
@@ -68,8 +68,11 @@ def _task(argv: list[str], prog: str) -> Task:
     except argparse.ArgumentError as error:
         console.print(f"{prog}: {error}")
         sys.exit(2)
-    if not found.seconds > 0:
-        console.print(f"{prog}: --seconds {found.seconds} is not positive")
+    faults = [f"--seconds {found.seconds} is not positive"] if not found.seconds > 0 else []
+    if found.out and (found.out.suffix != ".json" or not found.out.parent.is_dir()):
+        faults.append(f"--out {found.out} is no .json file in a folder that exists")
+    if faults:
+        console.print(f"{prog}: {faults[0]}")
         sys.exit(2)
     config = parse([*rest, "--data.train", found.data, "--out", "unused"], prog=prog)
     return Task(config=config, seconds=found.seconds, out=found.out)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .levels import COLD, DECODE, LAB, NETWORK, STORAGE, TRANSFER
+from .levels import DECODE, LAB, NETWORK, STORAGE, TRANSFER
 
 _NOTHING = 0.1  # of the time: less of it is noise, and no stall worth a word
 
@@ -52,17 +52,19 @@ class Diagnosis:
     remedies: list[Remedy]
 
 
-def diagnose(seconds: Mapping[str, float], here: Circumstances) -> Diagnosis:
+def diagnose(seconds: Mapping[str, float], here: Circumstances, cold: float | None = None) -> Diagnosis:
     """What the seconds per photograph at each level mean.
 
     After DS-Analyzer (Mohan et al., VLDB 2021): what a level takes longer than the one before is a stall, by what it
-    adds. Reading counts as it is when the set fits into memory, where it then stays, else as from an empty page cache.
+    adds. A set that fits into memory stays there once it is read; of one that does not, `cold` are the seconds that
+    reading alone takes, while all else is done.
     """
-    steps = {name: time for name, time in seconds.items() if name != COLD}
-    if COLD in seconds and not here.fits:
-        steps[STORAGE] = max(seconds[COLD], steps[STORAGE])
-    added, before = {}, 0.0
+    steps = dict(seconds)
+    if cold is not None and not here.fits:
+        steps[STORAGE] = max(cold, steps[STORAGE])
+    added, before, last = {}, 0.0, list(steps.values())[-1]
     for name, time in steps.items():
+        time = min(time, last)  # the run need not do as the levels before do, such as to cut pictures on the CPU
         added[name] = max(0.0, time - before)
         before = max(before, time)
     shares = {name: time / before for name, time in added.items()}
@@ -121,8 +123,11 @@ def _remedies(binds: str, added: Mapping[str, float], total: float, here: Circum
     if binds == LAB:
         remedies += [
             Remedy(what="data.crop random, of a set packed at 9/8 of data.size: nothing to resize", expected=None),
-            Remedy(what="loader.threads: one for each core", expected=without(LAB, left=here.threads / here.cores)),
         ]
+        if here.threads < here.cores:
+            left = here.threads / here.cores
+            what = f"loader.threads {here.cores}: as many as there are cores, in place of {here.threads}"
+            remedies.append(Remedy(what=what, expected=without(LAB, left=left)))
     if binds == TRANSFER:
         remedies += [
             Remedy(what="loader.backend dali on the GPU: JPEGs travel, a tenth of the bytes", expected=None),

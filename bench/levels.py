@@ -3,7 +3,6 @@
 Each level adds one thing to those before it; what a photograph takes longer there is that thing's.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,13 +13,12 @@ from numpy.typing import NDArray
 
 from ..engine.loaders import training_loader
 from ..engine.train import Run, endless
-from ..pipelines import LabBatch, ShardSet
+from ..pipelines import LabBatch
 from ..pipelines.loader import Loader
 from ..pipelines.reading import Bytes, Reader
-from ..pipelines.remote import RemotePath
 from ..pipelines.synthetic import colourful
 
-NETWORK, TRANSFER, LAB, DECODE, STORAGE, COLD = "network", "transfer", "Lab", "decode", "storage", "cold storage"
+NETWORK, TRANSFER, LAB, DECODE, STORAGE = "network", "transfer", "Lab", "decode", "storage"
 
 _IN_MEMORY = 1 << 30  # bytes of decoded pictures that are replayed, at most
 _BATCHES = 16  # of them, at most
@@ -30,12 +28,11 @@ Carry = Callable[[LabBatch], LabBatch]  # what brings a batch to the device
 
 @dataclass(frozen=True, kw_only=True)
 class Level:
-    """What it adds to those before it, the endless batches from there, and what is to be done before they are timed."""
+    """What it adds to those before it, and the endless batches from there."""
 
     adds: str
     batches: Iterator[LabBatch]
     close: Callable[[], None] = lambda: None
-    before: Callable[[], None] = lambda: None
 
 
 class MemoryReader:
@@ -75,21 +72,6 @@ def levels(run: Run, carry: Carry | None = None) -> Iterator[Level]:
     decoding.reader = MemoryReader(decoding.reader, _limit(decoding))
     yield _level(DECODE, decoding, carry)
     yield _level(STORAGE, _loader(run), carry)
-    cold = _loader(run)
-    if not isinstance(cached.data.root, RemotePath):
-        yield replace(_level(COLD, cold, carry), before=lambda: _forget_what_was_read(cold))
-
-
-def forget(data: ShardSet) -> None:
-    """Lets the system drop the set's pages, which it can once nobody maps them."""
-    for shard in data.shards:
-        with open(str(data.root / f"{shard.name}.tar"), "rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def _forget_what_was_read(loader: Loader) -> None:
-    loader.reader.close()
-    forget(loader.data)
 
 
 def _loader(run: Run, **settings: Any) -> Loader:

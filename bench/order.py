@@ -3,6 +3,7 @@
 The page cache is emptied of the set before each measurement, so that all comes from the disk.
 """
 
+import os
 import sys
 import time
 from dataclasses import dataclass
@@ -15,7 +16,6 @@ from numpy.typing import NDArray
 
 from ..pipelines import ShardSet, order
 from ..pipelines.reading import LocalReader
-from .levels import forget
 from .timing import figures, run, shares, spread
 
 _AHEAD = 2  # batches that are announced before they are read, as loaders do
@@ -53,7 +53,7 @@ def measure(config: OrderConfig) -> dict[str, Any]:
     times: dict[str, list[float]] = {}
     for seed in range(config.rounds):
         for block in config.blocks:
-            times.setdefault(str(block), []).append(_seconds_per_image(data, config, block, seed))
+            times.setdefault(str(block), []).append(cold_seconds(data, config.batch_size, config.batches, block, seed))
     rows = spread(times, label="block", whole=lambda medians: next(iter(medians.values())))
     for row, block in zip(rows, config.blocks, strict=True):
         row["met_again"] = met_again(data.num_samples, config.batch_size, block)
@@ -81,12 +81,13 @@ def _pairs(batch: NDArray[np.int64]) -> float:
     return float((counts * (counts - 1) / 2).sum())
 
 
-def _seconds_per_image(data: ShardSet, config: OrderConfig, block: int, seed: int) -> float:
-    forget(data)
+def cold_seconds(data: ShardSet, batch_size: int, num_batches: int, block: int, seed: int) -> float:
+    """Seconds per photograph to read so many training batches from an empty page cache; nobody else may map the set."""
+    _forget(data)
     reader = LocalReader(data)
     batches = [
-        np.sort(order.training_batch(data.num_samples, config.batch_size, seed, number, block)[0])
-        for number in range(config.batches)
+        np.sort(order.training_batch(data.num_samples, batch_size, seed, number, block)[0])
+        for number in range(num_batches)
     ]
     started = time.perf_counter()
     for number, batch in enumerate(batches):
@@ -94,7 +95,14 @@ def _seconds_per_image(data: ShardSet, config: OrderConfig, block: int, seed: in
             reader.announce(ahead)
         for stored in reader.read(batch):
             stored[::4096].max()  # touches every page
-    return (time.perf_counter() - started) / config.batch_size / config.batches
+    return (time.perf_counter() - started) / batch_size / num_batches
+
+
+def _forget(data: ShardSet) -> None:
+    """Lets the system drop the set's pages, which it can once nobody maps them."""
+    for shard in data.shards:
+        with open(str(data.root / f"{shard.name}.tar"), "rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 if __name__ == "__main__":

@@ -18,12 +18,15 @@ from ..engine.config import RunConfig, plain
 from ..engine.launch import make_trainer
 from ..engine.run import prepare
 from ..engine.train import Run
-from ..pipelines import DaliLoader
+from ..pipelines import DaliLoader, ShardSet
+from ..pipelines.remote import RemotePath
 from ..pipelines.threads import own_cores
 from .diagnosis import Circumstances, Diagnosis, diagnose
 from .levels import NETWORK, Carry, Level, levels
+from .order import cold_seconds
 from .timing import Clock, collect, figures
 
+_COLD_BATCHES = 8
 _FEWEST = 2  # steps that are timed at a time
 _TURNS = 4  # of each level in the time that is given
 _WITH, _ALONE = "with the network", "alone"
@@ -31,18 +34,37 @@ _WITH, _ALONE = "with the network", "alone"
 
 def measure(config: RunConfig, seconds: float, carry: Carry | None = None) -> dict[str, Any]:
     """What each level takes, what binds, and what would help; `carry` is what `levels` takes."""
-    run = prepare(config, make_trainer(config.train), None)
+    accelerator = make_trainer(config.train)
+    if accelerator.num_processes > 1:
+        raise ValueError("bench stalls looks at one process: start it without a launcher")
+    cold = _cold(config)  # while nobody has the set open
+    run = prepare(config, accelerator, None)
     with ExitStack() as stack:
-        stack.callback(run.loader.close)
+        for loader in filter(None, (run.loader, run.validation, run.preview)):
+            stack.callback(loader.close)
         found = list(levels(run, carry))
         for level in found:
             stack.callback(level.close)
         times = collect(_rounds(run, found, seconds / (2 * _TURNS * len(found))), seconds)
     medians = {name: statistics.median(values) for name, values in times.items()}
-    diagnosis = diagnose({level.adds: medians[f"{level.adds}, {_WITH}"] for level in found}, _circumstances(run))
+    taken = {level.adds: medians[f"{level.adds}, {_WITH}"] for level in found}
+    diagnosis = diagnose(taken, _circumstances(run), statistics.median(cold) if cold else None)
     rows = [_row(level.adds, times, diagnosis) for level in found]
     report = figures(config, run.accelerator.device, rows, diagnosis.sentence)
-    return report | {"diagnosis": plain(diagnosis), "settings": plain(config) | {"seconds": seconds}}
+    return report | {
+        "diagnosis": plain(diagnosis),
+        "settings": plain(config) | {"seconds": seconds},
+        "cold_reading(img/s)": [1 / it for it in cold],
+    }
+
+
+def _cold(config: RunConfig) -> list[float]:
+    """Seconds per photograph to read from an empty page cache, a few batches each time; none for a remote set."""
+    data, batch_size = ShardSet.open(config.data.train), config.train.batch_size
+    if isinstance(data.root, RemotePath):
+        return []
+    batches = max(1, min(_COLD_BATCHES, data.num_samples // batch_size))
+    return [cold_seconds(data, batch_size, batches, config.loader.block, seed) for seed in range(3)]
 
 
 def _rounds(run: Run, found: Sequence[Level], seconds: float) -> Iterator[dict[str, float]]:
@@ -57,7 +79,6 @@ def _rounds(run: Run, found: Sequence[Level], seconds: float) -> Iterator[dict[s
 
 
 def _seconds_per_image(run: Run, level: Level, seconds: float, *, learns: bool) -> float:
-    level.before()
     for _ in range(run.config.loader.prefetch + 1):  # what was prepared meanwhile does not count
         _step(run, level, learns=learns)
     clock, total, steps = Clock(run.accelerator.device), 0.0, 0
@@ -118,8 +139,10 @@ def show(found: dict[str, Any]) -> Table:
 
 
 def advice(found: dict[str, Any]) -> Iterator[str]:
-    """What would help, best first."""
-    now = min(row["median(img/s)"] for row in found["rows"])
+    """What reading alone is capable of, and what would help, best first."""
+    if cold := found["cold_reading(img/s)"]:
+        yield f"from an empty page cache the set is read at {statistics.median(cold):,.0f} images/s"
+    now = found["rows"][-1]["median(img/s)"]
     for remedy in found["diagnosis"]["remedies"]:
         expected = remedy["expected"]
         gain = "measure it" if expected is None else f"{expected:,.0f} images/s expected, {expected / now:.1f} times"
@@ -128,7 +151,7 @@ def advice(found: dict[str, Any]) -> Iterator[str]:
 
 def draw(found: dict[str, Any], path: Path) -> None:
     """A bar of a photograph's time, in the resources that take it."""
-    slowest = min(row["median(img/s)"] for row in found["rows"])
+    slowest = found["rows"][-1]["median(img/s)"]
     figure = Figure(figsize=(9, 2.2), layout="constrained")
     axes = figure.subplots()
     start = 0.0

@@ -12,8 +12,9 @@ from PIL import Image, ImageCms
 from torch import Tensor
 
 from ..models import Colorizer, ColorPrediction
-from ..pipelines.photograph import to_srgb
+from ..pipelines.photograph import deep_grey, to_srgb
 from .colorizing.colorize import Pixels, colorize
+from .colorizing.samples import in_8_bit
 
 if TYPE_CHECKING:
     from .weights import Recipe
@@ -128,8 +129,7 @@ def _as(pixels: Pixels, dtype: np.dtype[Any]) -> NDArray[Any]:
 def _rgb_and_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     """The picture in 8-bit sRGB, and its transparency if it has any."""
     if image.mode.startswith("I"):  # 16 bits, or 32 that hold 16
-        grey = np.asarray(image).astype(np.int64).clip(0, 65535)
-        return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB"), None
+        return Image.fromarray(in_8_bit(deep_grey(image))).convert("RGB"), None
     if image.mode not in _MODES:
         raise ValueError(f"a PIL image of mode {image.mode} has no known white: convert it to RGB or L first")
     if image.mode == "La":  # which knows the way to LA alone

@@ -87,6 +87,16 @@ def model_file(path: Path) -> Path:
     raise ValueError(f"{path} holds no model.safetensors and no checkpoints: name a run folder or a model.safetensors")
 
 
+def model_name(path: Path) -> str:
+    """What people call the model that a path means: its run, with the step of a checkpoint, or its file."""
+    place = path.resolve()
+    if place.is_file():
+        if place.name != MODEL:
+            return place.stem
+        place = place.parent
+    return f"{place.parents[1].name}-{place.name}" if place.parent.name == CHECKPOINTS else place.name
+
+
 def read_recipe(file: Path) -> Recipe:
     """The recipe in a model file's header."""
     header = _read_header(file)

@@ -105,14 +105,19 @@ def _listed(out: Path, unread: list[tuple[Path, str]]) -> Iterator[tuple[Path, P
     paths = [Path(os.fsdecode(name)) for name in names if name]
     if not paths:
         return
-    root = os.path.commonpath([path.absolute().parent for path in paths])
+    root = os.path.commonpath([_absolute(path).parent for path in paths])
     for path in paths:
         if path.is_dir():
-            yield from ((file, file.absolute().relative_to(root)) for file in _within(path, out, unread))
+            yield from ((file, _absolute(file).relative_to(root)) for file in _within(path, out, unread))
         elif path.exists():
-            yield path, path.absolute().relative_to(root)
+            yield path, _absolute(path).relative_to(root)
         else:
             unread.append((path, "there is no such file"))
+
+
+def _absolute(path: Path) -> Path:
+    """The path from the root on, without .., which would lead out of the output's folder."""
+    return Path(os.path.abspath(path))
 
 
 def _matching(pattern: str) -> Iterator[tuple[Path, Path]]:
@@ -120,10 +125,12 @@ def _matching(pattern: str) -> Iterator[tuple[Path, Path]]:
     parts = Path(pattern).parts
     fixed = next(place for place, part in enumerate(parts) if has_magic(part))
     root = Path(*parts[:fixed])
+    if ".." in parts[fixed:]:
+        raise ValueError(f"{pattern} goes up again behind its first *: name the folder from there")
     found = [path for path in map(Path, sorted(glob(pattern, recursive=True))) if _is_known(path) and path.is_file()]
     if not found:
         raise ValueError(f"no photograph matches {pattern}")
-    yield from ((path, path.relative_to(root)) for path in found)
+    yield from ((path, _absolute(path).relative_to(_absolute(root))) for path in found)
 
 
 def _within(folder: Path, out: Path, unread: list[tuple[Path, str]]) -> Iterator[Path]:

@@ -11,13 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from ...pipelines.photograph import MAX_PIXELS
-from ..checkpoint import MODEL
 from ..config import Device
 from ..console import console
 from ..launch import resolve_device
 from ..parser import parse_options
 from ..specs import import_plugin
-from ..weights import load
+from ..weights import load, model_name
 
 INSTALL = "pip install fastapi python-multipart uvicorn"
 _HERE = ("127.0.0.1", "localhost", "::1")
@@ -114,8 +113,7 @@ def _bound(host: str, port: int) -> socket.socket:
 def _names(checkpoints: list[Path]) -> list[str]:
     """A name for each checkpoint, its run's, all different."""
     names: list[str] = []
-    for path in (checkpoint.resolve() for checkpoint in checkpoints):
-        name = path.stem if path.is_file() and path.name != MODEL else path.parent.name if path.is_file() else path.name
+    for name in map(model_name, checkpoints):
         names.append(next(other for other in chain([name], (f"{name}-{n}" for n in count(2))) if other not in names))
     return names
 

@@ -20,24 +20,26 @@ from ...pipelines.files import sha256_of
 from ...pipelines.loader import Loader
 from ..config import Device, LoaderConfig, Precision, plain, save_yaml
 from ..console import progress_bar
+from ..doctor import versions
 from ..launch import make_accelerator
 from ..loaders import make_loader
 from ..output import write_json
 from ..specs import build_loss, import_plugin
-from ..weights import Recipe, load_with_recipe, model_file
+from ..weights import Recipe, load_with_recipe, model_file, model_name
 from .figures import FIGURES
 from .gallery import chosen, write_gallery
 from .perceptual import PERCEPTUAL, Fid, load_lpips
 from .predictors import BASELINES, Network, Predictor
-from .report import Protocol, write_report
-from .results import BEST, WORST, Result, SetScores, result_folder, write_figures
+from .report import write_report
+from .results import BEST, WORST, Protocol, Result, SetScores, result_folder, write_figures
 from .resumable import resumable_folder
 from .rowfile import RowFile
-from .score import Rows, Scorer
+from .score import TRUTH, Rows, Scorer
 
 REPORT = "report.html"
 _EVERY = 16  # batches between two times that rows are written
 _SIZE = 256  # of baselines, when no model has one
+_TIMEOUT = 7200  # seconds: the first process writes while the others wait
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +138,7 @@ def evaluate(config: EvaluateConfig) -> Iterator[Result]:
     All that can be wrong is found before the folder is made. Raises ValueError with one sentence for what a user can
     mend.
     """
-    accelerator = make_accelerator(config.device, config.precision)
+    accelerator = make_accelerator(config.device, config.precision, timeout=_TIMEOUT)
     import_plugin(config.plugin)
     evaluation = _Evaluation(config, accelerator)
     if accelerator.is_main_process:
@@ -154,6 +156,13 @@ class _Evaluation:
 
     def __init__(self, config: EvaluateConfig, accelerator: Accelerator) -> None:
         self.config, self.accelerator = config, accelerator
+        if config.batch_size < accelerator.num_processes:
+            raise ValueError(
+                f"--batch-size {config.batch_size} leaves some of {accelerator.num_processes} processes without a "
+                "photograph: enlarge it"
+            )
+        if accelerator.device.type == "cuda" and accelerator.mixed_precision == "no":
+            torch.backends.cudnn.allow_tf32 = False  # fp32 is what the page says
         self._prior = None if config.prior is None else np.array(load_prior(config.prior, "--prior"))
         device = accelerator.device
         self._perceptual = {"lpips": load_lpips(device)} if "lpips" in config.further else {}
@@ -170,6 +179,7 @@ class _Evaluation:
             crop=config.crop,
             precision=str(accelerator.mixed_precision).replace("no", "fp32"),
             prior=None if config.prior is None else str(config.prior),
+            versions=versions(),
         )
         self._results: list[Result] = []
 
@@ -183,7 +193,7 @@ class _Evaluation:
                 self.accelerator.prepare_model(model, evaluation_mode=True),
                 build_loss(recipe.loss).to(self.accelerator.device),
             )
-            name = _unused(_run_name(checkpoint), {*BASELINES, *(entry.name for entry in entries)})
+            name = _unused(model_name(checkpoint), {TRUTH, *BASELINES, *(entry.name for entry in entries)})
             entries.append(_Entry(name=name, predictor=predictor, checkpoint=checkpoint, recipe=recipe))
         return entries
 
@@ -198,6 +208,8 @@ class _Evaluation:
             del config[free]
         return {
             **config,
+            "precision": self._protocol.precision,
+            "shares of the prior": None if self._prior is None else self._prior.tolist(),
             "models": [sha256_of(file) for file in self._files],
             "sets": [job.data.digest for job in self.jobs],
         }
@@ -205,11 +217,13 @@ class _Evaluation:
     def score(self, job: _Job, unfinished: Path | None = None) -> SetScores:
         """Scores what is not scored yet; all processes take part, and the first one, which has a folder, gets it."""
         predictors, total = job.predictors, job.data.num_samples
-        fid = self._make_fid(list(predictors)) if self._make_fid else None
+        saved = unfinished / f"{job.name}.fid.json" if unfinished else None
+        (anew,) = broadcast_object_list([bool(self._make_fid and saved and not saved.exists())])
+        fid = self._make_fid(list(predictors)) if self._make_fid and anew else None
         prior = job.data.prior if self._prior is None else self._prior
         scorer = Scorer(predictors, prior, self._perceptual, **({"seen": fid.update} if fid else {}))
         file = RowFile(unfinished / f"{job.name}.rows", scorer.fields) if unfinished else None
-        if file is not None and fid and len(file) < total:
+        if file is not None and fid:
             file.clear()  # of FID, the photographs before are forgotten
         done = broadcast_object_list([None if file is None else len(file)])[0]
         if done < total:
@@ -220,7 +234,7 @@ class _Evaluation:
             data=job.data,
             size=job.size,
             rows=np.empty(0, scorer.fields) if file is None else file.read(),
-            fid=self._fid(job, fid if done < total else None, unfinished),
+            fid=self._fid(fid, saved),
         )
 
     def _rows(self, job: _Job, scorer: Scorer, done: int) -> Iterator[Rows]:
@@ -234,12 +248,11 @@ class _Evaluation:
             yield from scorer.rows(loader, every=_EVERY, stop=between)
         loader.close()
 
-    def _fid(self, job: _Job, fid: Fid | None, unfinished: Path | None) -> dict[str, float]:
+    def _fid(self, fid: Fid | None, saved: Path | None) -> dict[str, float]:
         """FID of what was scored now, or before."""
         found = fid.compute() if fid else {}
-        if unfinished is None:
+        if saved is None:
             return found
-        saved = unfinished / f"{job.name}.fid.json"
         if fid:
             write_json(saved, found)
         return json.loads(saved.read_text()) if saved.exists() else {}
@@ -252,7 +265,7 @@ class _Evaluation:
                 self._write(result, job, entry.predictor)
         self._results += results
         write_report(self._results, self.config.out, self.config.out / REPORT, self._protocol)
-        summaries = [result.summary(list(BASELINES)) for result in self._results]
+        summaries = [result.summary(list(BASELINES), self._protocol) for result in self._results]
         write_json(self.config.out / "summary.json", {"results": summaries})
         save_yaml(self.config, self.config.out / "config.yaml")
         return results
@@ -278,7 +291,7 @@ class _Evaluation:
                 loader = self._loader(job, shared=False, samples=samples)
                 write_gallery(folder / gallery, predictor, loader)
                 loader.close()
-            write_figures(result, folder, list(BASELINES))
+            write_figures(result, folder, list(BASELINES), self._protocol)
 
     def _loader(self, job: _Job, *, samples: Sequence[int] | None = None, shared: bool = True) -> Loader:
         return make_loader(
@@ -300,19 +313,15 @@ def _jobs(config: EvaluateConfig, entries: list[_Entry]) -> list[_Job]:
     first = next(iter(own.values()), config.size or _SIZE)
     own |= dict.fromkeys(config.baseline, first)
     jobs: list[_Job] = []
+    names: list[str] = []
     for data in map(ShardSet.open, config.data):
         everything = [*entries, *(_Entry(name=name, predictor=BASELINES[name](data)) for name in config.baseline)]
-        name = _unused(data.root.resolve().name, {job.name for job in jobs})
+        names.append(_unused(data.root.resolve().name, set(names)))
         for size in dict.fromkeys(own.values()):
-            at_size = f"{name}-at-{size}" if len(set(own.values())) > 1 else name
+            at_size = f"{names[-1]}-at-{size}" if len(set(own.values())) > 1 else names[-1]
             seen = [entry for entry in everything if own[entry.name] == size]
             jobs.append(_Job(name=at_size, data=data, size=size, entries=seen))
     return jobs
-
-
-def _run_name(checkpoint: Path) -> str:
-    path = checkpoint.resolve()
-    return path.parent.name if path.is_file() else path.name
 
 
 def _unused(name: str, used: set[str]) -> str:

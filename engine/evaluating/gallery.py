@@ -39,5 +39,5 @@ def write_gallery(folder: Path, predictor: Predictor, loader: Loader) -> None:
 
 
 def picture_name(rank: int, sample: Sample, version: str) -> str:
-    """<rank>_<key>_{grey,pred,real}.png, where the rank counts from 1."""
-    return f"{rank:03d}_{sample.key}_{version}.png"
+    """<rank>_<key>_{grey,pred,real}.png, where the rank counts from 1; keys from elsewhere can hold slashes."""
+    return f"{rank:03d}_{sample.key.replace('/', '_')}_{version}.png"

@@ -19,7 +19,7 @@ def load_lpips(device: torch.device) -> Perceptual:
     def made() -> Any:
         from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
-        return LearnedPerceptualImagePatchSimilarity("alex", reduction="none", normalize=True)
+        return LearnedPerceptualImagePatchSimilarity("alex", reduction="none", normalize=True, sync_on_compute=False)
 
     network = _loaded("lpips", made).to(device)
 

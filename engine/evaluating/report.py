@@ -18,20 +18,11 @@ from .charts import colours, histogram
 from .figures import FIGURES, NEAR_GREY, SET_FIGURES, Figure
 from .gallery import VERSIONS, picture_name
 from .predictors import BASELINES
-from .results import BEST, WORST, Result, SetScores
+from .results import BEST, WORST, Protocol, Result, SetScores
 from .score import TRUTH, columns_of
 
 _ALL = {**FIGURES, **SET_FIGURES}
 _SAID = ("loss", "rmse_ab", "psnr", "auc")  # of each picture
-
-
-@dataclass(frozen=True, kw_only=True)
-class Protocol:
-    """What has to be known to hold the figures against others'; `prior` is a file's name, None for each set's own."""
-
-    crop: str
-    precision: str
-    prior: str | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ import math
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,17 @@ from .figures import Columns, describe, summarize
 from .score import TRUTH, Rows, columns_of
 
 BEST, WORST = "best", "worst"
+_GREY = 0.1  # ab RMSE in Lab units of what is grey but for rounding
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """What has to be known to hold the figures against others'; `prior` is a file's name, None for each set's own."""
+
+    crop: str
+    precision: str
+    prior: str | None
+    versions: dict[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,22 +94,26 @@ class Result:
         return self.scores.metrics(self.predictor)
 
     @property
-    def gain(self) -> float:
-        """By how many per cent the ab RMSE is below that of predicting grey everywhere."""
-        return 100 * (1 - self.metrics["rmse_ab"] / self.scores.metrics("grey")["rmse_ab"])
+    def gain(self) -> float | None:
+        """By how many per cent the ab RMSE is below that of predicting grey everywhere; None where all is grey."""
+        grey = self.scores.metrics("grey")["rmse_ab"]
+        return 100 * (1 - self.metrics["rmse_ab"] / grey) if grey > _GREY else None
 
     @property
     def is_training_set(self) -> bool:
         """Whether the model was trained on these very photographs."""
         return self.recipe is not None and self.recipe.data == self.scores.data.digest
 
-    def summary(self, baselines: Sequence[str]) -> dict[str, Any]:
+    def summary(self, baselines: Sequence[str], protocol: Protocol) -> dict[str, Any]:
         """The result as summary.json states it; figures that are no numbers are null."""
         return {
             "checkpoint": self.predictor if self.checkpoint is None else str(self.checkpoint),
             "data": str(self.scores.data.root),
             "num_samples": len(self.scores.rows),
             "is_training_set": self.is_training_set,
+            "step": self.recipe.step if self.recipe else None,
+            "size": self.scores.size,
+            **asdict(protocol),
             "metrics": _finite(self.metrics),
             "baselines": {name: _finite(self.scores.metrics(name)) for name in baselines},
             "truth": _finite(self.scores.truth()),
@@ -119,13 +134,13 @@ def result_folder(folder: Path) -> Iterator[Path]:
         raise
 
 
-def write_figures(result: Result, folder: Path, baselines: Sequence[str]) -> None:
+def write_figures(result: Result, folder: Path, baselines: Sequence[str], protocol: Protocol) -> None:
     """Writes metrics.json, per_class.csv and per_image.csv: key, original path, class, then every figure.
 
     In per_image.csv, those of the predictor come first, then those of the true colours and of the baselines, which have
     their names before them.
     """
-    write_json(folder / "metrics.json", result.summary(baselines))
+    write_json(folder / "metrics.json", result.summary(baselines, protocol))
     classes = result.scores.metrics_by_class(result.predictor)
     with _csv(folder / "per_class.csv") as file:
         writer = csv.writer(file)

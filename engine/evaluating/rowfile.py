@@ -11,7 +11,8 @@ from .score import Rows
 class RowFile:
     """The first rows of a set's; the k-th is that of photograph k, as its field `index` says.
 
-    Opening one that a killed process has left drops what is behind its last whole row.
+    Opening one that a killed process, or a power cut, has left drops its last row, which may be written in part, and
+    what is behind it.
     """
 
     def __init__(self, path: Path, fields: np.dtype[np.void]) -> None:
@@ -20,7 +21,7 @@ class RowFile:
         self._length = path.stat().st_size // fields.itemsize
         index = self.read()["index"]
         wrong = np.flatnonzero(index != np.arange(len(index)))  # after a power cut, a file can end in zeros
-        self._length = int(wrong[0]) if len(wrong) else len(index)
+        self._length = max(0, (int(wrong[0]) if len(wrong) else len(index)) - 1)
         os.truncate(path, self._length * fields.itemsize)
 
     def __len__(self) -> int:

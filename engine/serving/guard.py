@@ -50,7 +50,7 @@ class Guard:
         name = _hostname(f"//{host}")
         if not (name in self._names or _is_address(name)):
             return f"this server does not go by the name {name!r}: use its address, or start it with --host {name}"
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and origin.partition("://")[2] != host:
             return f"a page of {origin} may not use this server"
         return None
 

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
+from urllib.parse import quote
 
 import torch
 from fastapi import FastAPI, HTTPException
@@ -158,7 +159,7 @@ class Server:
             "Server-Timing": clock.header(),
             "X-Photochrom-Changes": ", ".join(decoded.done),
             "X-Photochrom-Clipped": f"{colored.clipped:.4f}",
-            "X-Photochrom-Model": wanted.served.name,
+            "X-Photochrom-Model": quote(wanted.served.name),  # headers are Latin-1
             "X-Photochrom-Size": str(wanted.size or "native"),
         }
         return Response(body, media_type=f"image/{kind}", headers=headers)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import photochrom
 import pytest
+import tifffile
 import torch
 from photochrom.engine.colorizing.colorize import colorize
 from photochrom.engine.trained import TrainedColorizer
@@ -206,3 +207,14 @@ def test_sizes_that_cannot_be(painter: TrainedColorizer, coffee: Image.Image, si
 
 def test_one_pixel(trained: Path) -> None:
     assert photochrom.load(trained).colorize(np.full((1, 1, 3), 100, np.uint8)).shape == (1, 1, 3)
+
+
+def test_deep_grey_is_read_as_it_is_packed(painter: TrainedColorizer, tmp_path: Path) -> None:
+    """A TIFF whose white is 0 is no negative, and what has no known white is refused."""
+    grey = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
+    for name, samples in (("minisblack", grey), ("miniswhite", 65535 - grey)):
+        tifffile.imwrite(tmp_path / f"{name}.tif", samples, photometric=name)
+    black, white = (painter.colorize(Image.open(tmp_path / f"{name}.tif")) for name in ("minisblack", "miniswhite"))
+    assert np.array_equal(np.asarray(black), np.asarray(white))
+    with pytest.raises(ValueError, match="samples of 32 bit have no known white"):
+        painter.colorize(Image.fromarray(np.full((64, 64), 70_000, np.int32)))

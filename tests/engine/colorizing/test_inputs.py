@@ -125,3 +125,12 @@ def test_a_folder_that_cannot_be_read_is_named(album: Path, monkeypatch: pytest.
     made = plan(["album"], Path("out"))
     assert (Path("album/1900"), "unreadable: Permission denied") in made.unread
     assert targets(made) == ["a.JPG"]
+
+
+def test_no_list_leads_out_of_the_output(album: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"../album/a.JPG\n../album/1900/../1900/a.jpg\n")))
+    assert targets(plan(["-"], Path("out"))) == ["1900/a.jpg", "a.JPG"]
+    with pytest.raises(ValueError, match="goes up again behind its first"):
+        plan(["../album/*/../a.JPG"], Path("out"))

@@ -1,11 +1,13 @@
 import csv
 import html.parser
+import io
 import json
 import math
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from photochrom.engine.evaluating import evaluate, perceptual
 from photochrom.engine.evaluating.predictors import Network
 from photochrom.engine.evaluating.rowfile import RowFile
 from photochrom.engine.evaluating.score import score
+from photochrom.engine.run import train
 from photochrom.losses import L2, ab_bins, ab_histogram
 from photochrom.pipelines import DaliLoader, LabBatch, PackConfig, ShardSet, lab_to_rgb, pack
 from PIL import Image
@@ -216,11 +219,76 @@ def test_several_models_on_several_sets(
     assert [result["checkpoint"] for result in results] == [str(trained), str(other)] * 2
     assert results[0]["metrics"] == results[2]["metrics"]
     assert results[0]["metrics"]["rmse_ab"] != results[1]["metrics"]["rmse_ab"]
-    folders = sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir())
-    assert folders == ["step-00000010-on-nine", "step-00000010-on-nine-2", "trained-on-nine", "trained-on-nine-2"]
+    folders = {path.name for path in (tmp_path / "out").iterdir() if path.is_dir()}
+    names = ("trained-on-nine", "trained-step-00000010-on-nine")
+    assert folders == {*names, *(f"{name}-2" for name in names)}
     assert len(passes) == 2
     alone = score(Network(photochrom.load(other), L2()), DaliLoader(shards, batch_size=9, size=32, train=False))
     assert results[1]["metrics"] == pytest.approx(alone, rel=1e-5)
+
+
+def test_sets_of_one_name_seen_at_two_sizes(
+    trained: Path, configure: Any, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    larger = tmp_path / "larger"
+    train(configure(larger, data__size=48, train__steps=1))
+    sets = [tmp_path / "a" / "val", tmp_path / "b" / "val"]
+    for folder, short_side in zip(sets, ("64", "96"), strict=True):
+        assert main(["pack", str(photos), str(folder), "--short-side", short_side, "--workers", "1"]) == 0
+    command = ["evaluate", str(trained), str(larger), "--gallery", "1"]
+    assert main([*command, "--data", *map(str, sets), "--out", str(tmp_path / "out")]) == 0
+    results = json.loads((tmp_path / "out" / "summary.json").read_text())["results"]
+    found = {(result["data"], result["size"]): result["metrics"]["rmse_ab"] for result in results}
+    for folder in sets:
+        for model, size in ((trained, 32), (larger, 48)):
+            loader = DaliLoader(folder, batch_size=9, size=size, train=False)
+            alone = score(Network(photochrom.load(model), L2()), loader)
+            assert found[str(folder), size] == pytest.approx(alone["rmse_ab"], rel=1e-5)
+    assert len({result["metrics"]["rmse_ab"] for result in results}) == 4
+
+
+def test_a_set_without_colours(trained: Path, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for path in sorted(photos.rglob("*.*"))[:3]:
+        Image.open(path).convert("L").save(tmp_path / "in" / f"{path.stem}.png")
+    command = [
+        "pack",
+        str(tmp_path / "in"),
+        str(tmp_path / "set"),
+        "--short-side",
+        "64",
+        "--keep-grey",
+        "--workers",
+        "1",
+    ]
+    assert main([*command, "--store", "lab"]) == 0
+    command = ["evaluate", str(trained), "--data", str(tmp_path / "set"), "--out", str(tmp_path / "out")]
+    assert main([*command, "--baseline", "grey"]) == 0
+    model, grey = json.loads((tmp_path / "out" / "summary.json").read_text())["results"]
+    assert model["metrics"]["rmse_ab"] > grey["metrics"]["rmse_ab"] == 0
+    assert grey["metrics"]["psnr"] is None  # infinite, of which JSON knows nothing
+
+
+def test_keys_with_slashes_of_shards_from_elsewhere(trained: Path, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    with tarfile.open(tmp_path / "set" / "a-000000.tar", "w") as tar:
+        for path in sorted(photos.rglob("*.*"))[:3]:
+            buffer = io.BytesIO()
+            Image.open(path).convert("RGB").resize((96, 96)).save(buffer, "JPEG")
+            member = tarfile.TarInfo(f"class 1/{path.stem}.jpg")
+            member.size = len(buffer.getvalue())
+            tar.addfile(member, io.BytesIO(buffer.getvalue()))
+    assert main(["index", str(tmp_path / "set")]) == 0
+    out = tmp_path / "out"
+    assert main(["evaluate", str(trained), "--data", str(tmp_path / "set"), "--out", str(out)]) == 0
+    assert len(list((out / "trained-on-set" / "best").iterdir())) == 3
+
+
+def test_a_run_called_truth(trained: Path, shards: ShardSet, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "truth")
+    command = ["evaluate", str(tmp_path / "truth"), "--data", str(shards.root), "--out", str(tmp_path / "out")]
+    assert main([*command, "--gallery", "1"]) == 0
+    assert (tmp_path / "out" / "truth-2-on-nine").exists()
 
 
 def test_baselines_need_no_checkpoint(evaluated: Path, shards: ShardSet, tmp_path: Path) -> None:
@@ -301,11 +369,11 @@ def test_an_interrupted_evaluation_goes_on(
     assert "holds an unfinished run of this command: --resume goes on with it" in capsys.readouterr().err
     assert main([*command, "--resume", "--crop", "center"]) == 1
     assert "was begun with other settings or files (crop: squash -> center)" in capsys.readouterr().err
-    stop_after = 9 + 6  # in the second set
+    stop_after = 4 + 6 + 6  # in the second set
     assert main([*command, "--resume"]) == 130
     assert len(json.loads((out / "summary.json").read_text())["results"]) == 1
     assert main([*command, "--resume", "--batch-size", "4"]) == 0
-    assert appended == [*range(9), *range(9)]
+    assert appended == [*range(4), *range(3, 9), *range(6), 8, *range(5, 9)]  # the last row is scored once more
     results = json.loads((out / "summary.json").read_text())["results"]
     (expected,) = json.loads((evaluated / "summary.json").read_text())["results"]
     assert [result["metrics"] for result in results] == [pytest.approx(expected["metrics"], rel=1e-5)] * 2
@@ -362,9 +430,11 @@ def test_rows_survive_what_files_do_not(tmp_path: Path) -> None:
     file.append(rows[3:])
     whole = (tmp_path / "rows").read_bytes()
     (tmp_path / "rows").write_bytes(whole[:-3])  # cut by a kill
-    assert RowFile(tmp_path / "rows", fields).read().tolist() == rows[:4].tolist()
+    assert RowFile(tmp_path / "rows", fields).read().tolist() == rows[:3].tolist()  # the last can be cut, too
     (tmp_path / "rows").write_bytes(whole[:24] + bytes(len(whole) - 24))  # emptied by a power cut
-    assert RowFile(tmp_path / "rows", fields).read().tolist() == rows[:2].tolist()
+    assert RowFile(tmp_path / "rows", fields).read().tolist() == rows[:1].tolist()
+    (tmp_path / "rows").write_bytes(bytes(12))
+    assert len(RowFile(tmp_path / "rows", fields)) == 0
 
 
 class Means(torch.nn.Module):
@@ -396,7 +466,39 @@ def test_lpips_and_fid_by_torchmetrics(
     root = scipy.linalg.sqrtm(cov_x @ cov_y).real
     expected = ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(cov_x + cov_y - 2 * root)
     assert result["metrics"]["fid"] == pytest.approx(expected, rel=1e-3)
+    assert result["metrics"]["fid"] != result["baselines"]["grey"]["fid"]
     assert "LPIPS on AlexNet" in (out / "report.html").read_text()
+
+
+def test_fid_is_not_lost_when_it_is_interrupted(
+    trained: Path, shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(self: perceptual.Fid) -> dict[str, float]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(perceptual, "_make_fid", lambda: FrechetInceptionDistance(Means(), normalize=True))
+    command = ["evaluate", str(trained), "--data", str(shards.root), "--out", str(tmp_path / "out"), "--metrics", "fid"]
+    with monkeypatch.context() as patch:
+        patch.setattr(perceptual.Fid, "compute", stop)
+        assert main(command) == 130
+    assert main([*command, "--resume"]) == 0
+    (result,) = json.loads((tmp_path / "out" / "summary.json").read_text())["results"]
+    assert result["metrics"]["fid"] > 0
+    assert result["num_samples"] == 9
+
+
+def test_lpips_is_each_process_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchmetrics would hand every process the scores of all."""
+    made: dict[str, Any] = {}
+
+    class Stub(torch.nn.Module):
+        def __init__(self, net: str, **settings: Any) -> None:
+            super().__init__()
+            made.update(settings, net=net)
+
+    monkeypatch.setattr("torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity", Stub)
+    perceptual.load_lpips(torch.device("cpu"))
+    assert made == {"net": "alex", "reduction": "none", "normalize": True, "sync_on_compute": False}
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
@@ -426,6 +528,25 @@ def test_many_ranks_score_as_one(ranks: int, trained: Path, shards: ShardSet, ev
         for row, other in zip(csv.DictReader(file), rows(evaluated), strict=True):
             assert row["key"] == other["key"]
             assert float(row["loss"]) == pytest.approx(float(other["loss"]), rel=1e-4)
+
+
+def test_a_batch_for_every_rank(trained: Path, shards: ShardSet, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "photochrom",
+    ]
+    command += ["evaluate", str(trained), "--data", str(shards.root), "--out", str(tmp_path / "out")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, "--batch-size", "1"], capture_output=True, text=True, env=environment, timeout=240)
+    assert done.returncode == 1
+    assert "--batch-size 1 leaves some of 2 processes without a photograph: enlarge it" in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
