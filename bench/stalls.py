@@ -5,7 +5,7 @@ is a stall (diagnosis.py).
 """
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -46,8 +46,7 @@ def measure(config: RunConfig, seconds: float, carry: Carry | None = None) -> di
         for level in found:
             stack.callback(level.close)
         times = collect(_rounds(run, found, seconds / (2 * _TURNS * len(found))), seconds)
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    taken = {level.adds: medians[f"{level.adds}, {_WITH}"] for level in found}
+    taken = beyond_noise({level.adds: times[f"{level.adds}, {_WITH}"] for level in found})
     diagnosis = diagnose(taken, _circumstances(run), statistics.median(cold) if cold else None)
     rows = [_row(level.adds, times, diagnosis) for level in found]
     report = figures(config, run.accelerator.device, rows, diagnosis.sentence)
@@ -56,6 +55,15 @@ def measure(config: RunConfig, seconds: float, carry: Carry | None = None) -> di
         "settings": plain(config) | {"seconds": seconds},
         "cold_reading(img/s)": [1 / it for it in cold],
     }
+
+
+def beyond_noise(times: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """The median of each level's times; where not even its fastest round is slower, no more than the level before's."""
+    medians: dict[str, float] = {}
+    for name, values in times.items():
+        before, median = next(reversed(medians.values()), 0.0), statistics.median(values)
+        medians[name] = min(median, before) if min(values) <= before else median
+    return medians
 
 
 def _cold(config: RunConfig) -> list[float]:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from photochrom.bench.command import main
 from photochrom.bench.levels import DECODE, NETWORK, STORAGE, TRANSFER, MemoryReader
-from photochrom.bench.stalls import measure
+from photochrom.bench.stalls import beyond_noise, measure
 from photochrom.engine.config import DataConfig, LoaderConfig, RunConfig, Spec, TrainConfig
 from photochrom.pipelines import LabBatch, ShardSet
 from photochrom.pipelines.reading import LocalReader
@@ -67,6 +67,11 @@ def test_one_thread_that_decodes_for_a_narrow_network(large: Path, backend: str)
     found = measure(config(large, backend=backend), SECONDS)
     assert verdict(found) == DECODE
     assert "decoding on the CPU binds" in found["verdict"]
+
+
+def test_what_is_no_slower_in_its_fastest_round_is_noise() -> None:
+    times = {"a": [1.0, 1.1, 1.2], "b": [1.0, 1.9, 2.0], "c": [1.3, 1.4, 1.5], "d": [0.5, 0.6, 0.7]}
+    assert beyond_noise(times) == {"a": 1.1, "b": 1.1, "c": 1.4, "d": 0.6}
 
 
 def test_a_wide_network(shards: ShardSet) -> None:

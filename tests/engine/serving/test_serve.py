@@ -42,13 +42,13 @@ def models(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path
     """Two runs, one of which sees everything warm, the other cold, with colours of its own for each photograph."""
     network, recipe = load_with_recipe(trained)
     folder = tmp_path_factory.mktemp("models")
-    for name, shift in (("warm", 0.08), ("冷 cold", -0.08)):
+    for name, shift in (("warm", 0.08), ("cold", -0.08)):
         torch.manual_seed(len(name))
         torch.nn.init.normal_(network.to_ab.weight, std=0.02)
         torch.nn.init.constant_(network.to_ab.bias, shift)
         (folder / name).mkdir()
         save_model(network.state_dict(), recipe, folder / name / "model.safetensors")
-    return [folder / "warm", folder / "冷 cold"]
+    return [folder / "warm", folder / "cold"]
 
 
 @dataclass(frozen=True)
