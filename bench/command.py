@@ -22,7 +22,7 @@ _USAGE = "usage: photochrom bench VERB --config RECIPE --data SHARDS ...\n\n" + 
 )
 _OPTIONS = """\
   --data SHARDS     the shard set
-  --seconds S       how long to measure, after a round to warm up (60)
+  --seconds S       how long to measure, after a round to warm up (60); slow steps take longer, three rounds at least
   --out FILE.json   where the figures go, and a picture of them beside it
   --help            this
 All else is as in 'photochrom train': --config RECIPE, then settings by their dotted names."""
@@ -60,13 +60,16 @@ def main(argv: list[str]) -> int:
 
 def _task(argv: list[str], prog: str) -> Task:
     own = argparse.ArgumentParser(prog=prog, add_help=False, allow_abbrev=False, exit_on_error=False)
-    own.add_argument("--data", required=True)
+    own.add_argument("--data")
     own.add_argument("--seconds", type=float, default=60.0)
     own.add_argument("--out", type=Path)
     try:
         found, rest = own.parse_known_args(argv)
     except argparse.ArgumentError as error:
         console.print(f"{prog}: {error}")
+        sys.exit(2)
+    if found.data is None:
+        console.print(f"{prog}: --data SHARDS must be given ('photochrom bench --help' explains)")
         sys.exit(2)
     faults = [f"--seconds {found.seconds} is not positive"] if not found.seconds > 0 else []
     if found.out and (found.out.suffix != ".json" or not found.out.parent.is_dir()):

@@ -135,6 +135,6 @@ def _remedies(binds: str, added: Mapping[str, float], total: float, here: Circum
         ]
     if binds == NETWORK:
         remedies.append(
-            Remedy(what="photochrom bench step: precision, layout, compilation and batch size", expected=None)
+            Remedy(what="python -m photochrom.bench.step: precision, layout, compilation and batch size", expected=None)
         )
     return remedies

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from ..engine.config import RunConfig, plain
+from ..engine.console import console
 from ..engine.launch import make_trainer
 from ..engine.run import prepare
 from ..engine.train import Run
@@ -45,6 +46,7 @@ def measure(config: RunConfig, seconds: float, carry: Carry | None = None) -> di
         found = list(levels(run, carry))
         for level in found:
             stack.callback(level.close)
+        console.print(f"{len(found)} distances in turn, for {seconds:g} s or three rounds, after one to warm up ...")
         times = collect(_rounds(run, found, seconds / (2 * _TURNS * len(found))), seconds)
     taken = beyond_noise({level.adds: times[f"{level.adds}, {_WITH}"] for level in found})
     diagnosis = diagnose(taken, _circumstances(run), statistics.median(cold) if cold else None)

@@ -19,7 +19,7 @@ def new_folder(path: Path) -> Iterator[None]:
     created = not path.exists()
     try:
         if path.is_dir() and any(path.iterdir()):
-            raise ValueError(f"{path} is not empty: name a new folder for the results, or remove it first")
+            raise ValueError(f"{path} is not empty: name a new folder for the results")
         path.mkdir(parents=True, exist_ok=True)
         check_writable(path)
     except OSError as error:

@@ -19,6 +19,7 @@ from ..pipelines.files import whole_file
 from .checkpoint import CHECKPOINTS, MODEL, newest_intact, not_written
 from .config import Spec, plain
 from .console import console
+from .launch import resolve_device
 from .specs import build_model
 from .trained import TrainedColorizer
 
@@ -60,8 +61,10 @@ def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Tr
 
     `model(L)` gives a ColorPrediction, `model.colorize(image)` a picture; `model.network` and `model.recipe` are what
     it is made of. Nothing in the file is executed: a class of your own must have been imported before. Raises
-    ValueError when there is no model there, or one that cannot be built.
+    ValueError when there is no model there, one that cannot be built, or no such device.
     """
+    if str(device).startswith("cuda"):
+        resolve_device("cuda")  # or says why there is none
     return TrainedColorizer(*load_with_recipe(path, device)).eval()
 
 

@@ -55,6 +55,8 @@ def plan(inputs: list[str], out: Path, *, overwrite: bool = False) -> Plan:
     for source, relative in _files(inputs, out, unread):
         is_video = relative.suffix.lower() in _VIDEOS
         target = out / _renamed(relative, is_video)
+        if target in jobs and os.path.realpath(source) == os.path.realpath(jobs[target].source):
+            continue  # named twice
         if target in jobs:
             raise ValueError(
                 f"{jobs[target].source} and {source} would both become {target}: colorize them into two folders"

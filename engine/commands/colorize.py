@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import yaml
 
 from ...models import Colorizer
 from ...pipelines.photograph import Rejected
@@ -15,7 +16,7 @@ from ..colorizing.inputs import Plan, plan
 from ..colorizing.outfolder import CONFIG, SHEET, SUMMARY, results_folder
 from ..colorizing.sheet import write_sheet
 from ..colorizing.video import colorize_video
-from ..config import Device, save_yaml
+from ..config import Device, differences, plain, save_yaml
 from ..console import console, progress_bar
 from ..launch import resolve_device
 from ..output import plural, write_json
@@ -67,6 +68,8 @@ def main(argv: list[str]) -> int:
     size = None if config.size == "native" else config.size or recipe.size
     started = time.perf_counter()
     with results_folder(config.out):
+        if todo.kept:
+            _check_kept(config)
         outcomes = list(_outcomes(model, todo, size, device, config.batch_size))
         summary = summary_of(outcomes, todo, time.perf_counter() - started)
         if summary["num_failed"] and not summary["num_done"] + summary["num_kept"]:
@@ -81,6 +84,21 @@ def main(argv: list[str]) -> int:
         write_json(config.out / SUMMARY, summary)
     _say(summary, config.out)
     return 1 if summary["num_failed"] else 0
+
+
+def _check_kept(config: ColorizeConfig) -> None:
+    """Raises ValueError when what is there already was made by another model, or seen at another size."""
+    if not (config.out / CONFIG).exists():
+        return
+    made, now = (
+        {name: values[name] for name in ("checkpoint", "size")}
+        for values in (yaml.safe_load((config.out / CONFIG).read_text()), plain(config))
+    )
+    if changes := differences(made, now):
+        raise ValueError(
+            f"{config.out} holds pictures that were made otherwise ({', '.join(changes)}): "
+            "--overwrite makes them anew, or name another folder"
+        )
 
 
 def _outcomes(

@@ -16,15 +16,16 @@ def main(argv: list[str]) -> int:
 
 
 def _show(result: Result) -> None:
-    figures, grey = result.metrics, result.scores.metrics("grey")
+    figures, grey, mean = result.metrics, result.scores.metrics("grey"), result.scores.metrics("mean")
     gain = result.gain
-    than_grey = (
-        "" if gain is None else f"{abs(gain):.0f} % {'below' if gain >= 0 else 'above'} grey's {grey['rmse_ab']:.2f}; "
-    )
+    others = ""
+    if gain is not None and result.recipe:
+        side = "below" if gain >= 0 else "above"
+        others = f"{abs(gain):.0f} % {side} grey's {grey['rmse_ab']:.2f} (the mean colour's is {mean['rmse_ab']:.2f}); "
     step = f", step {result.recipe.step}" if result.recipe else ""
     print(
         f"{result.name}{step}: ab RMSE {figures['rmse_ab']:.2f} on {len(result.scores.rows)} photographs, "
-        f"{than_grey}PSNR {figures['psnr']:.2f} dB, "
+        f"{others}PSNR {figures['psnr']:.2f} dB, "
         f"SSIM {figures['ssim']:.4f}, AuC {figures['auc']:.2f} %, rebalanced {figures['auc_rebalanced']:.2f} %, "
         f"colorfulness {figures['colorfulness']:.1f}"
     )

@@ -1,8 +1,9 @@
 """Evaluates models on whole shard sets, those of one size on one set in one pass, from where a stopped run was."""
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, count
@@ -141,13 +142,21 @@ def evaluate(config: EvaluateConfig) -> Iterator[Result]:
     accelerator = make_accelerator(config.device, config.precision, timeout=_TIMEOUT)
     import_plugin(config.plugin)
     evaluation = _Evaluation(config, accelerator)
-    if accelerator.is_main_process:
-        with evaluation.folder() as unfinished:
-            for job in evaluation.jobs:
-                yield from evaluation.conclude(job, evaluation.score(job, unfinished))
-    else:
+    with ExitStack() as stack:
+        refusal, unfinished = None, None
+        try:
+            unfinished = stack.enter_context(evaluation.folder()) if accelerator.is_main_process else None
+        except ValueError as error:
+            refusal = error
+        (refused,) = broadcast_object_list([refusal is not None])
+        if refusal:
+            raise refusal
+        if refused:
+            sys.exit(1)  # the first process says why
         for job in evaluation.jobs:
-            evaluation.score(job)
+            scores = evaluation.score(job, unfinished)
+            if accelerator.is_main_process:
+                yield from evaluation.conclude(job, scores)
     accelerator.end_training()
 
 

@@ -2,10 +2,12 @@
 
 # Shapes: B samples, N photographs, S pixels a side.
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -24,6 +26,8 @@ _OF_PREDICTION = (
     *("rmse_ab", "mse_ab", "psnr", "ssim", "auc", "auc_rebalanced", "colorfulness", "colorfulness_abs"),
     *("delta_colorfulness", "delta_colorfulness_abs", "chroma"),
 )
+
+_PATIENCE = 10.0  # seconds
 
 Rows = NDArray[np.void]  # one per photograph, with the fields of Scorer.fields
 Perceptual = Callable[[Tensor, Tensor], Tensor]  # a figure (B,) of rgb (B, 3, S, S), predicted and true
@@ -62,18 +66,20 @@ class Scorer:
     def rows(self, loader: Loader, *, every: int, stop: Callable[[int], bool] = lambda done: False) -> Iterator[Rows]:
         """The rows of all that `loader` yields, of all processes and to all of them, after every `every` batches.
 
-        They come in the order of the photographs. Raises Unfinished when `stop` says so, which is told the number of
-        batches done and asked between them, by all processes as often.
+        One process alone yields them every 10 seconds, too. They come in the order of the photographs. Raises Unfinished
+        when `stop` says so, which is told the number of batches done and asked between them, by all processes as often.
         """
         pending: list[tuple[Tensor, Tensor]] = []  # on the device, which need not be waited for
+        yielded = time.monotonic()
         for done, batch in enumerate(loader, start=1):
             pending.append((batch.index, self._score(batch)))
             if done < len(loader):  # a share of the last batch can be empty, and is not asked
                 if stop(done):
                     raise Unfinished
-                if done % every == 0:
+                late = not dist.is_initialized() and time.monotonic() > yielded + _PATIENCE
+                if done % every == 0 or late:
                     yield self._gathered(pending)
-                    pending = []
+                    pending, yielded = [], time.monotonic()
         yield self._gathered(pending)
 
     def _score(self, batch: LabBatch) -> Tensor:

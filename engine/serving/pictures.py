@@ -3,6 +3,7 @@
 # Shapes: H W pixels.
 
 import io
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -107,4 +108,6 @@ def disposition(name: str, model: str, kind: Kind) -> str:
     """The header that tells a browser how to name a picture that was made of the file `name`."""
     stem = PurePath(name.replace("\\", "/")).stem or "picture"
     suffix = "jpg" if kind == "jpeg" else kind
-    return f"attachment; filename*=UTF-8''{quote(f'{stem}-{model}.{suffix}', safe='')}"
+    whole = f"{stem}-{model}.{suffix}"
+    plain = re.sub(r"[^\w .-]", "_", whole, flags=re.ASCII)  # for programs that know no other, such as curl
+    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(whole, safe='')}"

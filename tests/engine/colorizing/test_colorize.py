@@ -282,7 +282,6 @@ def test_an_interrupted_run_goes_on_by_the_same_command(trained: Path, photos: P
         (["nowhere", "PHOTOS"], "there is no checkpoint at nowhere"),
         (["RUN", "nowhere.jpg"], "there is no photograph or folder nowhere.jpg"),
         (["RUN", "EMPTY"], "holds no photographs"),
-        (["RUN", "PHOTOS", "PHOTOS"], "would both become"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_written(
@@ -342,3 +341,16 @@ def test_a_full_disk_ends_it_in_one_sentence(
     monkeypatch.setattr("photochrom.engine.colorizing.album.write_picture", full)
     assert main(["colorize", str(trained), str(photos), "--out", str(tmp_path / "out")]) == 1
     assert capsys.readouterr().err.strip() == "photochrom colorize: [Errno 28] No space left on device"
+
+
+def test_what_another_model_has_made_is_not_kept_in_silence(
+    trained: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["colorize", str(trained), str(photos / "coffee.png"), str(photos / "coffee.png")]  # named twice: once
+    command += ["--out", str(tmp_path / "out")]
+    assert main([*command, "--size", "32"]) == 0
+    assert main([*command, "--size", "48"]) == 1
+    assert "holds pictures that were made otherwise (size: 32 -> 48): --overwrite makes" in capsys.readouterr().err
+    assert main([*command, "--size", "32"]) == 0
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["num_kept"] == 1
+    assert main([*command, "--size", "48", "--overwrite"]) == 0

@@ -101,8 +101,11 @@ def test_originals_are_not_written_over(album: Path, out: str) -> None:
 
 
 def test_two_for_one_output_are_refused(album: Path) -> None:
+    Path("copy").mkdir()
+    Path("copy/a.JPG").touch()
     with pytest.raises(ValueError, match="would both become"):
-        plan(["album/1900/a.jpg", "album/1900/"], Path("out"))
+        plan(["album/a.JPG", "copy/a.JPG"], Path("out"))
+    assert targets(plan(["album/1900/a.jpg", "album/1900/"], Path("out"))) == ["a.jpg", "c.tif", "clip.AVI.mkv"]
 
 
 def test_what_is_not_there_is_said_before_anything_is_done(album: Path) -> None:
