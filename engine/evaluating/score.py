@@ -66,8 +66,9 @@ class Scorer:
     def rows(self, loader: Loader, *, every: int, stop: Callable[[int], bool] = lambda done: False) -> Iterator[Rows]:
         """The rows of all that `loader` yields, of all processes and to all of them, after every `every` batches.
 
-        One process alone yields them every 10 seconds, too. They come in the order of the photographs. Raises Unfinished
-        when `stop` says so, which is told the number of batches done and asked between them, by all processes as often.
+        One process alone yields them every 10 seconds, too. They come in the order of the photographs. Raises
+        Unfinished when `stop` says so, which is told the number of batches done and asked between them, by all
+        processes as often.
         """
         pending: list[tuple[Tensor, Tensor]] = []  # on the device, which need not be waited for
         yielded = time.monotonic()
