@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What a GPU can do, in one go of some seven minutes: packing, decoding, losses, steps, training, and the tests that need one.
+# What a GPU can do, in one go of some nine minutes: packing, decoding, losses, steps, training, evaluation, stalls, and the tests that need one.
 #   usage: bench/gpu.sh PHOTOGRAPHS OUT     figures go to OUT as JSON, what was printed to OUT/log.txt
 # A step that fails or takes too long is said so, and the next one begins.
 set -uo pipefail
@@ -31,5 +31,8 @@ step 120 python3 -m photochrom.bench.loaders "$photographs" --device cuda --batc
   --only original:squash,DaliLoader,TorchLoader:originals --out "$out/loaders.json"
 train auto --train.steps 150 --train.batch_size 224 --train.precision auto
 train fp32 --train.steps 40 --train.batch_size 224 --train.precision fp32
+step 60 python3 -m photochrom evaluate "$work/auto" --data "$work/shards" --out "$work/report" --precision auto
+cp "$work/report/summary.json" "$out/evaluate.json"
+step 90 python3 -m photochrom bench stalls --config l2 --data "$work/shards" --train.batch_size 128 --seconds 30 --out "$out/stalls-l2.json"
 step 150 python3 -m pytest -q -m gpu -p no:cacheprovider --durations=3
 rm -rf "$work"
