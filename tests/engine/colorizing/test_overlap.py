@@ -65,18 +65,26 @@ def test_the_rejected_do_not_hold_up_the_others() -> None:
 
 
 def test_reading_and_writing_overlap_with_the_work() -> None:
-    """Ten of each, 20 ms long: one after the other they would take 600 ms."""
+    """The network has the second while the first is written and the third is read: each waits for the other two."""
+    together = threading.Barrier(3, timeout=20)
 
-    def nap(*_: object) -> int:
-        time.sleep(0.02)
-        return 0
+    def read(job: int, reserve: Reserve) -> int:
+        if job == 2:
+            together.wait()
+        return job
 
-    started = time.perf_counter()
-    done = overlapped(
-        range(10), read=nap, work=lambda some: [nap() for _ in some], write=nap, together=1, threads=2, memory=100
-    )
-    assert len(list(done)) == 10
-    assert time.perf_counter() - started < 0.45
+    def work(some: list[int]) -> list[int]:
+        if 1 in some:
+            together.wait()
+        return some
+
+    def write(job: int, read: int, made: int) -> int:
+        if job == 0:
+            together.wait()
+        return job
+
+    done = overlapped(range(3), read=read, work=work, write=write, together=1, threads=2, memory=100)
+    assert sorted(job for job, _ in done) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("where", ["read", "work", "write"])
@@ -138,10 +146,12 @@ def test_ahead_gets_what_is_next_and_stops_with_who_asks() -> None:
 
     items = ahead(numbers(), 3)
     assert [next(items), next(items)] == [0, 1]
-    time.sleep(0.2)
-    assert len(got) == 2 + 3 + 1  # in the queue, and one in hand
+    limit = time.monotonic() + 20
+    while len(got) < 2 + 3 + 1 and time.monotonic() < limit:  # in the queue, and one in hand
+        time.sleep(0.01)
     items.close()
     assert closed.is_set()
+    assert len(got) == 2 + 3 + 1
 
 
 def test_ahead_hands_errors_on() -> None:
