@@ -1,5 +1,6 @@
 """Evaluates models on whole shard sets, those of one size on one set in one pass, from where a stopped run was."""
 
+import hashlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -218,7 +219,7 @@ class _Evaluation:
         return {
             **config,
             "precision": self._protocol.precision,
-            "shares of the prior": None if self._prior is None else self._prior.tolist(),
+            "sha256 of the prior": None if self._prior is None else hashlib.sha256(self._prior.tobytes()).hexdigest(),
             "models": [sha256_of(file) for file in self._files],
             "sets": [job.data.digest for job in self.jobs],
         }
