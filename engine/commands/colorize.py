@@ -135,7 +135,7 @@ def _say(summary: dict[str, Any], out: Path) -> None:
     )
     if summary["clipped_share"]:
         share = 100 * summary["clipped_share"]
-        print(f"  {share:.1f} % of the pixels were to be stronger in colour than sRGB can show")
+        print(f"  {share:.1f} % of the pixels have less colour than predicted: sRGB shows none as strong there")
     if summary["notes"]:
         notes = ", ".join(f"{number} {note}" for note, number in summary["notes"].items())
         print(f"  beside the colours, {notes}: {out / SUMMARY} says which")

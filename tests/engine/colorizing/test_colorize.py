@@ -151,7 +151,7 @@ def test_files_and_folders(trained: Path, photos: Path, tmp_path: Path, capsys: 
     said = capsys.readouterr().out
     assert "11 files colorized in " in said
     assert "images/s" in said
-    assert "% of the pixels were to be stronger in colour than sRGB can show" in said
+    assert "% of the pixels have less colour than predicted: sRGB shows none as strong there" in said
     assert "1 turned upright" in said
 
 
