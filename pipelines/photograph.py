@@ -10,6 +10,8 @@ import os
 import re
 import stat
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -153,33 +155,40 @@ def decode_at_least(data: bytes, short_side: int | None) -> tuple[Pixels, tuple[
     """
     if not data:
         raise Rejected("empty file")
+    with rejecting():
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        _check_size(image.size)
+        if image.format in ("JPEG", "MPO"):
+            picture, done = strict_jpeg(data, image, reduced(image.size, short_side))
+        else:
+            check_planes(image)
+            image.load()
+            picture, done = image, (f"from {image.format}",)
+        profile = image.info.get("icc_profile")
+        transform = to_srgb(profile, "CMYK" if image.mode == "CMYK" else "RGB") if profile else None
+        turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG, 1))
+        if isinstance(picture, np.ndarray):
+            if transform is None and turn is None:
+                return picture, image.size, done  # as most are
+            picture = Image.fromarray(picture)
+        if picture.mode != "CMYK" or transform is None:
+            picture, done = _in_rgb(picture, done)
+        if transform is not None:
+            picture, done = ImageCms.applyTransform(picture, transform) or picture, (*done, "brought to sRGB")
+        size = image.size
+        if turn is not None:
+            picture, done = picture.transpose(turn), (*done, "turned upright")
+            size = size[::-1] if turn in _ON_THE_SIDE else size
+        return np.array(picture), size, done
+
+
+@contextmanager
+def rejecting() -> Iterator[None]:
+    """Makes Rejected of all that Pillow raises of a file, and keeps its warnings of bombs: our own limit is checked."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's bomb warning: our own limit is checked on the header
+        warnings.simplefilter("ignore")
         try:
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-            _check_size(image.size)
-            if image.format in ("JPEG", "MPO"):
-                picture, done = strict_jpeg(data, image, reduced(image.size, short_side))
-            else:
-                check_planes(image)
-                image.load()
-                picture, done = image, (f"from {image.format}",)
-            profile = image.info.get("icc_profile")
-            transform = to_srgb(profile, "CMYK" if image.mode == "CMYK" else "RGB") if profile else None
-            turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG, 1))
-            if isinstance(picture, np.ndarray):
-                if transform is None and turn is None:
-                    return picture, image.size, done  # as most are
-                picture = Image.fromarray(picture)
-            if picture.mode != "CMYK" or transform is None:
-                picture, done = _in_rgb(picture, done)
-            if transform is not None:
-                picture, done = ImageCms.applyTransform(picture, transform) or picture, (*done, "brought to sRGB")
-            size = image.size
-            if turn is not None:
-                picture, done = picture.transpose(turn), (*done, "turned upright")
-                size = size[::-1] if turn in _ON_THE_SIDE else size
-            return np.array(picture), size, done
+            yield
         except (Rejected, MemoryError):
             raise
         except UnidentifiedImageError:

@@ -3,16 +3,14 @@
 # Shapes: H W pixels.
 
 import io
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from ...pipelines.photograph import FORMATS, MAX_SIDE, Rejected, read_file
+from ...pipelines.photograph import FORMATS, MAX_SIDE, Rejected, read_file, rejecting
 from .carried import Carried, carried_by
 from .samples import Samples, is_deep, samples_of
 
@@ -53,30 +51,13 @@ def read_picture(source: Path, reserve: Callable[[int], None] = lambda amount: N
     data = read_file(source)
     if not data:
         raise Rejected("empty file")
-    with _rejecting():
+    with rejecting():
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         _check_size(image.size)
     width, height = image.size
     reserve(2 * 4 * (2 if is_deep(image) else 1) * width * height)  # as it is, and as it will be
-    with _rejecting():
+    with rejecting():
         return _decoded(image, data)
-
-
-@contextmanager
-def _rejecting() -> Iterator[None]:
-    """Makes Rejected of all that Pillow's plugins raise."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of bombs: our own limit is checked on the header
-        try:
-            yield
-        except (Rejected, MemoryError):
-            raise
-        except UnidentifiedImageError:
-            raise Rejected("not an image") from None
-        except Image.DecompressionBombError as error:
-            raise Rejected("too many pixels", str(error)) from None
-        except Exception as error:  # every kind: OSError, SyntaxError, struct.error, ...
-            raise Rejected("damaged", f"{type(error).__name__}: {error}") from None
 
 
 def _check_size(size: tuple[int, int]) -> None:
