@@ -40,7 +40,7 @@ from ..pipelines import PackConfig, ShardSet, pack
 from ..pipelines.reading import LocalReader
 from ..pipelines.shards import MANIFEST
 from ..pipelines.threads import own_cores
-from .timing import figures
+from .publishing import figures
 
 Row = dict[str, Any]
 

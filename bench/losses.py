@@ -17,7 +17,8 @@ from ..engine.launch import resolve_device
 from ..losses import L2, ColorLoss, Focal, RebalancedCrossEntropy, SmoothL1, ab_bins, soft_encode
 from ..models import ColorPrediction, VGGColorizer
 from ..pipelines import LabBatch
-from .timing import collect, figures, run, shares, spread, turns
+from .publishing import figures, run, shares
+from .timing import collect, spread, turns
 
 _STEP = "training step"
 
@@ -44,7 +45,9 @@ class LossesConfig:
 
 
 def main(argv: list[str]) -> int:
-    return run(argv, LossesConfig, measure, module="photochrom.bench.losses", show=shares("what", "ms", "of the step"))
+    return run(
+        argv, LossesConfig, measure, prog="python -m photochrom.bench.losses", show=shares("what", "ms", "of the step")
+    )
 
 
 def measure(config: LossesConfig) -> dict[str, Any]:

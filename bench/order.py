@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from ..pipelines import ShardSet, order
 from ..pipelines.reading import LocalReader
-from .timing import figures, run, shares, spread
+from .publishing import figures, run, shares
+from .timing import spread
 
 _AHEAD = 2  # batches that are announced before they are read, as loaders do
 
@@ -44,7 +45,7 @@ class OrderConfig:
 
 def main(argv: list[str]) -> int:
     show = shares("block", "ms per image", "of block 1")
-    return run(argv, OrderConfig, measure, module="photochrom.bench.order", show=show, positional=("data",))
+    return run(argv, OrderConfig, measure, prog="python -m photochrom.bench.order", show=show, positional=("data",))
 
 
 def measure(config: OrderConfig) -> dict[str, Any]:

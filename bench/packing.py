@@ -28,7 +28,8 @@ from ..pipelines.photograph import (
     resized,
 )
 from ..pipelines.threads import own_cores
-from .timing import collect, figures, run, shares, spread
+from .publishing import figures, run, shares
+from .timing import collect, spread
 
 _GATE = "the whole gate"
 _STATISTICS = ("Lab of every 4th pixel", "counting colours")
@@ -58,7 +59,7 @@ def main(argv: list[str]) -> int:
         argv,
         PackingConfig,
         measure,
-        module="photochrom.bench.packing",
+        prog="python -m photochrom.bench.packing",
         show=shares("what", "ms per photograph", "of the gate"),
         positional=("photos",),
     )

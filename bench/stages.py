@@ -15,7 +15,8 @@ from ..losses import L2
 from ..models import VGGColorizer
 from ..pipelines import DaliLoader
 from ..pipelines.augment import Crop
-from .timing import Clock, collect, figures, run, shares, spread
+from .publishing import figures, run, shares
+from .timing import Clock, collect, spread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ class StagesConfig:
 
 def main(argv: list[str]) -> int:
     show = shares("stage", "ms per image", "share")
-    return run(argv, StagesConfig, measure, module="photochrom.bench.stages", show=show, positional=("data",))
+    return run(argv, StagesConfig, measure, prog="python -m photochrom.bench.stages", show=show, positional=("data",))
 
 
 def measure(config: StagesConfig) -> dict[str, Any]:

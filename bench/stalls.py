@@ -1,4 +1,4 @@
-"""Where training waits: photochrom bench stalls --config RECIPE --data SHARDS
+"""photochrom bench stalls --config RECIPE --data SHARDS: where training waits
 
 The run that is configured takes the same steps, fed from ever farther away (levels.py); what it takes longer from there
 is a stall (diagnosis.py).
@@ -7,6 +7,7 @@ is a stall (diagnosis.py).
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ from ..pipelines.threads import own_cores
 from .diagnosis import Circumstances, Diagnosis, diagnose
 from .levels import NETWORK, Carry, Level, levels
 from .order import cold_seconds
-from .timing import Clock, collect, figures
+from .publishing import Found, figures, publish
+from .runoptions import RunOptions, parse_run
+from .timing import Clock, collect
 
 _COLD_BATCHES = 8
 _FEWEST = 2  # steps that are timed at a time
@@ -33,7 +36,29 @@ _TURNS = 4  # of each level in the time that is given
 _WITH, _ALONE = "with the network", "alone"
 
 
-def measure(config: RunConfig, seconds: float, carry: Carry | None = None) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class StallsOptions(RunOptions):
+    """Says where training waits, which resource binds, and what would help: the run's own steps, fed from ever farther
+    away. All else is as in 'photochrom train': --config RECIPE, then settings by their dotted names.
+
+    Args:
+        data: The shard set.
+        seconds: How long to measure, after a round to warm up; slow steps take longer, three rounds at least.
+        out: File for the figures as JSON; a picture of them goes beside it.
+    """
+
+    data: str
+    seconds: float = 60.0
+    out: Path | None = None
+
+
+def main(argv: list[str], prog: str) -> int:
+    options, config = parse_run(StallsOptions, argv, prog)
+    publish(measure(config, options.seconds), options.out, show=show, notes=advice, draw=draw)
+    return 0
+
+
+def measure(config: RunConfig, seconds: float, carry: Carry | None = None) -> Found:
     """What each level takes, what binds, and what would help; `carry` is what `levels` takes."""
     accelerator = make_trainer(config.train)
     if accelerator.num_processes > 1:
@@ -137,7 +162,7 @@ def _row(name: str, times: dict[str, list[float]], diagnosis: Diagnosis) -> dict
     }
 
 
-def show(found: dict[str, Any]) -> Table:
+def show(found: Found) -> Table:
     """The levels, one a line."""
     table = Table("", "images/s", "slowest", "fastest", "without the network", "of the time", box=None)
     for number, row in enumerate(found["rows"]):
@@ -148,7 +173,7 @@ def show(found: dict[str, Any]) -> Table:
     return table
 
 
-def advice(found: dict[str, Any]) -> Iterator[str]:
+def advice(found: Found) -> Iterator[str]:
     """What reading alone is capable of, and what would help, best first."""
     if cold := found["cold_reading(img/s)"]:
         yield f"from an empty page cache the set is read at {statistics.median(cold):,.0f} images/s"
@@ -159,7 +184,7 @@ def advice(found: dict[str, Any]) -> Iterator[str]:
         yield f"{remedy['what']} ({gain})"
 
 
-def draw(found: dict[str, Any], path: Path) -> None:
+def draw(found: Found, path: Path) -> None:
     """A bar of a photograph's time, in the resources that take it."""
     slowest = found["rows"][-1]["median(img/s)"]
     figure = Figure(figsize=(9, 2.2), layout="constrained")

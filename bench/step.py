@@ -23,7 +23,8 @@ from ..models import VGGColorizer
 from ..models.vgg import Dilation
 from ..pipelines import LabBatch
 from ..pipelines.synthetic import colourful
-from .timing import collect, figures, run, turns
+from .publishing import Found, figures, run
+from .timing import collect, turns
 
 _ON_CPU = ["fp32", "fp32 channels_last", "fp32 channels_last space_to_batch", "fp32 channels_last recompute"]
 _ON_GPU = [
@@ -67,7 +68,7 @@ class StepConfig:
 
 
 def main(argv: list[str]) -> int:
-    return run(argv, StepConfig, measure, module="photochrom.bench.step", show=_show)
+    return run(argv, StepConfig, measure, prog="python -m photochrom.bench.step", show=_show)
 
 
 def measure(config: StepConfig) -> dict[str, Any]:
@@ -153,10 +154,10 @@ def _config(config: StepConfig, name: str, batch: LabBatch) -> RunConfig:
     )
 
 
-def _show(rows: list[Any]) -> Table:
+def _show(found: Found) -> Table:
     headings = ("batch", "images/s", "slowest", "fastest", "ratio", "MFU", "GiB")
     table = Table(Column("variant", no_wrap=True), *headings, box=None, header_style="bold")
-    for row in rows:
+    for row in found["rows"]:
         rates = (f"{row[f'{which}(img/s)']:.1f}" for which in ("median", "min", "max"))
         mfu, memory = (f"{value:.1f}" if value else "-" for value in (row["mfu(%)"], row["memory/peak(GiB)"]))
         table.add_row(row["variant"], str(row["batch_size"]), *rates, f"{row['ratio']:.2f}", mfu, memory)

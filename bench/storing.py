@@ -23,7 +23,7 @@ from skimage.color import rgb2lab
 
 from ..engine.parser import parse_options
 from ..pipelines.photograph import Pixels, Rejected, Subsampling, decode_at_least, encode, read_file, reduced, resized
-from .timing import figures
+from .publishing import figures
 
 _QUALITIES = (98, 95, 92, 90, 85, 75)
 _SUBSAMPLINGS: tuple[Subsampling, ...] = ("444", "422", "420")

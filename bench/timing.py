@@ -1,39 +1,17 @@
-"""How times are taken, on what, and how they are shown.
+"""How times are taken.
 
 What is compared is measured in turn, round after round, so that a machine's moods fall on all of it alike. Each figure
 is the median over the rounds, with the smallest and the largest beside it.
 """
 
-import json
-import platform
 import statistics
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
-
-from ..engine.config import plain
-from ..engine.doctor import versions
-from ..engine.parser import parse_options
-from ..pipelines.threads import own_cores
 
 _MIN_ROUNDS = 3
-
-
-class Config(Protocol):
-    """What every benchmark is told: where its figures go."""
-
-    @property
-    def out(self) -> Path | None:
-        """File for the figures as JSON."""
-
-
-C = TypeVar("C", bound=Config)
 
 
 class Clock:
@@ -49,17 +27,6 @@ class Clock:
         now = time.perf_counter()
         seconds, self._last = now - getattr(self, "_last", now), now
         return seconds
-
-
-def machine(device: torch.device) -> dict[str, Any]:
-    """What the figures were measured on."""
-    return {
-        "cpu": platform.processor() or platform.machine(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "cores": own_cores(),
-        "torch_threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-    }
 
 
 def collect(rounds: Iterator[dict[str, float]], seconds: float) -> dict[str, list[float]]:
@@ -101,49 +68,3 @@ def spread(times: dict[str, list[float]], *, label: str, whole: Callable[[dict[s
         }
         for name, values in times.items()
     ]
-
-
-def figures(config: Config, device: torch.device, rows: list[Any], verdict: str) -> dict[str, Any]:
-    """What a benchmark found, on what, and with which settings."""
-    return {
-        "machine": machine(device),
-        "versions": versions(),
-        "settings": plain(config),
-        "rows": rows,
-        "verdict": verdict,
-    }
-
-
-def run(
-    argv: list[str],
-    config_class: type[C],
-    measure: Callable[[C], dict[str, Any]],
-    *,
-    module: str,
-    show: Callable[[list[Any]], Table],
-    positional: Iterable[str] = (),
-) -> int:
-    """A benchmark from its command line to its table, which `show` makes of its rows."""
-    config = parse_options(config_class, argv, prog=f"python -m {module}", positional=positional)
-    try:
-        found = measure(config)
-    except ValueError as error:
-        Console(stderr=True).print(str(error), markup=False)
-        return 1
-    if config.out:
-        config.out.write_text(json.dumps(found, indent=1) + "\n")
-    Console(file=sys.stdout).print(show(found["rows"]))
-    print(found["verdict"])
-    return 0
-
-
-def shares(name: str, median: str, share: str) -> Callable[[list[Any]], Table]:
-    """How rows of `spread` are shown: the headings of what was measured, of its median and of its share."""
-
-    def show(rows: list[Any]) -> Table:
-        table = Table(name, median, "smallest", "largest", share, box=None, header_style="bold")
-        for what, *milliseconds, percent, _ in (row.values() for row in rows):
-            table.add_row(what, *(f"{value:.3f}" for value in milliseconds), f"{percent:.3g} %")
-        return table
-
-    return show

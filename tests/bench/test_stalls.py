@@ -103,7 +103,7 @@ def test_from_the_command_line(shards: ShardSet, tmp_path: Path, capsys: pytest.
     ("arguments", "sentence"),
     [
         (["stall"], "there is no verb 'stall'; did you mean stalls?"),
-        (["stalls"], "--data SHARDS must be given"),
+        (["stalls"], "--data must be given"),
         (["stalls", "--data", "x", "--seconds", "0"], "--seconds 0.0 is not positive"),
         (["stalls", "--data", "x", "--out", "nowhere/x.json"], "--out nowhere/x.json is no .json file in a folder"),
         (["stalls", "--data", "x", "--out", "x.png"], "--out x.png is no .json file"),

@@ -1,0 +1,40 @@
+"""The command line of verbs that measure a run as it is configured: their own options, and the run's settings."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TypeVar
+
+from ..engine.commands.train import parse
+from ..engine.config import RunConfig
+from ..engine.parser import parse_options
+from .publishing import check
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What every such verb is told besides the run's settings; raises ValueError for what is out of range."""
+
+    seconds: float
+    out: Path | None
+
+    def __post_init__(self) -> None:
+        if not self.seconds > 0:
+            raise ValueError(f"--seconds {self.seconds} is not positive")
+        check(self.out)
+
+
+O = TypeVar("O", bound=RunOptions)  # noqa: E741
+
+
+def parse_run(options: type[O], argv: list[str], prog: str, *, data: str = "unused") -> tuple[O, RunConfig]:
+    """A verb's own `options`, and the run that all else describes, on the set `data` where no option names one."""
+    names = {f"--{field.name.replace('_', '-')}" for field in fields(options)} | {"--help", "-h"}
+    own: list[str] = []
+    rest: list[str] = []
+    current = rest
+    for word in argv:
+        if word.startswith("-"):
+            current = own if word.partition("=")[0] in names else rest
+        current.append(word)
+    found = parse_options(options, own, prog=prog)
+    return found, parse([*rest, "--data.train", getattr(found, "data", data), "--out", "unused"], prog=prog)
