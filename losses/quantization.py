@@ -6,7 +6,9 @@ Chebyshev distance to the convex hull of the gamut's ab projection is below 10.
 
 # Shapes: B samples, H W positions, Q = 313 bins, k neighbours, n colours, m candidates. ab in Lab units.
 
-from functools import cache
+from collections.abc import Callable
+from functools import cache, wraps
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -14,14 +16,27 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 GRID = 10  # Lab units between neighbouring centres
 _LIMIT = 130.0  # no ab value of 8-bit Lab lies beyond
 _CPU = torch.device("cpu")
 _CELL = 2.5  # side of the squares for which the candidates are tabled: smaller ones have fewer, in a larger table
 
 
-@cache
-@torch.inference_mode(False)  # what is cached must serve training, too
+def _constant(make: Callable[P, T]) -> Callable[P, T]:
+    """Makes what a function returns once for each of its arguments; in compiled code, which would trace it, too."""
+    made: Any = cache(torch.inference_mode(False)(make))  # what is kept must serve training, too
+
+    @wraps(make)
+    def kept(*args: P.args, **kwargs: P.kwargs) -> T:
+        return made(*args, **kwargs)
+
+    return torch.compiler.assume_constant_result(kept)
+
+
+@_constant
 def ab_bins(device: torch.device = _CPU) -> Tensor:
     """The bins' centres, float32 (313, 2), sorted by (a, b). One tensor for all callers: not to be changed in place.
 
@@ -113,8 +128,7 @@ def ab_histogram(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.bincount(index.flatten().numpy(), mass.flatten(), minlength=len(ab_bins())) / counts.sum()
 
 
-@cache
-@torch.inference_mode(False)
+@_constant
 def _bins_of_grid(device: torch.device) -> Tensor:
     """The bin nearest to every multiple of 10 from -130 to 130, int64 (27, 27) by a and b."""
     axis = torch.arange(-_LIMIT, _LIMIT + 1, GRID)
@@ -122,8 +136,7 @@ def _bins_of_grid(device: torch.device) -> Tensor:
     return torch.cdist(grid, ab_bins()).argmin(dim=1).reshape(len(axis), len(axis)).to(device)
 
 
-@cache
-@torch.inference_mode(False)
+@_constant
 def _neighbours(k: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """The bins that can be among the `k` nearest of any colour in each square, int64 (cells, cells, m); the centres.
 

@@ -1,4 +1,5 @@
-"""Every loss on either head: in float32 what it is in float64, under bfloat16 autocast float32 and finite."""
+"""Every loss on either head: in float32 what it is in float64, under bfloat16 autocast float32 and finite, compiled
+the same."""
 
 from collections.abc import Callable
 
@@ -35,6 +36,22 @@ def score(loss: ColorLoss, prediction: ColorPrediction, batch: LabBatch, leaf: T
 
 def single(batch: LabBatch, device: torch.device | str = "cpu") -> LabBatch:
     return LabBatch(L=batch.L.float().to(device), ab=batch.ab.float().to(device), index=batch.index)
+
+
+def test_compiled_in_one_piece(loss: ColorLoss, output: Tensor, batch: LabBatch, predict: Predict) -> None:
+    """What is made once, the bins and their neighbours, is no part of a compiled step."""
+    nodes = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., object]:
+        nodes.extend(str(node.target) for node in graph.graph.nodes)
+        return graph.forward
+
+    torch.compiler.reset()
+    output = output.float()
+    compiled = torch.compile(lambda: loss(predict(output), single(batch)).total, backend=backend, fullgraph=True)
+    torch.testing.assert_close(compiled(), loss(predict(output), single(batch)).total)
+    assert nodes
+    assert not any("cartesian_prod" in node or "argsort" in node for node in nodes)
 
 
 def test_float32(loss: ColorLoss, output: Tensor, batch: LabBatch, predict: Predict) -> None:
