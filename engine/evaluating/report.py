@@ -5,15 +5,14 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.resources import files
 from itertools import groupby
 from pathlib import Path
 
-import jinja2
 from PIL import Image
 
 from ... import __version__
 from ...pipelines.files import whole_file
+from ..pages import render
 from .charts import colours, histogram
 from .figures import FIGURES, NEAR_GREY, SET_FIGURES, Figure
 from .gallery import VERSIONS, picture_name
@@ -101,11 +100,9 @@ class Section:
 
 def write_report(results: Sequence[Result], out: Path, path: Path, protocol: Protocol) -> None:
     """Writes the page on results whose folders lie in `out`."""
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    template = environment.from_string(files("photochrom.engine.templates").joinpath("report.html").read_text())
-    page = template.render(
+    page = render(
+        "photochrom.engine",
+        "report.html",
         sections=[
             Section(results=list(group), out=out) for _, group in groupby(results, lambda result: id(result.scores))
         ],

@@ -1,5 +1,4 @@
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -60,43 +59,3 @@ def trained(configure: Configure, tmp_path_factory: pytest.TempPathFactory) -> P
     config = configure(out)
     train(configure(out, data__val=config.data.train))
     return out
-
-
-@pytest.fixture(scope="session")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A selenium WebDriver of a Chromium without a window, for http:// and file:// pages; skips where there is none.
-
-    What pages download goes to `browser.downloads`; what they log is in `browser.get_log("browser")`. A test that
-    emulates a phone or dark mode puts it back.
-    """
-    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    driver = shutil.which("chromedriver")
-    if found is None or driver is None:
-        pytest.skip("needs Chromium and chromedriver (Debian: apt install chromium chromium-driver)")
-    folder = tmp_path_factory.mktemp("browser")
-    options = webdriver.ChromeOptions()
-    options.binary_location = found
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    for flag in (
-        "headless=new",
-        "no-sandbox",
-        "disable-gpu",
-        "disable-dev-shm-usage",
-        "disable-background-networking",
-        "disable-component-update",
-        "disable-sync",
-        "no-first-run",
-        "window-size=1280,900",
-        f"user-data-dir={folder / 'profile'}",
-    ):
-        options.add_argument(f"--{flag}")
-    chromium = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    chromium.downloads = folder / "downloads"
-    chromium.execute_cdp_cmd(
-        "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(chromium.downloads)}
-    )
-    try:
-        yield chromium
-    finally:
-        chromium.quit()

@@ -66,6 +66,15 @@ def assert_same_weights(one: Path, other: Path, tolerance: float) -> None:
             torch.testing.assert_close(a[name], b[name], rtol=0, atol=tolerance)
 
 
+def wait_for_checkpoint(job: subprocess.Popen[str], run: Path) -> None:
+    """Until training has gone on beyond a checkpoint that is whole; they are written beside it."""
+    assert job.stderr is not None
+    for line in job.stderr:
+        if line.startswith("step ") and any((run / "checkpoints").glob("step-*")):
+            return
+    raise AssertionError("it ended before it had saved anything")
+
+
 @pytest.fixture(scope="module")
 def one_rank(shards: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One rank that accumulates over the two halves of each batch."""
@@ -125,11 +134,8 @@ def test_a_run_that_is_killed_goes_on_by_the_same_command(
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("step 3/"):
-            process.send_signal(how)
-            break
+    wait_for_checkpoint(process, out)
+    process.send_signal(how)
     rest = process.communicate(timeout=60)[1]
     if how == signal.SIGINT:
         assert process.returncode == 130
@@ -189,12 +195,10 @@ def test_a_photograph_that_one_rank_cannot_decode_stops_all(shards: ShardSet, tm
 
 
 def started(line: list[str]) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
-    """A job in its fifth step, and its processes by rank."""
+    """A job that takes steps, and its processes by rank."""
     job = subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert job.stderr is not None
-    for text in job.stderr:
-        if text.startswith("step 5/"):
-            break
+    assert any(text.startswith("step 1/") for text in job.stderr)
     ranks = [process for process in psutil.Process(job.pid).children() if "photochrom" in process.cmdline()]
     return job, sorted(ranks, key=lambda process: int(process.environ()["RANK"]))
 
@@ -204,6 +208,7 @@ def test_a_rank_that_is_killed_is_named_in_the_last_line(shards: ShardSet, tmp_p
     """With what goes on from there; and all others have ended by then."""
     line = command(shards, tmp_path / "run", "--train.steps", "100000", "--checkpoint.every", "2", launcher=TWO_RANKS)
     job, ranks = started(line)
+    wait_for_checkpoint(job, tmp_path / "run")
     killed = time.monotonic()
     ranks[victim].kill()
     last = job.communicate(timeout=60)[1].splitlines()[-1]

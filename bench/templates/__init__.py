@@ -1,0 +1,1 @@
+"""Pages that benchmarks fill in."""
