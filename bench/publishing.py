@@ -1,13 +1,15 @@
 """What becomes of the figures of a benchmark: a table, a sentence, a JSON file, and a picture beside it."""
 
 import platform
+import re
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 
 from ..engine.config import plain
@@ -18,6 +20,9 @@ from ..engine.parser import parse_options
 from ..pipelines.threads import own_cores
 
 Found = dict[str, Any]  # the figures of a benchmark, as `figures` puts them together
+
+
+_WIDTH = 140  # where no terminal has one
 
 
 class Config(Protocol):
@@ -34,12 +39,20 @@ C = TypeVar("C", bound=Config)
 def machine(device: torch.device) -> dict[str, Any]:
     """What the figures were measured on."""
     return {
-        "cpu": platform.processor() or platform.machine(),
+        "cpu": _processor(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cores": own_cores(),
         "torch_threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
     }
+
+
+def _processor() -> str:
+    """The processor's model where Linux names it, as on PCs; what Python knows elsewhere."""
+    with suppress(OSError):
+        if named := re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE):
+            return named[1]
+    return platform.processor() or platform.machine()
 
 
 def figures(config: Config, device: torch.device, rows: list[Any], verdict: str) -> Found:
@@ -59,7 +72,7 @@ def run(
     measure: Callable[[C], Found],
     *,
     prog: str,
-    show: Callable[[Found], Table],
+    show: Callable[[Found], RenderableType],
     notes: Callable[[Found], Iterable[str]] = lambda found: (),
     draw: Callable[[Found, Path], None] | None = None,
     positional: Iterable[str] = (),
@@ -86,12 +99,13 @@ def publish(
     found: Found,
     out: Path | None,
     *,
-    show: Callable[[Found], Table],
+    show: Callable[[Found], RenderableType],
     notes: Callable[[Found], Iterable[str]] = lambda found: (),
     draw: Callable[[Found, Path], None] | None = None,
 ) -> None:
     """Prints what `show` makes a table of, the verdict and, below it, the notes; writes `out`, and draws beside it."""
-    Console(file=sys.stdout).print(show(found))
+    width = None if sys.stdout.isatty() else _WIDTH
+    Console(file=sys.stdout, width=width).print(show(found))
     print(found["verdict"])
     for note in notes(found):
         print(f"  {note}")
@@ -101,7 +115,7 @@ def publish(
             draw(found, out.with_suffix(".png"))
 
 
-def shares(name: str, median: str, share: str) -> Callable[[Found], Table]:
+def shares(name: str, median: str, share: str) -> Callable[[Found], RenderableType]:
     """How rows of `spread` are shown: the headings of what was measured, of its median and of its share."""
 
     def show(found: Found) -> Table:

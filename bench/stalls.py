@@ -38,8 +38,9 @@ _WITH, _ALONE = "with the network", "alone"
 
 @dataclass(frozen=True, kw_only=True)
 class StallsOptions(RunOptions):
-    """Says where training waits, which resource binds, and what would help: the run's own steps, fed from ever farther
-    away. All else is as in 'photochrom train': --config RECIPE, then settings by their dotted names.
+    """Says where training waits, which resource binds, and what would help: the run's own steps, fed from ever farther.
+
+    All else is as in 'photochrom train': --config RECIPE, then settings by their dotted names.
 
     Args:
         data: The shard set.

@@ -1,30 +1,37 @@
-"""How fast the training step is, by precision, layout, dilation and compilation: python -m photochrom.bench.step
+"""photochrom bench step --config RECIPE: how fast the training step is, by precision, layout, dilation and compilation
 
-All variants learn from the same batch, in turn. The first is what a training script does that sets nothing.
+All variants take steps on the same batch, which is there already, in turn. The first is what a training script does
+that sets nothing.
 """
 
 import statistics
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
 from accelerate.state import AcceleratorState
+from matplotlib.figure import Figure
 from rich.table import Column, Table
 
-from ..engine.config import Compile, DataConfig, Device, Layout, Precision, RunConfig, Spec, TrainConfig
+from ..engine.config import Compile, Layout, Precision, RunConfig, Spec, plain
+from ..engine.console import console
 from ..engine.flops import flops_per_image, published_peak
-from ..engine.launch import make_trainer, resolve_device
+from ..engine.launch import make_trainer, resolve_compile, resolve_device
 from ..engine.learner import Learner
-from ..losses import L2
-from ..models import VGGColorizer
+from ..engine.output import plural
+from ..engine.specs import build_loss, build_model, with_prior
+from ..losses.quantization import ab_bins
 from ..models.vgg import Dilation
 from ..pipelines import LabBatch
 from ..pipelines.synthetic import colourful
-from .publishing import Found, figures, run
-from .timing import collect, turns
+from .publishing import Found, figures, publish
+from .runoptions import RunOptions, parse_run
+from .timing import Clock, collect, turns
+
+CONFIGURED, PARTS = "as configured", ("forward", "backward", "optimizer")
 
 _ON_CPU = ["fp32", "fp32 channels_last", "fp32 channels_last space_to_batch", "fp32 channels_last recompute"]
 _ON_GPU = [
@@ -40,102 +47,192 @@ _ON_GPU = [
     "fp16 channels_last",
     "fp16 channels_last space_to_batch",
 ]
+_MOST_ON_CPU = 4  # photographs in a step, if nobody says otherwise
+_PARTS_ROUNDS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepConfig:
-    """Measures training steps on one batch that is there already: forward, back, and Adam.
+class StepOptions(RunOptions):
+    """Measures training steps of one process on batches that are on the device already: images per second, MFU, memory,
+    and what forward, backward and optimizer take; on a GPU, also the largest batch that fits.
+
+    All else is as in 'photochrom train': --config RECIPE, then settings by their dotted names.
 
     Args:
-        variants: Words that each name a precision, a layout, a dilation, a mode of compilation, or recompute.
-        batch_sizes: Photographs in a step; all variants are measured with each.
-        size: Side of the photographs in pixels.
-        width: Of the network.
-        device: auto, cuda or cpu.
+        variants: Words that each name a precision, a layout, a dilation, a mode of compilation, or recompute; what they
+            do not name is as torch has it by itself. By default those that the device may gain by.
+        batch_sizes: Photographs in a step; all variants are measured with each. By default
+            train.batch_size, but on a CPU no more than 4.
         peak_tflops: What the device can do, for MFU; by default what its maker publishes.
-        seconds: How long to measure each batch size, after one round to warm up; at least 3 rounds.
-        out: File for the figures as JSON.
+        seconds: How long to measure, after one round to warm up; slow steps take longer, three rounds at least.
+        out: File for the figures as JSON; a picture of them goes beside it.
     """
 
     variants: list[str] = field(default_factory=list)
-    batch_sizes: list[int] = field(default_factory=lambda: [64])
-    size: int = 256
-    width: float = 1.0
-    device: Device = "auto"
+    batch_sizes: list[int] = field(default_factory=list)
     peak_tflops: float | None = None
     seconds: float = 60.0
     out: Path | None = None
 
 
-def main(argv: list[str]) -> int:
-    return run(argv, StepConfig, measure, prog="python -m photochrom.bench.step", show=_show)
+def main(argv: list[str], prog: str) -> int:
+    options, config = parse_run(StepOptions, argv, prog)
+    publish(measure(config, options), options.out, show=show, notes=notes, draw=draw)
+    return 0
 
 
-def measure(config: StepConfig) -> dict[str, Any]:
-    """Images per second of every variant and batch size, and what they were measured on."""
-    device = resolve_device(config.device)
-    variants = config.variants or (_ON_GPU if device.type == "cuda" else _ON_CPU)
-    flops = flops_per_image(VGGColorizer(width=config.width), config.size, device)
-    rows = [row for size in config.batch_sizes for row in _measured(config, variants, size, flops, device)]
+def measure(config: RunConfig, options: StepOptions) -> Found:
+    """What each variant takes with each batch size, which is fastest, and the largest batch that fits."""
+    device = resolve_device(config.train.device)
+    variants = options.variants or (_ON_GPU if device.type == "cuda" else _ON_CPU)
+    runs = {name: varied(config, name) for name in variants} | {CONFIGURED: config}
+    most = config.train.batch_size if device.type == "cuda" else _MOST_ON_CPU
+    sizes = options.batch_sizes or [min(config.train.batch_size, most)]
+    skipped: dict[str, str] = {}
+    console.print(f"{plural(len(runs), 'variant')} in turn, for {options.seconds:g} s, or three rounds ...")
+    rows = [row for size in sizes for row in _measured(runs, size, options.seconds / len(sizes), device, skipped)]
+    if not rows:
+        raise ValueError(f"no variant could take a step: {'; '.join(skipped.values())}")
+    flops = flops_per_image(build_model(config.model), config.data.size, device)
+    for row in rows:
+        peak = 1e12 * (options.peak_tflops or 0) or published_peak(device, row.pop("arithmetic"))
+        row["mfu(%)"] = 100 * flops * row["median(img/s)"] / peak if peak else None
     best = max(rows, key=lambda row: row["median(img/s)"])
     verdict = (
-        f"fastest is {best['variant']} with batches of {best['batch_size']}: {best['ratio']:.2f} times {variants[0]}; "
-        f"a photograph takes {flops / 1e9:.1f} GFLOP"
+        f"fastest is {best['variant']} with batches of {best['batch_size']}: {best['ratio']:.2f} times "
+        f"{rows[0]['variant']}; a photograph takes {flops / 1e9:.1f} GFLOP"
     )
-    return figures(config, device, rows, verdict)
+    return figures(config, device, rows, verdict) | {
+        "settings": plain(config) | plain(options),
+        "skipped": skipped,
+        "largest_batch": _largest(runs, (CONFIGURED, best["variant"]), device),
+    }
 
 
 def _measured(
-    config: StepConfig, variants: list[str], batch_size: int, flops: int, device: torch.device
+    runs: dict[str, RunConfig], batch_size: int, seconds: float, device: torch.device, skipped: dict[str, str]
 ) -> Iterator[dict[str, Any]]:
-    L, ab = colourful(batch_size, config.size, seed=0)
-    batch = LabBatch(L=L.to(device), ab=ab.to(device), index=torch.arange(batch_size))
-    memory: dict[str, float] = {}
-    works = {name: _work(config, name, batch, device, memory) for name in variants}
-    times = collect(turns(works, device), config.seconds)
-    medians = {name: statistics.median(seconds) for name, seconds in times.items()}
-    for name, seconds in times.items():
-        half = "no" if "fp32" in name.split() else "half"
-        peak = 1e12 * (config.peak_tflops or 0) or published_peak(device, half)
+    steps = {name: step for name, run in runs.items() if (step := _started(name, run, batch_size, device, skipped))}
+    if not steps:
+        return
+    times = collect(turns({name: step.take for name, step in steps.items()}, device), seconds)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    first = next(iter(medians.values()))
+    for name, values in times.items():
         yield {
             "variant": name,
             "batch_size": batch_size,
             "median(img/s)": batch_size / medians[name],
-            "min(img/s)": batch_size / max(seconds),
-            "max(img/s)": batch_size / min(seconds),
-            "ratio": medians[variants[0]] / medians[name],
-            "mfu(%)": 100 * flops * batch_size / medians[name] / peak if peak else None,
-            "memory/peak(GiB)": memory.get(name),
-            "num_rounds": len(seconds),
+            "min(img/s)": batch_size / max(values),
+            "max(img/s)": batch_size / min(values),
+            "ratio": first / medians[name],
+            "memory/peak(GiB)": steps[name].memory,
+            **{f"{part}(ms)": value for part, value in steps[name].parts().items()},
+            "num_rounds": len(values),
+            "arithmetic": steps[name].arithmetic,
         }
 
 
-def _work(
-    config: StepConfig, name: str, batch: LabBatch, device: torch.device, memory: dict[str, float]
-) -> Callable[[], None]:
-    """A step of a variant; the first notes how much memory it takes besides the weights."""
-    run = _config(config, name, batch)
-    AcceleratorState._reset_state()  # it allows one precision in a process
-    accelerator = make_trainer(run.train)
-    torch.manual_seed(0)
-    colorizer = VGGColorizer(**run.model.init_args)
-    learner = Learner(colorizer, L2(), run, accelerator)
+class Step:
+    """A step of a run, again and again on one batch. Raises ValueError where the machine cannot take it."""
 
-    def work() -> None:
-        before = torch.cuda.memory_allocated() if device.type == "cuda" else 0
-        if device.type == "cuda" and name not in memory:
-            torch.cuda.reset_peak_memory_stats()
-        learner.learn(batch, step=0, rate=1e-5)
-        if device.type == "cuda" and name not in memory:
-            memory[name] = (torch.cuda.max_memory_allocated() - before) / 2**30
+    def __init__(self, run: RunConfig, batch_size: int, device: torch.device) -> None:
+        AcceleratorState._reset_state()  # it allows one precision in a process
+        train = replace(run.train, batch_size=batch_size, accumulate=1)
+        accelerator = make_trainer(train)
+        torch.manual_seed(0)
+        # Any colours are as rare as any other: what a loss weighs does not change its time.
+        loss = build_loss(with_prior(run.loss, [1 / len(ab_bins())] * len(ab_bins())))
+        self._learner = Learner(build_model(run.model), loss, replace(run, train=train), accelerator)
+        L, ab = colourful(batch_size, run.data.size, seed=0)
+        self._batch = LabBatch(L=L.to(device), ab=ab.to(device), index=torch.arange(batch_size))
+        self._device, self._compiled = device, resolve_compile(train, device) != "off"
+        self.arithmetic: str = accelerator.mixed_precision
+        self.memory: float | None = None
 
-    return work
+    def take(self) -> None:
+        self._learner.learn(self._batch, step=0, rate=1e-5)
+
+    def warm_up(self) -> None:
+        """The first step, which tells how much memory one takes besides the weights, in GiB."""
+        if self._device.type != "cuda":
+            self.take()
+            return
+        before = torch.cuda.memory_allocated(self._device)
+        torch.cuda.reset_peak_memory_stats(self._device)
+        self.take()
+        self.memory = (torch.cuda.max_memory_allocated(self._device) - before) / 2**30
+
+    def parts(self) -> dict[str, float | None]:
+        """The milliseconds of each part of a step, forward with the loss; of compiled ones, which have no seams, None.
+
+        Hooks wait for the device between the parts, which takes some of what it does at once from it.
+        """
+        if self._compiled:
+            return dict.fromkeys(PARTS)
+        clock = Clock(self._device)
+        laps: list[float] = []
+        hooks = (
+            self._learner.loss.register_forward_hook(lambda *_: laps.append(clock.lap())),
+            self._learner.optimizer.register_step_pre_hook(lambda *_: laps.append(clock.lap())),
+        )
+        rounds = []
+        for _ in range(_PARTS_ROUNDS):
+            laps.clear()
+            clock.lap()
+            self.take()
+            rounds.append([*laps, clock.lap()])
+        for hook in hooks:
+            hook.remove()
+        return {
+            part: 1e3 * statistics.median(taken) for part, taken in zip(PARTS, zip(*rounds, strict=True), strict=True)
+        }
 
 
-def _config(config: StepConfig, name: str, batch: LabBatch) -> RunConfig:
-    """The run that a variant's words describe. Raises ValueError for a word that is none."""
-    chosen: dict[str, Any] = {"precision": "fp32", "layout": "contiguous", "dilation": "native", "compile": "off"}
+def _started(name: str, run: RunConfig, batch_size: int, device: torch.device, skipped: dict[str, str]) -> Step | None:
+    """A step that has been taken once; where it cannot be, None, and why among the `skipped`."""
+    try:
+        step = Step(run, batch_size, device)
+        step.warm_up()
+    except ValueError as error:
+        skipped[name] = str(error)
+    except torch.OutOfMemoryError:
+        skipped[name] = f"batches of {batch_size} do not fit into the device's memory"
+        torch.cuda.empty_cache()
+    else:
+        return step
+    return None
+
+
+def _largest(runs: dict[str, RunConfig], names: Iterable[str], device: torch.device) -> dict[str, int]:
+    """The largest batches that fit into a GPU's memory; a CPU's has no bound that could be tried out."""
+
+    def fits(run: RunConfig, number: int) -> bool:
+        tried = _started("", run, number, device, {}) is not None
+        torch.cuda.empty_cache()
+        return tried
+
+    chosen = dict.fromkeys(names if device.type == "cuda" else ())
+    return {name: largest(partial(fits, runs[name])) for name in chosen}
+
+
+def largest(fits: Callable[[int], bool], *, most: int = 1 << 14) -> int:
+    """The largest multiple of 8, up to `most`, that `fits`, to an eighth; 0 if not even 8 do."""
+    good, bad = 0, 8
+    while bad <= most and fits(bad):
+        good, bad = bad, 2 * bad
+    while bad - good > max(8, good // 8):
+        middle = (good + bad) // 16 * 8
+        good, bad = (middle, bad) if fits(middle) else (good, middle)
+    return good
+
+
+def varied(config: RunConfig, name: str) -> RunConfig:
+    """The run, changed as a variant's words say. Raises ValueError for a word that is none."""
     kinds = {"precision": Precision, "layout": Layout, "dilation": Dilation, "compile": Compile}
+    chosen: dict[str, Any] = {"precision": "fp32", "layout": "contiguous", "compile": "off", "recompute": False}
+    if config.model.class_path == "VGGColorizer":
+        chosen["dilation"] = "native"
     for word in name.split():
         if word == "recompute":
             chosen["recompute"] = True
@@ -145,24 +242,48 @@ def _config(config: StepConfig, name: str, batch: LabBatch) -> RunConfig:
             known = [word for words in kinds.values() for word in get_args(words) if word != "auto"]
             raise ValueError(f"--variants has {word!r}, which is unknown: known are {', '.join(known)}, recompute")
         chosen[kind] = word
-    dilation = chosen.pop("dilation")
-    return RunConfig(
-        out=Path("unused"),
-        data=DataConfig(train="unused", size=config.size),
-        model=Spec(class_path="VGGColorizer", init_args={"width": config.width, "dilation": dilation}),
-        train=TrainConfig(batch_size=len(batch), device=config.device, **chosen),
+    model = {name: chosen.pop(name) for name in ("dilation",) if name in chosen}
+    return replace(
+        config,
+        model=Spec(class_path=config.model.class_path, init_args={**config.model.init_args, **model}),
+        train=replace(config.train, **chosen),
     )
 
 
-def _show(found: Found) -> Table:
-    headings = ("batch", "images/s", "slowest", "fastest", "ratio", "MFU", "GiB")
-    table = Table(Column("variant", no_wrap=True), *headings, box=None, header_style="bold")
-    for row in found["rows"]:
+def show(found: Found) -> Table:
+    """A line for each variant and batch size; what could not be known of any has no column."""
+    rows = found["rows"]
+    columns = {f"{part} ms": f"{part}(ms)" for part in PARTS} | {"MFU %": "mfu(%)", "GiB": "memory/peak(GiB)"}
+    known = {heading: key for heading, key in columns.items() if any(row[key] is not None for row in rows)}
+    headings = ("variant", "batch", "images/s", "slowest", "fastest", "ratio", *known)
+    table = Table(*(Column(heading, no_wrap=True) for heading in headings), box=None, header_style="bold")
+    for row in rows:
         rates = (f"{row[f'{which}(img/s)']:.1f}" for which in ("median", "min", "max"))
-        mfu, memory = (f"{value:.1f}" if value else "-" for value in (row["mfu(%)"], row["memory/peak(GiB)"]))
-        table.add_row(row["variant"], str(row["batch_size"]), *rates, f"{row['ratio']:.2f}", mfu, memory)
+        rest = ("-" if row[key] is None else f"{row[key]:.1f}" for key in known.values())
+        table.add_row(row["variant"], str(row["batch_size"]), *rates, f"{row['ratio']:.2f}", *rest)
     return table
 
 
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+def notes(found: Found) -> Iterator[str]:
+    """The largest batches, and what could not be measured."""
+    for name, number in found["largest_batch"].items():
+        yield f"the largest batch that fits, {name}: {number} (to an eighth)"
+    for name, why in found["skipped"].items():
+        yield f"left out: {name}: {why}"
+
+
+def draw(found: Found, path: Path) -> None:
+    """A bar for each variant, with its spread."""
+    rows = found["rows"]
+    figure = Figure(figsize=(9, 1.2 + 0.35 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    rates = [row["median(img/s)"] for row in rows]
+    spread = [[abs(row[f"{which}(img/s)"] - row["median(img/s)"]) for row in rows] for which in ("min", "max")]
+    names = [f"{row['variant']}, {row['batch_size']}" for row in rows]
+    axes.barh(range(len(rows)), rates, xerr=spread, capsize=3)
+    axes.set_yticks(range(len(rows)), names)
+    axes.invert_yaxis()
+    axes.set(xlabel="images/s", title=found["verdict"])
+    axes.title.set_fontsize(9)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)

@@ -52,13 +52,13 @@ class CachedLoader(TorchLoader):
 
     def _blank(self, number: int) -> Canvas:
         if self._on_device:
-            return self._canvases.for_device(number)
+            return self.canvases.for_device(number)
         return super()._blank(number)
 
     def _wanted(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.array([i for i in index.tolist() if i not in self._cache], dtype=np.int64)
 
-    def _picture(self, index: int, stored: Any) -> Pixels | Tensor:
+    def picture(self, index: int, stored: Any) -> Pixels | Tensor:
         if (kept := self._cache.get(index)) is not None:
             return kept
         picture: Pixels | Tensor = self._decoded(index, stored)

@@ -107,8 +107,8 @@ class CpuCanvas:
     def put(self, place: int, picture: Pixels, window: tuple[int, int, int, int], mirrored: bool) -> None:
         top, left, height, width = window
         if (height, width) != (self._size, self._size):
-            cut = _cut(picture, window, self._is_planar)
-            picture, top, left = resized(cut, self._size, is_planar=self._is_planar), 0, 0
+            part = cut(picture, window, self._is_planar)
+            picture, top, left = resized(part, self._size, is_planar=self._is_planar), 0, 0
         self._convert(picture, top, left, mirrored, self._L[place, 0].numpy(), self._ab[place].numpy())
 
     def lab(self) -> tuple[Tensor, Tensor]:
@@ -124,12 +124,12 @@ class DeviceCanvas:
         self._bytes = torch.empty(shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
 
     def put(self, place: int, picture: Pixels, window: tuple[int, int, int, int], mirrored: bool) -> None:
-        cut = _cut(picture, window, self._is_planar)
+        part = cut(picture, window, self._is_planar)
         if window[2:] != (self._size, self._size):
-            cut = resized(cut, self._size, is_planar=self._is_planar)
+            part = resized(part, self._size, is_planar=self._is_planar)
         if mirrored:
-            cut = cut[..., ::-1] if self._is_planar else cut[:, ::-1]
-        self._bytes[place].numpy()[...] = cut
+            part = part[..., ::-1] if self._is_planar else part[:, ::-1]
+        self._bytes[place].numpy()[...] = part
 
     def lab(self) -> tuple[Tensor, Tensor]:
         if self._device.type != "cuda":
@@ -150,8 +150,8 @@ class PicturesOnDevice:
         self._pictures: list[Any] = [None] * number
 
     def put(self, place: int, picture: Any, window: tuple[int, int, int, int], mirrored: bool) -> None:
-        cut = _cut(picture, window, self._is_planar)
-        planes = cut if self._is_planar else cut.permute(2, 0, 1)
+        part = cut(picture, window, self._is_planar)
+        planes = part if self._is_planar else part.permute(2, 0, 1)
         if window[2:] != (self._size, self._size):
             shape = (self._size, self._size)
             small = interpolate(planes[None].float(), size=shape, mode="bilinear", antialias=True)[0]
@@ -169,7 +169,8 @@ def _copying(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
-def _cut(picture: Pixels, window: tuple[int, int, int, int], is_planar: bool) -> Any:
+def cut(picture: Pixels, window: tuple[int, int, int, int], is_planar: bool) -> Any:
+    """The window of a picture, without a copy."""
     top, left, height, width = window
     rows, columns = slice(top, top + height), slice(left, left + width)
     return picture[:, rows, columns] if is_planar else picture[rows, columns]

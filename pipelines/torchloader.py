@@ -29,7 +29,7 @@ class TorchLoader(Loader):
         super().__init__(*args, **kwargs)
         self._threads = Threads(self.threads)
         self._memory = threading.local()
-        self._canvases = Canvases(self.size, self.data.store, self.device, self._convert)
+        self.canvases = Canvases(self.size, self.data.store, self.device, self._convert)
 
     def _batches(self, plans: Iterator[BatchPlan]) -> Iterator[LabBatch]:
         started: deque[_Started] = deque()
@@ -51,13 +51,13 @@ class TorchLoader(Loader):
 
         def put(i: int) -> None:
             index = int(plan.index[i])
-            picture = self._picture(index, stored.get(index))
+            picture = self.picture(index, stored.get(index))
             canvas.put(i, picture, tuple(windows[i]), bool(plan.flip[i]))
 
         return _Started(plan, canvas, self._threads.start(put, len(plan)))
 
     def _blank(self, number: int) -> Canvas:
-        return self._canvases.blank(number)
+        return self.canvases.blank(number)
 
     def _finished(self, batch: "_Started") -> LabBatch:
         try:
@@ -67,7 +67,7 @@ class TorchLoader(Loader):
         L, ab = batch.canvas.lab()
         return LabBatch(L=L, ab=ab, index=torch.from_numpy(batch.plan.index))
 
-    def _picture(self, index: int, stored: Any) -> Any:
+    def picture(self, index: int, stored: Any) -> Any:
         """The whole picture, as the canvas takes it: uint8 (H, W, 3) of sRGB, or (3, H, W) of Lab codes.
 
         `stored` are its bytes, if they were wanted.

@@ -1,34 +1,91 @@
 import json
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from photochrom.bench.step import main
+from photochrom.bench.command import main
+from photochrom.bench.step import CONFIGURED, PARTS, Step, largest, varied
+from photochrom.engine.config import DataConfig, RunConfig, Spec, TrainConfig
 from photochrom.engine.flops import flops_per_image
 from photochrom.models import VGGColorizer
+from PIL import Image
 
-SMALL = ["--size", "32", "--width", "0.0625", "--seconds", "0.1", "--device", "cpu", "--batch-sizes", "2", "4"]
+SMALL = ["step", "--config", "l2", "--data.size", "32", "--model.width", "0.0625", "--train.device", "cpu"]
+
+
+def config(loss: str = "L2", head: str = "ab") -> RunConfig:
+    return RunConfig(
+        out=Path("unused"),
+        data=DataConfig(train="unused", size=32),
+        model=Spec(class_path="VGGColorizer", init_args={"width": 0.0625, "head": head}),
+        loss=Spec(class_path=loss, init_args={}),
+        train=TrainConfig(batch_size=2, device="cpu", precision="fp32"),
+    )
 
 
 def test_variants_take_turns_at_the_same_batch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "step.json"
-    variants = ["fp32", "bf16 channels_last", "fp32 space_to_batch recompute"]
-    assert main([*SMALL, "--variants", *variants, "--peak-tflops", "0.1", "--out", str(out)]) == 0
+    variants = ["fp32", "bf16 channels_last", "fp32 space_to_batch recompute", "fp16"]
+    command = [*SMALL, "--seconds", "0.1", "--batch-sizes", "2", "4", "--variants", *variants]
+    assert main([*command, "--peak-tflops", "0.1", "--train.precision", "fp32", "--out", str(out)]) == 0
     figures = json.loads(out.read_text())
+    measured = [*variants[:3], CONFIGURED]
     assert [(row["variant"], row["batch_size"]) for row in figures["rows"]] == [
-        (variant, size) for size in (2, 4) for variant in variants
+        (variant, size) for size in (2, 4) for variant in measured
     ]
+    assert figures["skipped"] == {"fp16": "precision=fp16 needs a GPU: use fp32, or bf16, on a CPU"}
     flops = flops_per_image(VGGColorizer(width=0.0625), 32, torch.device("cpu"))
     for row in figures["rows"]:
         assert 0 < row["min(img/s)"] <= row["median(img/s)"] <= row["max(img/s)"]
         assert row["num_rounds"] >= 3
         assert row["mfu(%)"] == pytest.approx(100 * flops * row["median(img/s)"] / 1e11)
-    assert figures["rows"][0]["ratio"] == figures["rows"][3]["ratio"] == 1
-    assert figures["verdict"] in capsys.readouterr().out
+        assert all(row[f"{part}(ms)"] > 0 for part in PARTS)
+    assert figures["rows"][0]["ratio"] == figures["rows"][4]["ratio"] == 1
+    assert Image.open(tmp_path / "step.png").width > 500
+    said = capsys.readouterr().out
+    assert figures["verdict"] in said
+    assert "left out: fp16: precision=fp16 needs a GPU" in said
 
 
-def test_a_word_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*SMALL, "--variants", "fp33"]) == 1
-    assert "--variants has 'fp33', which is unknown: known are bf16, fp16, fp32, " in " ".join(
-        capsys.readouterr().err.split()
-    )
+def test_a_word_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="--variants has 'fp33', which is unknown: known are bf16, fp16, fp32, "):
+        varied(config(), "fp33")
+
+
+def test_what_a_variant_does_not_name_is_as_torch_has_it() -> None:
+    run = replace(config(), train=TrainConfig(precision="bf16", recompute=True, layout="channels_last"))
+    plain, other = varied(run, "fp32"), varied(run, "bf16 default space_to_batch")
+    assert (plain.train.precision, plain.train.layout, plain.train.compile) == ("fp32", "contiguous", "off")
+    assert plain.model.init_args["dilation"] == "native"
+    assert not plain.train.recompute
+    assert (other.train.precision, other.train.compile) == ("bf16", "default")
+    assert other.model.init_args == {"width": 0.0625, "head": "ab", "dilation": "space_to_batch"}
+
+
+def test_a_slow_part_is_told_from_the_others() -> None:
+    """Of a loss that needs a prior, too."""
+    step = Step(config("RebalancedCrossEntropy", "bins"), 2, torch.device("cpu"))
+    step._learner.loss.register_forward_pre_hook(lambda *_: time.sleep(0.2))
+    forward, backward, optimizer = step.parts().values()
+    assert forward is not None
+    assert backward is not None
+    assert optimizer is not None
+    assert forward > 200 > backward > 0
+    assert 200 > optimizer > 0
+
+
+@pytest.mark.parametrize("room", [0, 7, 8, 12, 100, 224, 1000, 1 << 14, 1 << 20])
+def test_the_largest_batch_that_fits(room: int) -> None:
+    tried = []
+
+    def fits(number: int) -> bool:
+        tried.append(number)
+        return number <= room
+
+    found = largest(fits)
+    assert found % 8 == 0
+    assert found <= room
+    assert found >= min(room * 8 // 9 - 8, 1 << 13)
+    assert len(tried) <= 16
