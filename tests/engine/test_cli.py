@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import photochrom
@@ -9,6 +10,7 @@ import yaml
 from photochrom.engine.cli import VERBS, main
 from photochrom.engine.commands.train import parse
 from photochrom.engine.config import Spec, plain
+from photochrom.engine.weights import load_with_recipe, save_model
 from photochrom.pipelines import ShardSet
 
 BASE = ["--out", "run", "--data.train", "shards"]
@@ -274,29 +276,15 @@ def test_what_is_typed_counts_more_than_a_file_wherever_that_stands() -> None:
     assert last.optim.lr == 3
 
 
-def test_a_loss_of_one_s_own_by_import_path(
-    shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_loss_of_one_s_own_in_a_file_is_not_imported(
+    trained: Path, shards: ShardSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "my_losses.py").write_text(
-        "from photochrom.losses import ColorLoss, LossOutput\n\n\n"
-        "class L1(ColorLoss):\n"
-        "    def __init__(self, weight: float = 1.0) -> None:\n"
-        "        super().__init__()\n"
-        "        self.weight = weight\n\n"
-        "    def forward(self, prediction, batch) -> LossOutput:\n"
-        "        size = tuple(batch.ab.shape[2:])\n"
-        "        return LossOutput(total=self.weight * (prediction.ab(size) - batch.ab).abs().mean())\n"
-    )
-    command = [sys.executable, "-m", "photochrom"]
-    train = ["train", "--out", "run", "--data.train", str(shards.root), "--data.size", "32", "--model.width", "0.0625"]
-    train += ["--train.steps", "2", "--train.batch_size", "4", "--loss", "my_losses.L1", "--loss.weight", "2"]
-    subprocess.run([*command, *train], check=True, cwd=tmp_path, capture_output=True)
-    evaluate = ["evaluate", "run", "--data", str(shards.root), "--out", "scores"]
-    refused = subprocess.run([*command, *evaluate], cwd=tmp_path, capture_output=True, text=True)
-    assert refused.returncode == 1
-    assert "my_losses.L1 is no known ColorLoss" in refused.stderr
-    subprocess.run([*command, *evaluate, "--plugin", "my_losses"], check=True, cwd=tmp_path, capture_output=True)
-    assert (tmp_path / "scores" / "report.html").exists()
+    """But by --plugin: tests/test_docs.py has that."""
+    network, recipe = load_with_recipe(trained)
+    file = tmp_path / "model.safetensors"
+    save_model(network.state_dict(), replace(recipe, loss=Spec(class_path="my_losses.L1", init_args={})), file)
+    assert main(["evaluate", str(file), "--data", str(shards.root), "--out", str(tmp_path / "scores")]) == 1
+    assert "my_losses.L1 is no known ColorLoss" in capsys.readouterr().err
 
 
 def test_modules_that_lie_about_are_not_imported(

@@ -216,37 +216,43 @@ def test_a_stream_goes_on_exactly_on_another_number_of_ranks(
         assert [contents(*shares) for shares in zip(*after, strict=True)] == unbroken[stop:]
 
 
+KINDS = ("dali", "torch")
 SCRIPT = """
 import json, sys
-from test_loaders import contents, loader, take
+from test_loaders import KINDS, contents, loader, take
 from photochrom.pipelines import ShardSet
-kind, root, rank, world_size, number, state = sys.argv[1:]
-part = loader(kind, ShardSet.open(root), batch_size=6, rank=int(rank), world_size=int(world_size))
-part.load_state_dict(json.loads(state)) if state else None
-print(json.dumps([[contents(batch) for batch in take(part, int(number))], part.state_dict()]))
+root, rank, world_size, number, states = sys.argv[1:]
+for kind, state in zip(KINDS, json.loads(states)):
+    part = loader(kind, ShardSet.open(root), batch_size=6, rank=int(rank), world_size=int(world_size))
+    part.load_state_dict(state) if state else None
+    print(json.dumps([[contents(batch) for batch in take(part, int(number))], part.state_dict()]))
 """
 
 
-@pytest.mark.parametrize("kind", ["dali", "torch"])
-def test_a_stream_goes_on_in_other_processes(kind: str, shards: ShardSet) -> None:
-    def run(world_size: int, number: int, state: str) -> tuple[list[Any], str]:
+def test_streams_go_on_in_other_processes(shards: ShardSet) -> None:
+    def run(world_size: int, number: int, states: list[Any]) -> tuple[list[list[Any]], list[Any]]:
+        """The batches of each kind, and where its first rank stands."""
         processes = [
             subprocess.Popen(
-                [sys.executable, "-c", SCRIPT, kind, str(shards.root), str(rank), str(world_size), str(number), state],
+                [sys.executable, "-c", SCRIPT, *map(str, (shards.root, rank, world_size, number)), json.dumps(states)],
                 cwd=Path(__file__).parent,
                 stdout=subprocess.PIPE,
                 text=True,
             )
             for rank in range(world_size)
         ]
-        shares = [json.loads(process.communicate(timeout=120)[0]) for process in processes]
-        batches = zip(*(share[0] for share in shares), strict=True)
-        whole = [sorted(map(tuple, itertools.chain.from_iterable(batch))) for batch in batches]
-        return whole, json.dumps(shares[0][1])
+        of_ranks = [map(json.loads, process.communicate(timeout=120)[0].splitlines()) for process in processes]
+        wholes, stands = [], []
+        for shares in zip(*of_ranks, strict=True):
+            batches = zip(*(share[0] for share in shares), strict=True)
+            wholes.append([sorted(map(tuple, itertools.chain.from_iterable(batch))) for batch in batches])
+            stands.append(shares[0][1])
+        return wholes, stands
 
-    first, state = run(2, 4, "")
-    second, _ = run(3, 5, state)
-    assert first + second == [contents(batch) for batch in take(loader(kind, shards, batch_size=6), 9)]
+    first, states = run(2, 4, [None, None])
+    second, _ = run(3, 5, states)
+    for kind, begun, gone_on in zip(KINDS, first, second, strict=True):
+        assert begun + gone_on == [contents(batch) for batch in take(loader(kind, shards, batch_size=6), 9)]
 
 
 @every_loader

@@ -501,9 +501,8 @@ def test_lpips_is_each_process_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
     assert made == {"net": "alex", "reduction": "none", "normalize": True, "sync_on_compute": False}
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_many_ranks_score_as_one(ranks: int, trained: Path, shards: ShardSet, evaluated: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+def test_many_ranks_score_as_one(trained: Path, shards: ShardSet, evaluated: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3"]
     command += [
         "-m",
         "photochrom",
