@@ -1,0 +1,108 @@
+"""Machines and photographs as files: all that come along are sound, and what is wrong with another is said."""
+
+import json
+import statistics
+from importlib.resources import files
+from pathlib import Path
+from typing import get_args
+
+import photochrom
+import pytest
+import yaml
+from photochrom.bench.scaling.machines import known_machines, load_machine
+from photochrom.bench.scaling.network import vgg
+from photochrom.bench.scaling.photographs import Stored, load_photograph
+
+RESULTS = Path(photochrom.__file__).parent / "bench" / "results"
+
+
+@pytest.mark.parametrize("name", known_machines())
+def test_machines_that_come_along(name: str) -> None:
+    machine = load_machine(name)
+    assert machine.name == name
+    assert machine.about
+    assert len(machine.sources()) >= 13
+    assert all(len(figure["source"]) > 10 for figure in machine.sources().values())
+    assert machine.link.value >= machine.network.value
+    assert machine.fp32_attained.value <= 100
+
+
+def test_what_was_measured_on_an_h100_is_what_its_file_says() -> None:
+    lines = (RESULTS / "h100" / "train-auto-metrics.jsonl").read_text().splitlines()
+    rates = [json.loads(line)["throughput(img/s)"] for line in lines]
+    machine = load_machine("h100")
+    assert machine.half_peak
+    assert machine.half_attained
+    attained = statistics.median(rates) * vgg(1.0, 256).flops / (1e12 * machine.half_peak.value)
+    assert 100 * attained == pytest.approx(machine.half_attained.value, abs=0.2)
+
+
+@pytest.mark.parametrize("stored", get_args(Stored))
+def test_photographs_that_come_along(stored: Stored) -> None:
+    photograph = load_photograph(stored)
+    assert photograph.what
+    assert 10 < photograph.bytes.value < 1000
+    assert 0.1 < photograph.cpu.value < 200
+
+
+def test_what_is_packed_costs_less() -> None:
+    costs = [load_photograph(stored).cpu.value for stored in get_args(Stored)]
+    assert costs == sorted(costs, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"corse": {"value": 1, "source": "x"}}, "mine.yaml has 'corse', which is unknown; did you mean cores?"),
+        ({"cores": None}, "mine.yaml, cores: write it as {value: NUMBER, source: WHERE IT IS FROM}"),
+        ({"cores": {"value": 4}}, "mine.yaml, cores: write it as"),
+        ({"cores": {"value": 0, "source": "x"}}, "mine.yaml, cores: value 0 is not a positive number"),
+        ({"cores": {"value": True, "source": "x"}}, "mine.yaml, cores: value True is not a positive number"),
+        ({"cores": {"value": float("nan"), "source": "x"}}, "mine.yaml, cores: value nan is not a positive number"),
+        ({"cores": {"value": 4, "source": " "}}, "mine.yaml, cores: source is empty"),
+        ({"on_cores": 3}, "mine.yaml: about is a text, and on_cores true or false"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said(change: dict[str, object], sentence: str, tmp_path: Path) -> None:
+    values = yaml.safe_load((files("photochrom.bench.machines") / "h100.yaml").read_text())
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump(values))
+    assert load_machine(str(file)).cores.value == 112
+    file.write_text(yaml.safe_dump(values | change))
+    with pytest.raises(ValueError, match=r"mine\.yaml") as error:
+        load_machine(str(file))
+    assert sentence in str(error.value)
+
+
+def test_a_figure_that_is_missing_is_named(tmp_path: Path) -> None:
+    values = yaml.safe_load((files("photochrom.bench.machines") / "h100.yaml").read_text())
+    del values["network(GB/s)"]
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump(values))
+    with pytest.raises(ValueError, match=r"mine\.yaml lacks 'network\(GB/s\)': add it with a value and a source"):
+        load_machine(str(file))
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("h10", "--machine h10 is neither a .yaml file nor a machine that comes along; did you mean h100?"),
+        ("nowhere.yaml", "--machine nowhere.yaml cannot be read"),
+    ],
+)
+def test_a_machine_that_nobody_knows(name: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match="--machine") as error:
+        load_machine(name)
+    assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [("a: [", "is no YAML"), ("- 1", "mine.yaml holds no figures"), ("!!python/name:os.system", "")],
+)
+def test_files_of_another_kind(text: str, sentence: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=r"mine\.yaml") as error:
+        load_machine(str(file))
+    assert sentence in str(error.value)
