@@ -32,7 +32,7 @@ from .figures import FIGURES
 from .gallery import chosen, write_gallery
 from .perceptual import PERCEPTUAL, Fid, load_lpips
 from .predictors import BASELINES, Network, Predictor
-from .report import write_report
+from .report import Section, write_report
 from .results import BEST, WORST, Protocol, Result, SetScores, result_folder, write_figures
 from .resumable import resumable_folder
 from .rowfile import RowFile
@@ -191,7 +191,7 @@ class _Evaluation:
             prior=None if config.prior is None else str(config.prior),
             versions=versions(),
         )
-        self._results: list[Result] = []
+        self._sections: list[Section] = []
 
     def _entries(self) -> list[_Entry]:
         entries: list[_Entry] = []
@@ -273,9 +273,10 @@ class _Evaluation:
         for result, entry in zip(results, job.entries, strict=True):
             if not (self.config.out / result.name).exists():
                 self._write(result, job, entry.predictor)
-        self._results += results
-        write_report(self._results, self.config.out, self.config.out / REPORT, self._protocol)
-        summaries = [result.summary(list(BASELINES), self._protocol) for result in self._results]
+        self._sections.append(Section(results=results, out=self.config.out))
+        write_report(self._sections, self.config.out / REPORT, self._protocol)
+        all_results = [result for section in self._sections for result in section.results]
+        summaries = [result.summary(list(BASELINES), self._protocol) for result in all_results]
         write_json(self.config.out / "summary.json", {"results": summaries})
         save_yaml(self.config, self.config.out / "config.yaml")
         return results

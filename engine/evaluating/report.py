@@ -2,10 +2,9 @@
 
 import base64
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
 from pathlib import Path
 
 from PIL import Image
@@ -37,7 +36,10 @@ class Picture:
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """All results on one shard set at one size; their folders lie in `out`."""
+    """All results on one shard set at one size; their folders lie in `out`.
+
+    What takes time is made once: the page is written anew with every section.
+    """
 
     results: list[Result]
     out: Path
@@ -73,17 +75,27 @@ class Section:
         """What each row of the table is drawn in."""
         return colours(self.metrics)
 
-    def charts(self) -> Iterator[tuple[str, str]]:
-        """The label of each figure of a photograph, and its histogram."""
+    @cached_property
+    def charts(self) -> dict[str, str]:
+        """The histogram of each figure of a photograph, by its label."""
         columns = {name: columns_of(self.scores.rows, name) for name in self.metrics}
-        for key, figure in FIGURES.items():
-            if found := {name: row[key] for name, row in columns.items() if key in row}:
-                yield figure.label, histogram(figure.heading, found, self.colours)
+        found = {key: {name: row[key] for name, row in columns.items() if key in row} for key in FIGURES}
+        return {
+            FIGURES[key].label: histogram(FIGURES[key].heading, values, self.colours)
+            for key, values in found.items()
+            if values
+        }
 
-    def galleries(self, result: Result) -> Iterator[tuple[str, list[Picture]]]:
-        """The best and the worst."""
-        for kind, samples in ((BEST, result.best), (WORST, result.worst)):
-            yield kind, [self._picture(result, kind, rank, index) for rank, index in enumerate(samples, start=1)]
+    @cached_property
+    def galleries(self) -> dict[str, dict[str, list[Picture]]]:
+        """The best and the worst of each result, by its name."""
+        return {
+            result.name: {
+                kind: [self._picture(result, kind, rank, index) for rank, index in enumerate(samples, start=1)]
+                for kind, samples in ((BEST, result.best), (WORST, result.worst))
+            }
+            for result in self.results
+        }
 
     def _picture(self, result: Result, kind: str, rank: int, index: int) -> Picture:
         sample, columns = self.scores.data.sample(index), columns_of(self.scores.rows, result.predictor)
@@ -98,14 +110,12 @@ class Section:
         )
 
 
-def write_report(results: Sequence[Result], out: Path, path: Path, protocol: Protocol) -> None:
-    """Writes the page on results whose folders lie in `out`."""
+def write_report(sections: Sequence[Section], path: Path, protocol: Protocol) -> None:
+    """Writes the page."""
     page = render(
         "photochrom.engine",
         "report.html",
-        sections=[
-            Section(results=list(group), out=out) for _, group in groupby(results, lambda result: id(result.scores))
-        ],
+        sections=sections,
         protocol=protocol,
         near_grey=NEAR_GREY,
         version=__version__,
