@@ -33,6 +33,7 @@ from .checkpoint import (
 from .config import RunConfig, Spec, differences, plain, save_yaml
 from .console import LiveLine, console
 from .flops import flops_per_image, published_peak
+from .idle import without_effect
 from .lastword import last_word
 from .launch import make_trainer
 from .learner import Learner
@@ -319,6 +320,7 @@ def _describe(run: Run) -> Iterator[str]:
             f"learning rate {config.optim.lr:g} x {factor:.4g} = {config.optim.lr * factor:.4g}: batches of "
             f"{run.loader.batch_size} in place of {config.optim.base_batch}, {config.optim.scale_lr}"
         )
+    yield from without_effect(run)
 
 
 def _summary(run: Run) -> dict[str, Any]:

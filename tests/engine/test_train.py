@@ -436,3 +436,23 @@ def test_a_changed_network_is_refused(configure, tmp_path: Path) -> None:
         train(configure(tmp_path / "run", model=other))
     same = Spec(class_path="VGGColorizer", init_args={"normalization": "zhang", "width": 0.0625})
     train(configure(tmp_path / "run", model=same, train__steps=11))
+
+
+def test_settings_without_effect_are_said(configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = {"loader__cache_gib": 1.0, "optim__base_batch": 8, "train__epochs": 7, "data__crop": "center"}
+    train(configure(tmp_path / "run", train__steps=1, data__scale=(0.5, 1.0), log__validate_every=3, **settings))
+    said = [line for line in capsys.readouterr().err.splitlines() if "has no effect" in line]
+    assert said == [
+        "data.scale=[0.5, 1.0] has no effect without data.crop=random_resized",
+        "optim.base_batch=8 has no effect without optim.scale_lr",
+        "loader.cache_gib=1.0 has no effect without loader.backend=cached",
+        "train.epochs=7 has no effect without train.steps=null",
+        "log.validate_every=3 has no effect without data.val",
+    ]
+
+
+def test_settings_with_effect_are_not(configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shards = configure(tmp_path).data.train
+    settings = {"loader__cache_gib": 1.0, "loader__backend": "cached", "data__val": shards, "log__validate_every": 3}
+    train(configure(tmp_path / "run", train__steps=1, data__scale=(0.5, 1.0), **settings))
+    assert "has no effect" not in capsys.readouterr().err
