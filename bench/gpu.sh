@@ -1,38 +1,49 @@
 #!/usr/bin/env bash
-# What a GPU can do, in one go of some nine minutes: packing, decoding, losses, steps, training, evaluation, stalls, and the tests that need one.
-#   usage: bench/gpu.sh PHOTOGRAPHS OUT     figures go to OUT as JSON, what was printed to OUT/log.txt
+# What a GPU can do, in one go of under nine minutes: its tests, loaders, steps, stalls, today's loop beside ours, and a run.
+#   usage: bench/gpu.sh PHOTOGRAPHS [OUT]     figures go to OUT (bench/results/NAME-OF-THE-GPU) as JSON and PNG, what was
+#                                             printed to OUT/log.txt
 # A step that fails or takes too long is said so, and the next one begins.
 set -uo pipefail
-photographs=$1 out=$2 work=$(mktemp -d)
+ALL=535 # seconds
+if [ $# -lt 1 ] || [ ! -e "$1" ]; then
+  echo "usage: bench/gpu.sh PHOTOGRAPHS [OUT], a folder or an archive of photographs" >&2
+  exit 2
+fi
+if ! gpu=$(nvidia-smi --query-gpu=name --format=csv,noheader 2> /dev/null | head -n 1) || [ -z "$gpu" ]; then
+  echo "bench/gpu.sh needs an NVIDIA GPU, and nvidia-smi finds none: 'photochrom doctor' says what is missing" >&2
+  exit 1
+fi
+photographs=$1 work=$(mktemp -d)
+out=${2:-$(dirname "$0")/results/$(echo "${gpu#NVIDIA }" | tr 'A-Z ' 'a-z-')}
+trap 'rm -rf "$work"' EXIT
 mkdir -p "$out"
 exec > >(tee "$out/log.txt") 2>&1
 
 step() { # seconds, then a command
-  local limit=$1 start=$SECONDS; shift
+  local limit=$1 start=$SECONDS left=$((ALL - SECONDS)); shift
+  if [ "$left" -lt 5 ]; then echo "!!! left out, $ALL s are over: $*"; return; fi
   echo "--- $*"
-  timeout "$limit" "$@" || echo "!!! rc $?: $*"
-  echo "--- $((SECONDS - start)) s"
+  timeout "$((left < limit ? left : limit))" "$@" || echo "!!! rc $?: $*"
+  echo "--- $((SECONDS - start)) s of $limit"
 }
-train() { # a name, then settings
-  local name=$1; shift
-  step 75 python3 -m photochrom train --config l2 --data.train "$work/shards" --out "$work/$name" --log.every 5 "$@" > "$work/$name.log" 2>&1
-  tail -n 4 "$work/$name.log"
-  cp "$work/$name/summary.json" "$out/train-$name.json"
-  cp "$work/$name/metrics.jsonl" "$out/train-$name-metrics.jsonl"
+photochrom() { # seconds, then what photochrom is told
+  local limit=$1; shift
+  step "$limit" python3 -m photochrom "$@"
 }
 
-nvidia-smi -L
-step 60 python3 -m photochrom doctor
-step 60 python3 -m photochrom pack "$photographs" "$work/shards"
-step 60 python3 -m photochrom.bench.stages "$work/shards" --device cuda --batch-size 64 --seconds 10 --out "$out/stages.json"
-step 60 python3 -m photochrom.bench.losses --device cuda --seconds 10 --out "$out/losses.json"
-step 150 python3 -m photochrom.bench.step --device cuda --batch-sizes 64 --seconds 20 --out "$out/step.json"
-step 120 python3 -m photochrom.bench.loaders "$photographs" --device cuda --batch-size 128 --rounds 3 --seconds 2 \
-  --only original:squash,DaliLoader,TorchLoader:originals --out "$out/loaders.json"
-train auto --train.steps 150 --train.batch_size 224 --train.precision auto
-train fp32 --train.steps 40 --train.batch_size 224 --train.precision fp32
-step 60 python3 -m photochrom evaluate "$work/auto" --data "$work/shards" --out "$work/report" --precision auto
+photochrom 30 doctor
+photochrom 40 pack "$photographs" "$work/shards"
+photochrom 110 bench step --config l2 --batch-sizes 64 224 --seconds 40 --out "$out/step.json"
+photochrom 60 bench loader --config l2 --data "$work/shards" --train.batch_size 128 --seconds 30 --out "$out/loader.json"
+photochrom 60 bench stalls --config l2 --data "$work/shards" --train.batch_size 128 --seconds 20 --out "$out/stalls.json"
+# A real run of two minutes, with previews and validation, then its evaluation.
+step 140 timeout --signal INT 120 python3 -m photochrom train --config l2 --data.train "$work/shards" --data.val "$work/shards" \
+  --out "$work/run" --log.every 5 --log.preview_every 50 --log.validate_every 100
+cp "$work/run/metrics.jsonl" "$out/train-metrics.jsonl"
+previews=("$work/run/previews"/*)
+cp "${previews[-1]}" "$out/train-preview.jpg"
+photochrom 40 evaluate "$work/run" --data "$work/shards" --out "$work/report" --precision auto --baseline grey mean
 cp "$work/report/summary.json" "$out/evaluate.json"
-step 90 python3 -m photochrom bench stalls --config l2 --data "$work/shards" --train.batch_size 128 --seconds 30 --out "$out/stalls-l2.json"
 step 150 python3 -m pytest -q -m gpu -p no:cacheprovider --durations=3
-rm -rf "$work"
+photochrom 60 bench rivals --data "$photographs" --only step --batch-size 64 --seconds 15 --out "$out/rivals.json"
+step 30 python3 -m photochrom.bench.losses --device cuda --seconds 8 --out "$out/losses.json"
