@@ -7,7 +7,12 @@ from ..engine.console import console
 from ..engine.parser import nearest
 
 VERBS = {
+    "loader": "how fast loaders are by their settings, what each stage costs, and the fastest",
+    "step": "how fast the training step is, by precision, layout, dilation and compilation",
+    "rivals": "what people use today beside ours, from the same photographs to the same batches",
     "stalls": "where training waits, which resource binds, and what would help",
+    "scale": "what training makes of many machines, which resource binds there, and what would help",
+    "report": "all results that were kept, by machine, on one page",
 }
 _USAGE = "usage: photochrom bench VERB ...\n\n" + "\n".join(f"  {verb:10} {what}" for verb, what in VERBS.items())
 

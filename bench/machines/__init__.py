@@ -1,0 +1,1 @@
+"""Machines as files: what each can do, every figure with its source."""

@@ -1,0 +1,46 @@
+"""Is what a contestant makes the same? Its L and ab beside those of scikit-image, photograph by photograph."""
+
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from skimage.color import rgb2lab
+
+from .task import Batches, Task, files
+
+_PASSES = 12  # in which each has been seen, also where some come again before others have come
+
+
+def write_reference(folder: Path, out: Path, size: int) -> None:
+    """Lab (n, 3, S, S) of a folder's photographs, squashed by Pillow's bicubic filter, by scikit-image in float64."""
+    paths = files(str(folder))
+    made = np.lib.format.open_memmap(out, mode="w+", dtype=np.float32, shape=(len(paths), 3, size, size))
+    for lab, path in zip(made, paths, strict=True):
+        picture = Image.open(path).convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
+        lab[:] = rgb2lab(np.asarray(picture, dtype=np.float64) / 255).transpose(2, 0, 1)
+    made.flush()
+
+
+def check(batches: Batches, task: Task, reference: str) -> dict[str, Any]:
+    """Means of L and |ab| over all photographs, each once, and mean absolute errors of L and ab."""
+    true = np.load(reference, mmap_mode="r")
+    seen: dict[int, list[float]] = {}
+    for L, ab, numbers in islice(batches, _PASSES * -(-len(true) // task.batch_size)):
+        for number, *planes in zip(numbers.tolist(), L.cpu().numpy(), ab.cpu().numpy(), strict=True):
+            if number not in seen:
+                seen[number] = list(_means(planes, true[number]))
+        if len(seen) == len(true):
+            break
+    names = ("mean_L", "mean_abs_ab", "error_L", "error_ab")
+    return dict(zip(names, np.mean(list(seen.values()), axis=0).tolist(), strict=True)) | {"num_checked": len(seen)}
+
+
+def _means(planes: list[Any], true: Any) -> Iterable[float]:
+    L, ab = planes
+    yield L.mean()
+    yield np.abs(ab).mean()
+    yield np.abs(L - true[:1]).mean()
+    yield np.abs(ab - true[1:]).mean()

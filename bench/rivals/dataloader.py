@@ -1,0 +1,28 @@
+"""torch's DataLoader, as rivals that have nothing of their own in its place use it."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from .pictures import Planes
+from .task import Task, files
+
+
+class Files:
+    """A torch dataset of a folder's photographs: L, ab, and the number, by `planes` of a path."""
+
+    def __init__(self, task: Task, planes: Callable[[str, Task], Planes]) -> None:
+        self._paths, self._task, self._planes = files(task.data), task, planes
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, number: int) -> tuple[Any, Any, int]:
+        return *self._planes(self._paths[number], self._task), number
+
+
+def endless(dataset: Any, task: Task) -> Iterator[Any]:
+    """Batches of one epoch that does not end, so that no queue runs empty: each photograph once, then each again."""
+    from torch.utils.data import DataLoader, RandomSampler
+
+    sampler = RandomSampler(dataset, num_samples=len(dataset) * 10**6)
+    yield from DataLoader(dataset, task.batch_size, sampler=sampler, num_workers=task.threads)

@@ -1,0 +1,34 @@
+"""Hugging Face datasets: Arrow files of encoded photographs, its Image feature, that is Pillow, and OpenCV's Lab."""
+
+from pathlib import Path
+from typing import Any
+
+from .dataloader import endless
+from .pictures import cut, opencv_lab
+from .task import Batches, Task, files
+
+NEEDS = ("datasets", "PIL", "cv2")
+INSTALL = "pip install -e '.[rivals-huggingface]'"
+
+
+def batches(task: Task) -> Batches:
+    import numpy as np
+    from datasets import load_from_disk
+
+    def planes(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        made = [opencv_lab(np.asarray(cut(picture, task))) for picture in rows["photograph"]]
+        return {"L": [L for L, _ in made], "ab": [ab for _, ab in made], "number": rows["number"]}
+
+    dataset = load_from_disk(task.data).with_transform(planes)
+    for batch in endless(dataset, task):
+        yield batch["L"], batch["ab"], batch["number"]
+
+
+def write(folder: str, out: str, threads: int) -> None:
+    """A dataset of photographs as they are."""
+    from datasets import Dataset, Features, Image, Value
+
+    paths = files(folder)
+    rows = {"photograph": [Path(path).read_bytes() for path in paths], "number": list(range(len(paths)))}
+    features = Features({"photograph": Image(), "number": Value("int64")})
+    Dataset.from_dict(rows, features=features).save_to_disk(out)

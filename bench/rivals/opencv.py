@@ -1,0 +1,18 @@
+"""torch's DataLoader over files, and OpenCV for all else."""
+
+from pathlib import Path
+
+from .dataloader import Files, endless
+from .pictures import Planes, by_opencv
+from .task import Batches, Task
+
+NEEDS = ("cv2",)
+INSTALL = "pip install -e '.[rivals-opencv]'"
+
+
+def batches(task: Task) -> Batches:
+    return endless(Files(task, _planes), task)
+
+
+def _planes(path: str, task: Task) -> Planes:
+    return by_opencv(Path(path).read_bytes(), task)

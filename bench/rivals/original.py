@@ -1,0 +1,17 @@
+"""The original project's recipe: torch's DataLoader over files, Pillow, scikit-image in float64."""
+
+from .dataloader import Files, endless
+from .pictures import Planes, by_pillow
+from .task import Batches, Task
+
+NEEDS = ("PIL", "skimage")
+
+
+def batches(task: Task) -> Batches:
+    return endless(Files(task, _planes), task)
+
+
+def _planes(path: str, task: Task) -> Planes:
+    from PIL import Image
+
+    return by_pillow(Image.open(path), task)

@@ -1,0 +1,71 @@
+"""From a photograph to L and ab as people do it, for rivals that bring the bytes only: by Pillow or by OpenCV.
+
+Both return L (1, S, S) and ab (2, S, S), float32 in Lab units.
+"""
+
+import random
+from functools import cache
+from typing import Any
+
+from .task import Task, random_box
+
+Planes = tuple[Any, Any]
+
+
+def by_pillow(picture: Any, task: Task) -> Planes:
+    """Of a PIL picture: the bicubic filter, and scikit-image in float64."""
+    import numpy as np
+    from skimage.color import rgb2lab
+
+    return _planes(rgb2lab(np.asarray(cut(picture, task))))
+
+
+def by_opencv(jpeg: bytes, task: Task) -> Planes:
+    """Of a file's bytes: OpenCV's decoder, its filter for making pictures smaller, its Lab in float32."""
+    import numpy as np
+
+    cv2 = _opencv()
+    picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+    mirror = False
+    if task.crop != "squash":
+        left, top, right, bottom = random_box(picture.shape[1], picture.shape[0])
+        picture, mirror = picture[top:bottom, left:right], random.random() < 0.5
+    picture = cv2.resize(picture, (task.size, task.size), interpolation=cv2.INTER_AREA)
+    return opencv_lab(cv2.flip(picture, 1) if mirror else picture, from_bgr=True)
+
+
+def opencv_lab(picture: Any, *, from_bgr: bool = False) -> Planes:
+    """Of an array (S, S, 3) of sRGB in bytes."""
+    import numpy as np
+
+    cv2 = _opencv()
+    code = cv2.COLOR_BGR2LAB if from_bgr else cv2.COLOR_RGB2LAB
+    return _planes(cv2.cvtColor(picture.astype(np.float32) / 255, code))
+
+
+def cut(picture: Any, task: Task) -> Any:
+    """A PIL picture as the job says, by Pillow's bicubic filter."""
+    from PIL import Image
+
+    size = (task.size, task.size)
+    picture = picture.convert("RGB")
+    if task.crop == "squash":
+        return picture.resize(size, Image.Resampling.BICUBIC)
+    picture = picture.crop(random_box(*picture.size)).resize(size, Image.Resampling.BICUBIC)
+    return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if random.random() < 0.5 else picture
+
+
+@cache
+def _opencv() -> Any:
+    import cv2
+
+    cv2.setNumThreads(0)  # as many of its own in each worker would wait for each other
+    return cv2
+
+
+def _planes(lab: Any) -> Planes:
+    import numpy as np
+    import torch
+
+    planes = torch.from_numpy(lab.astype(np.float32, copy=False)).permute(2, 0, 1)
+    return planes[:1], planes[1:]
