@@ -7,7 +7,7 @@ timed when its queue is as full as it stays.
 
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from .publishing import Found, figures, publish
 from .runoptions import RunOptions, parse_run
 from .timing import Clock
 
-_ROUNDS = 3
+_ROUNDS = 5
 _HEADER = "# Written by photochrom bench loader: give it after your recipe, --config RECIPE --config THIS\n"
 
 
@@ -103,11 +103,10 @@ def measure(config: RunConfig, seconds: float) -> Found:
         raise ValueError("bench loader looks at one process: start it without a launcher")
     configured = as_configured(config, accelerator)
     console.print(f"{configured} as configured, and others in turn, for {seconds:g} s ...")
-    turns: Turns = {setting: [] for setting in by_threads(configured, own_cores())}
-    _measure(config, accelerator, turns, 0.45 * seconds)
-    others: Turns = {setting: [] for setting in by_queue(configured, turns) if setting not in turns}
-    _measure(config, accelerator, others, 0.4 * seconds)
-    turns |= others
+    turns: Turns = {}
+    _measure(config, accelerator, by_threads(configured, own_cores()), turns, 0.4 * seconds)
+    # What was best is among them again: it is compared in the same minutes.
+    _measure(config, accelerator, dict.fromkeys([configured, *by_queue(configured, turns)]), turns, 0.45 * seconds)
     rows = [_row(setting, taken, turns[configured]) for setting, taken in turns.items()]
     best = fastest(turns, configured.batch_size)
     found = figures(config, accelerator.device, rows, _verdict(best, configured, turns))
@@ -156,11 +155,14 @@ def fastest(turns: Turns, batch_size: int) -> Setting:
     return min(of_size, key=lambda setting: statistics.median(turn.wall for turn in turns[setting]))
 
 
-def _measure(config: RunConfig, accelerator: Accelerator, turns: Turns, seconds: float) -> None:
-    """Adds each setting's turns, all of them in each round."""
+def _measure(
+    config: RunConfig, accelerator: Accelerator, settings: Collection[Setting], turns: Turns, seconds: float
+) -> None:
+    """Adds to each setting's turns, all of them in each round."""
     for _ in range(_ROUNDS):
-        for setting, taken in turns.items():
-            taken.append(_turn(config, accelerator, setting, seconds / (_ROUNDS * len(turns))))
+        for setting in settings:
+            turn = _turn(config, accelerator, setting, seconds / (_ROUNDS * len(settings)))
+            turns.setdefault(setting, []).append(turn)
 
 
 def _turn(config: RunConfig, accelerator: Accelerator, setting: Setting, seconds: float) -> Turn:

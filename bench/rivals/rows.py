@@ -13,8 +13,6 @@ TOLERANCE_LOSS = 1e-4  # relative, of the first step in fp32
 
 Row = dict[str, Any]
 
-_PER_TURN = ("cpu(ms/img)", "others(cores)", "first_batch(s)")
-
 
 def loader_row(contestant: Contestant, turns: Sequence[Row], baseline: Sequence[Row], check: Row | None) -> Row:
     """A contestant's turns, beside the baseline's of the same rounds, and what was checked."""
@@ -26,7 +24,8 @@ def loader_row(contestant: Contestant, turns: Sequence[Row], baseline: Sequence[
         "crop": other_part or contestant.crop or contestant.job,
         "is_ours": contestant.loader not in RIVALS,
         **_rates(_of("rate(img/s)", turns), _of("rate(img/s)", baseline)),
-        **{key: statistics.median(_of(key, turns)) for key in _PER_TURN},
+        **{key: statistics.median(_of(key, turns)) for key in ("cpu(ms/img)", "first_batch(s)")},
+        "others(cores)": max(_of("others(cores)", turns)),
         **(_quality(check, comparable=other_part is None) if check else {}),
         "versions": turns[0]["versions"],
     }

@@ -12,6 +12,7 @@ import random
 import sys
 import time
 from importlib import import_module
+from importlib.metadata import packages_distributions, version
 from types import ModuleType
 from typing import Any
 
@@ -75,8 +76,17 @@ _VERBS = {"write": _write, "check": _check, "measure": _measure, "steps": _steps
 
 
 def _versions(module: ModuleType) -> dict[str, str]:
-    names = ("torch", "numpy", *module.NEEDS)
-    return {name: str(getattr(sys.modules[name], "__version__", "unknown")) for name in names}
+    """Of what it needs: as its package says, since not every module knows its own; else as the module does."""
+    packages = packages_distributions()
+    found = {}
+    for name in ("torch", "numpy", *module.NEEDS):
+        of = set(packages.get(name.split(".")[0], ()))
+        if len(of) == 1:
+            package = of.pop()
+            found[package] = version(package)
+        else:
+            found[name] = str(getattr(sys.modules[name], "__version__", "?"))
+    return found
 
 
 if __name__ == "__main__":
