@@ -52,6 +52,8 @@ _ADVICE = {
 class ScaleOptions:
     """Predicts images per second, waiting, and the time of a training run on many machines, and says what binds.
 
+    With --check as the first word, it runs on this machine's cores what it predicts: see --check --help.
+
     Args:
         nodes: Machines to predict for, besides the curve from 1 to 64.
         gpus: Devices of each; by default those that the machine has.
@@ -103,10 +105,10 @@ class ScaleOptions:
 
 
 def main(argv: list[str], prog: str) -> int:
-    if "--check" in argv:
+    if argv[:1] == ["--check"]:
         from .scaling import checking
 
-        return checking.main([word for word in argv if word != "--check"], prog=f"{prog} --check")
+        return checking.main(argv[1:], prog=f"{prog} --check")
     if "--published" in argv:
         from .scaling import published
 

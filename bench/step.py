@@ -29,7 +29,7 @@ from ..pipelines import LabBatch
 from ..pipelines.synthetic import colourful
 from .publishing import Found, figures, publish
 from .runoptions import RunOptions, parse_run
-from .timing import Clock, collect, turns
+from .timing import MIN_ROUNDS, Clock, collect, turns
 
 CONFIGURED, PARTS = "as configured", ("forward", "backward", "optimizer")
 
@@ -113,6 +113,10 @@ def _measured(
     runs: dict[str, RunConfig], batch_size: int, seconds: float, device: torch.device, skipped: dict[str, str]
 ) -> Iterator[dict[str, Any]]:
     steps = {name: step for name, run in runs.items() if (step := _started(name, run, batch_size, device, skipped))}
+    for name, step in [*steps.items()]:
+        if (taken := step.seconds()) > seconds / MIN_ROUNDS:
+            skipped[name] = f"a step takes {taken:.0f} s: give more --seconds to see it"
+            del steps[name]
     if not steps:
         return
     times = collect(turns({name: step.take for name, step in steps.items()}, device), seconds)
@@ -162,6 +166,12 @@ class Step:
         torch.cuda.reset_peak_memory_stats(self._device)
         self.take()
         self.memory = (torch.cuda.max_memory_allocated(self._device) - before) / 2**30
+
+    def seconds(self) -> float:
+        """What one step takes."""
+        clock = Clock(self._device)
+        self.take()
+        return clock.lap()
 
     def parts(self) -> dict[str, float | None]:
         """The milliseconds of each part of a step, forward with the loss; of compiled ones, which have no seams, None.

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-_MIN_ROUNDS = 3
+MIN_ROUNDS = 3
 
 
 class Clock:
@@ -37,7 +37,7 @@ def collect(rounds: Iterator[dict[str, float]], seconds: float) -> dict[str, lis
     for number, taken in enumerate(rounds, start=1):
         for name, value in taken.items():
             times.setdefault(name, []).append(value)
-        if number >= _MIN_ROUNDS and time.perf_counter() > deadline:
+        if number >= MIN_ROUNDS and time.perf_counter() > deadline:
             break
     return times
 

@@ -187,16 +187,17 @@ def _onto(cores: Sequence[int]) -> Callable[[], None]:
 def predicted(batch: int, ranks: int, found: Sequence[Bucket], pieces: Row, seed: int) -> float:
     """Photographs per second of processes that have a core each, from the seconds of each piece.
 
-    Computing, making photographs ready and moving gradients take that core from one another.
+    Computing, making photographs ready and moving gradients take that core from one another. What adds up over many
+    steps are means, of which a few slow ones are part.
     """
-    step, load = (statistics.median(pieces[name]) for name in ("step", "load"))
+    step, load = (statistics.fmean(pieces[name]) for name in ("step", "load"))
     to_buckets, optimizer = segments(found, step)
     cluster = Cluster(
         ranks=ranks,
         batch=batch,
         segments=to_buckets,
         optimizer=optimizer,
-        reduce=[statistics.median(times) for times in pieces.get("reduce", [])],
+        reduce=[statistics.fmean(times) for times in pieces.get("reduce", [])],
         decode=load / batch,
         cores=ranks,
         threads=1,
@@ -226,9 +227,9 @@ def _row(ranks: int, config: RunConfig, found: Sequence[Bucket], rounds: Sequenc
         "min(img/s)": min(rates),
         "max(img/s)": max(rates),
         "error(%)": 100 * (prediction / measured - 1),
-        "step(ms)": 1e3 * middle(lambda each: statistics.median(each["step"])),
-        "load(ms)": 1e3 * middle(lambda each: statistics.median(each["load"])),
-        "all_reduce(ms)": 1e3 * middle(lambda each: sum(map(statistics.median, each.get("reduce", [])))),
+        "step(ms)": 1e3 * middle(lambda each: statistics.fmean(each["step"])),
+        "load(ms)": 1e3 * middle(lambda each: statistics.fmean(each["load"])),
+        "all_reduce(ms)": 1e3 * middle(lambda each: sum(map(statistics.fmean, each.get("reduce", [])))),
         "step_jitter(%)": 100 * middle(lambda each: _scatter(each["step"])),
         "load_jitter(%)": 100 * middle(lambda each: _scatter(each["load"])),
         "others(cores)": max(each["others"] for each in rounds),

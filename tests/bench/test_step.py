@@ -1,12 +1,13 @@
 import json
-import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from photochrom.bench.command import main
-from photochrom.bench.step import CONFIGURED, PARTS, Step, largest, varied
+from photochrom.bench.step import CONFIGURED, PARTS, Step, StepOptions, largest, measure, varied
+from photochrom.bench.timing import Clock
 from photochrom.engine.config import DataConfig, RunConfig, Spec, TrainConfig
 from photochrom.engine.flops import flops_per_image
 from photochrom.models import VGGColorizer
@@ -25,7 +26,10 @@ def config(loss: str = "L2", head: str = "ab") -> RunConfig:
     )
 
 
-def test_variants_take_turns_at_the_same_batch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_variants_take_turns_at_the_same_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Step, "seconds", lambda self: 0.0)
     out = tmp_path / "step.json"
     variants = ["fp32", "bf16 channels_last", "fp32 space_to_batch recompute", "fp16"]
     command = [*SMALL, "--seconds", "0.1", "--batch-sizes", "2", "4", "--variants", *variants]
@@ -49,6 +53,13 @@ def test_variants_take_turns_at_the_same_batch(tmp_path: Path, capsys: pytest.Ca
     assert "left out: fp16: precision=fp16 needs a GPU" in said
 
 
+def test_steps_that_are_too_slow_for_the_time_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Step, "seconds", lambda self: 2.0 if self._learner.colorizer.recompute else 0.0)
+    found = measure(config(), StepOptions(variants=["fp32", "fp32 recompute"], seconds=1.0))
+    assert [row["variant"] for row in found["rows"]] == ["fp32", CONFIGURED]
+    assert found["skipped"] == {"fp32 recompute": "a step takes 2 s: give more --seconds to see it"}
+
+
 def test_a_word_that_is_none_is_refused() -> None:
     with pytest.raises(ValueError, match="--variants has 'fp33', which is unknown: known are bf16, fp16, fp32, "):
         varied(config(), "fp33")
@@ -64,16 +75,27 @@ def test_what_a_variant_does_not_name_is_as_torch_has_it() -> None:
     assert other.model.init_args == {"width": 0.0625, "head": "ab", "dilation": "space_to_batch"}
 
 
-def test_a_slow_part_is_told_from_the_others() -> None:
-    """Of a loss that needs a prior, too."""
+def test_each_part_is_told_from_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a loss that needs a prior, too; by a clock on which only what is hooked here takes time."""
+    now = [0.0]
+
+    class Slow(Clock):
+        def lap(self) -> float:
+            passed, now[0] = now[0], 0.0
+            return passed
+
+    def takes(seconds: float) -> Callable[..., None]:
+        def wait(*_: object) -> None:
+            now[0] += seconds
+
+        return wait
+
+    monkeypatch.setattr("photochrom.bench.step.Clock", Slow)
     step = Step(config("RebalancedCrossEntropy", "bins"), 2, torch.device("cpu"))
-    step._learner.loss.register_forward_pre_hook(lambda *_: time.sleep(0.2))
-    forward, backward, optimizer = step.parts().values()
-    assert forward is not None
-    assert backward is not None
-    assert optimizer is not None
-    assert forward > 200 > backward > 0
-    assert 200 > optimizer > 0
+    step._learner.loss.register_forward_pre_hook(takes(3.0))
+    next(iter(step._learner.colorizer.parameters())).register_hook(takes(2.0))  # when its gradient is there
+    step._learner.optimizer.register_step_post_hook(takes(1.0))
+    assert step.parts() == {"forward": 3000.0, "backward": 2000.0, "optimizer": 1000.0}
 
 
 @pytest.mark.parametrize("room", [0, 7, 8, 12, 100, 224, 1000, 1 << 14, 1 << 20])
