@@ -34,7 +34,7 @@ _WORDS = {
     "scatter": "waiting for the slowest device",
 }
 _STORED = {
-    "original-recipe": "files read by its own recipe",
+    "original-recipe": "files read by the original's recipe",
     "originals": "photographs packed as they are",
     "packed": "photographs packed at 288",
     "lab": "photographs packed as Lab",
