@@ -35,7 +35,6 @@ _RANKS = (1, 2)
 _LINES = 5  # of metrics, of which the first is of warming up
 _TIMEOUT = 600  # seconds for one process
 _QUIET = 0.05  # of a core: what others may take meanwhile
-_TRIES = 4
 
 Row = dict[str, Any]
 T = TypeVar("T")
@@ -52,6 +51,7 @@ class CheckOptions(RunOptions):
         data: The shard set.
         seconds: How long to measure each piece, and each run, in a round.
         rounds: How often all take their turn.
+        tries: How often, at most, each turn is taken while other programs disturb it; the least disturbed counts.
         seed: Of what scatters in the simulation.
         out: File for the figures as JSON.
     """
@@ -59,13 +59,15 @@ class CheckOptions(RunOptions):
     data: str
     seconds: float = 5.0
     rounds: int = 3
+    tries: int = 4
     seed: int = 0
     out: Path | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.rounds < 1:
-            raise ValueError(f"--rounds {self.rounds} is not a positive number")
+        for name in ("rounds", "tries"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} {getattr(self, name)} is not a positive number")
 
 
 def main(argv: list[str], prog: str) -> int:
@@ -92,7 +94,7 @@ def measure(config: RunConfig, options: CheckOptions) -> Found:
         for number in range(options.rounds):
             console.print(f"round {number + 1} of {options.rounds} ...")
             for ranks in _RANKS:
-                rounds[ranks].append(_round(config, ranks, cores, found, options.seconds, Path(folder)))
+                rounds[ranks].append(_round(config, options, ranks, cores, found, Path(folder)))
     rows = [_row(ranks, config, found, rounds[ranks], options.seed) for ranks in _RANKS]
     worst = max(abs(row["error(%)"]) for row in rows)
     verdict = f"predictions for {' and '.join(map(str, _RANKS))} processes are {worst:.1f} % off at most"
@@ -101,24 +103,24 @@ def measure(config: RunConfig, options: CheckOptions) -> Found:
 
 
 def _round(
-    config: RunConfig, ranks: int, cores: Sequence[int], found: Sequence[Bucket], seconds: float, folder: Path
+    config: RunConfig, options: CheckOptions, ranks: int, cores: Sequence[int], found: Sequence[Bucket], folder: Path
 ) -> Row:
     """The seconds of each piece, and the rate of a run, with what others took meanwhile."""
-    pieces, others = _undisturbed(lambda: _pieces(config, ranks, cores, found, seconds, folder))
+    pieces, others = _undisturbed(lambda: _pieces(config, ranks, cores, found, options.seconds, folder), options.tries)
     step = statistics.median(pieces["step"]) + statistics.median(pieces["load"])
 
     def trained() -> float:
         with tempfile.TemporaryDirectory(dir=folder) as out:
-            return _trained(config, ranks, cores, seconds / step, Path(out) / "run")
+            return _trained(config, ranks, cores, options.seconds / step, Path(out) / "run")
 
-    rate, meanwhile = _undisturbed(trained)
+    rate, meanwhile = _undisturbed(trained, options.tries)
     return pieces | {"rate": rate, "others": max(others, meanwhile)}
 
 
-def _undisturbed(measure: Callable[[], T]) -> tuple[T, float]:
+def _undisturbed(measure: Callable[[], T], tries: int) -> tuple[T, float]:
     """What is measured while others take hardly a core's time, at the least disturbed of some tries; and how much."""
     best: tuple[T, float] | None = None
-    for _ in range(_TRIES):
+    for _ in range(tries):
         clock, own, all_ = time.perf_counter(), _own_seconds(), _all_seconds()
         value = measure()
         others = (_all_seconds() - all_ - _own_seconds() + own) / (time.perf_counter() - clock)

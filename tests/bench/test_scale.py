@@ -191,6 +191,7 @@ def test_what_cannot_be_predicted(arguments: list[str], sentence: str, capsys: p
 
 def test_a_prediction_is_held_against_runs(shards: ShardSet, tmp_path: Path) -> None:
     command = ["scale", "--check", "--config", "demo", "--data", str(shards.root), "--seconds", "0.2", "--rounds", "1"]
+    command += ["--tries", "1"]
     command += ["--data.size", "32", "--model.width", "0.0625", "--train.batch_size", "4"]
     assert main([*command, "--out", str(tmp_path / "check.json")]) == 0
     found = json.loads((tmp_path / "check.json").read_text())
