@@ -28,8 +28,8 @@ from ...engine.console import console
 from ...engine.specs import build_model
 from ..publishing import Found, figures, publish
 from ..runoptions import RunOptions, parse_run
-from ..simulation import Cluster, simulate
 from .network import Bucket, buckets, of_model, segments
+from .simulation import Cluster, simulate
 
 _RANKS = (1, 2)
 _LINES = 5  # of metrics, of which the first is of warming up

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from ..simulation import Cluster, Outcome, simulate
 from .machines import Machine
 from .network import Bucket, Network, buckets, segments
 from .photographs import Photograph
+from .simulation import Cluster, Outcome, simulate
 
 Precision = Literal["auto", "half", "fp32"]
 

@@ -10,10 +10,10 @@ import yaml
 from rich.table import Table
 
 from ..publishing import Found, figures
-from ..simulation import Cluster, simulate
 from .machines import load_machine
 from .network import Layer, Network, buckets, segments
 from .prediction import ring_seconds
+from .simulation import Cluster, simulate
 
 _LIKE = "v100-n1-highmem-16"  # whose latencies and scatter hold for all
 

@@ -45,6 +45,25 @@ def test_photographs_that_come_along(stored: Stored) -> None:
     assert 0.1 < photograph.cpu.value < 200
 
 
+@pytest.mark.parametrize(
+    ("stored", "file", "loader", "reads", "key"),
+    [
+        ("original-recipe", "scale-originals.json", "original", "files", "cpu(ms/image)"),
+        ("originals", "scale-originals.json", "DaliLoader", "originals", "cpu(ms/image)"),
+        ("packed", "rivals.json", "DaliLoader", "reduced", "cpu(ms/img)"),
+        ("lab", "rivals.json", "TorchLoader", "lab_reduced", "cpu(ms/img)"),
+    ],
+)
+def test_what_was_measured_is_what_photographs_cost(
+    stored: Stored, file: str, loader: str, reads: str, key: str
+) -> None:
+    rows = json.loads((RESULTS / "cpu" / file).read_text())["rows"]
+    (cost,) = (row[key] for row in rows if (row["loader"], row["reads"]) == (loader, reads))
+    cpu = load_photograph(stored).cpu
+    assert cpu.value == pytest.approx(cost, rel=0.02)
+    assert file in cpu.source
+
+
 def test_what_is_packed_costs_less() -> None:
     costs = [load_photograph(stored).cpu.value for stored in get_args(Stored)]
     assert costs == sorted(costs, reverse=True)

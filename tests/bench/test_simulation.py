@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 from photochrom.bench.scaling.events import Shared, World
-from photochrom.bench.simulation import Cluster, simulate
+from photochrom.bench.scaling.simulation import Cluster, simulate
 
 STEP = Cluster(batch=8, segments=[0.2, 0.1], optimizer=0.05)
 MANY = replace(STEP, nodes=3, ranks=4)

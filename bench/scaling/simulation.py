@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .scaling.events import Own, Process, Resume, Shared, Tokens, World, together
+from .events import Own, Process, Resume, Shared, Tokens, World, together
 
 _SHARES = ("computing", "data", "others", "reducing")  # of an Outcome
 
