@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from .levels import DECODE, LAB, NETWORK, STORAGE, TRANSFER
 
+_ORDER = (NETWORK, TRANSFER, LAB, DECODE, STORAGE)
 _NOTHING = 0.1  # of the time: less of it is noise, and no stall worth a word
 
 _WORDS = {
@@ -20,8 +21,8 @@ _WORDS = {
 class Circumstances:
     """What the remedies depend on: threads that decode and cores there are, and the set's mean pixels of a photograph.
 
-    `fits` says whether the set fits into the memory that is free, `needed_pixels` how many a photograph has that was
-    packed for this size of crops.
+    `needed_pixels` are those of a photograph that was packed for this size of crops. `fits` says whether the set fits
+    into the memory that is free as it is stored, `fits_decoded` whether it does decoded.
     """
 
     threads: int
@@ -29,6 +30,7 @@ class Circumstances:
     pixels: float
     needed_pixels: float
     fits: bool
+    fits_decoded: bool
     on_gpu: bool
     decodes_on_gpu: bool
 
@@ -43,17 +45,27 @@ class Remedy:
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
-    """What binds, the share of the time spent waiting for data, each resource's share, and what helps, best first."""
+    """What binds, the share of the time spent waiting for data, each resource's share, and what helps, best first.
+
+    `rate` are the images per second to which all of it comes.
+    """
 
     binds: str
+    rate: float
     stall: float
     shares: dict[str, float]
     sentence: str
     remedies: list[Remedy]
 
 
-def diagnose(seconds: Mapping[str, float], here: Circumstances, cold: float | None = None) -> Diagnosis:
-    """What the seconds per photograph at each level mean.
+def diagnose(
+    seconds: Mapping[str, float],
+    here: Circumstances,
+    *,
+    alone: Mapping[str, float] | None = None,
+    cold: float | None = None,
+) -> Diagnosis:
+    """What the seconds per photograph at each level mean; `alone` are those without the network.
 
     After DS-Analyzer (Mohan et al., VLDB 2021): what a level takes longer than the one before is a stall, by what it
     adds. A set that fits into memory stays there once it is read; of one that does not, `cold` are the seconds that
@@ -75,10 +87,11 @@ def diagnose(seconds: Mapping[str, float], here: Circumstances, cold: float | No
     binds = waits_for if data_binds else NETWORK
     return Diagnosis(
         binds=binds,
+        rate=1 / before,
         stall=stall,
         shares=shares,
         sentence=_sentence(binds, stall, shares, here),
-        remedies=sorted(_remedies(binds, added, before, here), key=lambda remedy: -(remedy.expected or 0)),
+        remedies=sorted(_remedies(binds, added, before, alone or {}, here), key=lambda remedy: -(remedy.expected or 0)),
     )
 
 
@@ -92,10 +105,17 @@ def _sentence(binds: str, stall: float, shares: Mapping[str, float], here: Circu
     )
 
 
-def _remedies(binds: str, added: Mapping[str, float], total: float, here: Circumstances) -> list[Remedy]:
+def _remedies(
+    binds: str, added: Mapping[str, float], total: float, alone: Mapping[str, float], here: Circumstances
+) -> list[Remedy]:
     def without(*names: str, left: float = 0.0) -> float:
         """Images per second when these take `left` of what they took."""
-        return 1 / (total - (1 - left) * sum(added.get(name, 0.0) for name in names))
+        stall = sum(added.get(name, 0.0) for name in names)
+        spared = (1 - left) * stall
+        if here.on_gpu and left:  # it computes meanwhile, and waits only for what takes longer than computing
+            nearer = sum(time for name, time in added.items() if _ORDER.index(name) < _ORDER.index(names[0]))
+            spared = min(stall, max(0.0, nearer + stall - left * alone.get(names[-1], nearer + stall)))
+        return 1 / (total - spared)
 
     remedies = []
     if binds == STORAGE:
@@ -105,13 +125,15 @@ def _remedies(binds: str, added: Mapping[str, float], total: float, here: Circum
         ]
         if not here.fits:
             remedies.append(Remedy(what="loader.block 64: longer reads", expected=None))
-    if binds in (STORAGE, DECODE) and here.fits:
+    if binds in (STORAGE, DECODE) and here.fits_decoded:
         remedies.append(
             Remedy(
                 what="loader.backend cached: pictures stay in memory once decoded", expected=without(STORAGE, DECODE)
             )
         )
     if binds == DECODE:
+        if here.on_gpu and not here.decodes_on_gpu:
+            remedies.append(Remedy(what="loader.backend dali: the GPU decodes", expected=None))
         if not here.decodes_on_gpu and here.threads < here.cores:
             left = here.threads / here.cores
             what = f"loader.threads {here.cores}: as many as there are cores, in place of {here.threads}"
@@ -135,6 +157,6 @@ def _remedies(binds: str, added: Mapping[str, float], total: float, here: Circum
         ]
     if binds == NETWORK:
         remedies.append(
-            Remedy(what="python -m photochrom.bench.step: precision, layout, compilation and batch size", expected=None)
+            Remedy(what="photochrom bench step: precision, layout, compilation and larger batches", expected=None)
         )
     return remedies

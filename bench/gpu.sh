@@ -33,9 +33,8 @@ photochrom() { # seconds, then what photochrom is told
 
 photochrom 30 doctor
 photochrom 40 pack "$photographs" "$work/shards"
-photochrom 110 bench step --config l2 --batch-sizes 64 224 --seconds 40 --out "$out/step.json"
-photochrom 60 bench loader --config l2 --data "$work/shards" --train.batch_size 128 --seconds 30 --out "$out/loader.json"
-photochrom 60 bench stalls --config l2 --data "$work/shards" --train.batch_size 128 --seconds 20 --out "$out/stalls.json"
+step 130 python3 -m pytest -q -m gpu -p no:cacheprovider --durations=3
+photochrom 130 bench step --config l2 --train.batch_size 224 --seconds 60 --out "$out/step.json"
 # A real run of two minutes, with previews and validation, then its evaluation.
 step 140 timeout --signal INT 120 python3 -m photochrom train --config l2 --data.train "$work/shards" --data.val "$work/shards" \
   --out "$work/run" --log.every 5 --log.preview_every 50 --log.validate_every 100
@@ -44,6 +43,7 @@ previews=("$work/run/previews"/*)
 cp "${previews[-1]}" "$out/train-preview.jpg"
 photochrom 40 evaluate "$work/run" --data "$work/shards" --out "$work/report" --precision auto --baseline grey mean
 cp "$work/report/summary.json" "$out/evaluate.json"
-step 150 python3 -m pytest -q -m gpu -p no:cacheprovider --durations=3
-photochrom 60 bench rivals --data "$photographs" --only step --batch-size 64 --seconds 15 --out "$out/rivals.json"
+photochrom 60 bench stalls --config l2 --data "$work/shards" --train.batch_size 128 --seconds 15 --out "$out/stalls.json"
+photochrom 90 bench loader --config l2 --data "$work/shards" --train.batch_size 128 --seconds 25 --out "$out/loader.json"
+photochrom 50 bench rivals --data "$photographs" --device cuda --only step --step-batch-size 64 --seconds 15 --out "$out/rivals.json"
 step 30 python3 -m photochrom.bench.losses --device cuda --seconds 8 --out "$out/losses.json"

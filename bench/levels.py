@@ -61,7 +61,7 @@ def levels(run: Run, carry: Carry | None = None) -> Iterator[Level]:
     """
     yield _level(NETWORK, _loader(run, backend="synthetic"))
     if run.accelerator.device.type == "cuda" or carry:
-        yield Level(adds=TRANSFER, batches=_from_host(run, carry or _copied_to(run.accelerator.device)))
+        yield Level(adds=TRANSFER, batches=_from_host(run, carry))
     cached = _loader(run, backend="cached", cache_gib=2 * _IN_MEMORY / 2**30, cache_on="ram")
     _limit(cached)
     for _ in cached:  # all of them are decoded
@@ -93,18 +93,16 @@ def _limit(loader: Loader) -> int:
     return loader.num_samples
 
 
-def _from_host(run: Run, carry: Carry) -> Iterator[LabBatch]:
-    """One batch of Lab in the host's memory, carried over again and again."""
-    size, number = run.config.data.size, run.config.train.batch_size
-    L, ab = (tensor.pin_memory() if torch.cuda.is_available() else tensor for tensor in colourful(number, size, seed=0))
+def _from_host(run: Run, carry: Carry | None) -> Iterator[LabBatch]:
+    """One batch, carried from the host's memory again and again: by default bytes travel, as loaders have it."""
+    device, size, number = run.accelerator.device, run.config.data.size, run.config.train.batch_size
+    L, ab = colourful(number, size, seed=0)
     batch = LabBatch(L=L, ab=ab, index=torch.arange(number))
+    if carry:
+        while True:
+            yield carry(batch)
+    there = LabBatch(L=L.to(device), ab=ab.to(device), index=batch.index)
+    pixels = torch.empty(number, size, size, 3, dtype=torch.uint8, pin_memory=device.type == "cuda")
     while True:
-        yield carry(batch)
-
-
-def _copied_to(device: torch.device) -> Carry:
-    def carry(batch: LabBatch) -> LabBatch:
-        L, ab = (tensor.to(device, non_blocking=True) for tensor in (batch.L, batch.ab))
-        return LabBatch(L=L, ab=ab, index=batch.index)
-
-    return carry
+        pixels.to(device, non_blocking=True)
+        yield there

@@ -30,7 +30,7 @@ from ..pipelines.threads import own_cores
 from .costs import stage_costs
 from .publishing import Found, figures, publish
 from .runoptions import RunOptions, parse_run
-from .timing import Clock
+from .timing import MIN_ROUNDS, Clock
 
 _ROUNDS = 5
 _HEADER = "# Written by photochrom bench loader: give it after your recipe, --config RECIPE --config THIS\n"
@@ -104,6 +104,7 @@ def measure(config: RunConfig, seconds: float) -> Found:
     configured = as_configured(config, accelerator)
     console.print(f"{configured} as configured, and others in turn, for {seconds:g} s ...")
     turns: Turns = {}
+    _turn(config, accelerator, configured, 0)  # compiles, and brings the first photographs into memory
     _measure(config, accelerator, by_threads(configured, own_cores()), turns, 0.4 * seconds)
     # What was best is among them again: it is compared in the same minutes.
     _measure(config, accelerator, dict.fromkeys([configured, *by_queue(configured, turns)]), turns, 0.45 * seconds)
@@ -158,8 +159,11 @@ def fastest(turns: Turns, batch_size: int) -> Setting:
 def _measure(
     config: RunConfig, accelerator: Accelerator, settings: Collection[Setting], turns: Turns, seconds: float
 ) -> None:
-    """Adds to each setting's turns, all of them in each round."""
-    for _ in range(_ROUNDS):
+    """Adds to each setting's turns, all of them in each round, until the time is over; three rounds at least."""
+    deadline = time.perf_counter() + seconds
+    for number in range(_ROUNDS):
+        if number >= MIN_ROUNDS and time.perf_counter() > deadline:
+            break
         for setting in settings:
             turn = _turn(config, accelerator, setting, seconds / (_ROUNDS * len(settings)))
             turns.setdefault(setting, []).append(turn)
@@ -204,7 +208,7 @@ def _verdict(best: Setting, configured: Setting, turns: Turns) -> str:
     rate, ratio = 1 / statistics.median(ours), statistics.median(theirs) / statistics.median(ours)
     if best == configured:
         return f"nothing is faster than what is configured: {best}, {rate:,.0f} images/s"
-    certainty = "in every round" if max(ours) < min(theirs) else "which is not beyond the noise"
+    certainty = "in every round" if max(ours) < min(theirs) else "which is within the noise"
     return f"fastest is {best}: {rate:,.0f} images/s, {ratio:.2f} times as configured, {certainty}"
 
 

@@ -4,6 +4,7 @@ The run that is configured takes the same steps, fed from ever farther away (lev
 is a stall (diagnosis.py).
 """
 
+import os
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -64,7 +65,7 @@ def measure(config: RunConfig, seconds: float, carry: Carry | None = None) -> Fo
     accelerator = make_trainer(config.train)
     if accelerator.num_processes > 1:
         raise ValueError("bench stalls looks at one process: start it without a launcher")
-    cold = _cold(config)  # while nobody has the set open
+    cold = _cold(config)  # while nobody has the set open: what is mapped, the system does not let go of
     run = prepare(config, accelerator, None)
     with ExitStack() as stack:
         for loader in filter(None, (run.loader, run.validation, run.preview)):
@@ -75,7 +76,10 @@ def measure(config: RunConfig, seconds: float, carry: Carry | None = None) -> Fo
         console.print(f"{len(found)} distances in turn, for {seconds:g} s or three rounds, after one to warm up ...")
         times = collect(_rounds(run, found, seconds / (2 * _TURNS * len(found))), seconds)
     taken = beyond_noise({level.adds: times[f"{level.adds}, {_WITH}"] for level in found})
-    diagnosis = diagnose(taken, _circumstances(run), statistics.median(cold) if cold else None)
+    alone = {
+        level.adds: statistics.median(times[f"{level.adds}, {_ALONE}"]) for level in found if level.adds != NETWORK
+    }
+    diagnosis = diagnose(taken, _circumstances(run), alone=alone, cold=statistics.median(cold) if cold else None)
     rows = [_row(level.adds, times, diagnosis) for level in found]
     report = figures(config, run.accelerator.device, rows, diagnosis.sentence)
     return report | {
@@ -95,12 +99,33 @@ def beyond_noise(times: Mapping[str, Sequence[float]]) -> dict[str, float]:
 
 
 def _cold(config: RunConfig) -> list[float]:
-    """Seconds per photograph to read from an empty page cache, a few batches each time; none for a remote set."""
+    """Seconds per photograph to read from an empty page cache, a few batches each time; none where that cannot be.
+
+    Afterwards a set that fits into memory is there again.
+    """
     data, batch_size = ShardSet.open(config.data.train), config.train.batch_size
-    if isinstance(data.root, RemotePath):
+    if isinstance(data.root, RemotePath) or not hasattr(os, "posix_fadvise"):
         return []
     batches = max(1, min(_COLD_BATCHES, data.num_samples // batch_size))
-    return [cold_seconds(data, batch_size, batches, config.loader.block, seed) for seed in range(3)]
+    seconds = [cold_seconds(data, batch_size, batches, config.loader.block, seed) for seed in range(3)]
+    if _fits(_stored(data)):
+        for shard in data.shards:
+            _read_through(Path(str(data.root / f"{shard.name}.tar")))
+    return seconds
+
+
+def _read_through(path: Path) -> None:
+    with open(path, "rb") as file:
+        while file.read(1 << 22):
+            pass
+
+
+def _stored(data: ShardSet) -> float:
+    return float(sum(shard.bytes for shard in data.shards))
+
+
+def _fits(size: float) -> bool:
+    return size < 0.5 * psutil.virtual_memory().available
 
 
 def _rounds(run: Run, found: Sequence[Level], seconds: float) -> Iterator[dict[str, float]]:
@@ -137,14 +162,14 @@ def _circumstances(run: Run) -> Circumstances:
     sides = data.sizes.astype(float)
     pixels = sides.prod(axis=1)
     factor = (9 / 8 * run.config.data.size / sides.min(axis=1)).clip(max=1)
-    stored = sum(shard.bytes for shard in data.shards)
     on_gpu = run.accelerator.device.type == "cuda"
     return Circumstances(
         threads=loader.threads,
         cores=own_cores(),
         pixels=float(pixels.mean()),
         needed_pixels=float((pixels * factor**2).mean()),
-        fits=max(stored, 3 * float(pixels.sum())) < 0.5 * psutil.virtual_memory().available,
+        fits=_fits(_stored(data)),
+        fits_decoded=_fits(3 * float(pixels.sum())),
         on_gpu=on_gpu,
         decodes_on_gpu=on_gpu and isinstance(loader, DaliLoader),
     )
@@ -178,7 +203,7 @@ def advice(found: Found) -> Iterator[str]:
     """What reading alone is capable of, and what would help, best first."""
     if cold := found["cold_reading(img/s)"]:
         yield f"from an empty page cache the set is read at {statistics.median(cold):,.0f} images/s"
-    now = found["rows"][-1]["median(img/s)"]
+    now = found["diagnosis"]["rate"]
     for remedy in found["diagnosis"]["remedies"]:
         expected = remedy["expected"]
         gain = "measure it" if expected is None else f"{expected:,.0f} images/s expected, {expected / now:.1f} times"
@@ -187,13 +212,13 @@ def advice(found: Found) -> Iterator[str]:
 
 def draw(found: Found, path: Path) -> None:
     """A bar of a photograph's time, in the resources that take it."""
-    slowest = found["rows"][-1]["median(img/s)"]
+    rate = found["diagnosis"]["rate"]
     figure = Figure(figsize=(9, 2.2), layout="constrained")
     axes = figure.subplots()
     start = 0.0
     for row in found["rows"]:
         if row["share(%)"]:
-            width = 10 * row["share(%)"] / slowest  # milliseconds
+            width = 10 * row["share(%)"] / rate  # milliseconds
             axes.barh(0, width, left=start, label=f"{row['adds']}: {row['share(%)']:.0f} %")
             start += width
     axes.set(xlabel="milliseconds per photograph", yticks=[], title=found["verdict"])

@@ -1,9 +1,10 @@
 """photochrom bench step --config RECIPE: how fast the training step is, by precision, layout, dilation and compilation
 
 All variants take steps on the same batch, which is there already, in turn. The first is what a training script does
-that sets nothing.
+that sets nothing, but for TF32 and cuDNN's choice of algorithms, which hold for all.
 """
 
+import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -48,13 +49,12 @@ _ON_GPU = [
     "fp16 channels_last space_to_batch",
 ]
 _MOST_ON_CPU = 4  # photographs in a step, if nobody says otherwise
-_PARTS_ROUNDS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepOptions(RunOptions):
     """Measures training steps of one process on batches that are on the device already: images per second, MFU, memory,
-    and what forward, backward and optimizer take; on a GPU, also the largest batch that fits.
+    and what forward, backward and optimizer take.
 
     All else is as in 'photochrom train': --config RECIPE, then settings by their dotted names.
 
@@ -63,6 +63,8 @@ class StepOptions(RunOptions):
             do not name is as torch has it by itself. By default those that the device may gain by.
         batch_sizes: Photographs in a step; all variants are measured with each. By default
             train.batch_size, but on a CPU no more than 4.
+        largest: Look for the largest batch that fits, as configured and of the fastest variant; it takes a step, and
+            compiles, at some ten sizes. A CPU's memory has no bound that could be tried out.
         peak_tflops: What the device can do, for MFU; by default what its maker publishes.
         seconds: How long to measure, after one round to warm up; slow steps take longer, three rounds at least.
         out: File for the figures as JSON; a picture of them goes beside it.
@@ -70,9 +72,15 @@ class StepOptions(RunOptions):
 
     variants: list[str] = field(default_factory=list)
     batch_sizes: list[int] = field(default_factory=list)
+    largest: bool = False
     peak_tflops: float | None = None
     seconds: float = 60.0
     out: Path | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not all(size > 0 for size in self.batch_sizes):
+            raise ValueError(f"--batch-sizes {self.batch_sizes} are not all positive")
 
 
 def main(argv: list[str], prog: str) -> int:
@@ -84,6 +92,8 @@ def main(argv: list[str], prog: str) -> int:
 def measure(config: RunConfig, options: StepOptions) -> Found:
     """What each variant takes with each batch size, which is fastest, and the largest batch that fits."""
     device = resolve_device(config.train.device)
+    if options.largest and device.type == "cpu":
+        raise ValueError("--largest looks for the end of a GPU's memory, and this is a CPU: leave it away")
     variants = options.variants or (_ON_GPU if device.type == "cuda" else _ON_CPU)
     runs = {name: varied(config, name) for name in variants} | {CONFIGURED: config}
     most = config.train.batch_size if device.type == "cuda" else _MOST_ON_CPU
@@ -92,7 +102,7 @@ def measure(config: RunConfig, options: StepOptions) -> Found:
     console.print(f"{plural(len(runs), 'variant')} in turn, for {options.seconds:g} s, or three rounds ...")
     rows = [row for size in sizes for row in _measured(runs, size, options.seconds / len(sizes), device, skipped)]
     if not rows:
-        raise ValueError(f"no variant could take a step: {'; '.join(skipped.values())}")
+        raise ValueError(f"no variant could take a step: {'; '.join(dict.fromkeys(skipped.values()))}")
     flops = flops_per_image(build_model(config.model), config.data.size, device)
     for row in rows:
         peak = 1e12 * (options.peak_tflops or 0) or published_peak(device, row.pop("arithmetic"))
@@ -100,28 +110,36 @@ def measure(config: RunConfig, options: StepOptions) -> Found:
     best = max(rows, key=lambda row: row["median(img/s)"])
     verdict = (
         f"fastest is {best['variant']} with batches of {best['batch_size']}: {best['ratio']:.2f} times "
-        f"{rows[0]['variant']}; a photograph takes {flops / 1e9:.1f} GFLOP"
+        f"{best['reference']}; a photograph takes {flops / 1e9:.1f} GFLOP"
     )
+    names = (CONFIGURED, best["variant"]) if options.largest else ()
     return figures(config, device, rows, verdict) | {
         "settings": plain(config) | plain(options),
         "skipped": skipped,
-        "largest_batch": _largest(runs, (CONFIGURED, best["variant"]), device),
+        "largest_batch": _largest(runs, names, device),
     }
 
 
 def _measured(
     runs: dict[str, RunConfig], batch_size: int, seconds: float, device: torch.device, skipped: dict[str, str]
 ) -> Iterator[dict[str, Any]]:
-    steps = {name: step for name, run in runs.items() if (step := _started(name, run, batch_size, device, skipped))}
-    for name, step in [*steps.items()]:
-        if (taken := step.seconds()) > seconds / MIN_ROUNDS:
-            skipped[name] = f"a step takes {taken:.0f} s: give more --seconds to see it"
-            del steps[name]
+    torch.compiler.reset()  # what was compiled for one size would be compiled for any, now
+    steps: dict[str, Step] = {}
+    for name, run in runs.items():
+        step = started(run, batch_size, device, most=seconds / (len(runs) * (MIN_ROUNDS + 1)))
+        if isinstance(step, str):
+            skipped[f"{name}, batches of {batch_size}"] = step
+        else:
+            steps[name] = step
     if not steps:
         return
     times = collect(turns({name: step.take for name, step in steps.items()}, device), seconds)
+    parts = {name: [step.parts()] for name, step in steps.items()}
+    for _ in range(MIN_ROUNDS - 1):
+        for name, step in steps.items():
+            parts[name].append(step.parts())
     medians = {name: statistics.median(values) for name, values in times.items()}
-    first = next(iter(medians.values()))
+    reference = next(iter(medians))
     for name, values in times.items():
         yield {
             "variant": name,
@@ -129,12 +147,18 @@ def _measured(
             "median(img/s)": batch_size / medians[name],
             "min(img/s)": batch_size / max(values),
             "max(img/s)": batch_size / min(values),
-            "ratio": first / medians[name],
+            "ratio": medians[reference] / medians[name],
+            "reference": reference,
             "memory/peak(GiB)": steps[name].memory,
-            **{f"{part}(ms)": value for part, value in steps[name].parts().items()},
+            **{f"{part}(ms)": _median(turn[part] for turn in parts[name]) for part in PARTS},
             "num_rounds": len(values),
             "arithmetic": steps[name].arithmetic,
         }
+
+
+def _median(milliseconds: Iterable[float | None]) -> float | None:
+    known = [value for value in milliseconds if value is not None]
+    return statistics.median(known) if known else None
 
 
 class Step:
@@ -186,44 +210,38 @@ class Step:
             self._learner.loss.register_forward_hook(lambda *_: laps.append(clock.lap())),
             self._learner.optimizer.register_step_pre_hook(lambda *_: laps.append(clock.lap())),
         )
-        rounds = []
-        for _ in range(_PARTS_ROUNDS):
-            laps.clear()
-            clock.lap()
-            self.take()
-            rounds.append([*laps, clock.lap()])
+        clock.lap()
+        self.take()
+        laps.append(clock.lap())
         for hook in hooks:
             hook.remove()
-        return {
-            part: 1e3 * statistics.median(taken) for part, taken in zip(PARTS, zip(*rounds, strict=True), strict=True)
-        }
+        return {part: 1e3 * lap for part, lap in zip(PARTS, laps, strict=True)}
 
 
-def _started(name: str, run: RunConfig, batch_size: int, device: torch.device, skipped: dict[str, str]) -> Step | None:
-    """A step that has been taken once; where it cannot be, None, and why among the `skipped`."""
+def started(run: RunConfig, batch_size: int, device: torch.device, most: float = math.inf) -> Step | str:
+    """A step that has been taken twice, the second time in no more than `most` seconds; or why it cannot be."""
     try:
         step = Step(run, batch_size, device)
         step.warm_up()
-    except ValueError as error:
-        skipped[name] = str(error)
+        taken = step.seconds()
     except torch.OutOfMemoryError:
-        skipped[name] = f"batches of {batch_size} do not fit into the device's memory"
         torch.cuda.empty_cache()
-    else:
-        return step
-    return None
+        return "it does not fit into the device's memory"
+    except (ValueError, RuntimeError) as error:  # a device, or a compiler, that lacks something
+        return f"{error}".strip().splitlines()[0]
+    return step if taken <= most else f"a step takes {taken:.1f} s: give more --seconds to see it"
 
 
 def _largest(runs: dict[str, RunConfig], names: Iterable[str], device: torch.device) -> dict[str, int]:
-    """The largest batches that fit into a GPU's memory; a CPU's has no bound that could be tried out."""
+    """The largest batches with which a step can be taken."""
 
     def fits(run: RunConfig, number: int) -> bool:
-        tried = _started("", run, number, device, {}) is not None
+        torch.compiler.reset()
+        tried = isinstance(started(run, number, device), Step)
         torch.cuda.empty_cache()
         return tried
 
-    chosen = dict.fromkeys(names if device.type == "cuda" else ())
-    return {name: largest(partial(fits, runs[name])) for name in chosen}
+    return {name: largest(partial(fits, runs[name])) for name in dict.fromkeys(names)}
 
 
 def largest(fits: Callable[[int], bool], *, most: int = 1 << 14) -> int:

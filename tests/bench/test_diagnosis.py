@@ -1,10 +1,23 @@
+from dataclasses import fields
+
 import pytest
-from photochrom.bench.diagnosis import Circumstances, diagnose
+from photochrom.bench.command import VERBS as BENCHES
+from photochrom.bench.diagnosis import Circumstances, Remedy, diagnose
 from photochrom.bench.levels import DECODE, LAB, NETWORK, STORAGE, TRANSFER
+from photochrom.engine.cli import VERBS
+from photochrom.engine.config import DataConfig, LoaderConfig
+from photochrom.pipelines import PackConfig
 
 
 def here(**changes: object) -> Circumstances:
-    usual = {"threads": 4, "cores": 16, "pixels": 200_000.0, "needed_pixels": 100_000.0, "fits": True}
+    usual = {
+        "threads": 4,
+        "cores": 16,
+        "pixels": 200_000.0,
+        "needed_pixels": 100_000.0,
+        "fits": True,
+        "fits_decoded": True,
+    }
     return Circumstances(**{**usual, "on_gpu": True, "decodes_on_gpu": False, **changes})
 
 
@@ -48,15 +61,46 @@ def test_what_the_run_does_not_do_is_not_blamed() -> None:
     assert diagnose({**GPU, DECODE: 3.0}, here()).binds == NETWORK
 
 
+def expected(remedies: list[Remedy]) -> dict[str, float | None]:
+    return {remedy.what.split(":")[0]: remedy.expected for remedy in remedies}
+
+
 def test_remedies_come_with_what_they_would_bring() -> None:
-    """Decoding takes 1 of 2 seconds: half the pixels, a quarter of the threads' work, or none of it."""
+    """On a CPU, decoding takes 1 of 2 seconds: half the pixels, a quarter of the threads' work, or none of it."""
     seconds = {**GPU, DECODE: 2.0, STORAGE: 2.0}
-    remedies = diagnose(seconds, here()).remedies
-    expected = {remedy.what.split(":")[0]: remedy.expected for remedy in remedies}
-    assert expected["loader.threads 16"] == pytest.approx(1 / 1.25)
-    assert expected["photochrom pack --short-side of 9/8 of data.size"] == pytest.approx(1 / 1.5)
-    assert expected["photochrom pack --store lab"] == pytest.approx(1)
+    remedies = diagnose(seconds, here(on_gpu=False)).remedies
+    found = expected(remedies)
+    assert found["loader.threads 16"] == pytest.approx(1 / 1.25)
+    assert found["photochrom pack --short-side of 9/8 of data.size"] == pytest.approx(1 / 1.5)
+    assert found["photochrom pack --store lab"] == pytest.approx(1)
     rates = [remedy.expected or 0 for remedy in remedies]
     assert rates == sorted(rates, reverse=True)
-    few = diagnose(seconds, here(threads=16, needed_pixels=190_000.0, fits=False)).remedies
+    few = diagnose(seconds, here(on_gpu=False, threads=16, needed_pixels=190_000.0, fits_decoded=False)).remedies
     assert [remedy.what.split(":")[0] for remedy in few] == ["photochrom pack --store lab"]
+
+
+def test_a_gpu_computes_while_others_decode() -> None:
+    """It waits for the slower of both: decoding in 4 or 1.5 of what takes 6 alone, computing in 1."""
+    seconds, alone = {**GPU, DECODE: 6.0, STORAGE: 6.0}, {DECODE: 6.0, STORAGE: 6.0}
+    found = expected(diagnose(seconds, here(needed_pixels=400_000 / 3, fits_decoded=False), alone=alone).remedies)
+    assert found["loader.threads 16"] == pytest.approx(1 / 1.5)
+    assert found["photochrom pack --short-side of 9/8 of data.size"] == pytest.approx(1 / 4)
+    assert found["photochrom pack --store lab"] == pytest.approx(1)
+    assert found["loader.backend dali"] is None
+    fast = expected(diagnose({**GPU, DECODE: 2.0, STORAGE: 2.0}, here(), alone={DECODE: 2.0}).remedies)
+    assert fast["loader.threads 16"] == pytest.approx(1), "no faster than the network"
+
+
+def test_every_command_that_is_advised_exists() -> None:
+    for binds in (NETWORK, TRANSFER, LAB, DECODE, STORAGE):
+        seconds = {name: 1.0 if list(GPU).index(name) < list(GPU).index(binds) else 9.0 for name in GPU}
+        for remedy in diagnose(seconds, here()).remedies:
+            match remedy.what.split(":")[0].split():
+                case ["photochrom", "bench", verb]:
+                    assert verb in BENCHES
+                case ["photochrom", verb, option, *_]:
+                    assert verb in VERBS
+                    assert hasattr(PackConfig, option.removeprefix("--").replace("-", "_"))
+                case [setting, *_] if setting.split(".")[0] in ("loader", "data"):
+                    section = {"loader": LoaderConfig, "data": DataConfig}[setting.split(".")[0]]
+                    assert setting.split(".")[1] in {field.name for field in fields(section)}

@@ -33,7 +33,7 @@ def test_from_the_command_line(shards: ShardSet, tmp_path: Path, capsys: pytest.
     for row in found["rows"]:
         assert 0 < row["min(img/s)"] <= row["median(img/s)"] <= row["max(img/s)"]
         assert row["cpu(ms/img)"] > 0
-        assert row["num_rounds"] >= 5
+        assert row["num_rounds"] >= 3
     assert [row["stage"] for row in found["stages"]] == ["read", "decode", "crop and resize", "Lab"]
     assert all(row["median(us/img)"] > 0 for row in found["stages"])
     assert Image.open(tmp_path / "loader.png").width > 500

@@ -31,7 +31,7 @@ def test_variants_take_turns_at_the_same_batch(
 ) -> None:
     monkeypatch.setattr(Step, "seconds", lambda self: 0.0)
     out = tmp_path / "step.json"
-    variants = ["fp32", "bf16 channels_last", "fp32 space_to_batch recompute", "fp16"]
+    variants = ["fp32", "fp32 channels_last", "fp32 space_to_batch recompute", "fp16"]
     command = [*SMALL, "--seconds", "0.1", "--batch-sizes", "2", "4", "--variants", *variants]
     assert main([*command, "--peak-tflops", "0.1", "--train.precision", "fp32", "--out", str(out)]) == 0
     figures = json.loads(out.read_text())
@@ -39,7 +39,9 @@ def test_variants_take_turns_at_the_same_batch(
     assert [(row["variant"], row["batch_size"]) for row in figures["rows"]] == [
         (variant, size) for size in (2, 4) for variant in measured
     ]
-    assert figures["skipped"] == {"fp16": "precision=fp16 needs a GPU: use fp32, or bf16, on a CPU"}
+    assert figures["skipped"] == {
+        f"fp16, batches of {size}": "precision=fp16 needs a GPU: use fp32, or bf16, on a CPU" for size in (2, 4)
+    }
     flops = flops_per_image(VGGColorizer(width=0.0625), 32, torch.device("cpu"))
     for row in figures["rows"]:
         assert 0 < row["min(img/s)"] <= row["median(img/s)"] <= row["max(img/s)"]
@@ -50,14 +52,14 @@ def test_variants_take_turns_at_the_same_batch(
     assert Image.open(tmp_path / "step.png").width > 500
     said = capsys.readouterr().out
     assert figures["verdict"] in said
-    assert "left out: fp16: precision=fp16 needs a GPU" in said
+    assert "left out: fp16, batches of 2: precision=fp16 needs a GPU" in said
 
 
 def test_steps_that_are_too_slow_for_the_time_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Step, "seconds", lambda self: 2.0 if self._learner.colorizer.recompute else 0.0)
     found = measure(config(), StepOptions(variants=["fp32", "fp32 recompute"], seconds=1.0))
     assert [row["variant"] for row in found["rows"]] == ["fp32", CONFIGURED]
-    assert found["skipped"] == {"fp32 recompute": "a step takes 2 s: give more --seconds to see it"}
+    assert found["skipped"] == {"fp32 recompute, batches of 2": "a step takes 2.0 s: give more --seconds to see it"}
 
 
 def test_a_word_that_is_none_is_refused() -> None:
