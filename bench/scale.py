@@ -112,7 +112,7 @@ def main(argv: list[str], prog: str) -> int:
     if "--published" in argv:
         from .scaling import published
 
-        return run(argv, ScaleOptions, published.measure, prog=prog, show=published.show)
+        return run(argv, ScaleOptions, published.measure, prog=prog, show=published.show, draw=published.draw)
     return run(argv, ScaleOptions, measure, prog=prog, show=show, notes=notes, draw=draw)
 
 

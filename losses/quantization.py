@@ -38,16 +38,20 @@ def _constant(make: Callable[P, T]) -> Callable[P, T]:
     return kept
 
 
-@_constant
 def ab_bins(device: torch.device = _CPU) -> Tensor:
     """The bins' centres, float32 (313, 2), sorted by (a, b). One tensor for all callers: not to be changed in place.
 
     The margin is wide: the farthest centre kept lies 9.73 from the hull, the nearest rejected one 10.07.
     """
+    return _bins(device)  # a default is no argument to what keeps results by their arguments
+
+
+@_constant
+def _bins(device: torch.device) -> Tensor:
     from scipy.spatial import ConvexHull
 
     if device != _CPU:
-        return ab_bins().to(device)
+        return _bins(_CPU).to(device)
     # The points within a Chebyshev distance of a convex set are its Minkowski sum with a square, convex again: the hull
     # of the gamut's points moved to the four corners of that square.
     square = GRID * np.array([[-1, -1], [-1, 1], [1, -1], [1, 1]])

@@ -1,4 +1,4 @@
-"""DALI as its guides have it, on the CPU, and Kornia's rgb_to_lab as it comes."""
+"""DALI as its guides have it, on the GPU where the batches are to be there, and Kornia's rgb_to_lab as it comes."""
 
 from .task import AREA, RATIO, Batches, Task, files
 
@@ -11,13 +11,16 @@ def batches(task: Task) -> Batches:
     from nvidia.dali import Pipeline, fn, types
     from nvidia.dali.plugin.pytorch import DALIGenericIterator, LastBatchPolicy
 
-    pipeline = Pipeline(batch_size=task.batch_size, num_threads=task.threads, device_id=None, seed=0)
+    on_gpu = task.device == "cuda"
+    decoder = "mixed" if on_gpu else "cpu"  # what follows runs where the pictures are
+    pipeline = Pipeline(batch_size=task.batch_size, num_threads=task.threads, device_id=0 if on_gpu else None, seed=0)
     with pipeline:
         jpegs, numbers = fn.readers.file(files=files(task.data), random_shuffle=True, name="files")
         if task.crop == "squash":
-            pictures, mirror = fn.decoders.image(jpegs), 0
+            pictures, mirror = fn.decoders.image(jpegs, device=decoder), 0
         else:
-            pictures = fn.decoders.image_random_crop(jpegs, random_area=AREA, random_aspect_ratio=RATIO)
+            cut = {"random_area": AREA, "random_aspect_ratio": RATIO}
+            pictures = fn.decoders.image_random_crop(jpegs, device=decoder, **cut)
             mirror = fn.random.coin_flip()
         pictures = fn.resize(pictures, size=(task.size, task.size))
         planes = {"dtype": types.FLOAT, "output_layout": "CHW", "std": [255.0] * 3}

@@ -4,8 +4,8 @@ Both learn from the same photographs, in turn, from the same weights: the networ
 error of ab on the photograph's pixels, Adam at its rate.
 """
 
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +60,30 @@ def _original(batch: LabBatch, device: torch.device) -> Step:
     optimizer, criterion = torch.optim.Adam(model.parameters(), lr=_RATE), nn.MSELoss()
 
     def step() -> float:
-        optimizer.zero_grad()
-        loss = criterion(model(batch.L).ab(), batch.ab)
-        loss.backward()
-        optimizer.step()
-        return loss.item()
+        with torch_defaults(device):
+            optimizer.zero_grad()
+            loss = criterion(model(batch.L).ab(), batch.ab)
+            loss.backward()
+            optimizer.step()
+            return loss.item()
 
     return step
+
+
+@contextmanager
+def torch_defaults(device: torch.device) -> Iterator[None]:
+    """On a GPU, the settings that torch comes with, then again those that `make_trainer` makes; elsewhere nothing."""
+    if device.type == "cpu":
+        yield
+        return
+    benchmark, precision = torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision()
+    try:
+        torch.backends.cudnn.benchmark = False
+        torch.set_float32_matmul_precision("highest")
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = benchmark
+        torch.set_float32_matmul_precision(precision)
 
 
 def _engine(batch: LabBatch, size: int, device: Device, precision: Precision) -> Step:

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import log
 from pathlib import Path
@@ -25,9 +26,11 @@ from rich.table import Table
 
 from ...engine.config import RunConfig, plain, save_yaml
 from ...engine.console import console
+from ...engine.output import plural
 from ...engine.specs import build_model
 from ..publishing import Found, figures, publish
 from ..runoptions import RunOptions, parse_run
+from . import drawing
 from .network import Bucket, buckets, of_model, segments
 from .simulation import Cluster, simulate
 
@@ -72,7 +75,7 @@ class CheckOptions(RunOptions):
 
 def main(argv: list[str], prog: str) -> int:
     options, config = parse_run(CheckOptions, argv, prog)
-    publish(measure(config, options), options.out, show=show)
+    publish(measure(config, options), options.out, show=show, draw=draw)
     return 0
 
 
@@ -96,10 +99,20 @@ def measure(config: RunConfig, options: CheckOptions) -> Found:
             for ranks in _RANKS:
                 rounds[ranks].append(_round(config, options, ranks, cores, found, Path(folder)))
     rows = [_row(ranks, config, found, rounds[ranks], options.seed) for ranks in _RANKS]
-    worst = max(abs(row["error(%)"]) for row in rows)
-    verdict = f"predictions for {' and '.join(map(str, _RANKS))} processes are {worst:.1f} % off at most"
-    report = figures(options, torch.device("cpu"), rows, verdict)
+    report = figures(options, torch.device("cpu"), rows, verdict(rows))
     return report | {"settings": plain(config) | {"seconds": options.seconds, "rounds": options.rounds}}
+
+
+def verdict(rows: Sequence[Row]) -> str:
+    """How far off predictions are at most, and where other programs were at work all the same."""
+    numbers = " and ".join(str(row["processes"]) for row in rows)
+    said = f"predictions for {numbers} processes are {max(abs(row['error(%)']) for row in rows):.1f} % off at most"
+    disturbed = [
+        f"{row['others(cores)']:.1f} cores during {plural(row['processes'], 'process', 'es')}"
+        for row in rows
+        if row["others(cores)"] > _QUIET
+    ]
+    return f"{said}; other programs took up to {' and '.join(disturbed)}" if disturbed else said
 
 
 def _round(
@@ -169,17 +182,32 @@ def _trained(config: RunConfig, ranks: int, cores: Sequence[int], steps: float, 
 def _run(words: Sequence[str], ranks: int, cores: Sequence[int]) -> str:
     """What a module prints, run by so many processes on as many cores."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
-    done = subprocess.run(
+    with subprocess.Popen(
         [sys.executable, *launcher, "-m", *words],
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=_TIMEOUT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         preexec_fn=_onto(cores[:ranks]),
-    )
-    if done.returncode:
-        raise ValueError(f"{words[0]} has failed: {' '.join(done.stderr.strip().splitlines()[-1:])}")
-    return done.stdout
+    ) as process:
+        try:
+            printed, errors = process.communicate(timeout=_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            _end(psutil.Process(process.pid))
+            raise ValueError(
+                f"{words[0]} was not done after {_TIMEOUT} s: give fewer --seconds, or a smaller network or batch"
+            ) from None
+    if process.returncode:
+        why = " ".join(errors.strip().splitlines()[-1:])
+        raise ValueError(f"{words[0]} has failed ({why}): see whether 'photochrom train' does with the same settings")
+    return printed
+
+
+def _end(launcher: psutil.Process) -> None:
+    """Ends a process and those that it has started, which would go on without it."""
+    for process in (launcher, *launcher.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def _onto(cores: Sequence[int]) -> Callable[[], None]:
@@ -249,3 +277,17 @@ def show(found: Found) -> Table:
         pieces = (f"{row[f'{name}(ms)']:.1f} ms" for name in ("step", "load", "all_reduce"))
         table.add_row(str(row["processes"]), *rates, f"{row['error(%)']:+.1f} %", *pieces)
     return table
+
+
+def draw(found: Found, path: Path) -> None:
+    """Predicted rates over measured ones."""
+    dots = [
+        drawing.Dot(
+            label=plural(row["processes"], "process", "es"),
+            found=row["median(img/s)"],
+            predicted=row["predicted(img/s)"],
+            spread=(row["min(img/s)"], row["max(img/s)"]),
+        )
+        for row in found["rows"]
+    ]
+    drawing.draw(dots, path, found="measured", unit="images per second")

@@ -41,7 +41,7 @@ class Machine:
         link, link_latency: Between devices of a node: bytes per second that a ring all-reduce moves through each of
             them, which NCCL's tests call bus bandwidth, and the time that a step of the ring takes at least.
         network, network_latency: The same between nodes, through all network cards of one.
-        gpu_decode: Photographs that one device's decoder makes ready, where it is to decode.
+        gpu_decode: Pixels of photographs that one device's decoder makes ready, where it is to decode.
         step_jitter, load_jitter: How much the times of steps and of batches scatter: standard deviation.
         on_cores: The devices are the cores.
     """
@@ -83,7 +83,7 @@ _UNITS = {
     "MB/s": ("disk",),
     "GB/s": ("link", "network"),
     "us": ("link_latency", "network_latency"),
-    "img/s": ("gpu_decode",),
+    "MP/s": ("gpu_decode",),
 }
 _NAMES = [each.name for each in fields(Machine) if each.name not in ("name", "about", "on_cores")]
 _KEYS = {  # of a file, and the names they have here

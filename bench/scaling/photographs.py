@@ -13,18 +13,19 @@ Stored = Literal["original-recipe", "originals", "packed", "lab"]
 
 @dataclass(frozen=True, kw_only=True)
 class Photograph:
-    """Bytes on the disk in KB, and time of a core in ms until it is Lab.
+    """Pixels in millions, bytes on the disk in KB, and time of a core in ms until it is Lab.
 
     `what` says which photographs, by which loader; `on_device` whether that can decode on a GPU that has a decoder.
     """
 
     what: str
     on_device: bool
+    size: Figure
     bytes: Figure
     cpu: Figure
 
 
-_KEYS = {"bytes(KB)": "bytes", "cpu(ms)": "cpu"}
+_KEYS = {"size(MP)": "size", "bytes(KB)": "bytes", "cpu(ms)": "cpu"}
 
 
 def load_photograph(stored: Stored) -> Photograph:

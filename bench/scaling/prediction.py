@@ -180,7 +180,7 @@ def _decoding(machine: Machine, job: Job, gpus: int) -> tuple[float, float, floa
         return cores, cores / gpus, ceilings.ready * ceilings.threads
     decodes = job.photograph.on_device
     if decodes and machine.gpu_decode and not machine.on_cores:
-        return gpus, 1, 1 / machine.gpu_decode.value
+        return gpus, 1, job.photograph.size.value / machine.gpu_decode.value
     speed = machine.core_speed.value
     return cores, cores / gpus, 1e-3 * job.photograph.cpu.value / speed
 

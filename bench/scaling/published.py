@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Iterator
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ import yaml
 from rich.table import Table
 
 from ..publishing import Found, figures
+from . import drawing
 from .machines import load_machine
 from .network import Layer, Network, buckets, segments
 from .prediction import ring_seconds
@@ -103,3 +105,12 @@ def show(found: Found) -> Table:
         rates = (f"{row[f'{which}(1/s)']:,.0f}" for which in ("one_device", "predicted", "published"))
         table.add_row(row["what"], row["devices"], *rates, f"{row['error(%)']:+.1f} %")
     return table
+
+
+def draw(found: Found, path: Path) -> None:
+    """Predicted rates over published ones."""
+    dots = [
+        drawing.Dot(label=row["what"], found=row["published(1/s)"], predicted=row["predicted(1/s)"])
+        for row in found["rows"]
+    ]
+    drawing.draw(dots, path, found="published", unit="images or sequences per second", log=True)
