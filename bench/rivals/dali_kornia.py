@@ -19,8 +19,7 @@ def batches(task: Task) -> Batches:
         if task.crop == "squash":
             pictures, mirror = fn.decoders.image(jpegs, device=decoder), 0
         else:
-            cut = {"random_area": AREA, "random_aspect_ratio": RATIO}
-            pictures = fn.decoders.image_random_crop(jpegs, device=decoder, **cut)
+            pictures = fn.decoders.image_random_crop(jpegs, device=decoder, random_area=AREA, random_aspect_ratio=RATIO)
             mirror = fn.random.coin_flip()
         pictures = fn.resize(pictures, size=(task.size, task.size))
         planes = {"dtype": types.FLOAT, "output_layout": "CHW", "std": [255.0] * 3}

@@ -1,6 +1,7 @@
 """Machines and photographs as files: all that come along are sound, and what is wrong with another is said."""
 
 import json
+import re
 import statistics
 from importlib.resources import files
 from pathlib import Path
@@ -37,10 +38,29 @@ def test_what_was_measured_on_an_h100_is_what_its_file_says() -> None:
     assert 100 * attained == pytest.approx(machine.half_attained.value, abs=0.2)
 
 
+def test_what_was_measured_on_a_cpu_is_what_its_file_says() -> None:
+    found = json.loads((RESULTS / "cpu" / "scale-check.json").read_text())
+    (row,) = (row for row in found["rows"] if row["processes"] == 2)
+    settings, machine = found["settings"], load_machine("cpu")
+    flops = vgg(settings["model"]["init_args"]["width"], settings["data"]["size"]).flops
+    attained = settings["train"]["batch_size"] * flops / (1e-3 * row["step(ms)"]) / (1e12 * machine.fp32_peak.value)
+    assert machine.fp32_attained.value == pytest.approx(100 * attained, rel=0.01)
+    assert row["others(cores)"] < 0.05
+
+
+def test_what_a_source_names_is_there() -> None:
+    folder = files("photochrom.bench")
+    texts = [path.read_text() for part in ("machines", "scaling") for path in (Path(str(folder)) / part).glob("*.yaml")]
+    named = {name for text in texts for name in re.findall(r"bench/(results/[\w./-]*\w)", text)}
+    assert len(named) > 8
+    assert [name for name in sorted(named) if not (RESULTS.parent / name).is_file()] == []
+
+
 @pytest.mark.parametrize("stored", get_args(Stored))
 def test_photographs_that_come_along(stored: Stored) -> None:
     photograph = load_photograph(stored)
     assert photograph.what
+    assert 0.1 < photograph.size.value <= 1
     assert 10 < photograph.bytes.value < 1000
     assert 0.1 < photograph.cpu.value < 200
 
@@ -117,7 +137,7 @@ def test_a_machine_that_nobody_knows(name: str, sentence: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
-    [("a: [", "is no YAML"), ("- 1", "mine.yaml holds no figures"), ("!!python/name:os.system", "")],
+    [("a: [", "is no YAML (while parsing"), ("- 1", "mine.yaml holds no figures")],
 )
 def test_files_of_another_kind(text: str, sentence: str, tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
@@ -125,3 +145,11 @@ def test_files_of_another_kind(text: str, sentence: str, tmp_path: Path) -> None
     with pytest.raises(ValueError, match=r"mine\.yaml") as error:
         load_machine(str(file))
     assert sentence in str(error.value)
+
+
+def test_a_file_runs_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"cores: !!python/object/apply:os.mkdir [{tmp_path / 'made'}]")
+    with pytest.raises(ValueError, match=r"mine\.yaml is no YAML \(could not determine a constructor for the tag"):
+        load_machine(str(file))
+    assert not (tmp_path / "made").exists()

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from photochrom.bench.rivals import dali_kornia
 from photochrom.bench.rivals import main as rivals
 from photochrom.bench.rivals.arena import Arena
 from photochrom.bench.rivals.checking import check, write_reference
 from photochrom.bench.rivals.config import RivalsConfig
 from photochrom.bench.rivals.contestants import CONTESTANTS, RANDOM, RIVALS, SETS, SQUASH, Contestant
 from photochrom.bench.rivals.rows import TOLERANCE_AB, TOLERANCE_L, loader_row, step_rows, verdict
+from photochrom.bench.rivals.stepping import torch_defaults
 from photochrom.bench.rivals.task import Task
 from photochrom.bench.rivals.work import work_folder
 from photochrom.engine.parser import parse_options
@@ -120,6 +122,36 @@ def test_the_training_step_begins_with_the_loss_of_the_original_s(settings: list
     assert rows["engine fp32"]["first_loss"] == pytest.approx(rows["original"]["first_loss"], rel=1e-4)
     assert rows["engine fp32"]["num_rounds"] >= 3
     assert "a training step of engine fp32 is" in figures["verdict"]
+
+
+@pytest.mark.skipif(missing("dali_kornia"), reason="dali_kornia is not installed")
+@pytest.mark.parametrize("crop", ["squash", "random_resized"])
+def test_dali_decodes_where_the_batches_are_to_be(crop: str, photos: Path) -> None:
+    fields = {"loader": "dali_kornia", "data": str(photos), "num_photographs": 9, "device": "cuda", "started": 0.0}
+    batches = dali_kornia.batches(Task(crop=crop, size=32, batch_size=4, threads=1, **fields))
+    if torch.cuda.is_available():
+        L, ab, _ = next(batches)
+        assert (L.device.type, ab.device.type) == ("cuda", "cuda")
+    else:
+        with pytest.raises(RuntimeError, match=r"(?i)cuda"):
+            next(batches)
+
+
+def test_the_original_s_loop_runs_with_torch_s_own_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    def settings() -> tuple[bool, str]:
+        return torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision()
+
+    own = settings()
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    torch.set_float32_matmul_precision("high")
+    try:
+        with torch_defaults(torch.device("cuda")):
+            assert settings() == (False, "highest")
+        assert settings() == (True, "high")
+        with torch_defaults(torch.device("cpu")):
+            assert settings() == (True, "high")
+    finally:
+        torch.set_float32_matmul_precision(own[1])
 
 
 def test_pictures_are_compared_with_those_of_scikit_image_by_their_numbers(tmp_path: Path) -> None:

@@ -5,13 +5,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import psutil
 import pytest
 import torch
 import torch.distributed as dist
+from matplotlib.colors import to_rgb
 from photochrom.bench.command import main
+from photochrom.bench.scaling import checking
 from photochrom.bench.scaling.machines import load_machine
 from photochrom.bench.scaling.network import buckets, segments, vgg
-from photochrom.bench.scaling.photographs import load_photograph
+from photochrom.bench.scaling.photographs import Stored, load_photograph
 from photochrom.bench.scaling.prediction import Job, Precision, predict, ring_seconds, seconds
 from photochrom.bench.scaling.published import compare, resnet50
 from photochrom.engine.flops import flops_per_image
@@ -86,6 +90,17 @@ def test_a_set_in_memory_is_read_once(job: Job) -> None:
     assert seconds(point, changed(slow, memory={"value": 1, "source": "x"}), job, 10) == pytest.approx(10 * cold)
 
 
+@pytest.mark.parametrize(
+    ("name", "stored", "rate"),
+    [("h100", "originals", 2200), ("h100", "packed", 20_000), ("a100-a2-highgpu-8g", "originals", 940)],
+)
+def test_a_device_decodes_so_many_pixels(job: Job, name: str, stored: Stored, rate: float) -> None:
+    """Where computing takes no time, the rate is that of the decoder over the size of a photograph."""
+    machine = changed(load_machine(name), half_peak={"value": 1e9, "source": "made up"})
+    point = predict(machine, Job(**{**vars(job), "photograph": load_photograph(stored)}), 1, 1, relieve=False)
+    assert point.rate == pytest.approx(rate, rel=0.03)
+
+
 @pytest.mark.parametrize("precision", ["half", "fp32"])
 def test_devices_that_never_wait_are_the_ceiling(job: Job, precision: Precision) -> None:
     point = predict(V100, Job(**{**vars(job), "precision": precision}), 2, 4, steps=10, relieve=False)
@@ -97,12 +112,11 @@ def test_devices_that_never_wait_are_the_ceiling(job: Job, precision: Precision)
 
 
 def test_published_rates_are_met() -> None:
-    """Within what is known of each: BERT's all-reduce is not hidden, and the network decides."""
-    errors = {(row["what"], row["devices"]): row["error(%)"] for row in compare()}
+    """All of them: at half precision, other things than all-reduce are in the way of many devices, too."""
+    errors = {(row["what"], row["devices"]): abs(row["error(%)"]) for row in compare()}
     assert len(errors) == 24
-    assert all(abs(error) < 6 for (what, _), error in errors.items() if "BERT" in what)
-    assert all(abs(error) < 8 for (what, _), error in errors.items() if "fp32" in what)
-    assert sorted(map(abs, errors.values()))[len(errors) // 2] < 3
+    assert {case: error for case, error in errors.items() if error > (17 if "mixed precision" in case[0] else 10)} == {}
+    assert sorted(errors.values())[len(errors) // 2] < 3
 
 
 SMALL = ["scale", "--width", "0.0625", "--size", "64", "--gpus", "2", "--nodes", "2", "--seconds", "0.01"]
@@ -156,9 +170,17 @@ def test_a_batch_over_all_devices(tmp_path: Path) -> None:
     assert {row["batch"] for row in rows} == {16}
 
 
-def test_the_table_of_what_is_published(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["scale", "--published"]) == 0
+def test_the_table_of_what_is_published(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["scale", "--published", "--out", str(tmp_path / "published.json")]) == 0
     assert "24 published rates of 4 to 32 GPUs" in capsys.readouterr().out
+    assert_drawn(tmp_path / "published.png", num_colors=9)
+
+
+def assert_drawn(picture: Path, num_colors: int) -> None:
+    """The picture is there, and as many of matplotlib's colours are in it."""
+    pixels = np.asarray(Image.open(picture).convert("RGB"))
+    colors = [255 * np.array(to_rgb(f"C{number}")) for number in range(num_colors + 1)]
+    assert [(abs(pixels - color) < 30).all(axis=-1).sum() > 30 for color in colors] == [True] * num_colors + [False]
 
 
 @pytest.mark.parametrize(
@@ -199,3 +221,41 @@ def test_a_prediction_is_held_against_runs(shards: ShardSet, tmp_path: Path) -> 
     assert all(row["predicted(img/s)"] > 0 and row["median(img/s)"] > 0 for row in found["rows"])
     assert found["rows"][1]["all_reduce(ms)"] > 0 == found["rows"][0]["all_reduce(ms)"]
     assert found["settings"]["rounds"] == 1
+    assert found["verdict"] == checking.verdict(found["rows"])
+    assert_drawn(tmp_path / "check.png", num_colors=2)
+
+
+def test_a_prediction_is_the_sum_of_its_pieces() -> None:
+    found = list(buckets(vgg(0.0625, 64).layers))
+    pieces = {"step": [0.3] * 4, "load": [0.05] * 4}
+    assert checking.predicted(8, 1, found, pieces, seed=0) == pytest.approx(8 / (0.3 + 0.05), rel=0.01)
+    assert checking.predicted(8, 2, found, pieces, seed=0) == pytest.approx(16 / (0.3 + 0.05), rel=0.01)
+    pieces["reduce"] = [[0.1 / len(found)] * 4 for _ in found]  # type: ignore[list-item]
+    assert checking.predicted(8, 2, found, pieces, seed=0) == pytest.approx(16 / (0.3 + 0.05 + 0.1), rel=0.01)
+
+
+def test_the_verdict_names_what_was_disturbed() -> None:
+    rows = [{"processes": number, "error(%)": -3.0 * number, "others(cores)": 0.049} for number in (1, 2)]
+    calm = "predictions for 1 and 2 processes are 6.0 % off at most"
+    assert checking.verdict(rows) == calm
+    rows[0]["others(cores)"] = 1.01
+    assert checking.verdict(rows) == f"{calm}; other programs took up to 1.0 cores during 1 process"
+    rows[1]["others(cores)"] = 0.3
+    assert checking.verdict(rows).endswith("1.0 cores during 1 process and 0.3 cores during 2 processes")
+
+
+def test_a_process_that_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checking, "_TIMEOUT", 0.5)
+    with pytest.raises(
+        ValueError, match=r"timeit was not done after 0\.5 s: give fewer --seconds, or a smaller network"
+    ):
+        checking._run(["timeit", "__import__('subprocess').run(['sleep', '59.25'])"], 1, [0])
+    assert not [each for each in psutil.process_iter(["cmdline"]) if "59.25" in (each.info["cmdline"] or [])]
+
+
+def test_a_process_that_fails_says_what_to_do() -> None:
+    said = (
+        r"timeit has failed \(.*'nobody' is not defined\): see whether 'photochrom train' does with the same settings"
+    )
+    with pytest.raises(ValueError, match=said):
+        checking._run(["timeit", "nobody"], 1, [0])

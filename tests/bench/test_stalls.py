@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from photochrom.bench.command import main
-from photochrom.bench.levels import DECODE, NETWORK, STORAGE, TRANSFER, MemoryReader
+from photochrom.bench.levels import DECODE, NETWORK, STORAGE, TRANSFER, Carry, MemoryReader
 from photochrom.bench.stalls import beyond_noise, measure
 from photochrom.engine.config import DataConfig, LoaderConfig, RunConfig, Spec, TrainConfig
 from photochrom.pipelines import LabBatch, ShardSet
@@ -43,9 +43,14 @@ def config(data: Path, *, width: float = 0.03125, size: int = 32, **loader: Any)
     )
 
 
-def verdict(found: dict[str, Any]) -> str:
-    print(found["verdict"])
-    return str(found["diagnosis"]["binds"])
+def verdict(expected: str, run: RunConfig, carry: Carry | None = None) -> str:
+    """What binds the run, and in which words; what disturbs a measurement may do so once."""
+    for _ in range(2):
+        found = measure(run, SECONDS, carry)
+        print(found["verdict"])
+        if found["diagnosis"]["binds"] == expected:
+            return str(found["verdict"])
+    raise AssertionError(found["verdict"])
 
 
 def slowed(real: Callable[..., Any]) -> Callable[..., Any]:
@@ -58,14 +63,12 @@ def slowed(real: Callable[..., Any]) -> Callable[..., Any]:
 
 def test_a_throttled_reader(shards: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LocalReader, "read", slowed(LocalReader.read))
-    assert verdict(measure(config(shards.root, backend="torch"), SECONDS)) == STORAGE
+    assert verdict(STORAGE, config(shards.root, backend="torch")).startswith("reading from storage binds")
 
 
 @pytest.mark.parametrize("backend", ["dali", "torch"])
 def test_one_thread_that_decodes_for_a_narrow_network(large: Path, backend: str) -> None:
-    found = measure(config(large, backend=backend), SECONDS)
-    assert verdict(found) == DECODE
-    assert "decoding on the CPU binds" in found["verdict"]
+    assert verdict(DECODE, config(large, backend=backend)).startswith("decoding on the CPU binds")
 
 
 def test_what_is_no_slower_in_its_fastest_round_is_noise() -> None:
@@ -74,7 +77,8 @@ def test_what_is_no_slower_in_its_fastest_round_is_noise() -> None:
 
 
 def test_a_wide_network(shards: ShardSet) -> None:
-    assert verdict(measure(config(shards.root, width=0.25, size=64), SECONDS)) == NETWORK
+    run = config(shards.root, width=0.25, size=64)
+    assert verdict(NETWORK, run).startswith("the network's own arithmetic binds")
 
 
 def test_a_slow_copy(shards: ShardSet) -> None:
@@ -82,7 +86,7 @@ def test_a_slow_copy(shards: ShardSet) -> None:
         time.sleep(0.05)
         return LabBatch(L=batch.L.clone(), ab=batch.ab.clone(), index=batch.index)
 
-    assert verdict(measure(config(shards.root), SECONDS, carry=carry)) == TRANSFER
+    assert verdict(TRANSFER, config(shards.root), carry).startswith("the transfer of batches to the device binds")
 
 
 def test_from_the_command_line(shards: ShardSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
