@@ -1,6 +1,7 @@
 """A run from its configuration to its summary: checks everything, begins or goes on, trains, writes the results."""
 
 import platform
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -48,6 +49,10 @@ from .specs import build_loss, build_model, find_class, resolved, with_prior
 from .trackers import Trackers, check_trackers
 from .train import Run, fit
 from .weights import load_weights, read_recipe, save_model
+
+_LOST = re.compile(
+    r"gloo|nccl|time-?d? ?out|connection (closed|reset)|pair closure", re.IGNORECASE
+)  # what backends say
 
 CONFIG, SUMMARY = "config.yaml", "summary.json"
 
@@ -101,7 +106,7 @@ def _explained(run: Run) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if run.accelerator.num_processes == 1 or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+        if run.accelerator.num_processes == 1 or not (isinstance(error, dist.DistError) or _LOST.search(str(error))):
             raise
         saved = list_checkpoints(run.config.out / CHECKPOINTS)
         raise ValueError(

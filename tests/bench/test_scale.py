@@ -211,18 +211,21 @@ def test_what_cannot_be_predicted(arguments: list[str], sentence: str, capsys: p
     assert sentence in capsys.readouterr().err
 
 
-def test_a_prediction_is_held_against_runs(shards: ShardSet, tmp_path: Path) -> None:
+def test_a_prediction_is_held_against_runs(shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checking, "_RANKS", (2,))  # of one process, there is less to go wrong
     command = ["scale", "--check", "--config", "demo", "--data", str(shards.root), "--seconds", "0.2", "--rounds", "1"]
     command += ["--tries", "1"]
     command += ["--data.size", "32", "--model.width", "0.0625", "--train.batch_size", "4"]
     assert main([*command, "--out", str(tmp_path / "check.json")]) == 0
     found = json.loads((tmp_path / "check.json").read_text())
-    assert [row["processes"] for row in found["rows"]] == [1, 2]
-    assert all(row["predicted(img/s)"] > 0 and row["median(img/s)"] > 0 for row in found["rows"])
-    assert found["rows"][1]["all_reduce(ms)"] > 0 == found["rows"][0]["all_reduce(ms)"]
+    (row,) = found["rows"]
+    assert row["processes"] == 2
+    assert row["predicted(img/s)"] > 0
+    assert row["median(img/s)"] > 0
+    assert row["all_reduce(ms)"] > 0
     assert found["settings"]["rounds"] == 1
     assert found["verdict"] == checking.verdict(found["rows"])
-    assert_drawn(tmp_path / "check.png", num_colors=2)
+    assert_drawn(tmp_path / "check.png", num_colors=1)
 
 
 def test_a_prediction_is_the_sum_of_its_pieces() -> None:

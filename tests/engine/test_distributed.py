@@ -13,6 +13,8 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import photochrom
 import psutil
@@ -22,6 +24,7 @@ from accelerate.state import AcceleratorState
 from photochrom.engine.cli import main
 from photochrom.engine.evaluating.predictors import Network
 from photochrom.engine.evaluating.score import score
+from photochrom.engine.run import _explained
 from photochrom.losses import L2
 from photochrom.pipelines import DaliLoader, ShardSet
 from safetensors.torch import load_file
@@ -245,3 +248,25 @@ def test_gradients_can_travel_compressed(two_ranks: Path, shards: ShardSet, tmp_
     assert done.returncode == 0, done.stderr
     assert losses(tmp_path / "run") == pytest.approx(losses(two_ranks), rel=5e-3)
     assert losses(tmp_path / "run") != losses(two_ranks)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [10.213.87.3]:4129",
+        "Application timeout caused pair closure",
+        "Timed out waiting 8000ms for recv operation to complete",
+        "NCCL communicator was aborted on rank 1.",
+    ],
+)
+def test_what_backends_say_of_a_lost_process_is_explained(said: str, tmp_path: Path) -> None:
+    run: Any = SimpleNamespace(
+        accelerator=SimpleNamespace(num_processes=2, process_index=1), config=SimpleNamespace(out=tmp_path), step=7
+    )
+    with pytest.raises(ValueError, match=r"rank 1 on .* has lost another process, .* in step 7"), _explained(run):
+        raise RuntimeError(said)
+    with pytest.raises(RuntimeError, match="size mismatch"), _explained(run):
+        raise RuntimeError("size mismatch")
+    run.accelerator.num_processes = 1
+    with pytest.raises(RuntimeError), _explained(run):
+        raise RuntimeError(said)
