@@ -54,6 +54,7 @@ class Arena:
             data=str(self.work.path("originals")),
             size=config.size,
             batch_size=config.step_batch_size or (config.batch_size if self._device == "cuda" else 2),
+            width=config.step_width,
             threads=self._threads,
             device=self._device,
             seconds=seconds,

@@ -21,6 +21,7 @@ class RivalsConfig:
         size: Side of what is made of them in pixels.
         batch_size: Photographs in a batch.
         step_batch_size: Photographs in a training step; by default batch_size on a GPU, 2 on a CPU.
+        step_width: Of the network that takes it.
         threads: Cores for each, and the threads or workers that it is told to use; by default all of this process.
         seconds: How long to measure in all, divided over contestants and rounds. What they read is made before, and
             each turn begins with a start and a pass over the photographs, which come on top.
@@ -38,6 +39,7 @@ class RivalsConfig:
     size: int = 256
     batch_size: int = 32
     step_batch_size: int | None = None
+    step_width: float = 1.0
     threads: int | None = None
     seconds: float = 180.0
     rounds: int = 3

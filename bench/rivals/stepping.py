@@ -31,15 +31,17 @@ _IN_A_ROW = {"cpu": 1, "cuda": 10}  # steps: what does not wait for the device i
 Step = Callable[[], Any]
 
 
-def measure(data: str, size: int, batch_size: int, threads: int, device: Device, seconds: float) -> dict[str, Any]:
+def measure(
+    data: str, size: int, batch_size: int, width: float, threads: int, device: Device, seconds: float
+) -> dict[str, Any]:
     """The rates of each round, and the loss of each one's first step."""
     torch.set_num_threads(threads)
     place = resolve_device(device)
     batch = _batch(data, size, batch_size, threads, place)
-    learners = {BASELINE: _original(batch, place), "engine fp32": _engine(batch, size, device, "fp32")}
+    learners = {BASELINE: _original(width, batch, place), "engine fp32": _engine(width, batch, device, "fp32")}
     auto = resolve_precision("auto", place.type)
     if auto != "fp32":
-        learners[f"engine {auto}"] = _engine(batch, size, device, auto)
+        learners[f"engine {auto}"] = _engine(width, batch, device, auto)
     first = {name: float(step()) for name, step in learners.items()}
     in_a_row = _IN_A_ROW[place.type]
     times = collect(turns({name: _several(step, in_a_row) for name, step in learners.items()}, place), seconds)
@@ -54,9 +56,13 @@ def _batch(data: str, size: int, batch_size: int, threads: int, device: torch.de
     return LabBatch(L=first.L.to(device), ab=first.ab.to(device), index=first.index)
 
 
-def _original(batch: LabBatch, device: torch.device) -> Step:
+def _network(width: float) -> VGGColorizer:
+    return VGGColorizer(width=width, **_ARGUMENTS)  # type: ignore[arg-type]
+
+
+def _original(width: float, batch: LabBatch, device: torch.device) -> Step:
     torch.manual_seed(0)
-    model = VGGColorizer(**_ARGUMENTS).to(device).train()  # type: ignore[arg-type]
+    model = _network(width).to(device).train()
     optimizer, criterion = torch.optim.Adam(model.parameters(), lr=_RATE), nn.MSELoss()
 
     def step() -> float:
@@ -86,17 +92,17 @@ def torch_defaults(device: torch.device) -> Iterator[None]:
         torch.set_float32_matmul_precision(precision)
 
 
-def _engine(batch: LabBatch, size: int, device: Device, precision: Precision) -> Step:
+def _engine(width: float, batch: LabBatch, device: Device, precision: Precision) -> Step:
     run = RunConfig(
         out=Path("unused"),
-        data=DataConfig(train="unused", size=size),
-        model=Spec(class_path="VGGColorizer", init_args=dict(_ARGUMENTS)),
+        data=DataConfig(train="unused", size=batch.L.shape[-1]),
+        model=Spec(class_path="VGGColorizer", init_args={**_ARGUMENTS, "width": width}),
         train=TrainConfig(batch_size=len(batch), device=device, precision=precision),
     )
     AcceleratorState._reset_state()  # it allows one precision in a process
     accelerator = make_trainer(run.train)
     torch.manual_seed(0)
-    learner = Learner(VGGColorizer(**_ARGUMENTS), L2(resolution="input"), run, accelerator)  # type: ignore[arg-type]
+    learner = Learner(_network(width), L2(resolution="input"), run, accelerator)
     return lambda: learner.learn(batch, step=0, rate=_RATE)[0]["loss"]
 
 

@@ -114,7 +114,9 @@ def test_a_rival_reads_its_own_format_and_makes_the_same(rival: str, settings: l
 
 def test_the_training_step_begins_with_the_loss_of_the_original_s(settings: list[str], tmp_path: Path) -> None:
     out = tmp_path / "step.json"
-    assert bench(*settings, "--step-batch-size", "1", "--only", "step", "--out", str(out)) == 0
+    assert (
+        bench(*settings, "--step-batch-size", "2", "--step-width", "0.0625", "--only", "step", "--out", str(out)) == 0
+    )
     figures = json.loads(out.read_text())
     rows = {row["loader"]: row for row in figures["rows"]}
     assert {"original", "engine fp32"} <= rows.keys()
