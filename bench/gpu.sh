@@ -35,7 +35,7 @@ photochrom 30 doctor
 photochrom 40 pack "$photographs" "$work/shards"
 step 130 python3 -m pytest -q -m gpu -p no:cacheprovider --durations=3
 photochrom 130 bench step --config l2 --train.batch_size 224 --seconds 60 --out "$out/step.json"
-# A real run of two minutes, with previews and validation, then its evaluation.
+# A real run of two minutes, with previews and validation, then its evaluation; it is meant to be stopped (rc 124).
 step 140 timeout --signal INT 120 python3 -m photochrom train --config l2 --data.train "$work/shards" --data.val "$work/shards" \
   --out "$work/run" --log.every 5 --log.preview_every 50 --log.validate_every 100
 cp "$work/run/metrics.jsonl" "$out/train-metrics.jsonl"
