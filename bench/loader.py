@@ -46,8 +46,9 @@ class LoaderOptions(RunOptions):
     Args:
         data: The shard set.
         seconds: How long to measure; a turn takes three batches at least.
-        apply: File to write the fastest loader settings to, a recipe to be given after the run's own; the batch, which
-            training depends on, is not among them.
+        apply: File to write the fastest loader settings to, a recipe to be given after the run's own: those that are
+            configured, where nothing is faster beyond the noise. The batch, which training depends on, is not among
+            them.
         out: File for the figures as JSON; a picture of them goes beside it.
     """
 
@@ -60,6 +61,8 @@ class LoaderOptions(RunOptions):
         super().__post_init__()
         if self.apply and self.apply.exists() and not self.apply.read_text().startswith(_HEADER):
             raise ValueError(f"--apply {self.apply} is a file of yours, which would be lost: name a new one")
+        if self.apply and not self.apply.parent.is_dir():
+            raise ValueError(f"--apply {self.apply} is in no folder that exists")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +118,7 @@ def measure(config: RunConfig, seconds: float) -> Found:
         "settings": plain(config) | {"seconds": seconds},
         "configured": asdict(configured),
         "fastest": asdict(best),
+        "is_beyond_noise": _is_faster(best, configured, turns),
         "stages": stage_costs(config, accelerator.device, 0.15 * seconds),
     }
 
@@ -208,15 +212,21 @@ def _verdict(best: Setting, configured: Setting, turns: Turns) -> str:
     rate, ratio = 1 / statistics.median(ours), statistics.median(theirs) / statistics.median(ours)
     if best == configured:
         return f"nothing is faster than what is configured: {best}, {rate:,.0f} images/s"
-    certainty = "in every round" if max(ours) < min(theirs) else "which is within the noise"
+    certainty = "in every round" if _is_faster(best, configured, turns) else "which is within the noise"
     return f"fastest is {best}: {rate:,.0f} images/s, {ratio:.2f} times as configured, {certainty}"
 
 
+def _is_faster(best: Setting, configured: Setting, turns: Turns) -> bool:
+    """Whether even its slowest round is faster than the other's fastest."""
+    return max(turn.wall for turn in turns[best]) < min(turn.wall for turn in turns[configured])
+
+
 def apply(found: Found, path: Path) -> None:
-    """Writes the fastest settings as a recipe."""
-    settings = {name: value for name, value in found["fastest"].items() if name != "batch_size"}
+    """Writes the fastest settings as a recipe, or those that are configured where the difference is noise."""
+    chosen = found["fastest" if found["is_beyond_noise"] else "configured"]
+    settings = {name: value for name, value in chosen.items() if name != "batch_size"}
     with whole_file(path) as file:
-        file.write_text(_HEADER + yaml.safe_dump({"loader": settings}, sort_keys=False))
+        file.write_text(f"{_HEADER}# {found['verdict']}\n" + yaml.safe_dump({"loader": settings}, sort_keys=False))
 
 
 def show(found: Found) -> RenderableType:

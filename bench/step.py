@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from textwrap import fill
 from typing import Any, get_args
 
 import torch
@@ -311,7 +312,7 @@ def draw(found: Found, path: Path) -> None:
     axes.barh(range(len(rows)), rates, xerr=spread, capsize=3)
     axes.set_yticks(range(len(rows)), names)
     axes.invert_yaxis()
-    axes.set(xlabel="images/s", title=found["verdict"])
-    axes.title.set_fontsize(9)
+    axes.set(xlabel="images/s")
+    figure.suptitle(fill(found["verdict"], 100), fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)

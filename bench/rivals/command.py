@@ -46,6 +46,9 @@ def _measured(config: RivalsConfig, arena: Arena) -> tuple[list[Row], dict[Conte
     baselines = {each.job: found for each, found in ran.items() if each.loader == BASELINE}
     rows = [loader_row(each, found, baselines.get(each.job, []), checks.get(each)) for each, found in ran.items()]
     if config.steps:
+        console.print(
+            f"the training step, {2 * config.rounds * seconds:.0f} s or three rounds, after one to warm up ..."
+        )
         with _noting(skipped, _STEPS):
             rows += step_rows(arena.measure_steps(2 * config.rounds * seconds))
     return rows, skipped, {"num_photographs": arena.work.num_photographs, "formats": arena.work.formats()}

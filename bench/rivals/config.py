@@ -55,6 +55,8 @@ class RivalsConfig:
                 raise ValueError(f"--{name.replace('_', '-')} {value} is not a positive number")
         if not self.seconds > 0:
             raise ValueError(f"--seconds {self.seconds} is not positive")
+        if self.samples < self.batch_size:
+            raise ValueError(f"--samples {self.samples} is fewer than a batch of {self.batch_size}: change one of them")
         check_size(self.size, "--size ")
         known = {_STEP, *(name for each in CONTESTANTS for name in each.names)}
         if unknown := sorted(self._only - known):

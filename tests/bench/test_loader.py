@@ -3,8 +3,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from photochrom.bench.command import main
-from photochrom.bench.loader import Setting, Turn, by_queue, by_threads, fastest
+from photochrom.bench.loader import Setting, Turn, apply, by_queue, by_threads, fastest
 from photochrom.engine.commands.train import parse
 from photochrom.pipelines import ShardSet
 from PIL import Image
@@ -40,6 +41,8 @@ def test_from_the_command_line(shards: ShardSet, tmp_path: Path, capsys: pytest.
     assert found["verdict"] in capsys.readouterr().out
 
     best = max((row for row in found["rows"] if row["batch_size"] == 4), key=lambda row: row["median(img/s)"])
+    assert found["fastest"] == {name: best[name] for name in found["fastest"]}
+    best = best if found["is_beyond_noise"] else found["configured"]
     config = parse(["--config", "demo", "--config", str(recipe), "--out", "x", "--data.train", "y"])
     chosen = (config.loader.backend, config.loader.threads, config.loader.prefetch)
     assert chosen == (best["backend"], best["threads"], best["prefetch"])
@@ -68,3 +71,15 @@ def test_a_file_of_somebody_s_own_is_not_lost(tmp_path: Path, capsys: pytest.Cap
         sys.exit(main(["loader", "--data", "x", "--apply", str(mine)]))
     assert f"--apply {mine} is a file of yours, which would be lost: name a new one" in capsys.readouterr().err
     assert "what I like" in mine.read_text()
+    with pytest.raises(SystemExit, match="2"):
+        sys.exit(main(["loader", "--data", "x", "--apply", str(tmp_path / "nowhere" / "x.yaml")]))
+    assert "is in no folder that exists" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("beyond", [True, False])
+def test_noise_changes_no_recipe(beyond: bool, tmp_path: Path) -> None:
+    settings = {name: {"backend": name, "threads": 1, "prefetch": 2, "batch_size": 8} for name in ("dali", "torch")}
+    found = {"fastest": settings["torch"], "configured": settings["dali"], "is_beyond_noise": beyond, "verdict": "so"}
+    apply(found, tmp_path / "fast.yaml")
+    written = yaml.safe_load((tmp_path / "fast.yaml").read_text())
+    assert written == {"loader": {"backend": "torch" if beyond else "dali", "threads": 1, "prefetch": 2}}
