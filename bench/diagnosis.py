@@ -1,6 +1,6 @@
 """From the time that a photograph takes at each level to what binds, and what would help by how much."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from .levels import DECODE, LAB, NETWORK, STORAGE, TRANSFER
@@ -85,13 +85,14 @@ def diagnose(
     data_binds = stall >= (_NOTHING if here.on_gpu else 0.5)
     waits_for = max((name for name in shares if name != NETWORK), key=lambda name: shares[name])
     binds = waits_for if data_binds else NETWORK
+    gains = _Gains(added=added, alone=alone or {}, total=before, on_gpu=here.on_gpu)
     return Diagnosis(
         binds=binds,
         rate=1 / before,
         stall=stall,
         shares=shares,
         sentence=_sentence(binds, stall, shares, here),
-        remedies=sorted(_remedies(binds, added, before, alone or {}, here), key=lambda remedy: -(remedy.expected or 0)),
+        remedies=sorted(_remedies(binds, gains, here), key=lambda remedy: -(remedy.expected or 0)),
     )
 
 
@@ -105,58 +106,75 @@ def _sentence(binds: str, stall: float, shares: Mapping[str, float], here: Circu
     )
 
 
-def _remedies(
-    binds: str, added: Mapping[str, float], total: float, alone: Mapping[str, float], here: Circumstances
-) -> list[Remedy]:
-    def without(*names: str, left: float = 0.0) -> float:
-        """Images per second when these take `left` of what they took."""
-        stall = sum(added.get(name, 0.0) for name in names)
-        spared = (1 - left) * stall
-        if here.on_gpu and left:  # it computes meanwhile, and waits only for what takes longer than computing
-            nearer = sum(time for name, time in added.items() if _ORDER.index(name) < _ORDER.index(names[0]))
-            spared = min(stall, max(0.0, nearer + stall - left * alone.get(names[-1], nearer + stall)))
-        return 1 / (total - spared)
+@dataclass(frozen=True, kw_only=True)
+class _Gains:
+    """Images per second to expect where resources take less: `added` seconds of each, `alone` without the network."""
 
-    remedies = []
-    if binds == STORAGE:
-        remedies += [
-            Remedy(what="a faster disk for the set, or a copy of it on a local one", expected=without(STORAGE)),
-            Remedy(what="loader.prefetch 8: more batches are on their way at a time", expected=None),
-        ]
-        if not here.fits:
-            remedies.append(Remedy(what="loader.block 64: longer reads", expected=None))
+    added: Mapping[str, float]
+    alone: Mapping[str, float]
+    total: float
+    on_gpu: bool
+
+    def without(self, *names: str, left: float = 0.0) -> float:
+        """When these take `left` of what they took."""
+        stall = sum(self.added.get(name, 0.0) for name in names)
+        spared = (1 - left) * stall
+        if self.on_gpu and left:  # it computes meanwhile, and waits only for what takes longer than computing
+            nearer = sum(time for name, time in self.added.items() if _ORDER.index(name) < _ORDER.index(names[0]))
+            spared = min(stall, max(0.0, nearer + stall - left * self.alone.get(names[-1], nearer + stall)))
+        return 1 / (self.total - spared)
+
+
+def _remedies(binds: str, gains: _Gains, here: Circumstances) -> Iterator[Remedy]:
     if binds in (STORAGE, DECODE) and here.fits_decoded:
-        remedies.append(
-            Remedy(
-                what="loader.backend cached: pictures stay in memory once decoded", expected=without(STORAGE, DECODE)
-            )
-        )
-    if binds == DECODE:
-        if here.on_gpu and not here.decodes_on_gpu:
-            remedies.append(Remedy(what="loader.backend dali: the GPU decodes", expected=None))
-        if not here.decodes_on_gpu and here.threads < here.cores:
-            left = here.threads / here.cores
-            what = f"loader.threads {here.cores}: as many as there are cores, in place of {here.threads}"
-            remedies.append(Remedy(what=what, expected=without(DECODE, left=left)))
-        if here.needed_pixels < 0.8 * here.pixels:
-            what = "photochrom pack --short-side of 9/8 of data.size: photographs are larger than needed"
-            remedies.append(Remedy(what=what, expected=without(DECODE, left=here.needed_pixels / here.pixels)))
-        remedies.append(Remedy(what="photochrom pack --store lab: nothing is left to decode", expected=without(DECODE)))
-    if binds == LAB:
-        remedies += [
-            Remedy(what="data.crop random, of a set packed at 9/8 of data.size: nothing to resize", expected=None),
-        ]
-        if here.threads < here.cores:
-            left = here.threads / here.cores
-            what = f"loader.threads {here.cores}: as many as there are cores, in place of {here.threads}"
-            remedies.append(Remedy(what=what, expected=without(LAB, left=left)))
-    if binds == TRANSFER:
-        remedies += [
-            Remedy(what="loader.backend dali on the GPU: JPEGs travel, a tenth of the bytes", expected=None),
-            Remedy(what="loader.cache_on device: pictures stay on the GPU", expected=without(TRANSFER)),
-        ]
-    if binds == NETWORK:
-        remedies.append(
-            Remedy(what="photochrom bench step: precision, layout, compilation and larger batches", expected=None)
-        )
-    return remedies
+        what = "loader.backend cached: pictures stay in memory once decoded"
+        yield Remedy(what=what, expected=gains.without(STORAGE, DECODE))
+    yield from _OF[binds](gains, here)
+
+
+def _of_storage(gains: _Gains, here: Circumstances) -> Iterator[Remedy]:
+    what = "a faster disk for the set, or a copy of it on a local one"
+    yield Remedy(what=what, expected=gains.without(STORAGE))
+    yield Remedy(what="loader.prefetch 8: more batches are on their way at a time", expected=None)
+    if not here.fits:
+        yield Remedy(what="loader.block 64: longer reads", expected=None)
+
+
+def _of_decoding(gains: _Gains, here: Circumstances) -> Iterator[Remedy]:
+    if here.on_gpu and not here.decodes_on_gpu:
+        yield Remedy(what="loader.backend dali: the GPU decodes", expected=None)
+    if not here.decodes_on_gpu:
+        yield from _more_threads(DECODE, gains, here)
+    if here.needed_pixels < 0.8 * here.pixels:
+        what = "photochrom pack --short-side of 9/8 of data.size: photographs are larger than needed"
+        yield Remedy(what=what, expected=gains.without(DECODE, left=here.needed_pixels / here.pixels))
+    yield Remedy(what="photochrom pack --store lab: nothing is left to decode", expected=gains.without(DECODE))
+
+
+def _of_lab(gains: _Gains, here: Circumstances) -> Iterator[Remedy]:
+    yield Remedy(what="data.crop random, of a set packed at 9/8 of data.size: nothing to resize", expected=None)
+    yield from _more_threads(LAB, gains, here)
+
+
+def _more_threads(name: str, gains: _Gains, here: Circumstances) -> Iterator[Remedy]:
+    if here.threads < here.cores:
+        what = f"loader.threads {here.cores}: as many as there are cores, in place of {here.threads}"
+        yield Remedy(what=what, expected=gains.without(name, left=here.threads / here.cores))
+
+
+def _of_transfer(gains: _Gains, here: Circumstances) -> Iterator[Remedy]:
+    yield Remedy(what="loader.backend dali on the GPU: JPEGs travel, a tenth of the bytes", expected=None)
+    yield Remedy(what="loader.cache_on device: pictures stay on the GPU", expected=gains.without(TRANSFER))
+
+
+def _of_network(gains: _Gains, here: Circumstances) -> Iterator[Remedy]:
+    yield Remedy(what="photochrom bench step: precision, layout, compilation and larger batches", expected=None)
+
+
+_OF: dict[str, Callable[[_Gains, Circumstances], Iterator[Remedy]]] = {
+    NETWORK: _of_network,
+    TRANSFER: _of_transfer,
+    LAB: _of_lab,
+    DECODE: _of_decoding,
+    STORAGE: _of_storage,
+}
