@@ -1,5 +1,6 @@
 """photochrom bench VERB ...: each verb is the module of its name"""
 
+import signal
 import sys
 from importlib import import_module
 
@@ -25,4 +26,5 @@ def main(argv: list[str]) -> int:
     if verb not in VERBS:
         console.print(f"photochrom bench: there is no verb {verb!r}{nearest(verb, VERBS)}\n\n{_USAGE}")
         return 2
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: temporary folders are taken away
     return int(import_module(f".{verb}", __package__).main(rest, prog=f"photochrom bench {verb}"))

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from ..engine.config import RunConfig, plain
+from ..engine.config import RunConfig
 from ..engine.console import console
 from ..engine.launch import make_trainer
 from ..engine.loaders import resolve_backend, training_loader
@@ -29,7 +29,7 @@ from ..pipelines.installed import has_dali
 from ..pipelines.threads import own_cores
 from .costs import stage_costs
 from .publishing import Found, figures, publish
-from .runoptions import RunOptions, parse_run
+from .runoptions import RunOptions, parse_run, told
 from .timing import MIN_ROUNDS, Clock
 
 _ROUNDS = 5
@@ -115,7 +115,7 @@ def measure(config: RunConfig, seconds: float) -> Found:
     best = fastest(turns, configured.batch_size)
     found = figures(config, accelerator.device, rows, _verdict(best, configured, turns))
     return found | {
-        "settings": plain(config) | {"seconds": seconds},
+        "settings": told(config, seconds=seconds),
         "configured": asdict(configured),
         "fastest": asdict(best),
         "is_beyond_noise": _is_faster(best, configured, turns),

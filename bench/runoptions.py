@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ..engine.commands.train import parse
-from ..engine.config import RunConfig
+from ..engine.config import RunConfig, plain
 from ..engine.parser import parse_options
 from .publishing import check
+
+_UNUSED = "unused"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +28,7 @@ class RunOptions:
 O = TypeVar("O", bound=RunOptions)  # noqa: E741
 
 
-def parse_run(options: type[O], argv: list[str], prog: str, *, data: str = "unused") -> tuple[O, RunConfig]:
+def parse_run(options: type[O], argv: list[str], prog: str, *, data: str = _UNUSED) -> tuple[O, RunConfig]:
     """A verb's own `options`, and the run that all else describes, on the set `data` where no option names one."""
     names = {f"--{field.name.replace('_', '-')}" for field in fields(options)} | {"--help", "-h"}
     own: list[str] = []
@@ -37,4 +39,13 @@ def parse_run(options: type[O], argv: list[str], prog: str, *, data: str = "unus
             current = own if word.partition("=")[0] in names else rest
         current.append(word)
     found = parse_options(options, own, prog=prog)
-    return found, parse([*rest, "--data.train", getattr(found, "data", data), "--out", "unused"], prog=prog)
+    return found, parse([*rest, "--data.train", getattr(found, "data", data), "--out", _UNUSED], prog=prog)
+
+
+def told(config: RunConfig, **own: Any) -> dict[str, Any]:
+    """What a verb was told: its `own` settings, and those of the run which mean something to it."""
+    found = plain(config)
+    del found["out"], found["resume"]
+    if config.data.train == _UNUSED:
+        del found["data"]["train"], found["data"]["val"]
+    return found | own

@@ -28,12 +28,13 @@ from .diagnosis import Circumstances, Diagnosis, diagnose
 from .levels import NETWORK, Carry, Level, levels
 from .order import cold_seconds
 from .publishing import Found, figures, publish
-from .runoptions import RunOptions, parse_run
+from .runoptions import RunOptions, parse_run, told
 from .timing import Clock, collect
 
 _COLD_BATCHES = 8
 _FEWEST = 2  # steps that are timed at a time
 _TURNS = 4  # of each level in the time that is given
+_NOISY = 1.5  # times the slowest round of a level as fast
 _WITH, _ALONE = "with the network", "alone"
 
 
@@ -84,7 +85,7 @@ def measure(config: RunConfig, seconds: float, carry: Carry | None = None) -> Fo
     report = figures(config, run.accelerator.device, rows, diagnosis.sentence)
     return report | {
         "diagnosis": plain(diagnosis),
-        "settings": plain(config) | {"seconds": seconds},
+        "settings": told(config, seconds=seconds),
         "cold_reading(img/s)": [1 / it for it in cold],
     }
 
@@ -200,7 +201,10 @@ def show(found: Found) -> Table:
 
 
 def advice(found: Found) -> Iterator[str]:
-    """What reading alone is capable of, and what would help, best first."""
+    """How sure it is, what reading alone is capable of, and what would help, best first."""
+    noise = max(row["max(img/s)"] / row["min(img/s)"] for row in found["rows"])
+    if noise > _NOISY:
+        yield f"rounds of the same differ by {noise:.1f} times: measure while nothing else runs, or with more --seconds"
     if cold := found["cold_reading(img/s)"]:
         yield f"from an empty page cache the set is read at {statistics.median(cold):,.0f} images/s"
     now = found["diagnosis"]["rate"]

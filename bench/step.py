@@ -30,7 +30,7 @@ from ..models.vgg import Dilation
 from ..pipelines import LabBatch
 from ..pipelines.synthetic import colourful
 from .publishing import Found, figures, publish
-from .runoptions import RunOptions, parse_run
+from .runoptions import RunOptions, parse_run, told
 from .timing import MIN_ROUNDS, Clock, collect, turns
 
 CONFIGURED, PARTS = "as configured", ("forward", "backward", "optimizer")
@@ -115,7 +115,7 @@ def measure(config: RunConfig, options: StepOptions) -> Found:
     )
     names = (CONFIGURED, best["variant"]) if options.largest else ()
     return figures(config, device, rows, verdict) | {
-        "settings": plain(config) | plain(options),
+        "settings": told(config, **plain(options)),
         "skipped": skipped,
         "largest_batch": _largest(runs, names, device),
     }

@@ -13,8 +13,9 @@ from accelerate.state import AcceleratorState
 from photochrom.losses import ab_histogram
 from photochrom.pipelines import PackConfig, ShardSet, pack
 
-# A shell that starts the suite in the background ignores Ctrl-C for it, and so for the commands that tests interrupt.
+# A suite that was started in the background or by nohup would ignore these, and so would the commands it interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 PHOTOGRAPHS = (
     "astronaut.png",

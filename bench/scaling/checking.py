@@ -24,12 +24,12 @@ import psutil
 import torch
 from rich.table import Table
 
-from ...engine.config import RunConfig, plain, save_yaml
+from ...engine.config import RunConfig, save_yaml
 from ...engine.console import console
 from ...engine.output import plural
 from ...engine.specs import build_model
 from ..publishing import Found, figures, publish
-from ..runoptions import RunOptions, parse_run
+from ..runoptions import RunOptions, parse_run, told
 from . import drawing
 from .network import Bucket, buckets, of_model, segments
 from .simulation import Cluster, simulate
@@ -100,7 +100,7 @@ def measure(config: RunConfig, options: CheckOptions) -> Found:
                 rounds[ranks].append(_round(config, options, ranks, cores, found, Path(folder)))
     rows = [_row(ranks, config, found, rounds[ranks], options.seed) for ranks in _RANKS]
     report = figures(options, torch.device("cpu"), rows, verdict(rows))
-    return report | {"settings": plain(config) | {"seconds": options.seconds, "rounds": options.rounds}}
+    return report | {"settings": told(config, seconds=options.seconds, rounds=options.rounds)}
 
 
 def verdict(rows: Sequence[Row]) -> str:

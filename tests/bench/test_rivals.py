@@ -3,8 +3,10 @@
 import importlib
 import importlib.util
 import json
+import os
 import subprocess
 import sys
+import time
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -97,6 +99,20 @@ def test_contestants_take_turns_at_the_same_work(
 
     assert bench(*settings, "--samples", "8", "--only", "original") == 1
     assert "name another folder" in " ".join(capsys.readouterr().err.split())
+
+
+def test_sigterm_leaves_no_folder(photos: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "photochrom", "bench", "rivals", "--data", str(photos), "--only", "TorchLoader"]
+    env = os.environ | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen([*command, "--batch-size", "4"], env=env, stderr=subprocess.PIPE, text=True) as process:
+        while not list(tmp_path.glob("photochrom-*/files*")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.terminate()
+        assert process.wait(timeout=60) == 130
+        assert process.stderr
+        assert process.stderr.read().endswith("photochrom bench: interrupted\n")
+    assert not list(tmp_path.glob("photochrom-*"))
 
 
 @pytest.mark.parametrize("rival", [name for name in RIVALS if name not in ("original", "opencv")])

@@ -11,7 +11,7 @@ import pytest
 import torch
 from photochrom.bench.command import main
 from photochrom.bench.levels import DECODE, NETWORK, STORAGE, TRANSFER, Carry, MemoryReader
-from photochrom.bench.stalls import beyond_noise, measure
+from photochrom.bench.stalls import advice, beyond_noise, measure
 from photochrom.engine.config import DataConfig, LoaderConfig, RunConfig, Spec, TrainConfig
 from photochrom.pipelines import LabBatch, ShardSet
 from photochrom.pipelines.reading import LocalReader
@@ -76,6 +76,14 @@ def test_what_is_no_slower_in_its_fastest_round_is_noise() -> None:
     assert beyond_noise(times) == {"a": 1.1, "b": 1.1, "c": 1.4, "d": 0.6}
 
 
+def test_it_is_said_when_rounds_of_the_same_differ_too_much() -> None:
+    found: dict[str, Any] = {"cold_reading(img/s)": [], "diagnosis": {"rate": 5.0, "remedies": []}}
+    quiet = {"min(img/s)": 9.0, "max(img/s)": 10.0}
+    assert not list(advice(found | {"rows": [quiet, quiet]}))
+    (note,) = advice(found | {"rows": [quiet, {"min(img/s)": 5.0, "max(img/s)": 10.0}]})
+    assert note.startswith("rounds of the same differ by 2.0 times")
+
+
 def test_a_wide_network(shards: ShardSet) -> None:
     run = config(shards.root, width=0.25, size=64)
     assert verdict(NETWORK, run).startswith("the network's own arithmetic binds")
@@ -97,6 +105,8 @@ def test_from_the_command_line(shards: ShardSet, tmp_path: Path, capsys: pytest.
     assert [row["adds"] for row in found["rows"]] == ["network", "Lab", "decode", "storage"]
     assert found.keys() >= {"machine", "versions", "settings", "rows", "verdict", "diagnosis"}
     assert found["settings"]["data"]["size"] == 32
+    assert found["settings"]["data"]["train"] == str(shards.root)
+    assert "out" not in found["settings"]
     assert len(found["cold_reading(img/s)"]) == 3
     assert Image.open(tmp_path / "stalls.png").width > 500
     assert found["verdict"] in capsys.readouterr().out
