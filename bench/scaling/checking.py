@@ -1,8 +1,8 @@
 """photochrom bench scale --check --config RECIPE --data SHARDS: is a run of 1 and of 2 processes as fast as predicted?
 
 On this machine's cores, a core for each process. Its pieces are measured one by one, with as many processes at work
-as the run has; the simulation puts them together; and `photochrom train` shows what they come to. All take turns, and
-what was measured while other programs were at work is measured again.
+as the run has; the simulation puts them together; and `photochrom train`, between two such measurements, shows what
+they come to. All take turns, and what was measured while other programs were at work is measured again.
 """
 
 import json
@@ -52,7 +52,7 @@ class CheckOptions(RunOptions):
 
     Args:
         data: The shard set.
-        seconds: How long to measure each piece, and each run, in a round.
+        seconds: How long to measure each piece, and each run, in a round; the error is the median of all rounds'.
         rounds: How often all take their turn.
         tries: How often, at most, each turn is taken while other programs disturb it; the least disturbed counts.
         seed: Of what scatters in the simulation.
@@ -119,7 +119,11 @@ def _round(
     config: RunConfig, options: CheckOptions, ranks: int, cores: Sequence[int], found: Sequence[Bucket], folder: Path
 ) -> Row:
     """The seconds of each piece, and the rate of a run, with what others took meanwhile."""
-    pieces, others = _undisturbed(lambda: _pieces(config, ranks, cores, found, options.seconds, folder), options.tries)
+
+    def measured() -> tuple[Row, float]:
+        return _undisturbed(lambda: _pieces(config, ranks, cores, found, options.seconds / 2, folder), options.tries)
+
+    pieces, before = measured()
     step = statistics.median(pieces["step"]) + statistics.median(pieces["load"])
 
     def trained() -> float:
@@ -127,7 +131,16 @@ def _round(
             return _trained(config, ranks, cores, options.seconds / step, Path(out) / "run")
 
     rate, meanwhile = _undisturbed(trained, options.tries)
-    return pieces | {"rate": rate, "others": max(others, meanwhile)}
+    again, after = measured()  # a machine's moods last for seconds
+    return _joined(pieces, again) | {"rate": rate, "others": max(before, meanwhile, after)}
+
+
+def _joined(one: Row, other: Row) -> Row:
+    """The pieces of two measurements."""
+    joined = {name: one[name] + other[name] for name in ("step", "load")}
+    if "reduce" in one:
+        joined["reduce"] = [a + b for a, b in zip(one["reduce"], other["reduce"], strict=True)]
+    return joined
 
 
 def _undisturbed(measure: Callable[[], T], tries: int) -> tuple[T, float]:
@@ -249,14 +262,13 @@ def _row(ranks: int, config: RunConfig, found: Sequence[Bucket], rounds: Sequenc
 
     predictions = [predicted(config.train.batch_size, ranks, found, each, seed) for each in rounds]
     rates = [each["rate"] for each in rounds]
-    prediction, measured = statistics.median(predictions), statistics.median(rates)
     return {
         "processes": ranks,
-        "predicted(img/s)": prediction,
-        "median(img/s)": measured,
+        "predicted(img/s)": statistics.median(predictions),
+        "median(img/s)": statistics.median(rates),
         "min(img/s)": min(rates),
         "max(img/s)": max(rates),
-        "error(%)": 100 * (prediction / measured - 1),
+        "error(%)": 100 * (statistics.median(p / r for p, r in zip(predictions, rates, strict=True)) - 1),
         "step(ms)": 1e3 * middle(lambda each: statistics.fmean(each["step"])),
         "load(ms)": 1e3 * middle(lambda each: statistics.fmean(each["load"])),
         "all_reduce(ms)": 1e3 * middle(lambda each: sum(map(statistics.fmean, each.get("reduce", [])))),

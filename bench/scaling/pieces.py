@@ -34,6 +34,7 @@ def main(argv: list[str]) -> None:
     if number > 1:
         os.environ.update(launched)
         dist.init_process_group("gloo")
+        found = _of_all(found, number)
         found["reduce"] = _reduced(buckets, seconds)
         dist.destroy_process_group()
     if rank == 0:
@@ -51,6 +52,13 @@ def _alone(config: RunConfig, seconds: float) -> dict[str, Any]:
     run.loader.close()
     run.preview.close()
     return found
+
+
+def _of_all(found: dict[str, Any], number: int) -> dict[str, Any]:
+    """The seconds of all processes: one core may be slower than another."""
+    each: list[Any] = [None] * number
+    dist.all_gather_object(each, found)
+    return {name: [seconds for one in each for seconds in one[name]] for name in found}
 
 
 def _reduced(sizes: list[int], seconds: float) -> list[list[float]]:

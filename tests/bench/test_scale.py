@@ -18,6 +18,7 @@ from photochrom.bench.scaling.network import buckets, segments, vgg
 from photochrom.bench.scaling.photographs import Stored, load_photograph
 from photochrom.bench.scaling.prediction import Job, Precision, predict, ring_seconds, seconds
 from photochrom.bench.scaling.published import compare, resnet50
+from photochrom.engine.config import DataConfig, RunConfig, TrainConfig
 from photochrom.engine.flops import flops_per_image
 from photochrom.models import VGGColorizer
 from photochrom.pipelines import ShardSet
@@ -235,6 +236,20 @@ def test_a_prediction_is_the_sum_of_its_pieces() -> None:
     assert checking.predicted(8, 2, found, pieces, seed=0) == pytest.approx(16 / (0.3 + 0.05), rel=0.01)
     pieces["reduce"] = [[0.1 / len(found)] * 4 for _ in found]  # type: ignore[list-item]
     assert checking.predicted(8, 2, found, pieces, seed=0) == pytest.approx(16 / (0.3 + 0.05 + 0.1), rel=0.01)
+
+
+def test_errors_are_those_of_a_round() -> None:
+    """So that a machine that is slower in one round than in another is not held against the prediction."""
+    found = list(buckets(vgg(0.0625, 64).layers))
+    config = RunConfig(out=Path("x"), data=DataConfig(train="x"), train=TrainConfig(batch_size=8))
+    rounds = [{"step": [0.3 * t] * 4, "load": [0.05 * t] * 4, "rate": 24 / t, "others": 0} for t in (1, 2, 5)]
+    row = checking._row(1, config, found, [*rounds, rounds[0] | {"rate": 1.0}, rounds[0] | {"rate": 99.0}], seed=0)
+    assert row["error(%)"] == pytest.approx(100 * (8 / 0.35 / 24 - 1), abs=1)
+
+
+def test_pieces_of_two_measurements_are_joined() -> None:
+    one = {"step": [1.0], "load": [2.0], "reduce": [[3.0], [4.0]]}
+    assert checking._joined(one, one) == {"step": [1.0] * 2, "load": [2.0] * 2, "reduce": [[3.0] * 2, [4.0] * 2]}
 
 
 def test_the_verdict_names_what_was_disturbed() -> None:
