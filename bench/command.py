@@ -4,8 +4,8 @@ import signal
 import sys
 from importlib import import_module
 
+from ..engine.configuration.parser import nearest
 from ..engine.console import console
-from ..engine.parser import nearest
 
 VERBS = {
     "loader": "how fast loaders are by their settings, what each stage costs, and the fastest",
@@ -15,6 +15,7 @@ VERBS = {
     "scale": "what training makes of many machines, which resource binds there, and what would help",
     "report": "all results that were kept, by machine, on one page",
 }
+_MODULES = {"step": ".step", "report": ".common.report"}
 _USAGE = "usage: photochrom bench VERB ...\n\n" + "\n".join(f"  {verb:10} {what}" for verb, what in VERBS.items())
 
 
@@ -27,4 +28,6 @@ def main(argv: list[str]) -> int:
         console.print(f"photochrom bench: there is no verb {verb!r}{nearest(verb, VERBS)}\n\n{_USAGE}")
         return 2
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: temporary folders are taken away
-    return int(import_module(f".{verb}", __package__).main(rest, prog=f"photochrom bench {verb}"))
+    return int(
+        import_module(_MODULES.get(verb, f".{verb}.command"), __package__).main(rest, prog=f"photochrom bench {verb}")
+    )

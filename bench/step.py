@@ -18,20 +18,20 @@ from accelerate.state import AcceleratorState
 from matplotlib.figure import Figure
 from rich.table import Column, Table
 
-from ..engine.config import Compile, Layout, Precision, RunConfig, Spec, plain
+from ..engine.configuration.config import Compile, Layout, Precision, RunConfig, Spec, plain
+from ..engine.configuration.registry import build_loss, build_model, with_prior
 from ..engine.console import console
-from ..engine.flops import flops_per_image, published_peak
-from ..engine.launch import make_trainer, resolve_compile, resolve_device
-from ..engine.learner import Learner
-from ..engine.output import plural
-from ..engine.specs import build_loss, build_model, with_prior
+from ..engine.distributed import make_trainer, resolve_compile, resolve_device
+from ..engine.output_dir import plural
+from ..engine.training.flops import flops_per_image, published_peak
+from ..engine.training.train_step import Learner
 from ..losses.quantization import ab_bins
 from ..models.vgg import Dilation
 from ..pipelines import LabBatch
-from ..pipelines.synthetic import colourful
-from .publishing import Found, figures, publish
-from .runoptions import RunOptions, parse_run, told
-from .timing import MIN_ROUNDS, Clock, collect, turns
+from ..pipelines.loading.synthetic_loader import colourful
+from .common.options import RunOptions, parse_run, told
+from .common.results import Found, figures, publish
+from .common.timing import MIN_ROUNDS, Clock, collect, turns
 
 CONFIGURED, PARTS = "as configured", ("forward", "backward", "optimizer")
 

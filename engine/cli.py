@@ -5,8 +5,8 @@ import sys
 import traceback
 from importlib import import_module
 
+from .configuration.parser import nearest
 from .console import console
-from .parser import nearest
 
 VERBS = {
     "fetch": "downloads the archive of a data set",
@@ -24,7 +24,7 @@ VERBS = {
     "doctor": "says what this machine can do and what is missing",
 }
 
-_MODULES = {"bench": "..bench.command"}  # the others are in commands/
+_MODULES = {"bench": "..bench.command", "fetch": ".commands.download"}  # the others are named as their verbs
 
 _TO_SAVE_MEMORY = {
     "train": "raise --train.accumulate, or lower --train.batch_size",

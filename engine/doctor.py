@@ -15,7 +15,7 @@ from PIL import Image
 
 from .. import __version__
 from ..pipelines.installed import INSTALL_DALI
-from ..pipelines.threads import own_cores
+from ..pipelines.loading.threads import own_cores
 
 Verdict = Literal["ok", "note", "missing", "broken"]
 

@@ -7,9 +7,9 @@ from accelerate import Accelerator
 
 from ..pipelines import CachedLoader, DaliLoader, ShardSet, SyntheticLoader, TorchLoader
 from ..pipelines.installed import has_dali
-from ..pipelines.loader import Loader
-from .config import LoaderConfig, RunConfig
-from .launch import resolve_compile, threads_per_process
+from ..pipelines.loading.base import Loader
+from .configuration.config import LoaderConfig, RunConfig
+from .distributed import resolve_compile, threads_per_process
 
 LOADERS: dict[str, type[Loader]] = {
     "dali": DaliLoader,

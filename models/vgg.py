@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..losses.quantization import ab_bins
+from .activation_checkpointing import recomputed
 from .colorizer import Colorizer
 from .dilation import gains, undilated
 from .normalization import Normalization, Preset
 from .prediction import ColorPrediction, Head, Upsampling
-from .recompute import recomputed
 
 Dilation = Literal["native", "space_to_batch", "auto"]
 

@@ -7,32 +7,32 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .batch import LabBatch as LabBatch
-    from .cached import CachedLoader as CachedLoader
-    from .color import lab_to_rgb as lab_to_rgb
-    from .color import rgb_to_lab as rgb_to_lab
-    from .dali import DaliLoader as DaliLoader
-    from .loader import Loader as Loader
-    from .packing import PackConfig as PackConfig
-    from .packing import pack as pack
+    from .imaging.color import lab_to_rgb as lab_to_rgb
+    from .imaging.color import rgb_to_lab as rgb_to_lab
+    from .loading.base import Loader as Loader
+    from .loading.batch import LabBatch as LabBatch
+    from .loading.cached_loader import CachedLoader as CachedLoader
+    from .loading.dali_loader import DaliLoader as DaliLoader
+    from .loading.synthetic_loader import SyntheticLoader as SyntheticLoader
+    from .loading.torch_loader import TorchLoader as TorchLoader
+    from .packing.pack import PackConfig as PackConfig
+    from .packing.pack import pack as pack
     from .shards import Sample as Sample
     from .shards import ShardSet as ShardSet
-    from .synthetic import SyntheticLoader as SyntheticLoader
-    from .torchloader import TorchLoader as TorchLoader
 
 _MODULES = {
-    "LabBatch": "batch",
-    "lab_to_rgb": "color",
-    "rgb_to_lab": "color",
-    "CachedLoader": "cached",
-    "DaliLoader": "dali",
-    "Loader": "loader",
-    "PackConfig": "packing",
-    "pack": "packing",
+    "LabBatch": "loading.batch",
+    "lab_to_rgb": "imaging.color",
+    "rgb_to_lab": "imaging.color",
+    "CachedLoader": "loading.cached_loader",
+    "DaliLoader": "loading.dali_loader",
+    "Loader": "loading.base",
+    "PackConfig": "packing.pack",
+    "pack": "packing.pack",
     "Sample": "shards",
     "ShardSet": "shards",
-    "SyntheticLoader": "synthetic",
-    "TorchLoader": "torchloader",
+    "SyntheticLoader": "loading.synthetic_loader",
+    "TorchLoader": "loading.torch_loader",
 }
 
 

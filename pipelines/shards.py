@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from .. import __version__
 from .files import sha256_of, whole_file
-from .labels import class_of
+from .packing.class_names import class_of
 from .remote import RemotePath, place_of
 
 FORMAT = 2

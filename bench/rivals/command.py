@@ -5,14 +5,14 @@ from contextlib import contextmanager
 from dataclasses import asdict
 
 from ...engine.console import console
-from ...engine.launch import resolve_device
-from ..publishing import Found, figures, run
-from .arena import Arena, Missing
+from ...engine.distributed import resolve_device
+from ..common.results import Found, figures, run
 from .config import RivalsConfig
-from .contestants import BASELINE, SQUASH, STEP, Contestant
+from .datasets import work_folder
+from .entries import BASELINE, SQUASH, STEP, Contestant
+from .processes import Arena, Missing
 from .rows import Row, loader_row, step_rows, verdict
-from .showing import draw, notes, show
-from .work import work_folder
+from .tables import draw, notes, show
 
 _STEPS = Contestant(STEP, "original and engine", "one batch")
 

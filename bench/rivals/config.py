@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ...engine.config import Device, check_size
-from ...engine.parser import nearest
-from .contestants import CONTESTANTS, Contestant
+from ...engine.configuration.config import Device, check_size
+from ...engine.configuration.parser import nearest
+from .entries import CONTESTANTS, Contestant
 
 _STEP = "step"  # what --only calls the training step
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .pictures import Planes
+from .decoding import Planes
 from .task import Task, files
 
 

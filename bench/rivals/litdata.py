@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from .pictures import by_opencv
+from .decoding import by_opencv
 from .task import Batches, Task, files
 
 NEEDS = ("litdata", "cv2")

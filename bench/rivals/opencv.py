@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from .dataloader import Files, endless
-from .pictures import Planes, by_opencv
+from .decoding import Planes, by_opencv
 from .task import Batches, Task
 
 NEEDS = ("cv2",)

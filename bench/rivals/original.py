@@ -1,7 +1,7 @@
 """The original project's recipe: torch's DataLoader over files, Pillow, scikit-image in float64."""
 
 from .dataloader import Files, endless
-from .pictures import Planes, by_pillow
+from .decoding import Planes, by_pillow
 from .task import Batches, Task
 
 NEEDS = ("PIL", "skimage")

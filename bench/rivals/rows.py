@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from .contestants import BASELINE, NOTHING, OTHER_PARTS, RIVALS, SQUASH, STEP, Contestant
+from .entries import BASELINE, NOTHING, OTHER_PARTS, RIVALS, SQUASH, STEP, Contestant
 
 # Mean absolute differences from scikit-image, in Lab units, up to which L and ab count as the same. Filters make 0.4 to
 # 0.8 and 0.3 to 0.5 (area, linear, bicubic), JPEGs of squashed photographs up to 0.6 and 1.4.

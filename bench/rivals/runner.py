@@ -16,7 +16,7 @@ from importlib.metadata import packages_distributions, version
 from types import ModuleType
 from typing import Any
 
-from .contestants import RIVALS
+from .entries import RIVALS
 from .task import Task
 
 Row = dict[str, Any]
@@ -44,14 +44,14 @@ def _write(module: ModuleType, fields: Row) -> Row:
 
 
 def _check(module: ModuleType, fields: Row) -> Row:
-    from .checking import check
+    from .accuracy import check
 
     reference, task = fields.pop("reference"), Task(**fields)
     return check(_seeded(module, task), task, reference)
 
 
 def _measure(module: ModuleType, fields: Row) -> Row:
-    from .measuring import measure
+    from .throughput import measure
 
     seconds, task = fields.pop("seconds"), Task(**fields)
     return measure(_seeded(module, task), task, seconds) | {"versions": _versions(module)}

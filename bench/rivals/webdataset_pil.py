@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from .pictures import by_pillow
+from .decoding import by_pillow
 from .task import Batches, Task, files
 
 NEEDS = ("webdataset", "PIL", "skimage")

@@ -1,1 +1,1 @@
-"""One module per verb of the command line: what it takes, and how it shows what it did."""
+"""One module for each verb of the command line."""

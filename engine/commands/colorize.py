@@ -10,19 +10,19 @@ import torch
 import yaml
 
 from ...models import Colorizer
-from ...pipelines.photograph import Rejected
-from ..colorizing.album import Outcome, colorize_pictures, failed, summary_of
-from ..colorizing.inputs import Plan, plan
-from ..colorizing.outfolder import CONFIG, SHEET, SUMMARY, results_folder
-from ..colorizing.sheet import write_sheet
-from ..colorizing.video import colorize_video
-from ..config import Device, differences, plain, save_yaml
+from ...pipelines.packing.process_image import Rejected
+from ..checkpoints.model_file import load_with_recipe
+from ..colorization.batch import Outcome, colorize_pictures, failed, summary_of
+from ..colorization.contact_sheet import write_sheet
+from ..colorization.inputs import Plan, plan
+from ..colorization.outfolder import CONFIG, SHEET, SUMMARY, results_folder
+from ..colorization.video import colorize_video
+from ..configuration.config import Device, differences, plain, save_yaml
+from ..configuration.parser import parse_options
+from ..configuration.registry import import_plugin
 from ..console import console, progress_bar
-from ..launch import resolve_device
-from ..output import plural, write_json
-from ..parser import parse_options
-from ..specs import import_plugin
-from ..weights import load_with_recipe
+from ..distributed import resolve_device
+from ..output_dir import plural, write_json
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..config import check_size
-from ..convert import export_weights, import_weights, is_ours
-from ..parser import parse_options
+from ..checkpoints.convert import export_weights, import_weights, is_ours
+from ..configuration.config import check_size
+from ..configuration.parser import parse_options
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,8 +4,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..configuration.parser import Parser
 from ..doctor import examine
-from ..parser import Parser
 
 _COLOURS = {"ok": "green", "note": "yellow", "missing": "red", "broken": "red"}
 

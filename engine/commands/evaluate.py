@@ -1,9 +1,9 @@
 """photochrom evaluate CHECKPOINT... --data SHARDS... --out DIR"""
 
-from ..evaluating.evaluate import REPORT, EvaluateConfig, evaluate
-from ..evaluating.results import Result
-from ..launch import is_first_process
-from ..parser import parse_options
+from ..configuration.parser import parse_options
+from ..distributed import is_first_process
+from ..evaluation.evaluate import REPORT, EvaluateConfig, evaluate
+from ..evaluation.results import Result
 
 
 def main(argv: list[str]) -> int:

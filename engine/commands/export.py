@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..checkpoints.onnx import OPSETS, Input, export_onnx
+from ..configuration.parser import parse_options
+from ..configuration.registry import import_plugin
 from ..console import console
-from ..export import OPSETS, Input, export_onnx
-from ..parser import parse_options
-from ..specs import import_plugin
 
 
 @dataclass(frozen=True, kw_only=True)

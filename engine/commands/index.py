@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from ...pipelines.adopting import IndexConfig, index
-from ...pipelines.workers import start_server
-from ..config import save_yaml
+from ...pipelines.packing.index import IndexConfig, index
+from ...pipelines.packing.worker_pool import start_server
+from ..configuration.config import save_yaml
+from ..configuration.parser import parse_options
 from ..console import progress_bar
-from ..output import plural, say_outcomes, write_json
-from ..parser import parse_options
+from ..output_dir import plural, say_outcomes, write_json
 
 
 def main(argv: list[str]) -> int:

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ...pipelines.photograph import MAX_PIXELS
-from ..config import Device
+from ...pipelines.packing.process_image import MAX_PIXELS
+from ..checkpoints.model_file import load, model_name
+from ..configuration.config import Device
+from ..configuration.parser import parse_options
+from ..configuration.registry import import_plugin
 from ..console import console
-from ..launch import resolve_device
-from ..parser import parse_options
-from ..specs import import_plugin
-from ..weights import load, model_name
+from ..distributed import resolve_device
 
 INSTALL = "pip install fastapi python-multipart uvicorn"
 _HERE = ("127.0.0.1", "localhost", "::1")
@@ -67,7 +67,7 @@ def main(argv: list[str]) -> int:
     try:
         import uvicorn
 
-        from ..serving.pictures import Served
+        from ..serving.requests import Served
         from ..serving.server import Limits, Server
     except ImportError as error:
         raise ImportError(f"serve needs what is not installed ({error}): {INSTALL}") from None

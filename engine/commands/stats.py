@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from ...pipelines import ShardSet
+from ...pipelines.packing.stats import draw_ab_distribution, stats
 from ...pipelines.remote import check_local
-from ..parser import parse_options
-from ..stats import draw_ab_distribution, stats
+from ..configuration.parser import parse_options
 
 _NUM_CLASSES = 10  # shown; the manifest has them all
 _AS = {"jpeg": "", "lab": ", as Lab in bytes"}

@@ -14,14 +14,14 @@ import jsonargparse
 
 from ...losses import LOSSES, ColorLoss
 from ...models import MODELS, Colorizer
-from ..config import RunConfig, Spec, plain
-from ..configfile import SECTIONS, check_file
+from ..configuration.config import RunConfig, Spec, plain
+from ..configuration.config_file import SECTIONS, check_file
+from ..configuration.parser import Parser, nearest
+from ..configuration.registry import import_plugin, look_in_this_folder, wrapped_losses
 from ..console import console
-from ..launch import is_first_process
-from ..parser import Parser, nearest
-from ..run import train
-from ..signals import SIGNALS, Stopped
-from ..specs import import_plugin, look_in_this_folder, wrapped_losses
+from ..distributed import is_first_process
+from ..training.run import train
+from ..training.signals import SIGNALS, Stopped
 
 _IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 _EPILOG = (

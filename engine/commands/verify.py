@@ -1,10 +1,10 @@
 """photochrom verify DIR"""
 
 from ...pipelines import ShardSet
-from ...pipelines.verifying import VerifyConfig, verify
+from ...pipelines.packing.verify import VerifyConfig, verify
+from ..configuration.parser import parse_options
 from ..console import console, progress_bar
-from ..output import plural
-from ..parser import parse_options
+from ..output_dir import plural
 
 
 def main(argv: list[str]) -> int:

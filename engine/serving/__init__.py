@@ -1,1 +1,1 @@
-"""Trained models behind a web page, and over HTTP."""
+"""Serves models over HTTP."""

@@ -9,8 +9,8 @@ from threading import Condition, Thread
 import torch
 
 from ...models import Colorizer
-from ...pipelines.photograph import reduced
-from ..colorizing.colorize import Colored, Pixels, colorize
+from ...pipelines.packing.process_image import reduced
+from ..colorization.colorize import Colored, Pixels, colorize
 
 MAX_SEEN = 1 << 21  # pixels that a network sees at once: the published one takes about 1 KB for each
 _PATIENCE = 0.005  # seconds that the first of a batch waits for others

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from ...pipelines.photograph import FORMATS, Rejected, decode_at_least
-from ...pipelines.workers import Lost, Workers
+from ...pipelines.packing.process_image import FORMATS, Rejected, decode_at_least
+from ...pipelines.packing.worker_pool import Lost, Workers
 
 
 @dataclass(frozen=True, kw_only=True)

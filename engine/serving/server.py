@@ -18,13 +18,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from ... import __version__
-from ...pipelines.photograph import Rejected
-from ...pipelines.workers import Lost
+from ...pipelines.packing.process_image import Rejected
+from ...pipelines.packing.worker_pool import Lost
 from .batching import MAX_SEEN, Batcher, Order
 from .decoding import Answer, Decode, Decoded, Decoders, Measure, Measured, Task, answer
-from .guard import Guard
-from .pictures import Kind, Served, Wish, check_size, disposition, encoded, refusal, wish
-from .room import Room
+from .memory_limiter import Room
+from .origin_check import Guard
+from .requests import Kind, Served, Wish, check_size, disposition, encoded, refusal, wish
 from .upload import Upload, read_upload
 
 _PLACES = 64  # requests at once, from their first byte on
@@ -188,7 +188,7 @@ class _Clock:
 
 def _page() -> tuple[str, str]:
     """The page, and the policy that lets it run what is written in it and nothing else."""
-    text = files("photochrom.engine.templates").joinpath("serve.html").read_text()
+    text = files("photochrom.engine.serving.templates").joinpath("serve.html").read_text()
     allowed = {
         tag: " ".join(f"'sha256-{_digest(code)}'" for code in re.findall(f"<{tag}>(.*?)</{tag}>", text, re.DOTALL))
         for tag in ("script", "style")

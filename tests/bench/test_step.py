@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from photochrom.bench.command import main
+from photochrom.bench.common.timing import Clock
 from photochrom.bench.step import CONFIGURED, PARTS, Step, StepOptions, largest, measure, varied
-from photochrom.bench.timing import Clock
-from photochrom.engine.config import DataConfig, RunConfig, Spec, TrainConfig
-from photochrom.engine.flops import flops_per_image
+from photochrom.engine.configuration.config import DataConfig, RunConfig, Spec, TrainConfig
+from photochrom.engine.training.flops import flops_per_image
 from photochrom.models import VGGColorizer
 from PIL import Image
 

@@ -3,7 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from photochrom.engine.config import (
+from photochrom.engine.configuration.config import (
     CheckpointConfig,
     DataConfig,
     LoaderConfig,
@@ -13,7 +13,7 @@ from photochrom.engine.config import (
     Spec,
     TrainConfig,
 )
-from photochrom.engine.run import train
+from photochrom.engine.training.run import train
 from photochrom.pipelines import ShardSet
 
 Configure = Callable[..., RunConfig]

@@ -7,10 +7,10 @@ from pathlib import Path
 import photochrom
 import pytest
 import yaml
+from photochrom.engine.checkpoints.model_file import load_with_recipe, save_model
 from photochrom.engine.cli import VERBS, main
 from photochrom.engine.commands.train import parse
-from photochrom.engine.config import Spec, plain
-from photochrom.engine.weights import load_with_recipe, save_model
+from photochrom.engine.configuration.config import Spec, plain
 from photochrom.pipelines import ShardSet
 
 BASE = ["--out", "run", "--data.train", "shards"]

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from photochrom.engine import loaders
-from photochrom.engine.config import LoaderConfig
-from photochrom.engine.run import train
+from photochrom.engine.configuration.config import LoaderConfig
+from photochrom.engine.training.run import train
 from photochrom.pipelines import CachedLoader, DaliLoader, Loader, ShardSet, SyntheticLoader, TorchLoader
 
 BACKENDS = {"auto": DaliLoader, "dali": DaliLoader, "torch": TorchLoader, "cached": CachedLoader}
@@ -64,10 +64,10 @@ def test_training_needs_nothing_that_only_linux_has() -> None:
     """Packing does: on macOS and Windows, sets that were packed elsewhere are trained on."""
     code = (
         "import sys, os\n"
-        "sys.modules |= {'photochrom.pipelines.workers': None, 'fcntl': None}\n"
+        "sys.modules |= {'photochrom.pipelines.packing.worker_pool': None, 'fcntl': None}\n"
         "del os.sched_getaffinity\n"
         "import photochrom.engine.commands.train, photochrom.engine.commands.evaluate\n"
-        "from photochrom.engine.launch import threads_per_process\n"
+        "from photochrom.engine.distributed import threads_per_process\n"
         "assert threads_per_process() >= 1"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

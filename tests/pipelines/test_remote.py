@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from photochrom.pipelines import DaliLoader, ShardSet, TorchLoader
-from photochrom.pipelines.reading import RemoteReader
+from photochrom.pipelines.loading.reader import RemoteReader
 from photochrom.pipelines.remote import RemotePath, place_of
 
 obstore = pytest.importorskip("obstore", reason="obstore is not installed")
@@ -124,7 +124,7 @@ def test_what_is_there_stays_when_more_is_asked_for(remote: ShardSet) -> None:
     for i in (0, 1):
         reader.announce(np.array([i]))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("photochrom.pipelines.reading._HELD", 1)
+        patch.setattr("photochrom.pipelines.loading.reader._HELD", 1)
         stored = reader.read(np.arange(9))
     assert [bytes(each) for each in stored] == [remote.sample(i).stored() for i in range(9)]
 

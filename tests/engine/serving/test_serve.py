@@ -25,12 +25,12 @@ import pytest
 import requests
 import torch
 import uvicorn
+from photochrom.engine.checkpoints.model_file import load_with_recipe, save_model
 from photochrom.engine.cli import main
 from photochrom.engine.serving.batching import MAX_SEEN, Batcher, Order, seen_pixels
-from photochrom.engine.serving.pictures import Served
-from photochrom.engine.serving.room import Room
+from photochrom.engine.serving.memory_limiter import Room
+from photochrom.engine.serving.requests import Served
 from photochrom.engine.serving.server import Limits, Server
-from photochrom.engine.weights import load_with_recipe, save_model
 from photochrom.models import Colorizer, ColorPrediction
 from PIL import Image
 

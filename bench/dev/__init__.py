@@ -1,0 +1,1 @@
+"""Benchmarks that only developers run: python -m photochrom.bench.dev.NAME"""

@@ -1,0 +1,95 @@
+"""What a photograph costs on its way from the disk to Lab, stage by stage, by what TorchLoader is made of.
+
+Each stage works alone, in one thread, on the photographs of one batch after another. What DALI does is not told apart.
+"""
+
+import statistics
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...engine.configuration.config import RunConfig
+from ...pipelines import ShardSet, TorchLoader
+from ...pipelines.imaging.color import converter
+from ...pipelines.loading.base import BatchPlan
+from ...pipelines.loading.batch_buffer import Pixels, cut, resized
+from ..common.timing import Clock, collect
+
+READ, DECODE, CUT, TRANSFER, LAB = "read", "decode", "crop and resize", "transfer", "Lab"
+
+_SAMPLES = 32  # of a round, at most
+
+
+def stage_costs(config: RunConfig, device: torch.device, seconds: float) -> list[dict[str, Any]]:
+    """A row for each stage: microseconds per photograph, of one core or of the device, measured for so long."""
+    data = config.data
+    loader = TorchLoader(
+        ShardSet.open(data.train),
+        batch_size=min(_SAMPLES, config.train.batch_size),
+        size=data.size,
+        train=True,
+        crop=data.crop,
+        scale=data.scale,
+        flip=data.flip,
+        threads=1,
+    )
+    try:
+        times = collect(_rounds(loader, device), seconds)
+    finally:
+        loader.close()
+    return [
+        {
+            "stage": stage,
+            "median(us/img)": 1e6 * statistics.median(values) / loader.batch_size,
+            "min(us/img)": 1e6 * min(values) / loader.batch_size,
+            "max(us/img)": 1e6 * max(values) / loader.batch_size,
+            "num_rounds": len(values),
+        }
+        for stage, values in times.items()
+    ]
+
+
+def _rounds(loader: TorchLoader, device: torch.device) -> Iterator[dict[str, float]]:
+    """Endless rounds: the seconds of each stage for a batch, as the loader plans it."""
+    number = 0
+    while True:
+        yield _round(loader, loader.plan(number), device)
+        number += 1
+
+
+def _round(loader: TorchLoader, plan: BatchPlan, device: torch.device) -> dict[str, float]:
+    planar = loader.data.store == "lab"
+    seconds = dict.fromkeys((READ, DECODE, CUT), 0.0)
+    clock, squares = Clock(torch.device("cpu")), []
+    stored = [np.array(each) for each in loader.reader.read(plan.index)]  # a memory map reads what is looked at
+    seconds[READ] = clock.lap()
+    for index, each, window in zip(plan.index.tolist(), stored, plan.window.tolist(), strict=True):
+        clock.lap()
+        picture = loader.picture(index, each)
+        seconds[DECODE] += clock.lap()
+        square = cut(picture, window, planar)
+        if window[2:] != [loader.size, loader.size]:
+            square = resized(square, loader.size, is_planar=planar)
+        seconds[CUT] += clock.lap()
+        squares.append(square.copy())  # out of the memory that the next picture is decoded into
+    last = _on_cpu(loader, plan, squares) if device.type == "cpu" else _on_device(loader, squares, device)
+    return seconds | last
+
+
+def _on_cpu(loader: TorchLoader, plan: BatchPlan, squares: list[Pixels]) -> dict[str, float]:
+    canvas, whole = loader.canvases.blank(len(squares)), (0, 0, loader.size, loader.size)
+    clock = Clock(torch.device("cpu"))
+    for i, square in enumerate(squares):
+        canvas.put(i, square, whole, bool(plan.flip[i]))
+    return {LAB: clock.lap()}
+
+
+def _on_device(loader: TorchLoader, squares: list[Pixels], device: torch.device) -> dict[str, float]:
+    pinned = torch.from_numpy(np.stack(squares)).pin_memory()
+    clock = Clock(device)
+    there = pinned.to(device, non_blocking=True)
+    transfer = clock.lap()
+    converter(loader.data.store)(there)
+    return {TRANSFER: transfer, LAB: clock.lap()}

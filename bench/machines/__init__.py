@@ -1,1 +1,0 @@
-"""Machines as files: what each can do, every figure with its source."""

@@ -1,0 +1,114 @@
+"""The training step: the loop of the original project, as PyTorch has it, beside the engine's.
+
+Both learn from the same photographs, in turn, from the same weights: the network and loss of recipe l2, the squared
+error of ab on the photograph's pixels, Adam at its rate.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.state import AcceleratorState
+from torch import nn
+
+from ...engine.configuration.config import DataConfig, Device, Precision, RunConfig, Spec, TrainConfig
+from ...engine.distributed import make_trainer, resolve_device, resolve_precision
+from ...engine.training.train_step import Learner
+from ...losses import L2
+from ...models import VGGColorizer
+from ...pipelines import LabBatch, TorchLoader
+from ..common.timing import collect, turns
+from .entries import BASELINE
+
+NEEDS = ()
+
+_ARGUMENTS = {"normalization": "seed", "upsampling": "bicubic"}  # of the network, as in recipe l2
+_RATE = 1e-4
+_IN_A_ROW = {"cpu": 1, "cuda": 10}  # steps: what does not wait for the device is to show
+
+Step = Callable[[], Any]
+
+
+def measure(
+    data: str, size: int, batch_size: int, width: float, threads: int, device: Device, seconds: float
+) -> dict[str, Any]:
+    """The rates of each round, and the loss of each one's first step."""
+    torch.set_num_threads(threads)
+    place = resolve_device(device)
+    batch = _batch(data, size, batch_size, threads, place)
+    learners = {BASELINE: _original(width, batch, place), "engine fp32": _engine(width, batch, device, "fp32")}
+    auto = resolve_precision("auto", place.type)
+    if auto != "fp32":
+        learners[f"engine {auto}"] = _engine(width, batch, device, auto)
+    first = {name: float(step()) for name, step in learners.items()}
+    in_a_row = _IN_A_ROW[place.type]
+    times = collect(turns({name: _several(step, in_a_row) for name, step in learners.items()}, place), seconds)
+    rates = {name: [in_a_row * batch_size / taken for taken in values] for name, values in times.items()}
+    return {"rates(img/s)": rates, "first_loss": first, "batch_size": batch_size}
+
+
+def _batch(data: str, size: int, batch_size: int, threads: int, device: torch.device) -> LabBatch:
+    loader = TorchLoader(data, batch_size=batch_size, size=size, train=False, crop="squash", threads=threads)
+    with closing(loader):
+        first = next(iter(loader))
+    return LabBatch(L=first.L.to(device), ab=first.ab.to(device), index=first.index)
+
+
+def _network(width: float) -> VGGColorizer:
+    return VGGColorizer(width=width, **_ARGUMENTS)  # type: ignore[arg-type]
+
+
+def _original(width: float, batch: LabBatch, device: torch.device) -> Step:
+    torch.manual_seed(0)
+    model = _network(width).to(device).train()
+    optimizer, criterion = torch.optim.Adam(model.parameters(), lr=_RATE), nn.MSELoss()
+
+    def step() -> float:
+        with torch_defaults(device):
+            optimizer.zero_grad()
+            loss = criterion(model(batch.L).ab(), batch.ab)
+            loss.backward()
+            optimizer.step()
+            return loss.item()
+
+    return step
+
+
+@contextmanager
+def torch_defaults(device: torch.device) -> Iterator[None]:
+    """On a GPU, the settings that torch comes with, then again those that `make_trainer` makes; elsewhere nothing."""
+    if device.type == "cpu":
+        yield
+        return
+    benchmark, precision = torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision()
+    try:
+        torch.backends.cudnn.benchmark = False
+        torch.set_float32_matmul_precision("highest")
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = benchmark
+        torch.set_float32_matmul_precision(precision)
+
+
+def _engine(width: float, batch: LabBatch, device: Device, precision: Precision) -> Step:
+    run = RunConfig(
+        out=Path("unused"),
+        data=DataConfig(train="unused", size=batch.L.shape[-1]),
+        model=Spec(class_path="VGGColorizer", init_args={**_ARGUMENTS, "width": width}),
+        train=TrainConfig(batch_size=len(batch), device=device, precision=precision),
+    )
+    AcceleratorState._reset_state()  # it allows one precision in a process
+    accelerator = make_trainer(run.train)
+    torch.manual_seed(0)
+    learner = Learner(_network(width), L2(resolution="input"), run, accelerator)
+    return lambda: learner.learn(batch, step=0, rate=_RATE)[0]["loss"]
+
+
+def _several(step: Step, number: int) -> Callable[[], None]:
+    def steps() -> None:
+        for _ in range(number):
+            step()
+
+    return steps

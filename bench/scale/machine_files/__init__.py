@@ -1,0 +1,1 @@
+"""Machines as YAML files in which every value has its source."""

@@ -1,1 +1,0 @@
-"""Predicting how training scales: machines and what a photograph costs on them, and what is known to compare with."""

@@ -1,0 +1,1 @@
+"""Model files and checkpoints, and their conversion to other formats."""

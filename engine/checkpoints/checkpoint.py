@@ -1,0 +1,169 @@
+"""Checkpoints that survive a crash at any moment: written aside, made durable, hashed, then renamed.
+
+    RUN/checkpoints/step-00000500/  model.safetensors  optimizer.pt  state.json  SHA256SUMS
+
+Nothing in them is executed on load: safetensors, JSON and torch.load(weights_only=True). Accelerate's own
+`save_state` is not used: its `load_state` runs pickles, and it has no checksums.
+"""
+
+import json
+import pickle
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...pipelines.files import sha256_of, sync
+
+FORMAT = 2
+CHECKPOINTS = "checkpoints"  # the folder in a run's
+MODEL, OPTIMIZER, STATE, SUMS = "model.safetensors", "optimizer.pt", "state.json", "SHA256SUMS"
+_STEP = re.compile(r"step-\d{8}")
+_SUM = re.compile(r"^([0-9a-f]{64})  (\S+)$", re.MULTILINE)  # the lines of sha256sum
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A saved moment of a run, its files' hashes checked."""
+
+    folder: Path
+    step: int
+    loader: dict[str, Any]
+    totals: dict[str, Any]
+
+    @property
+    def model(self) -> Path:
+        return self.folder / MODEL
+
+    def optimizer(self) -> dict[str, Any]:
+        """What a Learner needs to go on, on the CPU. Raises ValueError for a file that holds more than tensors."""
+        path = self.folder / OPTIMIZER
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            raise ValueError(f"{path} is no optimizer state: {str(error).splitlines()[0]}") from None
+        return state
+
+
+def save_checkpoint(
+    root: Path,
+    step: int,
+    *,
+    write_model: Callable[[Path], None],
+    optimizer: dict[str, Any],
+    loader: dict[str, Any],
+    totals: dict[str, Any],
+    keep: int,
+    keep_every: int | None = None,
+) -> Path:
+    """Saves a checkpoint below `root`, then removes all but the newest `keep` and those of every `keep_every` steps.
+
+    `loader` and `totals`, where the loader stands and what the run has done so far, are plain JSON. Raises OSError when
+    it cannot be written; the old ones then stay.
+    """
+    folder = root / f"step-{step:08d}"
+    temporary = root / f".{folder.name}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        write_model(temporary / MODEL)
+        try:
+            torch.save(optimizer, temporary / OPTIMIZER)
+        except RuntimeError as error:  # as torch calls it when a disk is full
+            raise not_written(temporary / OPTIMIZER, error) from None
+        state = {"format": FORMAT, "step": step, "loader": loader, "totals": totals}
+        (temporary / STATE).write_text(json.dumps(state, indent=1))
+        sums = "".join(f"{sha256_of(temporary / name)}  {name}\n" for name in (MODEL, OPTIMIZER, STATE))
+        (temporary / SUMS).write_text(sums)
+        for path in [*temporary.iterdir(), temporary]:
+            sync(path)
+        temporary.rename(folder)
+        sync(root)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    for old in list_checkpoints(root)[keep:]:
+        if keep_every is None or _step_of(old) % keep_every:
+            shutil.rmtree(old)
+    return folder
+
+
+def not_written(path: Path, error: Exception) -> OSError:
+    """What a library that says it in other ways should have raised when it could not write a file."""
+    free = shutil.disk_usage(path.parent).free
+    return OSError(f"{path} cannot be written, {free / 1e6:,.0f} MB are free: {str(error).splitlines()[0]}")
+
+
+def list_checkpoints(root: Path) -> list[Path]:
+    """The folders of all checkpoints below `root`, newest first."""
+    return sorted((path for path in root.glob("step-*") if _STEP.fullmatch(path.name)), reverse=True)
+
+
+def _step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """The checkpoint in `folder`. Raises ValueError naming what is missing or damaged."""
+    try:
+        _check_sums(folder)
+        text = (folder / STATE).read_text()
+    except OSError as error:
+        raise ValueError(f"{error.filename} cannot be read: {error.strerror}") from None
+    try:
+        state = json.loads(text)
+        if state["format"] != FORMAT:
+            raise ValueError(f"its format is {state['format']}, and this photochrom reads format {FORMAT}")
+        return Checkpoint(folder=folder, step=state["step"], loader=state["loader"], totals=state["totals"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder / STATE} is no state of a checkpoint: {error!r}") from None
+
+
+def _check_sums(folder: Path) -> None:
+    sums = {name: value for value, name in _SUM.findall((folder / SUMS).read_text(errors="replace"))}
+    if sums.keys() != {MODEL, OPTIMIZER, STATE}:
+        raise ValueError(f"{folder / SUMS} is damaged: it does not hold the sums of the checkpoint's files")
+    for name, expected in sums.items():
+        if (found := sha256_of(folder / name)) != expected:
+            raise ValueError(f"{folder / name} is damaged: its sha256 is {found[:12]}..., not {expected[:12]}...")
+
+
+def newest_intact(root: Path, warn: Callable[[str], None]) -> Checkpoint | None:
+    """The newest checkpoint below `root` that is whole; `warn` is told of each newer one that is not.
+
+    Raises ValueError when there are checkpoints and none is whole.
+    """
+    folders = list_checkpoints(root)
+    for folder in folders:
+        try:
+            return open_checkpoint(folder)
+        except ValueError as error:
+            warn(f"{error}; going back to the checkpoint before it")
+    if folders:
+        raise ValueError(f"none of the checkpoints in {root} is whole: remove the folder to start again")
+    return None
+
+
+def clear_after(root: Path, step: int, say: Callable[[str], None]) -> None:
+    """Removes what killed runs left half-written, and the damaged checkpoints later than `step`, where one goes on.
+
+    Raises ValueError when a later one is whole.
+    """
+    for unfinished in root.glob(".step-*.tmp"):
+        shutil.rmtree(unfinished)
+    later = [folder for folder in list_checkpoints(root) if folder.name > f"step-{step:08d}"]
+    for folder in later:
+        try:
+            open_checkpoint(folder)
+        except ValueError:
+            continue
+        raise ValueError(
+            f"{folder} is later than step {step}, from where the run is to go on: name another --out, or remove it"
+        )
+    for folder in later:
+        say(f"removing {folder}, which is damaged")
+        shutil.rmtree(folder)

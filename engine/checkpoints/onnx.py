@@ -1,0 +1,249 @@
+"""ONNX files of trained networks, which are checked against the network before they appear."""
+
+# Shapes: B samples, H W pixels. L in [0, 100], ab in Lab units; rgb is sRGB in [0, 1].
+
+import io
+import json
+import logging
+import operator
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ... import __version__
+from ...models import Colorizer, ColorPrediction
+from ...pipelines.files import whole_file
+from ...pipelines.imaging.srgb import EDGE, INTERCEPT, SLOPE, TO_XYZ
+from ..configuration.config import plain
+from ..configuration.registry import build_model
+from .model_file import Recipe, load_with_recipe
+
+Input = Literal["lab", "rgb"]
+
+OPSETS = range(18, 24)
+TOLERANCE = 1e-3  # in Lab units, or of rgb's range
+INSTALL_ONNX = "pip install onnx onnxruntime onnxscript"
+
+# What the file is checked on: sides that are multiples of the network's stride, and others; wide, tall, small.
+_SIZES = ((1, 64, 64), (2, 96, 40), (1, 61, 77), (3, 33, 32), (1, 59, 130), (1, 8, 9))
+_LARGEST = (1 << 31) - (1 << 24)  # bytes of weights: protobuf ends at 2 GiB
+_STEPS = 12  # halvings of chroma: rounding then moves colours at the gamut's edge by less than the tolerance
+_MARGIN = 1e-3  # beyond [0, 1], in which `colorize` takes a colour for one of sRGB
+
+_INPUTS = {
+    "lab": "L: float32 (batch, 1, height, width), CIE lightness (D65, 2 degree observer) in [0, 100]",
+    "rgb": "rgb: float32 (batch, 3, height, width), sRGB in [0, 1]; only its lightness is looked at",
+}
+_OUTPUTS = {
+    "lab": "ab: float32 (batch, 2, height, width), CIE a and b in Lab units",
+    "rgb": "colored: float32 (batch, 3, height, width), sRGB in [0, 1], of the input's lightness; colours that sRGB "
+    "cannot show have less chroma",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """What was written: `deviation` is the largest between onnxruntime and torch, over `num_sizes` sizes."""
+
+    num_parameters: int
+    num_bytes: int
+    deviation: float
+    num_sizes: int
+
+
+class LabGraph(nn.Module):
+    """ab (B, 2, H, W) of L (B, 1, H, W), as `model(L).ab()`, without branches: for a graph of any height and width."""
+
+    def __init__(self, network: Colorizer) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, L: Tensor) -> Tensor:
+        prediction: ColorPrediction = self.network(L)
+        # A whole number of pixels per cell: none of the ways that ColorPrediction.ab has for other sizes is needed.
+        ab = F.interpolate(
+            prediction.cells, scale_factor=float(prediction.stride), mode=prediction.upsampling, align_corners=False
+        )
+        return ab[..., : L.shape[2], : L.shape[3]]
+
+
+class RgbGraph(LabGraph):
+    """rgb (B, 3, H, W) with the network's colours and its own lightness, of rgb (B, 3, H, W)."""
+
+    luminance: Tensor
+    to_rgb: Tensor
+
+    def __init__(self, network: Colorizer) -> None:
+        super().__init__(network)
+        self.register_buffer("luminance", torch.tensor(TO_XYZ[1], dtype=torch.float32).view(1, 3, 1, 1))
+        matrix = torch.tensor(np.linalg.inv(TO_XYZ), dtype=torch.float32)
+        self.register_buffer("to_rgb", matrix[..., None, None])
+
+    def forward(self, rgb: Tensor) -> Tensor:
+        linear = torch.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92)
+        Y = (linear * self.luminance).sum(dim=1, keepdim=True)
+        L = 116 * torch.where(Y > EDGE, Y.clamp(min=EDGE) ** (1 / 3), SLOPE * Y + INTERCEPT) - 16
+        a, b = super().forward(L).split(1, dim=1)
+        grey = ((L + 16) / 116).expand(-1, 3, -1, -1)
+        chroma = torch.cat([a / 500, torch.zeros_like(a), -b / 200], dim=1)
+        linear = self._linear(grey + self._shown(grey, chroma) * chroma).clamp(0, 1)
+        return torch.where(linear > 0.0031308, 1.055 * linear.clamp(min=0.0031308) ** (1 / 2.4) - 0.055, 12.92 * linear)
+
+    def _linear(self, f: Tensor) -> Tensor:
+        """Linear light (B, 3, H, W) of CIE's f of X, Y and Z."""
+        return F.conv2d(torch.where(f > EDGE ** (1 / 3), f**3, (f - INTERCEPT) / SLOPE), self.to_rgb)
+
+    def _shown(self, grey: Tensor, chroma: Tensor) -> Tensor:
+        """The share (B, 1, H, W) of its chroma that sRGB can show of a colour, f = grey + chroma, by halving."""
+        lowest, highest = -_MARGIN / 12.92, ((1 + _MARGIN + 0.055) / 1.055) ** 2.4
+
+        def fits(share: Tensor) -> Tensor:
+            linear = self._linear(grey + share * chroma)
+            return (linear.amin(dim=1, keepdim=True) > lowest) & (linear.amax(dim=1, keepdim=True) < highest)
+
+        whole = torch.ones_like(grey[:, :1])
+        low, step = torch.zeros_like(whole), 1.0
+        for _ in range(_STEPS):
+            step /= 2
+            low = torch.where(fits(low + step), low + step, low)
+        return torch.where(fits(whole), whole, low)
+
+
+_GRAPHS: dict[Input, type[LabGraph]] = {"lab": LabGraph, "rgb": RgbGraph}
+
+
+def export_onnx(checkpoint: Path, out: Path, *, kind: Input, opset: int) -> Export:
+    """Writes a trained network as one ONNX file of any batch, height and width.
+
+    The file appears only if onnxruntime agrees with torch to `TOLERANCE` on pictures of several sizes. Raises
+    ValueError when the network cannot be written so, ImportError naming what is to be installed.
+    """
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        _needed(name)
+    network, recipe = load_with_recipe(checkpoint)
+    graph = _GRAPHS[kind](_in_one_way(network, recipe)).eval().requires_grad_(False)
+    num_bytes = sum(tensor.nbytes for tensor in network.state_dict().values())
+    if num_bytes > _LARGEST:
+        raise ValueError(f"{checkpoint} holds {num_bytes / 1e9:.1f} GB of weights, and one ONNX file at most 2")
+    with _quiet():
+        model = _written(graph, recipe, kind, opset)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(out) as file:
+        _needed("onnx").save(model, file)
+        deviation = _deviation(graph, file, kind)
+        if not deviation <= TOLERANCE:
+            raise ValueError(
+                f"{out} was not written: its colours are off from torch's by {deviation:.2g}, more than {TOLERANCE:g}: "
+                "does the network look at the sizes of what it sees?"
+            )
+        size = file.stat().st_size
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return Export(num_parameters=parameters, num_bytes=size, deviation=deviation, num_sizes=len(_SIZES))
+
+
+def _in_one_way(network: Colorizer, recipe: Recipe) -> Colorizer:
+    """The network without what decides how, and not what, it computes: such settings branch on sizes."""
+    arguments = {name: value for name, value in recipe.model.init_args.items() if name not in network.execution}
+    twin = build_model(replace(recipe.model, init_args=arguments))
+    twin.load_state_dict(network.state_dict())
+    return twin
+
+
+def _written(graph: LabGraph, recipe: Recipe, kind: Input, opset: int) -> Any:
+    """The graph as an ONNX ModelProto."""
+    dynamic = torch.export.Dim.DYNAMIC
+    names = [text.split(":")[0] for text in (_INPUTS[kind], _OUTPUTS[kind])]
+    try:
+        program = torch.onnx.export(
+            graph,
+            (_examples(kind, 2, 48, 40),),
+            input_names=names[:1],
+            output_names=names[1:],
+            dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic},),
+            opset_version=opset,
+            verbose=False,
+            # onnxscript's own rounds towards zero: -(-61 // 4) would be 15.
+            custom_translation_table={operator.floordiv: _floor_division(opset)},
+        )
+    except torch.onnx.OnnxExporterError as error:
+        why = str(error.__cause__ or error).strip().splitlines()[0]
+        raise ValueError(f"{recipe.model.class_path} cannot be written as ONNX: {why}") from None
+    assert program is not None
+    model = program.model_proto
+    _describe(model, recipe, kind)
+    return model
+
+
+def _floor_division(opset: int) -> Any:
+    op = getattr(_needed("onnxscript"), f"opset{opset}")
+    return lambda a, b: op.Div(op.Sub(a, op.Mod(a, b)), b)
+
+
+def _describe(model: Any, recipe: Recipe, kind: Input) -> None:
+    """Says in the file what it is; takes out what the exporter says of itself, paths of this machine included."""
+    model.producer_name, model.producer_version = "photochrom", __version__
+    model.doc_string = f"{_INPUTS[kind]}\n{_OUTPUTS[kind]}"
+    del model.graph.value_info[:], model.metadata_props[:], model.graph.metadata_props[:]
+    model.graph.name, model.graph.doc_string = "photochrom", ""
+    for value, text in ((model.graph.input[0], _INPUTS[kind]), (model.graph.output[0], _OUTPUTS[kind])):
+        del value.metadata_props[:]
+        value.doc_string = text
+        for number, name in ((0, "batch"), (2, "height"), (3, "width")):
+            value.type.tensor_type.shape.dim[number].dim_param = name
+    for part in (*model.graph.node, *model.graph.initializer):
+        part.doc_string = ""
+        del part.metadata_props[:]
+    facts = {"photochrom": __version__, "input": _INPUTS[kind], "output": _OUTPUTS[kind], "size": str(recipe.size)}
+    _needed("onnx").helper.set_model_props(model, {**facts, "recipe": json.dumps(plain(recipe))})
+
+
+def _deviation(graph: LabGraph, file: Path, kind: Input) -> float:
+    """The largest difference between what onnxruntime and torch make of pictures; nan when a shape is wrong."""
+    runtime = _needed("onnxruntime")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 4
+    session = runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    largest = 0.0
+    for size in _SIZES:
+        examples = _examples(kind, *size)
+        (made,) = session.run(None, {session.get_inputs()[0].name: examples.numpy()})
+        expected = graph(examples).numpy()
+        if made.shape != expected.shape:
+            return float("nan")
+        largest = max(largest, float(np.abs(made - expected).max()))
+    return largest
+
+
+def _examples(kind: Input, batch: int, height: int, width: int) -> Tensor:
+    """Pictures of noise, the same each time, in the input's range."""
+    noise = torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(height * width))
+    return noise if kind == "rgb" else noise[:, :1] * 100
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the exporter from speaking of its own affairs."""
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _needed(name: str) -> ModuleType:
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise ImportError(f"export needs {name}, which cannot be imported ({error}): {INSTALL_ONNX}") from None

@@ -1,0 +1,1 @@
+"""Colorizes images and videos at full resolution."""

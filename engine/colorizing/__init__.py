@@ -1,1 +1,0 @@
-"""Colours for pictures and videos of any kind, at full resolution."""

@@ -1,1 +1,0 @@
-"""How good models are, over whole shard sets."""

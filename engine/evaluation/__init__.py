@@ -1,0 +1,1 @@
+"""Scores models over whole shard sets."""

@@ -1,1 +1,0 @@
-"""Pages that the engine fills in."""

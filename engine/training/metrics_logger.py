@@ -1,0 +1,88 @@
+"""Where a run's figures go: metrics.jsonl, preview pictures and trackers. Only the first process writes."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ...pipelines.files import whole_file
+from .trackers import Trackers
+
+
+class Log:
+    """The log of every process but the first: nothing."""
+
+    def metrics(self, values: dict[str, float], step: int) -> None:
+        """Adds one line of metrics; their keys carry the units."""
+
+    def preview(self, picture: NDArray[np.uint8], step: int) -> None:
+        """Saves a picture (H, W, 3) of how the run colorizes."""
+
+    def close(self) -> None:
+        """Ends the log."""
+
+
+class RunLog(Log):
+    """Writes to a run's folder; a run that resumes at `step` takes back what was logged after it.
+
+    What cannot be written while the run lasts, since the disk is full, is told to `warn` once and lost.
+    """
+
+    def __init__(self, folder: Path, step: int, trackers: Trackers, warn: Callable[[str], None]) -> None:
+        self._folder, self._trackers, self._warn = folder, trackers, warn
+        self._path = folder / "metrics.jsonl"
+        kept = (
+            [line for line in self._path.read_text().splitlines() if _logged_by(line, step)]
+            if self._path.exists()
+            else []
+        )
+        with whole_file(self._path) as file:
+            file.write_text("".join(f"{line}\n" for line in kept))
+        for later in folder.glob("previews/step-*.jpg"):
+            if later.name > f"step-{step:08d}.jpg":
+                later.unlink()
+        self._lost = False
+
+    def metrics(self, values: dict[str, float], step: int) -> None:
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}  # JSON has no nan
+        line = json.dumps({"step": step, **finite}) + "\n"
+        self._write(lambda: _append(self._path, line))
+        self._trackers.metrics(values, step)
+
+    def preview(self, picture: NDArray[np.uint8], step: int) -> None:
+        folder = self._folder / "previews"
+
+        def save() -> None:
+            folder.mkdir(exist_ok=True)
+            Image.fromarray(picture).save(folder / f"step-{step:08d}.jpg", quality=95, subsampling=0)
+
+        self._write(save)
+        self._trackers.preview(picture, step)
+
+    def close(self) -> None:
+        self._trackers.close()
+
+    def _write(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except OSError as error:
+            if not self._lost:
+                self._warn(f"figures or pictures of this run are lost ({error}): training goes on")
+            self._lost = True
+
+
+def _append(path: Path, line: str) -> None:
+    with open(path, "a") as file:
+        file.write(line)
+
+
+def _logged_by(line: str, step: int) -> bool:
+    """Whether a line was whole and logged no later than `step`; a killed run can leave its last line cut."""
+    try:
+        return bool(json.loads(line)["step"] <= step)
+    except (ValueError, KeyError, TypeError):
+        return False

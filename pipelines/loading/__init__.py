@@ -1,0 +1,1 @@
+"""Reads shard sets as Lab batches."""

@@ -1,0 +1,1 @@
+"""Packs photographs into shard sets."""

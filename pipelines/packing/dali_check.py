@@ -1,0 +1,96 @@
+"""The last check of a finished shard: DALI itself decodes every photograph, in a process that it may take down."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..shards import Shard, index_text, read_index_lines
+from .worker_pool import Lost, Workers
+
+_CHUNK = 4096  # samples per task, a shard of the usual size: each pipeline leaves some MB to its process
+_SECONDS = 300.0
+_BATCH_PIXELS = 32_000_000  # decoded at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """Consecutive samples of a shard: lines of its index, and their stored sizes as (width, height)."""
+
+    tar: Path
+    lines: list[str]
+    sizes: list[tuple[int, int]]
+
+    def part(self, start: int, stop: int) -> "Samples":
+        return Samples(tar=self.tar, lines=self.lines[start:stop], sizes=self.sizes[start:stop])
+
+
+def samples_of(tar: Path, shard: Shard) -> Samples:
+    """All samples of a shard, whose index lies beside its tar."""
+    return Samples(tar=tar, lines=read_index_lines(tar.with_suffix(".idx")), sizes=shard.widths_heights)
+
+
+class DaliCheck(Workers[Samples, str | None]):
+    """One child process in which DALI decodes shards on `threads` threads."""
+
+    def __init__(self, *, threads: int) -> None:
+        super().__init__(_Decode(threads), number=1, seconds=_SECONDS, ahead=1)
+
+    def refused(self, samples: Samples) -> dict[int, str]:
+        """The numbers of the samples that DALI does not decode to their size, and what it says."""
+        starts = range(0, len(samples.lines), _CHUNK)
+        return self._refused(samples, [(start, min(start + _CHUNK, len(samples.lines))) for start in starts])
+
+    def _refused(self, samples: Samples, ranges: list[tuple[int, int]]) -> dict[int, str]:
+        """Ranges that fail are halved until single samples are left."""
+        results = list(self.map(samples.part(*bounds) for bounds in ranges))
+        found: dict[int, str] = {}
+        halves: list[tuple[int, int]] = []
+        for (start, stop), (_, problem) in zip(ranges, results, strict=True):
+            if problem is not None and stop - start == 1:
+                found[start] = f"{problem.reason}: {problem.detail}" if isinstance(problem, Lost) else problem
+            elif problem is not None:
+                middle = (start + stop) // 2
+                halves += [(start, middle), (middle, stop)]
+        return found | self._refused(samples, halves) if halves else found
+
+
+@dataclass(frozen=True)
+class _Decode:
+    threads: int
+
+    def __call__(self, samples: Samples) -> str | None:
+        """Runs in the child: None if all is well, else what is wrong with one of the samples."""
+        from nvidia.dali import Pipeline, fn
+
+        largest = max(width * height for width, height in samples.sizes)
+        batch_size = max(1, min(32, len(samples.sizes), _BATCH_PIXELS // largest))
+        # A file that has no name, and so is gone with this process, whatever ends it.
+        with open(os.memfd_create("photochrom-index"), "w") as index:
+            index.write(index_text(samples.lines))
+            index.flush()
+            pipeline = Pipeline(
+                batch_size=batch_size,
+                num_threads=self.threads,
+                device_id=None,
+                prefetch_queue_depth=1,
+                exec_dynamic=True,
+            )
+            with pipeline:
+                files = fn.readers.webdataset(
+                    paths=[str(samples.tar)],
+                    index_paths=[f"/proc/self/fd/{index.fileno()}"],
+                    ext=["jpg"],
+                    missing_component_behavior="error",
+                )
+                pipeline.set_outputs(fn.decoders.image(files, device="cpu"))
+            try:
+                pipeline.build()
+                for start in range(0, len(samples.sizes), batch_size):
+                    (images,) = pipeline.run()
+                    for (width, height), shape in zip(samples.sizes[start:], images.shape(), strict=False):
+                        if tuple(shape) != (height, width, 3):
+                            return f"decoded to {shape[1]}x{shape[0]} where {width}x{height} was stored"
+            except RuntimeError as error:
+                lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+                return next((line for line in lines if "rror" in line), lines[0] if lines else "RuntimeError")
+        return None

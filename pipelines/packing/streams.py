@@ -1,0 +1,181 @@
+"""Archives that are read once, from start to end: compressed tars, and all that lie behind a URL."""
+
+import bz2
+import gzip
+import io
+import lzma
+import tarfile
+import zipfile
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import IO, cast
+from urllib.parse import urlsplit
+
+from .download import RELEASES
+from .http import Download, RemoteFile, is_url
+from .members import Entry, FileAt, Names, StrictTarInfo, Unfit, read_zipped, unfit, unfit_in_zip
+from .process_image import Rejected
+
+_BUFFER = 1 << 20
+_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, OSError)
+UNPACKERS: dict[bytes, Callable[[IO[bytes]], io.BufferedIOBase]] = {
+    b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ": lzma.LZMAFile,
+}
+ZIP_MAGIC = b"PK\x03\x04"
+
+_Content = Unfit | Callable[[], bytes]
+
+
+class Stream(ABC):
+    """An archive's files in its own order. `identity` tells another archive from it, `total` is its length in bytes."""
+
+    identity: str
+    total: int | None
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+
+    @property
+    @abstractmethod
+    def position(self) -> int:
+        """Bytes of the archive that have been read."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Ends reading."""
+
+    @abstractmethod
+    def _members(self) -> Iterator[tuple[str, _Content]]:
+        """Each file's name, and what reads it before the next one is asked for."""
+
+    def entries(self, wanted: Callable[[str], bool], folder: Path) -> Generator[Entry]:
+        """The files whose paths are `wanted`, each written to `folder`, whence the caller removes it.
+
+        Raises ValueError when the archive is damaged or ends too early.
+        """
+        names = Names(self._source)
+        for number, (name, content) in enumerate(self._members()):
+            place = FileAt(folder / str(number), temporary=True)
+            entry = names.entry(name, content if isinstance(content, Unfit) else place)
+            if not wanted(entry.path):
+                continue
+            if entry.content is place and not isinstance(content, Unfit):
+                try:
+                    with whole(self._source, self):
+                        data = content()
+                    place.file.write_bytes(data)
+                except Rejected as rejected:
+                    entry = replace(entry, content=Unfit(rejected.reason, rejected.detail))
+            yield entry
+
+
+class TarStream(Stream):
+    """A tar, compressed or not."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__(source)
+        raw: io.RawIOBase
+        if is_url(source):
+            raw = download = Download(source)
+            self.total, version = download.total, download.version
+        else:
+            raw, status = io.FileIO(source), Path(source).stat()
+            self.total, version = status.st_size, str(status.st_mtime_ns)
+        self.identity = f"{self.total} bytes, {version}"
+        self._file = io.BufferedReader(raw, _BUFFER)
+        start = self._file.peek(8)
+        unpack = next((unpack for magic, unpack in UNPACKERS.items() if start.startswith(magic)), None)
+        self._unpacked = cast(IO[bytes], unpack(self._file) if unpack else self._file)
+
+    @property
+    def position(self) -> int:
+        return self._file.tell()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _members(self) -> Iterator[tuple[str, _Content]]:
+        with whole(self._source, self):
+            archive = tarfile.open(fileobj=self._unpacked, mode="r|", tarinfo=StrictTarInfo)  # noqa: SIM115
+        while True:
+            with whole(self._source, self):
+                member = archive.next()
+            if member is None:
+                break
+            archive.members = []  # type: ignore[attr-defined]  # the module keeps all that it has seen
+            if not member.isdir():
+                yield member.name, unfit(member) or partial(_read, archive, member)
+        with whole(self._source, self):  # the checksum comes last
+            while self._unpacked.read(_BUFFER):
+                pass
+
+
+class ZipStream(Stream):
+    """A zip behind a URL, whose server must serve parts of files."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        remote = RemoteFile(url)
+        self.total = remote.total
+        self.identity = f"{remote.total} bytes, {remote.version}"
+        self._position = 0
+        with whole(url, None):
+            self._archive = zipfile.ZipFile(io.BufferedReader(remote, _BUFFER))
+
+    @property
+    def position(self) -> int:
+        return self._position
+
+    def close(self) -> None:
+        self._archive.close()
+
+    def _members(self) -> Iterator[tuple[str, _Content]]:
+        for info in self._archive.infolist():
+            self._position = info.header_offset
+            if not info.is_dir():
+                yield info.filename, unfit_in_zip(info) or partial(read_zipped, self._archive, info)
+
+
+def open_stream(source: str) -> Stream:
+    """The archive. Raises ValueError when it cannot be reached."""
+    is_zip = is_url(source) and urlsplit(source).path.lower().endswith(".zip")
+    return ZipStream(source) if is_zip else TarStream(source)
+
+
+def begins_with(path: Path, *magic: bytes) -> bool:
+    """Whether the file begins with one of these bytes; what it is called says little."""
+    with open(path, "rb") as file:
+        return file.read(8).startswith(magic)
+
+
+@contextmanager
+def whole(source: str, stream: Stream | None) -> Iterator[None]:
+    """Says in a sentence that an archive ends too early, or is damaged."""
+    try:
+        yield
+    except _DAMAGE as error:
+        found = stream.position if stream else 0 if is_url(source) else Path(source).stat().st_size
+        total = _published_size(source) or (stream.total if stream else None) or found
+        raise ValueError(
+            f"the archive {source} is incomplete or damaged, after {found:,} of {total:,} bytes ({error}): get it "
+            "whole, and run the same command again to go on"
+        ) from None
+
+
+def _published_size(source: str) -> int | None:
+    """The size in bytes of the archive that was published under this name, if it is known."""
+    name = urlsplit(source).path.rpartition("/")[2]
+    return next((release.bytes for release in RELEASES.values() if release.file == name), None)
+
+
+def _read(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(member)
+    assert file is not None
+    return file.read()

@@ -1,0 +1,253 @@
+"""Each contestant in a real process of its own; references are those of scikit-image."""
+
+import importlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from photochrom.bench.rivals import dali_kornia
+from photochrom.bench.rivals import main as rivals
+from photochrom.bench.rivals.accuracy import check, write_reference
+from photochrom.bench.rivals.config import RivalsConfig
+from photochrom.bench.rivals.datasets import work_folder
+from photochrom.bench.rivals.entries import CONTESTANTS, RANDOM, RIVALS, SETS, SQUASH, Contestant
+from photochrom.bench.rivals.processes import Arena
+from photochrom.bench.rivals.rows import TOLERANCE_AB, TOLERANCE_L, loader_row, step_rows, verdict
+from photochrom.bench.rivals.task import Task
+from photochrom.bench.rivals.train_step import torch_defaults
+from photochrom.engine.configuration.parser import parse_options
+from PIL import Image
+from skimage.color import rgb2lab
+
+# What the rival that has OpenCV asks of it, by Pillow and scikit-image: it stands for an environment of its own.
+CV2 = """
+import io
+import numpy as np
+from PIL import Image
+from skimage.color import rgb2lab
+__version__ = "a stand-in"
+IMREAD_COLOR = INTER_AREA = COLOR_BGR2LAB = 0
+setNumThreads = print
+def imdecode(jpeg, flags):
+    return np.asarray(Image.open(io.BytesIO(jpeg.tobytes())).convert("RGB"))[..., ::-1]
+def resize(picture, size, interpolation):
+    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BOX))
+def cvtColor(picture, code):
+    return rgb2lab(picture[..., ::-1])
+"""
+
+
+def bench(*argv: str) -> int:
+    return rivals(list(argv), "photochrom bench rivals")
+
+
+def missing(rival: str) -> bool:
+    needs = importlib.import_module(f"photochrom.bench.rivals.{rival}").NEEDS
+    return any(importlib.util.find_spec(name.split(".")[0]) is None for name in needs)
+
+
+@pytest.fixture(scope="module")
+def settings(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Of short runs, each of which needs little of what others have made."""
+    work = tmp_path_factory.mktemp("rivals") / "work"
+    rest = ["--size", "64", "--batch-size", "4", "--threads", "1", "--seconds", "0.5", "--rounds", "1"]
+    return ["--data", str(photos), "--work", str(work), *rest]
+
+
+def test_contestants_take_turns_at_the_same_work(
+    settings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "cv2.py").write_text(CV2)
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path / "elsewhere"}:$PYTHONPATH exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    out = tmp_path / "rivals.json"
+    only = "original:files:squash,opencv:files:squash,TorchLoader:squashed,ffcv:beton:squash"
+    assert bench(*settings, "--only", only, "--python", str(python), "--out", str(out)) == 0
+    figures = json.loads(out.read_text())
+    assert figures["num_photographs"] == 9
+    rows = {row["loader"]: row for row in figures["rows"]}
+    assert {"original", "opencv", "TorchLoader"} <= rows.keys()
+    for row in rows.values():
+        assert 0 < row["min(img/s)"] <= row["median(img/s)"] <= row["max(img/s)"]
+        assert row["min(ratio)"] <= row["median(ratio)"] <= row["max(ratio)"]
+        assert row["num_rounds"] == 1
+        assert row["cpu(ms/img)"] > 0
+        assert row["first_batch(s)"] > 0
+        assert row["num_checked"] == 9
+        assert "torch" in row["versions"]
+    assert rows["original"]["median(ratio)"] == 1
+    assert rows["original"]["error_L"] < 1e-3 > rows["original"]["error_ab"]
+    assert 0.01 < rows["TorchLoader"]["error_L"] < 2
+    if missing("opencv"):
+        assert rows["opencv"]["versions"]["cv2"] == "a stand-in"
+    if missing("ffcv"):
+        assert [(each["loader"], "--python" in each["reason"]) for each in figures["skipped"]] == [("ffcv", True)]
+    assert {"files", "reference", "squashed"} <= {each["reads"] for each in figures["formats"]}
+    assert figures["verdict"] in capsys.readouterr().out
+    assert out.with_suffix(".png").stat().st_size > 10_000
+
+    assert bench(*settings, "--samples", "8", "--only", "original") == 1
+    assert "name another folder" in " ".join(capsys.readouterr().err.split())
+
+
+def test_sigterm_leaves_no_folder(photos: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "photochrom", "bench", "rivals", "--data", str(photos), "--only", "TorchLoader"]
+    env = os.environ | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen([*command, "--batch-size", "4"], env=env, stderr=subprocess.PIPE, text=True) as process:
+        while not list(tmp_path.glob("photochrom-*/files*")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.terminate()
+        assert process.wait(timeout=60) == 130
+        assert process.stderr
+        assert process.stderr.read().endswith("photochrom bench: interrupted\n")
+    assert not list(tmp_path.glob("photochrom-*"))
+
+
+@pytest.mark.parametrize("rival", [name for name in RIVALS if name not in ("original", "opencv")])
+def test_a_rival_reads_its_own_format_and_makes_the_same(rival: str, settings: list[str]) -> None:
+    if missing(rival):
+        pytest.skip(f"{rival} is not installed")
+    config = parse_options(RivalsConfig, settings, prog="rivals")
+    with work_folder(config) as folder:
+        found = Arena(config, folder).check(Contestant(SQUASH, rival, RIVALS[rival]))
+    assert found["num_checked"] == 9
+    if rival != "ffcv":  # which cuts another part
+        assert found["error_L"] < TOLERANCE_L
+        assert found["error_ab"] < TOLERANCE_AB
+
+
+def test_the_training_step_begins_with_the_loss_of_the_original_s(settings: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "step.json"
+    assert (
+        bench(*settings, "--step-batch-size", "2", "--step-width", "0.0625", "--only", "step", "--out", str(out)) == 0
+    )
+    figures = json.loads(out.read_text())
+    rows = {row["loader"]: row for row in figures["rows"]}
+    assert {"original", "engine fp32"} <= rows.keys()
+    assert rows["engine fp32"]["is_same"] is True
+    assert rows["engine fp32"]["first_loss"] == pytest.approx(rows["original"]["first_loss"], rel=1e-4)
+    assert rows["engine fp32"]["num_rounds"] >= 3
+    assert "a training step of engine fp32 is" in figures["verdict"]
+
+
+@pytest.mark.skipif(missing("dali_kornia"), reason="dali_kornia is not installed")
+@pytest.mark.parametrize("crop", ["squash", "random_resized"])
+def test_dali_decodes_where_the_batches_are_to_be(crop: str, photos: Path) -> None:
+    fields = {"loader": "dali_kornia", "data": str(photos), "num_photographs": 9, "device": "cuda", "started": 0.0}
+    batches = dali_kornia.batches(Task(crop=crop, size=32, batch_size=4, threads=1, **fields))
+    if torch.cuda.is_available():
+        L, ab, _ = next(batches)
+        assert (L.device.type, ab.device.type) == ("cuda", "cuda")
+    else:
+        with pytest.raises(RuntimeError, match=r"(?i)cuda"):
+            next(batches)
+
+
+def test_the_original_s_loop_runs_with_torch_s_own_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    def settings() -> tuple[bool, str]:
+        return torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision()
+
+    own = settings()
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    torch.set_float32_matmul_precision("high")
+    try:
+        with torch_defaults(torch.device("cuda")):
+            assert settings() == (False, "highest")
+        assert settings() == (True, "high")
+        with torch_defaults(torch.device("cpu")):
+            assert settings() == (True, "high")
+    finally:
+        torch.set_float32_matmul_precision(own[1])
+
+
+def test_pictures_are_compared_with_those_of_scikit_image_by_their_numbers(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "files").mkdir()
+    pictures = [rng.integers(0, 256, (8, 8, 3), dtype=np.uint8) for _ in range(5)]
+    for number, picture in enumerate(pictures):
+        Image.fromarray(picture).save(tmp_path / "files" / f"{number:06}.png")
+    write_reference(tmp_path / "files", tmp_path / "reference", 8)
+    lab = torch.tensor(np.stack([rgb2lab(picture) for picture in pictures]), dtype=torch.float32).permute(0, 3, 1, 2)
+    orders = [torch.tensor(order) for order in ([3, 1], [1, 0], [4, 3], [2, 0])]
+    batches = ((lab[order, :1] + 2, lab[order, 1:], order) for order in cycle(orders))
+    fields = {"loader": "", "data": "", "crop": "squash", "device": "cpu", "started": 0.0, "threads": 1}
+    found = check(batches, Task(size=8, batch_size=2, num_photographs=5, **fields), str(tmp_path / "reference"))
+    assert found["num_checked"] == 5
+    assert found["error_L"] == pytest.approx(2, abs=1e-4)
+    assert found["error_ab"] == pytest.approx(0, abs=1e-4)
+    assert found["mean_L"] == pytest.approx(lab[:, 0].mean().item() + 2, abs=1e-3)
+    assert found["mean_abs_ab"] == pytest.approx(lab[:, 1:].abs().mean().item(), abs=1e-3)
+
+
+def turn(rate: float) -> dict[str, Any]:
+    return {"rate(img/s)": rate, "cpu(ms/img)": 1.0, "others(cores)": 0.0, "first_batch(s)": 1.0, "versions": {}}
+
+
+def test_ratios_are_those_of_the_same_round_and_other_results_are_named() -> None:
+    wrong = {"mean_L": 50.0, "mean_abs_ab": 9.0, "error_L": 3.0, "error_ab": 0.1, "num_checked": 9}
+    baseline, turns = [turn(100.0), turn(50.0), turn(80.0)], [turn(300.0), turn(100.0), turn(80.0)]
+    row = loader_row(Contestant(SQUASH, "litdata", "chunks"), turns, baseline, wrong)
+    assert [row[f"{name}(ratio)"] for name in ("median", "min", "max")] == [2, 1, 3]
+    assert row["is_same"] is False
+    assert "NOT THE SAME RESULT: litdata:chunks" in verdict([row])
+    other = loader_row(Contestant(SQUASH, "ffcv", "beton"), turns, baseline, wrong)
+    assert other["is_same"] is None
+    assert "error_L" not in other
+    assert other["crop"] == "the largest square"
+    rates = {"original": [1.0], "engine fp32": [2.0]}
+    steps = step_rows({"rates(img/s)": rates, "first_loss": {"original": 9.0, "engine fp32": 9.01}, "batch_size": 2})
+    assert "NOT THE SAME RESULT: engine fp32:one batch of 2" in verdict(steps)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--only", "original,ffvc"], "no contestant is called ffvc; did you mean ffcv?; known are original, opencv"),
+        (["--seconds", "0"], "--seconds 0.0 is not positive"),
+        (["--size", "100"], "--size 100 is not a multiple of 8"),
+        (["--rounds", "0"], "--rounds 0 is not a positive number"),
+    ],
+)
+def test_what_cannot_be_is_said_at_once(options: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        bench("--data", "nowhere", *options)
+    assert exit_.value.code == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_too_few_photographs_for_a_batch(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench("--data", str(photos), "--size", "504", "--only", "original") == 1
+    assert "too few for a batch of 32" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_work_folder_of_something_else(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.txt").touch()
+    assert bench("--data", str(photos), "--work", str(tmp_path), "--only", "original") == 1
+    assert "holds other things" in " ".join(capsys.readouterr().err.split())
+
+
+def test_every_rival_takes_part_in_both_jobs_and_needs_nothing_of_others() -> None:
+    assert {(name, job) for name in RIVALS for job in (SQUASH, RANDOM)} <= {
+        (each.loader, each.job) for each in CONTESTANTS
+    }
+    for name, reads in RIVALS.items():
+        module = importlib.import_module(f"photochrom.bench.rivals.{name}")
+        assert callable(module.batches)
+        assert (reads == "files") != hasattr(module, "write")
+        assert reads not in SETS
+    names = ", ".join(f"photochrom.bench.rivals.{name}" for name in ("runner", *RIVALS))
+    code = f"import sys, {names}; print(*({{'torch', 'numpy', 'rich', 'cv2', 'datasets'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

@@ -1,0 +1,234 @@
+"""Files of other projects, by the commands that a user would type."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import photochrom
+import pytest
+import torch
+from photochrom.engine.checkpoints import convert
+from photochrom.engine.cli import main
+from photochrom.models import VGGColorizer
+from photochrom.models.checkpoint_formats import LAYOUTS
+from photochrom.pipelines import ShardSet
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+def a_model(**settings: object) -> VGGColorizer:
+    torch.manual_seed(0)
+    model = VGGColorizer(width=0.125, **settings).eval()
+    for name, tensor in model.named_parameters():
+        if name.startswith("to_"):
+            torch.nn.init.normal_(tensor, std=0.1)
+    return model
+
+
+def foreign(name: str, path: Path) -> VGGColorizer:
+    """A file in that layout, as its project would save it, and the model that it holds."""
+    model = a_model(**LAYOUTS[name].settings)
+    torch.save({key: tensor.clone().contiguous() for key, tensor in LAYOUTS[name].write(model).items()}, path)
+    return model
+
+
+def failure(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(["convert", *argv]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    return " ".join(said.err.split())
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_there_and_back(
+    name: str, shards: ShardSet, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Read, evaluated, used to colorize, written again: the same colours all the way."""
+    model = foreign(name, tmp_path / "theirs.pt")
+    names = ("new/ours.safetensors", "theirs-again.pt", "ours-again.safetensors")
+    ours, again, back = (str(tmp_path / name) for name in names)
+    assert main(["convert", str(tmp_path / "theirs.pt"), ours, "--size", "64"]) == 0
+    said = capsys.readouterr().out
+    number = sum(parameter.numel() for parameter in model.parameters())
+    assert f"{ours}: {number:,} parameters, read from the layout {name}" in " ".join(said.split())
+    assert ("not the published file: its sha256 is" in " ".join(said.split())) == (name == "eccv16")
+
+    read, L = photochrom.load(ours), torch.rand(1, 1, 64, 64) * 100
+    torch.testing.assert_close(read(L).ab(), model(L).ab(), rtol=0, atol=1e-3)
+    evaluate = ["evaluate", ours, "--data", str(shards.root), "--out", str(tmp_path / "report"), "--device", "cpu"]
+    assert main(evaluate) == 0
+    (result,) = json.loads((tmp_path / "report" / "summary.json").read_text())["results"]
+    assert result["metrics"]["loss"] > 0
+    assert main(["colorize", ours, str(photos / "rocket.jpg"), "--out", str(tmp_path / "out"), "--device", "cpu"]) == 0
+
+    assert main(["convert", ours, again, "--to", name]) == 0
+    written, first = (torch.load(path, weights_only=True) for path in (again, tmp_path / "theirs.pt"))
+    assert written.keys() == first.keys()
+    assert all(written[key].shape == first[key].shape for key in first)
+    assert main(["convert", again, back]) == 0
+    torch.testing.assert_close(photochrom.load(back)(L).ab(), model(L).ab(), rtol=0, atol=1e-3)
+
+
+def test_a_trained_model_goes_to_another_project(configure, tmp_path: Path) -> None:
+    from photochrom.engine.configuration.config import Spec
+    from photochrom.engine.training.run import train
+
+    model = Spec(class_path="VGGColorizer", init_args={"width": 0.0625, "head": "bins"})
+    train(configure(tmp_path / "run", model=model, loss=Spec(class_path="RebalancedCrossEntropy"), train__steps=2))
+    assert main(["convert", str(tmp_path / "run"), str(tmp_path / "eccv16.pth"), "--to", "eccv16"]) == 0
+    assert len(torch.load(tmp_path / "eccv16.pth", weights_only=True)) == 82
+
+
+def test_safetensors_are_read_too(tmp_path: Path) -> None:
+    model = foreign("eccv16", tmp_path / "theirs.pth")
+    save_file(torch.load(tmp_path / "theirs.pth", weights_only=True), tmp_path / "theirs.safetensors")
+    assert main(["convert", str(tmp_path / "theirs.safetensors"), str(tmp_path / "ours.safetensors")]) == 0
+    assert torch.equal(photochrom.load(tmp_path / "ours.safetensors").network.to_bins.weight, model.to_bins.weight)
+
+
+def test_wrappings_of_a_state_dict_are_taken_off(tmp_path: Path) -> None:
+    foreign("eccv16", tmp_path / "theirs.pth")
+    tensors = torch.load(tmp_path / "theirs.pth", weights_only=True)
+    parallel = {f"module.{key}": tensor for key, tensor in tensors.items()}
+    torch.save({"state_dict": parallel, "epoch": 3}, tmp_path / "wrapped.pth")
+    assert main(["convert", str(tmp_path / "wrapped.pth"), str(tmp_path / "ours.safetensors")]) == 0
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    foreign("eccv16", tmp_path / "theirs.pth")
+    tensors = torch.load(tmp_path / "theirs.pth", weights_only=True)
+    tensors["model3.2.bias"][1] = torch.nan
+    torch.save(tensors, tmp_path / "nan.pth")
+    said = failure([str(tmp_path / "nan.pth"), str(tmp_path / "ours.safetensors")], capsys)
+    assert "model3.2.bias and 0 more of its tensors hold infinite numbers or nan" in said
+
+
+def test_half_precision_becomes_single(tmp_path: Path) -> None:
+    foreign("eccv16", tmp_path / "theirs.pth")
+    tensors = torch.load(tmp_path / "theirs.pth", weights_only=True)
+    torch.save({key: tensor.half() for key, tensor in tensors.items()}, tmp_path / "half.pth")
+    assert main(["convert", str(tmp_path / "half.pth"), str(tmp_path / "ours.safetensors")]) == 0
+    assert photochrom.load(tmp_path / "ours.safetensors").network.to_bins.weight.dtype == torch.float32
+
+
+def test_the_recipe_says_where_it_is_from(tmp_path: Path) -> None:
+    foreign("original", tmp_path / "model_l2.pt")
+    assert main(["convert", str(tmp_path / "model_l2.pt"), str(tmp_path / "ours.safetensors")]) == 0
+    recipe = convert.load_with_recipe(tmp_path / "ours.safetensors")[1]
+    digest = hashlib.sha256((tmp_path / "model_l2.pt").read_bytes()).hexdigest()
+    assert recipe.config == {"converted": {"file": "model_l2.pt", "sha256": digest}}
+    assert recipe.size == 256
+    assert recipe.loss.class_path == "L2"
+
+
+def test_the_published_file_is_known_by_its_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    foreign("eccv16", tmp_path / "theirs.pth")
+    digest = hashlib.sha256((tmp_path / "theirs.pth").read_bytes()).hexdigest()
+    monkeypatch.setattr(convert, "ECCV16_SHA256", digest)
+    assert main(["convert", str(tmp_path / "theirs.pth"), str(tmp_path / "ours.safetensors")]) == 0
+    assert "  the published file, by its sha256" in capsys.readouterr().out
+
+
+def test_lost_scale_factors_are_told_and_can_be_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = foreign("caffe", tmp_path / "theirs.pt")
+    tensors = torch.load(tmp_path / "theirs.pt", weights_only=True)
+    kept: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        if "norm." in key and not key.endswith("scale_factor"):
+            kept[key] = tensor * 1000
+        elif not key.endswith("scale_factor"):
+            kept[key] = tensor
+    torch.save(kept, tmp_path / "lost.pt")
+    assert main(["convert", str(tmp_path / "lost.pt"), str(tmp_path / "one.safetensors")]) == 0
+    assert "try --bn-scale 1000" in " ".join(capsys.readouterr().out.split())
+    assert main(["convert", str(tmp_path / "lost.pt"), str(tmp_path / "two.safetensors"), "--bn-scale", "1000"]) == 0
+    assert "--bn-scale" not in capsys.readouterr().out
+    L = torch.rand(1, 1, 64, 64) * 100
+    torch.testing.assert_close(photochrom.load(tmp_path / "two.safetensors")(L).ab(), model(L).ab(), rtol=0, atol=1e-3)
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, ("mark",)
+
+
+@pytest.mark.parametrize("protocol", ["whole module", "bomb"])
+def test_a_file_that_needs_more_than_tensors_is_refused(
+    protocol: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(a_model() if protocol == "whole module" else {"conv1_1.weight": Bomb()}, "theirs.pt")
+    said = failure(["theirs.pt", "out.safetensors"], capsys)
+    assert "theirs.pt is no file of plain tensors: it is damaged, or holds Python objects, which are refused" in said
+    assert sorted(os.listdir(tmp_path)) == ["theirs.pt"]
+
+
+def test_keys_that_do_not_fit_are_listed_by_name_and_shape(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    foreign("eccv16", tmp_path / "theirs.pth")
+    tensors = torch.load(tmp_path / "theirs.pth", weights_only=True)
+    del tensors["model3.2.bias"]
+    tensors["model9.0.weight"] = torch.zeros(3, 4)
+    tensors["model8.6.weight"] = torch.zeros(300, 32, 1, 1)
+    torch.save(tensors, tmp_path / "other.pth")
+    said = failure([str(tmp_path / "other.pth"), str(tmp_path / "out.safetensors")], capsys)
+    assert "other.pth: it has the layout eccv16, and does not fit it: model3.2.bias [32] is missing" in said
+    assert "model9.0.weight [3, 4] is not part of the model" in said
+    assert "model8.6.weight is [300, 32, 1, 1] there and [313, 32, 1, 1] here" in said
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ({"a": torch.zeros(2)}, "its 1 tensors (a [2] ...) are of no known layout"),
+        ({"conv1_1.weight": torch.tensor(1.0)}, "leaves no channels"),
+        ({"state_dict": {"a": torch.zeros(2)}}, "its 1 tensors (a [2] ...) are of no known layout"),
+        ({"model": {"a": torch.zeros(2)}}, "holds no state dict, tensors by name"),
+        ([torch.zeros(2)], "holds no state dict, tensors by name"),
+        (b"nothing", "is no file of plain tensors: it is damaged, or"),
+        (b"", "is no file of plain tensors: it is damaged, or"),
+    ],
+    ids=str,
+)
+def test_other_files(content: object, sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if isinstance(content, bytes):
+        (tmp_path / "theirs.pt").write_bytes(content)
+    else:
+        torch.save(content, tmp_path / "theirs.pt")
+    assert sentence in failure([str(tmp_path / "theirs.pt"), str(tmp_path / "out.safetensors")], capsys)
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_what_a_person_can_get_wrong(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "new" / "out.pt")
+    assert "there is no file or folder" in failure([str(tmp_path / "nothing.pt"), out], capsys)
+    foreign("eccv16", tmp_path / "theirs.pth")
+    said = failure([str(tmp_path / "theirs.pth"), out], capsys)
+    assert "out.pt is to be a model file: let its name end in .safetensors" in said
+    assert "is a model of ours: say with --to" in failure([str(trained), out], capsys)
+    assert "holds no model.safetensors and no checkpoints" in failure([str(tmp_path), out], capsys)
+    said = failure([str(trained), out, "--to", "eccv16"], capsys)
+    assert "cannot be written in the layout eccv16: it is of networks with the head bins, and this one has ab" in said
+    model_file = str(tmp_path / "new" / "out.safetensors")
+    said = failure([str(tmp_path / "theirs.pth"), model_file, "--bn-scale", "3"], capsys)
+    assert "has the layout eccv16, and has lost no scale factors: leave --bn-scale away" in said
+    assert "is no intact model file" in failure([str(tmp_path / "theirs.pth"), out, "--to", "eccv16"], capsys)
+    assert "theirs.pth exists: name a new file" in failure([str(trained), str(tmp_path / "theirs.pth")], capsys)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--to", "keras"], "to=keras is not one of original, eccv16, caffe, caffe-torch"),
+        (["--size", "100"], "--size 100 is not a multiple of 8"),
+        (["--bn-scale", "0"], "--bn-scale 0.0 is not positive"),
+    ],
+)
+def test_bad_usage(options: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["convert", "theirs.pt", "out", *options])
+    assert sentence in " ".join(capsys.readouterr().err.split())

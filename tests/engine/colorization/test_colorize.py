@@ -1,0 +1,356 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from photochrom.engine.cli import main
+from photochrom.engine.colorization import colorize as core
+from photochrom.engine.colorization.colorize import colorize
+from photochrom.models import Colorizer, ColorPrediction
+from photochrom.pipelines.imaging.color import lab_to_gamut
+from PIL import Image
+from skimage.color import rgb2lab
+
+CPU = torch.device("cpu")
+
+
+class Painter(Colorizer):
+    """Paints everything in one colour, and remembers what it saw."""
+
+    def __init__(self, a: float, b: float) -> None:
+        super().__init__()
+        self.colour = torch.tensor([float(a), float(b)]).view(1, 2, 1, 1)
+        self.seen: list[torch.Tensor] = []
+
+    def forward(self, L: torch.Tensor) -> ColorPrediction:
+        self.seen.append(L)
+        ab = self.colour.to(L).expand(len(L), 2, -(-L.shape[2] // 4), -(-L.shape[3] // 4))
+        return ColorPrediction(output=ab, input_size=(L.shape[2], L.shape[3]))
+
+
+@pytest.fixture(scope="module")
+def coffee(photos: Path) -> np.ndarray:
+    return np.asarray(Image.open(photos / "coffee.png").convert("RGB"))
+
+
+def lab(pixels: np.ndarray) -> np.ndarray:
+    return rgb2lab(pixels / np.iinfo(pixels.dtype).max)
+
+
+def both_ways(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    """Lets the tensors' way, which is a GPU's, be taken on the CPU too."""
+    if way == "tensors":
+        monkeypatch.setattr(core, "_lightness_by_threads", lambda picture: core._lightness_by_tensors(picture, CPU))
+        monkeypatch.setattr(core, "_joined_by_threads", core._joined_by_tensors)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("way", ["threads", "tensors"])
+def test_lightness_is_kept_at_full_resolution_and_colour_is_the_model_s(
+    coffee: np.ndarray, dtype: type, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both_ways(monkeypatch, way)
+    original = coffee.astype(dtype) * dtype(np.iinfo(dtype).max // 255)
+    (result,) = colorize(Painter(5, -5), [original], size=64, device=CPU)
+    assert result.pixels.dtype == dtype
+    before, after = lab(original), lab(result.pixels)
+    middle = (before[..., 0] > 20) & (before[..., 0] < 90)
+    step = 1 if dtype == np.uint8 else 1 / 257
+    assert np.abs(after[middle][:, 0] - before[middle][:, 0]).max() < 0.5 * step
+    assert np.abs(after[middle][:, 1:] - (5, -5)).max() < 1.5 * step
+    assert 0 < result.clipped < 0.3  # what is next to black or white
+
+
+@pytest.mark.parametrize("way", ["threads", "tensors"])
+def test_colours_that_do_not_exist_cost_chroma_not_lightness(
+    coffee: np.ndarray, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both_ways(monkeypatch, way)
+    (result,) = colorize(Painter(90, 90), [coffee], size=64, device=CPU)
+    assert np.abs(lab(result.pixels)[..., 0] - lab(coffee)[..., 0]).max() < 1
+    assert result.clipped > 0.99
+
+
+def test_the_machine_code_agrees_with_the_tensors() -> None:
+    """Random lightness and colours, two thirds of which sRGB has not."""
+    draw = torch.Generator().manual_seed(0)
+    L = 100 * torch.rand(1, 1, 200, 300, generator=draw)
+    ab = 180 * torch.rand(1, 2, 200, 300, generator=draw) - 90
+    made = core._joined(L, ab, np.dtype(np.uint8))
+    rgb, outside = lab_to_gamut(L, ab)
+    reference = (rgb[0].permute(1, 2, 0) * 255).round().numpy()
+    assert np.abs(made.pixels - reference).max() <= 1
+    assert np.abs(made.pixels - reference).mean() < 0.01
+    assert made.clipped == pytest.approx(outside, abs=1e-4)
+
+
+@pytest.mark.parametrize(("size", "seen"), [(64, (64, 96)), (400, (400, 600)), (1000, (400, 600)), (None, (400, 600))])
+def test_the_network_sees_a_small_copy_never_an_enlarged_one(
+    coffee: np.ndarray, size: int | None, seen: tuple[int, int]
+) -> None:
+    painter = Painter(0, 0)
+    colorize(painter, [coffee], size=size, device=CPU)
+    assert painter.seen[0].shape == (1, 1, *seen)
+
+
+def test_pictures_of_one_small_size_go_through_together(coffee: np.ndarray) -> None:
+    painter = Painter(10, 10)
+    several = [coffee, coffee[::2, ::2], coffee[:, :300], coffee[1:]]
+    together = colorize(painter, several, size=64, device=CPU)
+    assert [tuple(seen.shape) for seen in painter.seen] == [(3, 1, 64, 96), (1, 1, 85, 64)]
+    for picture, result in zip(several, together, strict=True):
+        (alone,) = colorize(painter, [picture], size=64, device=CPU)
+        assert np.array_equal(result.pixels, alone.pixels)
+        assert result.clipped == alone.clipped
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 70), (1, 9), (257, 5)])
+def test_pictures_of_every_size(shape: tuple[int, int]) -> None:
+    grey = np.full((*shape, 3), 120, np.uint8)
+    (result,) = colorize(Painter(10, 10), [grey], size=64, device=CPU)
+    assert np.abs(lab(result.pixels) - [lab(grey)[0, 0, 0], 10, 10]).max() < 1
+
+
+def test_strips_leave_no_seams(coffee: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    (whole,) = colorize(Painter(60, 20), [coffee], size=64, device=CPU)
+    monkeypatch.setattr("photochrom.engine.colorization.colorize._ROWS", 7)
+    (strips,) = colorize(Painter(60, 20), [coffee], size=64, device=CPU)
+    assert np.array_equal(strips.pixels, whole.pixels)
+    assert strips.clipped == whole.clipped
+
+
+def test_files_and_folders(trained: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = Path(shutil.copytree(photos, tmp_path / "in"))
+    (source / "notes.txt").write_text("no photograph")
+    Image.open(photos / "coffee.png").convert("L").save(source / "old.bmp")
+    Image.open(photos / "coffee.png").save(source / "side.tif", tiffinfo={0x0112: 6})
+    out = tmp_path / "out"
+    assert main(["colorize", str(trained), str(source), "--out", str(out), "--sheet"]) == 0
+    made = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    expected = {path.relative_to(photos).as_posix() for path in photos.rglob("*.*")} | {"old.bmp.png", "side.tif"}
+    assert made == expected | {"summary.json", "config.yaml", "before-after.jpg"}
+    for path in photos.rglob("*.*"):
+        colored, original = Image.open(out / path.relative_to(photos)), Image.open(path)
+        assert colored.size == original.size
+        assert colored.mode == "RGB"
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["num_done"], summary["num_kept"], summary["num_failed"]) == (11, 0, 0)
+    assert summary["images_per_second"] == pytest.approx(11 / summary["seconds"], rel=0.01)
+    assert summary["notes"] == {"turned upright": 1, "brought to sRGB": 1}  # one of them has another profile
+    (turned,) = [file["path"] for file in summary["files"] if "turned upright" in file["notes"]]
+    assert turned == str(source / "side.tif")
+    shares = [file["clipped_share"] for file in summary["files"]]
+    assert min(shares) <= summary["clipped_share"] <= max(shares)
+    said = capsys.readouterr().out
+    assert "11 files colorized in " in said
+    assert "images/s" in said
+    assert "% of the pixels have less colour than predicted: sRGB shows none as strong there" in said
+    assert "1 turned upright" in said
+
+
+def test_a_sheet_shows_before_and_after(trained: Path, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = ["colorize", str(trained), str(photos / "coffee.png"), "--out", str(out), "--sheet"]
+    assert main(command) == 0
+    sheet = np.asarray(Image.open(out / "before-after.jpg")).astype(int)
+    before, after = (
+        np.asarray(Image.open(path).resize((360, 240))).astype(int)
+        for path in (photos / "coffee.png", out / "coffee.png")
+    )
+    left, right = sheet[34:274, 12:372], sheet[34:274, 384:744]
+    assert np.abs(left - before).mean() < 6
+    assert np.abs(right - after).mean() < 6
+    assert main(command) == 0  # one of ours is written again
+    Image.new("RGB", (9, 9)).save(out / "before-after.jpg")
+    assert main(command) == 1
+
+
+def test_what_cannot_be_read_is_listed_and_the_rest_is_done(
+    trained: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    cut = source / "cut.jpg"
+    cut.write_bytes((photos / "rocket.jpg").read_bytes()[:-500])
+    (source / "empty.png").touch()
+    shutil.copy(photos / "rocket.jpg", source / "rocket.jpg")
+    assert main(["colorize", str(trained), f"{tmp_path}/./in", "--out", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    assert f"not colorized: {cut}: damaged JPEG" in error
+    assert f"not colorized: {source / 'empty.png'}: empty file" in error
+    assert [path.name for path in sorted((tmp_path / "out").glob("*.[jp]*g"))] == ["rocket.jpg"]
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (summary["num_done"], summary["num_failed"]) == (1, 2)
+    assert {fault["path"] for fault in summary["failed"]} == {str(cut), str(source / "empty.png")}
+    (source / "rocket.jpg").unlink()
+    assert main(["colorize", str(trained), str(source), "--out", str(tmp_path / "none")]) == 1
+    assert "none of the 2 files can be colorized: " in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+def test_names_of_every_length(trained: Path, photos: Path, tmp_path: Path) -> None:
+    """255 bytes is what file systems allow; .png at the end of another suffix can be too much."""
+    source = tmp_path / "in"
+    source.mkdir()
+    shutil.copy(photos / "rocket.jpg", source / f"{'a' * 251}.jpg")
+    Image.open(photos / "coffee.png").save(source / f"{'b' * 251}.gif", "GIF")
+    Image.open(photos / "coffee.png").save(source / "c.gif")
+    assert main(["colorize", str(trained), str(source), "--out", str(tmp_path / "out")]) == 1
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (summary["num_done"], summary["num_failed"]) == (2, 1)
+    assert "too long" in summary["failed"][0]["reason"]
+
+
+def test_a_folder_where_a_file_should_be(trained: Path, photos: Path, tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    (source / "a").mkdir(parents=True)
+    shutil.copy(photos / "rocket.jpg", source / "a" / "rocket.jpg")
+    shutil.copy(photos / "rocket.jpg", source / "b.jpg")
+    out.mkdir()
+    (out / "a").write_text("mine")
+    assert main(["colorize", str(trained), str(source), "--out", str(out)]) == 1
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["num_done"], summary["num_failed"]) == (1, 1)
+    assert summary["failed"][0]["reason"].startswith("no place")
+    assert (out / "a").read_text() == "mine"
+
+
+def test_what_is_there_is_kept(trained: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "diary.txt").write_text("dear")
+    (out / "rocket.jpg").write_text("mine")
+    command = ["colorize", str(trained), str(photos / "rocket.jpg"), str(photos / "coffee.png"), "--out", str(out)]
+    assert main([*command, "--sheet"]) == 0  # of those that can be read
+    assert (out / "rocket.jpg").read_text() == "mine"
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["num_done"], summary["num_kept"]) == (1, 1)
+    assert "1 file kept as they were" in capsys.readouterr().out
+    assert main([*command, "--overwrite"]) == 0
+    assert Image.open(out / "rocket.jpg").size == Image.open(photos / "rocket.jpg").size
+    assert json.loads((out / "summary.json").read_text())["num_done"] == 2
+    assert (out / "diary.txt").read_text() == "dear"
+
+
+@pytest.mark.parametrize(("name", "text"), [("summary.json", "{}"), ("config.yaml", "a: 1"), ("summary.json", "notes")])
+def test_files_of_somebody_else_s_stay(
+    trained: Path, photos: Path, tmp_path: Path, name: str, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_text(text)
+    assert main(["colorize", str(trained), str(photos / "rocket.jpg"), "--out", str(tmp_path)]) == 1
+    assert "is not of photochrom colorize, and would be written over" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == text
+
+
+def test_an_interrupted_run_goes_on_by_the_same_command(trained: Path, photos: Path, tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    for number in range(60):
+        shutil.copy(photos / "retina.jpg", source / f"{number:02}.jpg")
+    command = [sys.executable, "-m", "photochrom", "colorize", str(trained), str(source), "--out", str(out)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(out.glob("*.jpg")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130, error
+    assert "what is finished stays, and the same command goes on from there" in error
+    finished = {path: path.stat().st_mtime_ns for path in out.glob("*.jpg")}
+    assert 0 < len(finished) < 60
+    assert not [path for path in out.iterdir() if path.suffix != ".jpg"]  # nothing half-written
+    for path in finished:
+        Image.open(path).load()
+    for path in sorted(source.iterdir())[len(finished) + 1 :]:
+        path.unlink()  # the test is to end soon
+    assert main([*command[3:]]) == 0
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    assert len(list(out.glob("*.jpg"))) == len(list(source.iterdir()))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["nowhere", "PHOTOS"], "there is no checkpoint at nowhere"),
+        (["RUN", "nowhere.jpg"], "there is no photograph or folder nowhere.jpg"),
+        (["RUN", "EMPTY"], "holds no photographs"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_written(
+    trained: Path, photos: Path, tmp_path: Path, arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    places = {"RUN": str(trained), "PHOTOS": str(photos), "EMPTY": str(tmp_path / "empty")}
+    command = ["colorize", *(places.get(word, word) for word in arguments), "--out", str(tmp_path / "out")]
+    assert main(command) == 1
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--size", "1"], "--size 1 is below 8"),
+        (["--size", "large"], "size=large is not a whole number or native"),
+        (["--batch-size", "0"], "--batch-size 0 is not a positive number"),
+    ],
+)
+def test_bad_usage(arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["colorize", "run", "photo.jpg", "--out", "out", *arguments])
+    assert sentence in capsys.readouterr().err
+
+
+def test_the_native_size_is_the_photograph_s(trained: Path, photos: Path, tmp_path: Path) -> None:
+    for size in ("native", "32"):
+        command = ["colorize", str(trained), str(photos / "rocket.jpg"), "--out", str(tmp_path / size), "--size", size]
+        assert main(command) == 0
+    native, small = (np.asarray(Image.open(tmp_path / size / "rocket.jpg")) for size in ("native", "32"))
+    assert native.shape == small.shape
+    assert not np.array_equal(native, small)
+
+
+def test_a_failure_before_the_first_picture_leaves_no_folder(
+    trained: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 TiB. More")
+
+    monkeypatch.setattr("photochrom.engine.colorization.batch.colorize", full)
+    assert main(["colorize", str(trained), str(photos), "--out", str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().err.startswith("photochrom colorize: the GPU's memory is full (CUDA out of memory): ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_ends_it_in_one_sentence(
+    trained: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr("photochrom.engine.colorization.batch.write_picture", full)
+    assert main(["colorize", str(trained), str(photos), "--out", str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().err.strip() == "photochrom colorize: [Errno 28] No space left on device"
+
+
+def test_what_another_model_has_made_is_not_kept_in_silence(
+    trained: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["colorize", str(trained), str(photos / "coffee.png"), str(photos / "coffee.png")]  # named twice: once
+    command += ["--out", str(tmp_path / "out")]
+    assert main([*command, "--size", "32"]) == 0
+    assert main([*command, "--size", "48"]) == 1
+    assert "holds pictures that were made otherwise (size: 32 -> 48): --overwrite makes" in capsys.readouterr().err
+    assert main([*command, "--size", "32"]) == 0
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["num_kept"] == 1
+    assert main([*command, "--size", "48", "--overwrite"]) == 0

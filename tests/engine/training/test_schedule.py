@@ -1,0 +1,73 @@
+import math
+
+import pytest
+import torch
+from photochrom.engine.configuration.config import OptimConfig
+from photochrom.engine.training.schedule import learning_rate
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, MultiStepLR, OneCycleLR
+
+
+def ours(steps: int, batch_size: int = 40, **settings: object) -> list[float]:
+    optim = OptimConfig(**{"lr": 0.1, **settings})
+    return [learning_rate(optim, step, total_steps=steps, batch_size=batch_size) for step in range(steps)]
+
+
+def theirs(steps: int, make: type[LRScheduler], *arguments: object, **settings: object) -> list[float]:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    schedule, rates = make(optimizer, *arguments, **settings), []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return rates
+
+
+@pytest.mark.parametrize("steps", [1, 2, 10, 100])
+def test_schedules_are_those_of_torch(steps: int) -> None:
+    assert ours(steps) == [0.1] * steps
+    assert ours(steps, schedule="cosine") == pytest.approx(theirs(steps, CosineAnnealingLR, T_max=steps))
+    milestones = [(3, 0.01), (7, 0.001)]
+    expected = theirs(steps, MultiStepLR, milestones=[3, 7])
+    assert ours(steps, schedule="step", milestones=milestones) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("steps", [10, 100, 1000])
+def test_one_cycle_is_that_of_torch(steps: int) -> None:
+    assert ours(steps, schedule="one_cycle") == pytest.approx(theirs(steps, OneCycleLR, max_lr=0.1, total_steps=steps))
+    expected = theirs(steps, OneCycleLR, max_lr=0.1, total_steps=steps, pct_start=0.5)
+    assert ours(steps, schedule="one_cycle", warmup=steps // 2) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_a_short_cycle_is_still_one(steps: int) -> None:
+    assert all(0 < rate <= 0.1 for rate in ours(steps, schedule="one_cycle"))
+
+
+def test_the_rate_warms_up() -> None:
+    expected = theirs(5, LinearLR, start_factor=1 / 5, total_iters=4)
+    assert ours(20, warmup=5)[:5] == pytest.approx(expected)
+    assert ours(20, warmup=5)[5:] == [0.1] * 15
+    assert ours(20, warmup=5, schedule="cosine")[5:] == pytest.approx(theirs(15, CosineAnnealingLR, T_max=15))
+    assert ours(3, warmup=5) == pytest.approx([0.02, 0.04, 0.06])
+
+
+def test_larger_batches_learn_faster() -> None:
+    assert ours(1, batch_size=160, scale_lr="linear") == pytest.approx([0.4])
+    assert ours(1, batch_size=160, scale_lr="sqrt") == pytest.approx([0.2])
+    assert ours(1, batch_size=160, scale_lr="sqrt", base_batch=80) == pytest.approx([0.1 * math.sqrt(2)])
+    assert ours(1, batch_size=160) == [0.1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"schedule": "step"}, r"optim.schedule=step needs milestones, and optim.milestones has none"),
+        ({"milestones": [(1, 0.1)]}, r"optim.schedule=constant has no milestones, and optim.milestones has some"),
+        ({"warmup": -1}, r"optim.warmup=-1 is negative"),
+        ({"base_batch": 0}, r"optim.base_batch=0 is not a positive number"),
+        ({"clip_norm": 0.0}, r"optim.clip_norm=0.0 is not positive"),
+    ],
+)
+def test_settings_that_make_no_sense(settings: dict, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        OptimConfig(**settings)

@@ -1,0 +1,156 @@
+"""Reading from a server that drops, stalls, lies, ignores ranges, answers with errors or with a web page."""
+
+import io
+import shutil
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from photochrom.losses import ab_histogram
+from photochrom.pipelines import PackConfig, ShardSet, pack
+from photochrom.pipelines.packing.http import Download, RemoteFile
+
+QUICK = {"pauses": (0.01, 0.01), "timeout": 0.3}
+
+
+def read(server: Any, **settings: Any) -> bytes:
+    with io.BufferedReader(Download(server.url, **{**QUICK, **settings}), 10_000) as file:
+        return file.read()
+
+
+def test_a_sound_server_is_asked_once(server: Any) -> None:
+    assert read(server) == server.data
+    assert server.requests == [None]
+
+
+@pytest.mark.parametrize("fault", ["drop", "stall", 500, 503, 429])
+def test_passing_failures_are_got_over(server: Any, fault: Any) -> None:
+    server.faults = [fault, fault]
+    assert read(server) == server.data
+    assert len(server.requests) == 3
+    if isinstance(fault, str):
+        assert server.requests[1] == "bytes=100000-"
+
+
+def test_many_drops_are_got_over_as_long_as_each_brings_something(server: Any) -> None:
+    server.faults = ["drop"] * 12
+    assert read(server) == server.data
+
+
+def test_a_server_that_ignores_ranges_sends_it_all_again(server: Any) -> None:
+    server.ranges = False
+    server.faults = ["drop"]
+    assert read(server) == server.data
+    assert server.requests == [None, "bytes=100000-"]
+
+
+def test_reading_can_begin_in_the_middle_and_at_the_end(server: Any) -> None:
+    assert read(server, start=1234) == server.data[1234:]
+    assert server.requests == ["bytes=1234-"]
+    assert read(server, start=len(server.data)) == b""
+
+
+@pytest.mark.parametrize(
+    ("ranges", "sentence"),
+    [
+        (True, r"has no byte after the first 300,000, where 301,000 were expected"),
+        (False, r"gives no more after 300,000 of 301,000 bytes, in 3 attempts"),
+    ],
+)
+def test_a_length_that_is_a_lie_comes_to_an_end(server: Any, ranges: bool, sentence: str) -> None:
+    server.more, server.ranges = 1000, ranges
+    with pytest.raises(ValueError, match=sentence):
+        read(server)
+    assert len(server.requests) <= 4
+
+
+def test_no_length_at_all(server: Any) -> None:
+    server.more = None
+    assert read(server) == server.data
+
+
+@pytest.mark.parametrize("code", [404, 403, 410])
+def test_refusals_are_said_at_once(server: Any, code: int) -> None:
+    server.faults = [code] * 9
+    with pytest.raises(ValueError, match=f"a.tar.gz answers {code}"):
+        read(server)
+    assert len(server.requests) == 1
+
+
+def test_a_server_that_stays_ill_is_left(server: Any) -> None:
+    server.faults = [503] * 9
+    with pytest.raises(ValueError, match="cannot be reached, in 3 attempts"):
+        read(server)
+    assert len(server.requests) == 3
+
+
+def test_a_web_page_is_no_archive(server: Any) -> None:
+    server.kind = "text/html; charset=utf-8"
+    with pytest.raises(ValueError, match="answers with a web page, not with an archive"):
+        read(server)
+
+
+def test_two_versions_are_not_mixed(server: Any) -> None:
+    server.faults = ["drop"]
+    file = Download(server.url, **QUICK)
+    file.read(10)
+    server.etag = "two"
+    with pytest.raises(ValueError, match="has changed while it was read"):
+        io.BufferedReader(file, 10_000).read()
+
+
+def test_nobody_at_home() -> None:
+    with pytest.raises(ValueError, match=r"127.0.0.1:9/x cannot be reached, in 3 attempts \(.*refused"):
+        Download("http://127.0.0.1:9/x", **QUICK)
+
+
+def test_any_part_of_a_remote_zip_can_be_read(server: Any) -> None:
+    buffer, big = io.BytesIO(), server.data
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("a", big)
+        archive.writestr("b", b"short")
+    server.data = buffer.getvalue()
+    with zipfile.ZipFile(io.BufferedReader(RemoteFile(server.url), 1000)) as archive:
+        assert archive.read("b") == b"short"
+        assert archive.read("a") == big
+
+
+def test_a_remote_zip_needs_ranges(server: Any) -> None:
+    server.ranges = False
+    with pytest.raises(ValueError, match="serves no parts of files, which a zip needs"):
+        RemoteFile(server.url).read(10)
+
+
+def pack_from(url: str, out: Path) -> ShardSet:
+    pack(PackConfig(source=url, out=out, short_side=64, workers=1, shard_samples=4), ab_histogram=ab_histogram)
+    return ShardSet.open(out)
+
+
+def test_an_archive_is_packed_from_where_it_lies(server: Any, photos: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:
+        archive.add(photos, "photos")
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.add(photos, "photos")
+    shutil.make_archive(str(tmp_path / "a"), "zip", photos.parent, photos.name)
+    expected = pack_from(str(tmp_path / "a.tar.gz"), tmp_path / "local")
+    for name, faults in (("a.tar.gz", ["drop"]), ("a.tar", [])):
+        server.data, server.faults = (tmp_path / name).read_bytes(), faults
+        found = pack_from(server.url, tmp_path / f"{name}.out")
+        assert found.digest == expected.digest
+    server.data = (tmp_path / "a.zip").read_bytes()
+    found = pack_from(server.url.replace("a.tar.gz", "a.zip"), tmp_path / "a.zip.out")
+    assert found.num_samples == 9
+
+
+def test_what_is_no_archive_at_an_address(server: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"the archive http.* is incomplete or damaged"):
+        pack_from(server.url, tmp_path / "out")
+    server.faults = [404]
+    with pytest.raises(ValueError, match="answers 404"):
+        pack_from(server.url, tmp_path / "out")
+    server.kind = "text/html"
+    with pytest.raises(ValueError, match="answers with a web page"):
+        pack_from(server.url, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

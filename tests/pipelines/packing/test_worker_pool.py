@@ -1,0 +1,76 @@
+import os
+import time
+
+import pytest
+from photochrom.pipelines.packing.worker_pool import Lost, Workers
+
+CRASH = "__import__('os').kill(__import__('os').getpid(), 11)"
+HANG = "__import__('time').sleep(60)"
+
+
+def results(tasks: list[str], number: int = 2, seconds: float = 30) -> list[object]:
+    # `eval` is a function that every process knows, and its tasks can do anything.
+    with Workers(eval, number=number, seconds=seconds) as workers:
+        return [result for _, result in workers.map(tasks)]
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_results_come_in_the_order_of_the_tasks(number: int) -> None:
+    tasks = [f"__import__('time').sleep({0.05 if i % 7 == 0 else 0}) or {i}" for i in range(60)]
+    assert results(tasks, number) == list(range(60))
+
+
+def test_a_crash_loses_its_task_and_no_other() -> None:
+    found = results(["0", "1", CRASH, "3", "4", CRASH, "6", "7"], number=1)
+    lost = Lost(reason="crashed", detail="SIGSEGV")
+    assert found == [0, 1, lost, 3, 4, lost, 6, 7]
+
+
+def test_a_hang_loses_its_task_and_no_other() -> None:
+    found = results(["0", HANG, "2", "3"], seconds=0.5)
+    assert found == [0, Lost(reason="hung", detail="no result after 0.5 s"), 2, 3]
+
+
+def test_a_task_that_fails_once_is_done_by_a_second_worker(tmp_path) -> None:
+    mark = str(tmp_path / "mark")
+    once = f"__import__('os').path.exists({mark!r}) and 7 or (open({mark!r}, 'w').close(), {CRASH})"
+    assert results([once, "8"]) == [7, 8]
+
+
+def test_what_the_function_raises_is_shown() -> None:
+    with pytest.raises(RuntimeError, match=r"a worker failed at 1/0:(.|\n)*ZeroDivisionError"):
+        results(["1/0"])
+
+
+def test_processes_that_cannot_start_are_not_started_for_ever() -> None:
+    # The function is unpickled while a worker starts.
+    with (
+        pytest.raises(RuntimeError, match="a worker process could not start"),
+        Workers(Bomb(), number=1, seconds=9) as w,
+    ):
+        list(w.map(["1"]))
+
+
+class Bomb:
+    def __call__(self, task: str) -> str:
+        return task
+
+    def __reduce__(self) -> tuple:
+        return os._exit, (3,)
+
+
+def test_workers_end_with_the_pool() -> None:
+    with Workers(eval, number=2, seconds=9) as workers:
+        pids = {pid for _, pid in workers.map(["__import__('os').getpid()"] * 20)}
+    assert pids
+    deadline = time.monotonic() + 10
+    while any(os.path.exists(f"/proc/{pid}") for pid in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_tasks_that_do_not_fit_into_a_pipe() -> None:
+    large = "'" + "x" * 400_000 + "'"
+    with Workers(eval, number=1, seconds=1, ahead=1) as workers:
+        found = [result for _, result in workers.map([f"len({large})", f"({HANG}, {large})", f"len({large})"])]
+    assert found == [400_000, Lost(reason="hung", detail="no result after 1 s"), 400_000]
