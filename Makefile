@@ -1,5 +1,5 @@
 # make demo   trains a colorizer on a handful of photographs and shows the result; PHOTOS=folder takes your own
-# make test   the whole suite
+# make test   the suite of every change, some minutes; make test-slow: the slow proofs, which CI runs after it
 # make lint   what the pre-commit hooks and CI run
 
 PYTHON ?= python3
@@ -15,7 +15,7 @@ cp astronaut.png chelsea.png coffee.png hubble_deep_field.jpg ihc.png motorcycle
   retina.jpg rocket.jpg "$(CURDIR)/demo/photos"
 endef
 
-.PHONY: demo test lint install clean
+.PHONY: demo test test-slow lint install clean
 
 install: .venv/installed
 
@@ -37,8 +37,12 @@ demo: install
 	@echo "The report: $(CURDIR)/demo/report/report.html   The colorized photographs: $(CURDIR)/demo/colorized"
 
 # Each of pytest's processes computes on one core: many threads on few cores would wait for each other.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal
+	$(PYTEST) -m "not slow"
+
+test-slow: install
+	$(PYTEST) -m slow
 
 lint: install
 	$(BIN)/ruff format --check .

@@ -11,8 +11,8 @@ VERBS = {
     "loader": "how fast loaders are by their settings, what each stage costs, and the fastest",
     "step": "how fast the training step is, by precision, layout, dilation and compilation",
     "rivals": "what people use today beside ours, from the same photographs to the same batches",
-    "stalls": "where training waits, which resource binds, and what would help",
-    "scale": "what training makes of many machines, which resource binds there, and what would help",
+    "stalls": "where training waits, which resource bottleneck, and what would help",
+    "scale": "what training makes of many machines, which resource bottleneck there, and what would help",
     "report": "all results that were kept, by machine, on one page",
 }
 _MODULES = {"step": ".step", "report": ".common.report"}

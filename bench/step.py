@@ -18,13 +18,13 @@ from accelerate.state import AcceleratorState
 from matplotlib.figure import Figure
 from rich.table import Column, Table
 
-from ..engine.configuration.config import Compile, Layout, Precision, RunConfig, Spec, plain
+from ..engine.configuration.config import ClassSpec, Compile, MemoryFormat, Precision, RunConfig, to_plain_dict
 from ..engine.configuration.registry import build_loss, build_model, with_prior
 from ..engine.console import console
 from ..engine.distributed import make_trainer, resolve_compile, resolve_device
 from ..engine.output_dir import plural
 from ..engine.training.flops import flops_per_image, published_peak
-from ..engine.training.train_step import Learner
+from ..engine.training.train_step import Trainer
 from ..losses.quantization import ab_bins
 from ..models.vgg import Dilation
 from ..pipelines import LabBatch
@@ -35,7 +35,12 @@ from .common.timing import MIN_ROUNDS, Clock, collect, turns
 
 CONFIGURED, PARTS = "as configured", ("forward", "backward", "optimizer")
 
-_ON_CPU = ["fp32", "fp32 channels_last", "fp32 channels_last space_to_batch", "fp32 channels_last recompute"]
+_ON_CPU = [
+    "fp32",
+    "fp32 channels_last",
+    "fp32 channels_last space_to_batch",
+    "fp32 channels_last activation_checkpointing",
+]
 _ON_GPU = [
     "fp32",
     "fp32 channels_last",
@@ -45,7 +50,7 @@ _ON_GPU = [
     "bf16 channels_last default",
     "bf16 channels_last default space_to_batch",
     "bf16 channels_last reduce-overhead space_to_batch",
-    "bf16 channels_last recompute",
+    "bf16 channels_last activation_checkpointing",
     "fp16 channels_last",
     "fp16 channels_last space_to_batch",
 ]
@@ -60,11 +65,11 @@ class StepOptions(RunOptions):
     All else is as in 'photochrom train': --config RECIPE, then settings by their dotted names.
 
     Args:
-        variants: Words that each name a precision, a layout, a dilation, a mode of compilation, or recompute; what they
-            do not name is as torch has it by itself. By default those that the device may gain by.
+        variants: Each a few words: a precision, a memory format, a dilation, a compile mode, activation_checkpointing.
+            What is not named has torch's default. By default, the variants that may be faster on this device.
         batch_sizes: Photographs in a step; all variants are measured with each. By default
             train.batch_size, but on a CPU no more than 4.
-        largest: Look for the largest batch that fits, as configured and of the fastest variant; it takes a step, and
+        find_max_batch: Look for the largest batch that fits, as configured and of the fastest variant; it takes a step, and
             compiles, at some ten sizes. A CPU's memory has no bound that could be tried out.
         peak_tflops: What the device can do, for MFU; by default what its maker publishes.
         seconds: How long to measure, after one round to warm up; slow steps take longer, three rounds at least.
@@ -73,7 +78,7 @@ class StepOptions(RunOptions):
 
     variants: list[str] = field(default_factory=list)
     batch_sizes: list[int] = field(default_factory=list)
-    largest: bool = False
+    find_max_batch: bool = False
     peak_tflops: float | None = None
     seconds: float = 60.0
     out: Path | None = None
@@ -93,8 +98,8 @@ def main(argv: list[str], prog: str) -> int:
 def measure(config: RunConfig, options: StepOptions) -> Found:
     """What each variant takes with each batch size, which is fastest, and the largest batch that fits."""
     device = resolve_device(config.train.device)
-    if options.largest and device.type == "cpu":
-        raise ValueError("--largest looks for the end of a GPU's memory, and this is a CPU: leave it away")
+    if options.find_max_batch and device.type == "cpu":
+        raise ValueError("--find-max-batch looks for the end of a GPU's memory, and this is a CPU: leave it away")
     variants = options.variants or (_ON_GPU if device.type == "cuda" else _ON_CPU)
     runs = {name: varied(config, name) for name in variants} | {CONFIGURED: config}
     most = config.train.batch_size if device.type == "cuda" else _MOST_ON_CPU
@@ -113,9 +118,9 @@ def measure(config: RunConfig, options: StepOptions) -> Found:
         f"fastest is {best['variant']} with batches of {best['batch_size']}: {best['ratio']:.2f} times "
         f"{best['reference']}; a photograph takes {flops / 1e9:.1f} GFLOP"
     )
-    names = (CONFIGURED, best["variant"]) if options.largest else ()
+    names = (CONFIGURED, best["variant"]) if options.find_max_batch else ()
     return figures(config, device, rows, verdict) | {
-        "settings": told(config, **plain(options)),
+        "settings": told(config, **to_plain_dict(options)),
         "skipped": skipped,
         "largest_batch": _largest(runs, names, device),
     }
@@ -167,12 +172,12 @@ class Step:
 
     def __init__(self, run: RunConfig, batch_size: int, device: torch.device) -> None:
         AcceleratorState._reset_state()  # it allows one precision in a process
-        train = replace(run.train, batch_size=batch_size, accumulate=1)
+        train = replace(run.train, batch_size=batch_size, grad_accum_steps=1)
         accelerator = make_trainer(train)
         torch.manual_seed(0)
         # Any colours are as rare as any other: what a loss weighs does not change its time.
         loss = build_loss(with_prior(run.loss, [1 / len(ab_bins())] * len(ab_bins())))
-        self._learner = Learner(build_model(run.model), loss, replace(run, train=train), accelerator)
+        self._learner = Trainer(build_model(run.model), loss, replace(run, train=train), accelerator)
         L, ab = colourful(batch_size, run.data.size, seed=0)
         self._batch = LabBatch(L=L.to(device), ab=ab.to(device), index=torch.arange(batch_size))
         self._device, self._compiled = device, resolve_compile(train, device) != "off"
@@ -180,7 +185,7 @@ class Step:
         self.memory: float | None = None
 
     def take(self) -> None:
-        self._learner.learn(self._batch, step=0, rate=1e-5)
+        self._learner.train_step(self._batch, step=0, lr=1e-5)
 
     def warm_up(self) -> None:
         """The first step, which tells how much memory one takes besides the weights, in GiB."""
@@ -258,23 +263,30 @@ def largest(fits: Callable[[int], bool], *, most: int = 1 << 14) -> int:
 
 def varied(config: RunConfig, name: str) -> RunConfig:
     """The run, changed as a variant's words say. Raises ValueError for a word that is none."""
-    kinds = {"precision": Precision, "layout": Layout, "dilation": Dilation, "compile": Compile}
-    chosen: dict[str, Any] = {"precision": "fp32", "layout": "contiguous", "compile": "off", "recompute": False}
+    kinds = {"precision": Precision, "memory_format": MemoryFormat, "dilation": Dilation, "compile": Compile}
+    chosen: dict[str, Any] = {
+        "precision": "fp32",
+        "memory_format": "contiguous",
+        "compile": "off",
+        "activation_checkpointing": False,
+    }
     if config.model.class_path == "VGGColorizer":
         chosen["dilation"] = "native"
     for word in name.split():
-        if word == "recompute":
-            chosen["recompute"] = True
+        if word == "activation_checkpointing":
+            chosen["activation_checkpointing"] = True
             continue
         kind = next((kind for kind, words in kinds.items() if word in get_args(words) and word != "auto"), None)
         if kind is None:
             known = [word for words in kinds.values() for word in get_args(words) if word != "auto"]
-            raise ValueError(f"--variants has {word!r}, which is unknown: known are {', '.join(known)}, recompute")
+            raise ValueError(
+                f"--variants has {word!r}, which is unknown: known are {', '.join(known)}, activation_checkpointing"
+            )
         chosen[kind] = word
     model = {name: chosen.pop(name) for name in ("dilation",) if name in chosen}
     return replace(
         config,
-        model=Spec(class_path=config.model.class_path, init_args={**config.model.init_args, **model}),
+        model=ClassSpec(class_path=config.model.class_path, init_args={**config.model.init_args, **model}),
         train=replace(config.train, **chosen),
     )
 
@@ -304,7 +316,7 @@ def notes(found: Found) -> Iterator[str]:
 def draw(found: Found, path: Path) -> None:
     """A bar for each variant, with its spread."""
     rows = found["rows"]
-    figure = Figure(figsize=(9, 1.2 + 0.35 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(9, 1.2 + 0.35 * len(rows)), memory_format="constrained")
     axes = figure.subplots()
     rates = [row["median(img/s)"] for row in rows]
     spread = [[abs(row[f"{which}(img/s)"] - row["median(img/s)"]) for row in rows] for which in ("min", "max")]

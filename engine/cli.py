@@ -9,7 +9,7 @@ from .configuration.parser import nearest
 from .console import console
 
 VERBS = {
-    "fetch": "downloads the archive of a data set",
+    "download": "downloads the archive of a data set",
     "pack": "packs a folder or an archive of photographs into a shard set",
     "index": "adopts WebDataset shards from elsewhere",
     "verify": "checks a shard set against its manifest",
@@ -24,10 +24,10 @@ VERBS = {
     "doctor": "says what this machine can do and what is missing",
 }
 
-_MODULES = {"bench": "..bench.command", "fetch": ".commands.download"}  # the others are named as their verbs
+_MODULES = {"bench": "..bench.command", "download": ".commands.download"}  # the others are named as their verbs
 
 _TO_SAVE_MEMORY = {
-    "train": "raise --train.accumulate, or lower --train.batch_size",
+    "train": "raise --train.grad_accum_steps, or lower --train.batch_size",
     "evaluate": "lower --batch-size",
     "colorize": "lower --size or --batch-size, or use --device cpu",
     "serve": "serve fewer models, or use --device cpu",

@@ -31,15 +31,15 @@ def make_trainer(train: TrainConfig) -> Accelerator:
     """The Accelerator of a process that trains. Raises ValueError when the machine lacks what is asked for."""
     if train.sync_batchnorm and resolve_device(train.device).type == "cpu":
         raise ValueError("train.sync_batchnorm=true needs GPUs: torch has no SyncBatchNorm for CPUs")
-    if train.compress == "bf16" and resolve_device(train.device).type == "cpu":
-        raise ValueError("train.compress=bf16 needs GPUs, which reduce it by NCCL: use fp16 or none")
+    if train.grad_compression == "bf16" and resolve_device(train.device).type == "cpu":
+        raise ValueError("train.grad_compression=bf16 needs GPUs, which reduce it by NCCL: use fp16 or none")
     # No static_graph: DistributedDataParallel does not find the tensors within a ColorPrediction, and then, in silence,
     # leaves the first gradients of a process what they are.
     accelerator = make_accelerator(
         train.device,
         train.precision,
         timeout=train.timeout,
-        comm_hook=DDPCommunicationHookType({"none": "no"}.get(train.compress, train.compress)),
+        comm_hook=DDPCommunicationHookType({"none": "no"}.get(train.grad_compression, train.grad_compression)),
     )
     if accelerator.device.type == "cuda":
         torch.backends.cudnn.benchmark = True  # all batches have one size: the fastest algorithms for it are looked for
@@ -66,7 +66,7 @@ def make_accelerator(device: Device, precision: Precision, *, timeout: int = _TI
     if accelerator.gradient_accumulation_steps != 1:
         raise ValueError(
             f"Accelerate is configured to accumulate gradients over {accelerator.gradient_accumulation_steps} steps: "
-            "configure 1 there, and use --train.accumulate"
+            "configure 1 there, and use --train.grad_accum_steps"
         )
     if accelerator.distributed_type not in _SUPPORTED:
         raise ValueError(
@@ -113,7 +113,7 @@ def resolve_compile(train: TrainConfig, device: torch.device) -> str:
     if train.compile != "auto":
         return train.compile
     possible = device.type == "cuda" and has_triton() and any(map(shutil.which, _C_COMPILERS))
-    return "default" if possible and not train.recompute else "off"
+    return "default" if possible and not train.activation_checkpointing else "off"
 
 
 def threads_per_process() -> int:
@@ -132,14 +132,14 @@ def is_first_process() -> bool:
     return bool(PartialState().is_main_process)
 
 
-def share_buffers(module: nn.Module) -> None:
+def broadcast_buffers(module: nn.Module) -> None:
     """Gives every process the first one's buffers: after a step, each has the BatchNorm statistics of its own share."""
     if dist.is_initialized():
         for buffer in module.buffers():
             dist.broadcast(buffer, src=0)
 
 
-def agreed(value: int, device: torch.device) -> int:
+def all_reduce_max(value: int, device: torch.device) -> int:
     """The largest value of any process; waits for all of them."""
     if not dist.is_initialized():
         return value

@@ -35,7 +35,7 @@ _DALI = ("nvidia-dali-cuda130", "nvidia-dali-cuda120")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
+class Check:
     """One thing that was looked at: what was found, and what to do where that is not as it should be."""
 
     what: str
@@ -44,12 +44,12 @@ class Finding:
     advice: str = ""
 
 
-def examine() -> Iterator[Finding]:
+def examine() -> Iterator[Check]:
     """Looks at all that training, evaluation and colorizing need."""
-    yield Finding(what="photochrom", verdict="ok", found=f"{__version__} on Python {platform.python_version()}")
+    yield Check(what="photochrom", verdict="ok", found=f"{__version__} on Python {platform.python_version()}")
     capability = torch.backends.cpu.get_cpu_capability()
-    yield Finding(what="CPU", verdict="ok", found=f"{own_cores()} of {os.cpu_count()} cores usable, {capability}")
-    yield Finding(what="disk", verdict="ok", found=f"{shutil.disk_usage('.').free / 1e9:.0f} GB free in this folder")
+    yield Check(what="CPU", verdict="ok", found=f"{own_cores()} of {os.cpu_count()} cores usable, {capability}")
+    yield Check(what="disk", verdict="ok", found=f"{shutil.disk_usage('.').free / 1e9:.0f} GB free in this folder")
     yield from map(_package, _PACKAGES)
     yield from _gpus()
     yield from _dali()
@@ -61,19 +61,19 @@ def versions() -> dict[str, str]:
     return {"photochrom": __version__, "python": platform.python_version(), **found}
 
 
-def _package(name: str) -> Finding:
+def _package(name: str) -> Check:
     try:
-        return Finding(what=name, verdict="ok", found=version(name))
+        return Check(what=name, verdict="ok", found=version(name))
     except PackageNotFoundError:
-        return Finding(what=name, verdict="missing", found="not installed", advice=f"pip install {name}")
+        return Check(what=name, verdict="missing", found="not installed", advice=f"pip install {name}")
 
 
-def _gpus() -> Iterator[Finding]:
+def _gpus() -> Iterator[Check]:
     if not torch.cuda.is_available():
         build = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "for the CPU only"
         advice = "" if torch.version.cuda else "with a GPU in this machine: install a CUDA build of torch"
-        yield Finding(what="GPU", verdict="note", found=f"none; torch is built {build}", advice=advice)
-        yield Finding(
+        yield Check(what="GPU", verdict="note", found=f"none; torch is built {build}", advice=advice)
+        yield Check(
             what="precisions", verdict="ok", found="fp32; bf16 too, slowly where the CPU has no instructions for it"
         )
         return
@@ -81,7 +81,7 @@ def _gpus() -> Iterator[Finding]:
         yield _gpu(number)
 
 
-def _gpu(number: int) -> Finding:
+def _gpu(number: int) -> Check:
     facts = torch.cuda.get_device_properties(number)
     precisions = "bf16, fp16, fp32" if facts.major >= 8 else "fp16, fp32"
     found = f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB, compute {facts.major}.{facts.minor}, {precisions}"
@@ -90,24 +90,24 @@ def _gpu(number: int) -> Finding:
         assert (ones @ ones).sum().item() == 64**3
     except RuntimeError as error:
         advice = "install a torch built for this GPU: V100 needs a CUDA 12.6 build"
-        return Finding(what=f"GPU {number}", verdict="broken", found=f"{found}: {_first_line(error)}", advice=advice)
-    return Finding(what=f"GPU {number}", verdict="ok", found=found)
+        return Check(what=f"GPU {number}", verdict="broken", found=f"{found}: {_first_line(error)}", advice=advice)
+    return Check(what=f"GPU {number}", verdict="ok", found=found)
 
 
-def _dali() -> Iterator[Finding]:
+def _dali() -> Iterator[Check]:
     installed = {name: number for name, number in versions().items() if name in _DALI}
     if not installed:
-        yield Finding(what="DALI", verdict="missing", found="not installed", advice=INSTALL_DALI)
+        yield Check(what="DALI", verdict="missing", found="not installed", advice=INSTALL_DALI)
         return
-    yield Finding(what="DALI", verdict="ok", found=", ".join(f"{name} {number}" for name, number in installed.items()))
+    yield Check(what="DALI", verdict="ok", found=", ".join(f"{name} {number}" for name, number in installed.items()))
     for device in ["cpu", "mixed"] if torch.cuda.is_available() else ["cpu"]:
         place = "on the CPU" if device == "cpu" else "on the GPU"
         try:
             _decode_with_dali(device)
         except Exception as error:  # whatever keeps DALI from working here is the finding
-            yield Finding(what=f"JPEG {place}", verdict="broken", found=_first_line(error), advice=INSTALL_DALI)
+            yield Check(what=f"JPEG {place}", verdict="broken", found=_first_line(error), advice=INSTALL_DALI)
         else:
-            yield Finding(what=f"JPEG {place}", verdict="ok", found="decoded by DALI")
+            yield Check(what=f"JPEG {place}", verdict="ok", found="decoded by DALI")
 
 
 def _decode_with_dali(device: str) -> None:

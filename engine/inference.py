@@ -1,4 +1,4 @@
-"""A trained model as people use it: with the recipe that made it, and for pictures of all kinds."""
+"""A trained model as people use it: with the metadata that made it, and for pictures of all kinds."""
 
 # Shapes: B samples, H W pixels.
 
@@ -17,7 +17,7 @@ from .colorization.colorize import Pixels, colorize
 from .colorization.pixels import in_8_bit
 
 if TYPE_CHECKING:
-    from .checkpoints.model_file import Recipe
+    from .checkpoints.model_file import ModelMetadata
 
 Picture = TypeVar("Picture", Image.Image, NDArray[Any], Tensor)
 Size = int | Literal["native"] | None
@@ -28,19 +28,19 @@ _SMALLEST = 8  # side at which a network can see a picture
 
 
 class TrainedColorizer(Colorizer):
-    """A network with the recipe that it was trained by; what it predicts is the network's own."""
+    """A network with the metadata that it was trained by; what it predicts is the network's own."""
 
-    def __init__(self, network: Colorizer, recipe: "Recipe") -> None:
+    def __init__(self, network: Colorizer, metadata: "ModelMetadata") -> None:
         super().__init__()
-        self.network, self.recipe = network, recipe
+        self.network, self.metadata = network, metadata
         self.head = network.head
 
     def forward(self, L: Tensor) -> ColorPrediction:
         prediction: ColorPrediction = self.network(L)
         return prediction
 
-    def tune(self, L: Tensor) -> None:
-        self.network.tune(L)
+    def autotune(self, L: Tensor) -> None:
+        self.network.autotune(L)
 
     @property
     def device(self) -> torch.device:
@@ -63,7 +63,7 @@ class TrainedColorizer(Colorizer):
         """
         if size not in (None, "native") and (not isinstance(size, int) or size < _SMALLEST):
             raise ValueError(f'size={size!r} is no side from {_SMALLEST} pixels on, and not "native"')
-        seen = self.recipe.size if size is None else None if size == "native" else size
+        seen = self.metadata.size if size is None else None if size == "native" else size
         if isinstance(image, Image.Image):
             return self._of_pil(image, seen)
         if isinstance(image, np.ndarray):

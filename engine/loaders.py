@@ -31,13 +31,13 @@ def make_loader(
     if backend == "dali":
         settings["hw_decoder_load"] = config.hw_decoder_load
     if backend == "cached":
-        settings |= {"cache_gib": config.cache_gib, "cache_on": config.cache_on}
+        settings |= {"cache_gib": config.cache_gib, "cache_location": config.cache_location}
     return LOADERS[backend](
         data,
         device=accelerator.device,
         threads=config.threads or threads_per_process(),
-        prefetch=config.prefetch,
-        block=config.block,
+        prefetch_batches=config.prefetch_batches,
+        shuffle_block_size=config.shuffle_block_size,
         rank=accelerator.process_index if shared else 0,
         world_size=accelerator.num_processes if shared else 1,
         **settings,
@@ -55,7 +55,7 @@ def training_loader(config: RunConfig, accelerator: Accelerator) -> Loader:
         size=data.size,
         train=True,
         seed=train.seed,
-        parts=train.accumulate,
+        parts=train.grad_accum_steps,
         crop=data.crop,
         scale=data.scale,
         flip=data.flip,

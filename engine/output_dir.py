@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..pipelines.files import whole_file
+from ..pipelines.files import atomic_write
 from ..pipelines.shards import REJECTS
 
 
@@ -54,5 +54,5 @@ def plural(number: int, noun: str, ending: str = "s") -> str:
 
 def write_json(path: Path, values: Any) -> None:
     """Writes a machine-readable file."""
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         file.write_text(json.dumps(values, indent=1) + "\n")

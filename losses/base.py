@@ -27,7 +27,7 @@ class Prediction(Protocol):
         """(B, 2, h, w), ab, or (B, 313, h, w), logits."""
 
     @property
-    def cells(self) -> Tensor:
+    def grid_ab(self) -> Tensor:
         """ab (B, 2, h, w) of the output's cells, whatever the head."""
 
     @property

@@ -22,7 +22,7 @@ def compared(prediction: Prediction, batch: Batch, resolution: Resolution) -> tu
     """Predicted and true ab at one resolution: both (B, 2, h, w) for "output", (B, 2, S, S) for "input"."""
     if resolution == "input":
         return at_least_float32(prediction.ab((batch.ab.shape[2], batch.ab.shape[3]))), batch.ab
-    return at_least_float32(prediction.cells), cell_means(batch.ab, prediction.stride)
+    return at_least_float32(prediction.grid_ab), cell_means(batch.ab, prediction.stride)
 
 
 def cell_means(ab: Tensor, stride: int) -> Tensor:

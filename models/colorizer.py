@@ -18,11 +18,13 @@ class Colorizer(nn.Module, ABC):
 
     head: Head = "ab"
     execution: tuple[str, ...] = ()  # constructor arguments that decide how it computes, not what
-    recompute: bool = False  # hidden features when gradients are taken, instead of keeping them: less memory, more time
+    activation_checkpointing: bool = (
+        False  # hidden features when gradients are taken, instead of keeping them: less memory, more time
+    )
 
     @abstractmethod
     def forward(self, L: Tensor) -> ColorPrediction:
         """The colours of L (B, 1, H, W) in [0, 100], of any size."""
 
-    def tune(self, L: Tensor) -> None:
+    def autotune(self, L: Tensor) -> None:
         """Chooses, before training, the fastest way to the same result for batches like L (B, 1, H, W)."""

@@ -42,7 +42,7 @@ def undilated(blocks: Sequence[nn.Sequential], x: Tensor) -> Tensor:
     return batch_to_space(x)
 
 
-def gains(blocks: Sequence[nn.Sequential], x: Tensor) -> bool:
+def is_faster(blocks: Sequence[nn.Sequential], x: Tensor) -> bool:
     """Whether `undilated` takes less time forward and back than the blocks themselves do, on x, in turn."""
     blocks = deepcopy(blocks)  # their statistics and gradients are not to change
     ways: list[Callable[[Tensor], Tensor]] = [nn.Sequential(*blocks), partial(undilated, blocks)]

@@ -39,13 +39,13 @@ class ColorPrediction:
         return "ab" if self.bins is None else "bins"
 
     @property
-    def cells(self) -> Tensor:
+    def grid_ab(self) -> Tensor:
         """ab (B, 2, h, w) in Lab units of the grid's cells; of logits, the annealed mean at `temperature`."""
         return self.output if self.bins is None else annealed_mean(self.output, self.temperature, self.bins)
 
     def ab(self, size: tuple[int, int] | None = None) -> Tensor:
         """ab (B, 2, *size) in Lab units; `size` is height and width in pixels, by default those of the input."""
-        cells, target, mode = self.cells, size or self.input_size, self.upsampling
+        cells, target, mode = self.grid_ab, size or self.input_size, self.upsampling
         # The picture covers only input_size of the grid's h * stride pixels: the factors map pixels onto pixels.
         factors = [self.stride * out / inside for out, inside in zip(target, self.input_size, strict=True)]
         if all(f * side == out for f, side, out in zip(factors, cells.shape[2:], target, strict=True)):

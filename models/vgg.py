@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..losses.quantization import ab_bins
 from .activation_checkpointing import recomputed
 from .colorizer import Colorizer
-from .dilation import gains, undilated
+from .dilation import is_faster, undilated
 from .normalization import Normalization, Preset
 from .prediction import ColorPrediction, Head, Upsampling
 
@@ -34,7 +34,7 @@ class VGGColorizer(Colorizer):
         temperature: At which the distribution is made a colour: 0.38 in the paper, 1 takes its mean, 0 its mode.
         upsampling: How the colours are brought to the photograph's size, 'bilinear' or 'bicubic'.
         dilation: How the dilated blocks 5 and 6 are computed, to the same result: 'native', 'space_to_batch' as plain
-            convolutions of every other pixel, or 'auto', whichever `tune` finds faster on a GPU.
+            convolutions of every other pixel, or 'auto', whichever `autotune` finds faster on a GPU.
     """
 
     execution = ("dilation",)
@@ -110,7 +110,11 @@ class VGGColorizer(Colorizer):
         height, width = L.shape[-2:]
         features = self.normalization.encode(_pad(L))
         for block in (self.block1, self.block2, self.block3, self.block4, self._dilated, self.block7, self.block8):
-            features = recomputed(block, self, features) if self.recompute and self.training else block(features)
+            features = (
+                recomputed(block, self, features)
+                if self.activation_checkpointing and self.training
+                else block(features)
+            )
         with torch.autocast(L.device.type, enabled=False):  # bfloat16 would round ab to steps of up to half a unit
             output = self._last(features.to(self._last.weight.dtype))
             if self.head == "ab":
@@ -130,7 +134,7 @@ class VGGColorizer(Colorizer):
             return undilated(blocks, features)
         return self.block6(self.block5(features))
 
-    def tune(self, L: Tensor) -> None:
+    def autotune(self, L: Tensor) -> None:
         height, width = (side // _STRIDE for side in _pad(L).shape[-2:])
         if self.dilation != "auto" or not L.is_cuda or height % 2 or width % 2:  # a CPU is slower by 3 to 4 % so
             return
@@ -141,7 +145,7 @@ class VGGColorizer(Colorizer):
             torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else weight.dtype,
             memory_format=torch.channels_last if channels_last else torch.contiguous_format,
         )
-        self.dilation = "space_to_batch" if gains((self.block5, self.block6), features) else "native"
+        self.dilation = "space_to_batch" if is_faster((self.block5, self.block6), features) else "native"
 
 
 def _block(number: int, c_in: int, c_out: int, *, num_convs: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A place to write a file to, which then appears under its name at once and durably, or not at all."""
     # Of one length whatever the name's, which can be as long as the system allows.
     temporary = path.with_name(f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}.tmp")
@@ -32,7 +32,7 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def sole_writer(folder: Path) -> Iterator[None]:
+def exclusive_lock(folder: Path) -> Iterator[None]:
     """Keeps a folder from a second process that asks the same. Raises ValueError when this is the second."""
     import fcntl  # which Windows has not; it reads shard sets all the same
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import __version__
-from .files import sha256_of, whole_file
+from .files import atomic_write, sha256_of
 from .packing.class_names import class_of
 from .remote import RemotePath, place_of
 
@@ -221,7 +221,7 @@ def index_text(lines: list[str]) -> str:
 
 def write_index(tar: Path, lines: list[str]) -> None:
     """Writes a DALI index beside its tar."""
-    with whole_file(tar.with_suffix(".idx")) as file:
+    with atomic_write(tar.with_suffix(".idx")) as file:
         file.write_text(index_text(lines))
 
 
@@ -248,7 +248,7 @@ def write_manifest(root: Path, shards: list[Shard], **facts: Any) -> None:
     """Publishes the shard set: the manifest appears last, and at once."""
     manifest = {"format": FORMAT, "photochrom": __version__, **facts, "shards": [asdict(shard) for shard in shards]}
     manifest["sha256"] = manifest_digest(manifest)
-    with whole_file(root / MANIFEST) as file:
+    with atomic_write(root / MANIFEST) as file:
         file.write_text(json.dumps(manifest, indent=1) + "\n")
 
 
@@ -261,7 +261,7 @@ def manifest_digest(manifest: dict[str, Any]) -> str:
 def write_rejects(root: Path, rejects: list[tuple[str, str, str]]) -> None:
     """Lists what is not in the shard set: path, reason and detail of each."""
     # File names are bytes to the system: those that are no UTF-8 are written as they are.
-    with whole_file(root / REJECTS) as file, open(file, "w", newline="", encoding="utf-8", errors=_BYTES) as stream:
+    with atomic_write(root / REJECTS) as file, open(file, "w", newline="", encoding="utf-8", errors=_BYTES) as stream:
         writer = csv.writer(stream)
         writer.writerow(["path", "reason", "detail"])
         writer.writerows(sorted(rejects))

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ...engine.commands.train import parse
-from ...engine.configuration.config import RunConfig, plain
+from ...engine.configuration.config import RunConfig, to_plain_dict
 from ...engine.configuration.parser import parse_options
 from .results import check
 
@@ -44,7 +44,7 @@ def parse_run(options: type[O], argv: list[str], prog: str, *, data: str = _UNUS
 
 def told(config: RunConfig, **own: Any) -> dict[str, Any]:
     """What a verb was told: its `own` settings, and those of the run which mean something to it."""
-    found = plain(config)
+    found = to_plain_dict(config)
     del found["out"], found["resume"]
     if config.data.train == _UNUSED:
         del found["data"]["train"], found["data"]["val"]

@@ -12,7 +12,7 @@ from ...engine.configuration.parser import parse_options
 from ...engine.console import console
 from ...engine.html_page import render
 from ...engine.output_dir import plural
-from ...pipelines.files import whole_file
+from ...pipelines.files import atomic_write
 from .read_results import READERS, Finding, Picture, read, read_picture
 
 _KEPT = Path(__file__).parent / "results"
@@ -50,7 +50,7 @@ class Unshown:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Machine:
+class ReportedMachine:
     """The results of a folder, benchmarks first, with the pictures of those that have one."""
 
     name: str
@@ -75,7 +75,7 @@ def main(argv: list[str], prog: str) -> int:
     unshown = [each for machine in machines for each in machine.unshown]
     about = {"folder": folder, "machines": machines, "unshown": unshown, "version": __version__}
     page = render("photochrom.bench", "report.html", **about)
-    with whole_file(config.out) as file:
+    with atomic_write(config.out) as file:
         file.write_text(page, encoding="utf-8", errors="replace")  # names of files need not be text to the system
     print(f"{config.out}: {_said(machines, unshown)}")
     damaged = [each for each in unshown if each.is_damaged]
@@ -84,7 +84,7 @@ def main(argv: list[str], prog: str) -> int:
     return 1 if damaged else 0
 
 
-def gather(folder: Path, out: Path) -> list[Machine]:
+def gather(folder: Path, out: Path) -> list[ReportedMachine]:
     """What lies in the folder itself, then in each within it, less the page. Raises ValueError where nothing does."""
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder: name one that holds results")
@@ -100,7 +100,7 @@ def _files(paths: Iterable[Path], out: Path) -> list[Path]:
     return sorted(path for path in paths if not path.is_dir() and path.resolve() != out.resolve())
 
 
-def _machine(folder: Path, files: Sequence[Path]) -> Machine:
+def _machine(folder: Path, files: Sequence[Path]) -> ReportedMachine:
     findings: list[Finding] = []
     pictures: dict[str, Picture] = {}
     unshown: list[Unshown] = []
@@ -118,10 +118,12 @@ def _machine(folder: Path, files: Sequence[Path]) -> Machine:
     lonely = sorted(pictures.keys() - {finding.name for finding in findings})
     unshown += [Unshown(path=folder / f"{name}.png", reason=_LONELY, is_damaged=False) for name in lonely]
     findings.sort(key=lambda finding: not finding.is_benchmark)
-    return Machine(name=folder.name or folder.resolve().name, findings=findings, pictures=pictures, unshown=unshown)
+    return ReportedMachine(
+        name=folder.name or folder.resolve().name, findings=findings, pictures=pictures, unshown=unshown
+    )
 
 
-def _said(machines: Sequence[Machine], unshown: Sequence[Unshown]) -> str:
+def _said(machines: Sequence[ReportedMachine], unshown: Sequence[Unshown]) -> str:
     findings = [finding for machine in machines for finding in machine.findings]
     benchmarks = sum(finding.is_benchmark for finding in findings)
     on = f"{plural(len(machines), 'machine')} ({', '.join(machine.name for machine in machines)})"

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console, RenderableType
 from rich.table import Table
 
-from ...engine.configuration.config import plain
+from ...engine.configuration.config import to_plain_dict
 from ...engine.configuration.parser import parse_options
 from ...engine.console import console
 from ...engine.doctor import versions
@@ -60,7 +60,7 @@ def figures(config: Config, device: torch.device, rows: list[Any], verdict: str)
     return {
         "machine": machine(device),
         "versions": versions(),
-        "settings": plain(config),
+        "settings": to_plain_dict(config),
         "rows": rows,
         "verdict": verdict,
     }

@@ -58,13 +58,13 @@ def measure(config: OrderConfig) -> dict[str, Any]:
             times.setdefault(str(block), []).append(cold_seconds(data, config.batch_size, config.batches, block, seed))
     rows = spread(times, label="block", whole=lambda medians: next(iter(medians.values())))
     for row, block in zip(rows, config.blocks, strict=True):
-        row["met_again"] = met_again(data.num_samples, config.batch_size, block)
-    met = ", ".join(f"{row['met_again']:.2f} at {row['block']}" for row in rows)
+        row["batch_overlap"] = batch_overlap(data.num_samples, config.batch_size, block)
+    met = ", ".join(f"{row['batch_overlap']:.2f} at {row['block']}" for row in rows)
     verdict = f"pairs of a batch that shared one in the epoch before, over those that would by chance: {met}"
     return figures(config, torch.device("cpu"), rows, verdict)
 
 
-def met_again(num_samples: int, batch_size: int, block: int, seed: int = 0) -> float:
+def batch_overlap(num_samples: int, batch_size: int, block: int, seed: int = 0) -> float:
     """How often two samples that share a batch have shared one in the epoch before, over how often by chance."""
     before, now = (
         order.epoch_order(num_samples, seed, epoch, block)[: num_samples - num_samples % batch_size]
@@ -94,7 +94,7 @@ def cold_seconds(data: ShardSet, batch_size: int, num_batches: int, block: int, 
     started = time.perf_counter()
     for number, batch in enumerate(batches):
         for ahead in batches[number + _AHEAD : number + _AHEAD + 1]:
-            reader.announce(ahead)
+            reader.prefetch(ahead)
         for stored in reader.read(batch):
             stored[::4096].max()  # touches every page
     return (time.perf_counter() - started) / batch_size / num_batches

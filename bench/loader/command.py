@@ -24,7 +24,7 @@ from ...engine.distributed import make_trainer
 from ...engine.loaders import resolve_backend, training_loader
 from ...engine.output_dir import plural
 from ...engine.training.loop import endless
-from ...pipelines.files import whole_file
+from ...pipelines.files import atomic_write
 from ...pipelines.installed import has_dali
 from ...pipelines.loading.threads import own_cores
 from ..common.options import RunOptions, parse_run, told
@@ -71,11 +71,14 @@ class Setting:
 
     backend: str
     threads: int
-    prefetch: int
+    prefetch_batches: int
     batch_size: int
 
     def __str__(self) -> str:
-        return f"{self.backend}, {plural(self.threads, 'thread')}, {self.prefetch} ahead, batches of {self.batch_size}"
+        return (
+            f"{self.backend}, {plural(self.threads, 'thread')}, {self.prefetch_batches} ahead, "
+            f"batches of {self.batch_size}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +133,7 @@ def as_configured(config: RunConfig, accelerator: Accelerator) -> Setting:
     return Setting(
         backend=resolve_backend(config.loader.backend, loader.data, accelerator.device),
         threads=loader.threads,
-        prefetch=loader.prefetch,
+        prefetch_batches=loader.prefetch_batches,
         batch_size=loader.batch_size,
     )
 
@@ -148,7 +151,7 @@ def by_queue(configured: Setting, turns: Turns) -> Iterator[Setting]:
     for backend in dict.fromkeys(setting.backend for setting in turns):
         of_backend = {setting: taken for setting, taken in turns.items() if setting.backend == backend}
         best = fastest(of_backend, configured.batch_size)
-        yield from (replace(best, prefetch=number) for number in (1, 2, 4))
+        yield from (replace(best, prefetch_batches=number) for number in (1, 2, 4))
         yield from (
             replace(best, batch_size=number) for number in (best.batch_size // 2, 2 * best.batch_size) if number
         )
@@ -177,11 +180,11 @@ def _turn(config: RunConfig, accelerator: Accelerator, setting: Setting, seconds
     """Opening a loader and filling its queue counts against `seconds`, but is not timed."""
     deadline = time.perf_counter() + seconds
     wanted = asdict(setting)
-    train = replace(config.train, batch_size=wanted.pop("batch_size"), accumulate=1)
+    train = replace(config.train, batch_size=wanted.pop("batch_size"), grad_accum_steps=1)
     loader = training_loader(replace(config, train=train, loader=replace(config.loader, **wanted)), accelerator)
     batches, number = endless(loader), 0
     try:
-        for _ in range(setting.prefetch + 2):  # those that were prepared while nobody looked, and one more
+        for _ in range(setting.prefetch_batches + 2):  # those that were prepared while nobody looked, and one more
             next(batches)
         clock, cpu = Clock(accelerator.device), time.process_time()
         while number < 3 or time.perf_counter() < deadline:
@@ -225,7 +228,7 @@ def apply(found: Found, path: Path) -> None:
     """Writes the fastest settings as a recipe, or those that are configured where the difference is noise."""
     chosen = found["fastest" if found["is_beyond_noise"] else "configured"]
     settings = {name: value for name, value in chosen.items() if name != "batch_size"}
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         file.write_text(f"{_HEADER}# {found['verdict']}\n" + yaml.safe_dump({"loader": settings}, sort_keys=False))
 
 
@@ -234,7 +237,7 @@ def show(found: Found) -> RenderableType:
     rates = ("images/s", "slowest", "fastest", "ratio", "CPU ms/image")
     settings = Table("loader", "threads", "ahead", "batch", *rates, box=None, header_style="bold")
     for row in found["rows"]:
-        name, *numbers = (str(row[key]) for key in ("backend", "threads", "prefetch", "batch_size"))
+        name, *numbers = (str(row[key]) for key in ("backend", "threads", "prefetch_batches", "batch_size"))
         speeds = (f"{row[f'{which}(img/s)']:,.0f}" for which in ("median", "min", "max"))
         settings.add_row(name, *numbers, *speeds, f"{row['ratio']:.2f}", f"{row['cpu(ms/img)']:.2f}")
     stages = Table("a stage alone, one thread", "us/image", "smallest", "largest", box=None, header_style="bold")
@@ -247,8 +250,8 @@ def draw(found: Found, path: Path) -> None:
     """Images per second by threads, with all rounds' spread; and a photograph's time by stages."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-    ahead, size = (found["configured"][name] for name in ("prefetch", "batch_size"))
-    swept = [row for row in found["rows"] if (row["prefetch"], row["batch_size"]) == (ahead, size)]
+    ahead, size = (found["configured"][name] for name in ("prefetch_batches", "batch_size"))
+    swept = [row for row in found["rows"] if (row["prefetch_batches"], row["batch_size"]) == (ahead, size)]
     for backend in dict.fromkeys(row["backend"] for row in swept):
         rows = sorted((row for row in swept if row["backend"] == backend), key=lambda row: row["threads"])
         rates = [row["median(img/s)"] for row in rows]

@@ -1,6 +1,6 @@
 """photochrom bench rivals --data DIR: what people use today, beside ours
 
-Each rival is a module here, named in contestants.py, and runs in a process of its own (runner.py), in which nothing is
+Each rival is a module here, named in entries.py, and runs in a process of its own (runner.py), in which nothing is
 imported but what it needs.
 """
 

@@ -1,4 +1,4 @@
-"""Is what a contestant makes the same? Its L and ab beside those of scikit-image, photograph by photograph."""
+"""Is what a entry makes the same? Its L and ab beside those of scikit-image, photograph by photograph."""
 
 from collections.abc import Iterable
 from itertools import islice

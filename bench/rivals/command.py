@@ -1,4 +1,4 @@
-"""The verb: all contestants in turn."""
+"""The verb: all entries in turn."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,12 +9,12 @@ from ...engine.distributed import resolve_device
 from ..common.results import Found, figures, run
 from .config import RivalsConfig
 from .datasets import work_folder
-from .entries import BASELINE, SQUASH, STEP, Contestant
-from .processes import Arena, Missing
+from .entries import BASELINE, SQUASH, STEP, Entry
+from .processes import EntryRunner, Missing
 from .rows import Row, loader_row, step_rows, verdict
 from .tables import draw, notes, show
 
-_STEPS = Contestant(STEP, "original and engine", "one batch")
+_STEPS = Entry(STEP, "original and engine", "one batch")
 
 
 def main(argv: list[str], prog: str) -> int:
@@ -22,20 +22,20 @@ def main(argv: list[str], prog: str) -> int:
 
 
 def measure(config: RivalsConfig) -> Found:
-    """What each contestant did, and why others cannot run here."""
+    """What each entry did, and why others cannot run here."""
     device = resolve_device(config.device)
     with work_folder(config) as folder:
-        rows, skipped, facts = _measured(config, Arena(config, folder))
+        rows, skipped, facts = _measured(config, EntryRunner(config, folder))
     found = figures(config, device, rows, f"{facts['num_photographs']} photographs; {verdict(rows)}")
     return found | facts | {"skipped": [asdict(each) | {"reason": reason} for each, reason in skipped.items()]}
 
 
-def _measured(config: RivalsConfig, arena: Arena) -> tuple[list[Row], dict[Contestant, str], Row]:
-    skipped: dict[Contestant, str] = {}
+def _measured(config: RivalsConfig, arena: EntryRunner) -> tuple[list[Row], dict[Entry, str], Row]:
+    skipped: dict[Entry, str] = {}
     checks = _prepared(config, arena, skipped)  # before the clock starts
-    num_contestants = len(config.contestants) - len(skipped) + 2 * config.steps  # the training step has two
+    num_contestants = len(config.entries) - len(skipped) + 2 * config.steps  # the training step has two
     seconds = config.seconds / (config.rounds * max(1, num_contestants))
-    turns: dict[Contestant, list[Row]] = {each: [] for each in config.contestants if each not in skipped}
+    turns: dict[Entry, list[Row]] = {each: [] for each in config.entries if each not in skipped}
     console.print(f"{len(turns)} loaders in turn, {config.rounds} rounds of {seconds:.1f} s each ...")
     for _ in range(config.rounds):
         for each in (each for each in turns if each not in skipped):
@@ -54,10 +54,10 @@ def _measured(config: RivalsConfig, arena: Arena) -> tuple[list[Row], dict[Conte
     return rows, skipped, {"num_photographs": arena.work.num_photographs, "formats": arena.work.formats()}
 
 
-def _prepared(config: RivalsConfig, arena: Arena, skipped: dict[Contestant, str]) -> dict[Contestant, Row]:
-    """Makes what contestants read, and looks at what they make of it."""
+def _prepared(config: RivalsConfig, arena: EntryRunner, skipped: dict[Entry, str]) -> dict[Entry, Row]:
+    """Makes what entries read, and looks at what they make of it."""
     checks = {}
-    for each in config.contestants:
+    for each in config.entries:
         with _noting(skipped, each):
             arena.work.path(each.reads)
             if each.job == SQUASH:
@@ -66,10 +66,10 @@ def _prepared(config: RivalsConfig, arena: Arena, skipped: dict[Contestant, str]
 
 
 @contextmanager
-def _noting(skipped: dict[Contestant, str], contestant: Contestant) -> Iterator[None]:
-    """Notes why the contestant cannot go on, where what follows raises Missing."""
+def _noting(skipped: dict[Entry, str], entry: Entry) -> Iterator[None]:
+    """Notes why the entry cannot go on, where what follows raises Missing."""
     try:
         yield
     except Missing as reason:
-        skipped[contestant] = str(reason)
-        console.print(f"skipped: {contestant.names[2]}: {reason}")
+        skipped[entry] = str(reason)
+        console.print(f"skipped: {entry.names[2]}: {reason}")

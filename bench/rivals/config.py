@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ...engine.configuration.config import Device, check_size
+from ...engine.configuration.config import Device, check_image_size
 from ...engine.configuration.parser import nearest
-from .entries import CONTESTANTS, Contestant
+from .entries import CONTESTANTS, Entry
 
 _STEP = "step"  # what --only calls the training step
 
@@ -23,7 +23,7 @@ class RivalsConfig:
         step_batch_size: Photographs in a training step; by default batch_size on a GPU, 2 on a CPU.
         step_width: Of the network that takes it.
         threads: Cores for each, and the threads or workers that it is told to use; by default all of this process.
-        seconds: How long to measure in all, divided over contestants and rounds. What they read is made before, and
+        seconds: How long to measure in all, divided over entries and rounds. What they read is made before, and
             each turn begins with a start and a pass over the photographs, which come on top.
         rounds: How often all take their turn.
         only: Contestants, separated by commas; each can be narrowed, as in DaliLoader:originals:squash; 'step' is the
@@ -57,17 +57,16 @@ class RivalsConfig:
             raise ValueError(f"--seconds {self.seconds} is not positive")
         if self.samples < self.batch_size:
             raise ValueError(f"--samples {self.samples} is fewer than a batch of {self.batch_size}: change one of them")
-        check_size(self.size, "--size ")
+        check_image_size(self.size, "--size ")
         known = {_STEP, *(name for each in CONTESTANTS for name in each.names)}
         if unknown := sorted(self._only - known):
             names = dict.fromkeys(each.loader for each in CONTESTANTS)
             raise ValueError(
-                f"no contestant is called {unknown[0]}{nearest(unknown[0], known)}; known are {', '.join(names)} and "
-                f"{_STEP}"
+                f"no entry is called {unknown[0]}{nearest(unknown[0], known)}; known are {', '.join(names)} and {_STEP}"
             )
 
     @property
-    def contestants(self) -> list[Contestant]:
+    def entries(self) -> list[Entry]:
         """Those of the loaders that are to run."""
         return [each for each in CONTESTANTS if not self.only or not self._only.isdisjoint(each.names)]
 

@@ -1,4 +1,4 @@
-"""The folder of what contestants read: everything is made of the same photographs, once."""
+"""The folder of what entries read: everything is made of the same photographs, once."""
 
 import json
 import shutil

@@ -36,7 +36,7 @@ _KINDS = ("", "lab_")
 
 
 @dataclass(frozen=True)
-class Contestant:
+class Entry:
     """A rival or a loader of ours, at one job: what it reads, how it cuts if not as the job says."""
 
     job: str
@@ -50,16 +50,16 @@ class Contestant:
         return self.loader, f"{self.loader}:{self.reads}", f"{self.loader}:{self.reads}:{self.job}"
 
 
-def _prepared(job: str, made: str, crop: str = "") -> list[Contestant]:
+def _prepared(job: str, made: str, crop: str = "") -> list[Entry]:
     """Ours on sets that were made for the job."""
-    decoders = [Contestant(job, loader, kind + made, crop) for loader in _DECODERS for kind in _KINDS]
-    return [*decoders, Contestant(job, "CachedLoader", made, crop)]
+    decoders = [Entry(job, loader, kind + made, crop) for loader in _DECODERS for kind in _KINDS]
+    return [*decoders, Entry(job, "CachedLoader", made, crop)]
 
 
 CONTESTANTS = (
-    *(Contestant(job, rival, reads) for job in (SQUASH, RANDOM) for rival, reads in RIVALS.items()),
-    *(Contestant(job, loader, "originals") for job in (SQUASH, RANDOM) for loader in (*_DECODERS, "CachedLoader")),
+    *(Entry(job, rival, reads) for job in (SQUASH, RANDOM) for rival, reads in RIVALS.items()),
+    *(Entry(job, loader, "originals") for job in (SQUASH, RANDOM) for loader in (*_DECODERS, "CachedLoader")),
     *_prepared(SQUASH, "squashed"),
     *_prepared(RANDOM, "reduced", crop="random"),
-    Contestant(NOTHING, "SyntheticLoader", "originals", crop="squash"),
+    Entry(NOTHING, "SyntheticLoader", "originals", crop="squash"),
 )

@@ -1,4 +1,4 @@
-"""Runs contestants, each in a process of its own, in the first environment that has what it needs."""
+"""Runs entries, each in a process of its own, in the first environment that has what it needs."""
 
 import json
 import os
@@ -12,17 +12,17 @@ from ...engine.distributed import resolve_device
 from ...pipelines.loading.threads import own_cores
 from .config import RivalsConfig
 from .datasets import Work
-from .entries import RIVALS, Contestant
+from .entries import RIVALS, Entry
 from .rows import Row
 
 _PATIENCE = 600.0  # seconds beyond those of measuring, in which a process must have done what it was asked for
 
 
 class Missing(Exception):
-    """A contestant cannot run here; says why."""
+    """A entry cannot run here; says why."""
 
 
-class Arena:
+class EntryRunner:
     """Where they run.
 
     Args:
@@ -37,13 +37,13 @@ class Arena:
         self._python: dict[str, Path] = {}  # of rivals that have been found
         self.work = Work(config, folder, self._write)
 
-    def check(self, contestant: Contestant) -> Row:
+    def check(self, entry: Entry) -> Row:
         """Makes what it reads, and compares what it makes. Raises Missing when it cannot be."""
-        return self._load("check", contestant, reference=str(self.work.path("reference")))
+        return self._load("check", entry, reference=str(self.work.path("reference")))
 
-    def measure(self, contestant: Contestant, seconds: float) -> Row:
+    def measure(self, entry: Entry, seconds: float) -> Row:
         """One turn. Raises Missing when it cannot be."""
-        return self._load("measure", contestant, seconds=seconds)
+        return self._load("measure", entry, seconds=seconds)
 
     def measure_steps(self, seconds: float) -> Row:
         """All rounds of the training step. Raises Missing when it cannot be."""
@@ -60,13 +60,13 @@ class Arena:
             seconds=seconds,
         )
 
-    def _load(self, verb: str, contestant: Contestant, **more: Any) -> Row:
+    def _load(self, verb: str, entry: Entry, **more: Any) -> Row:
         return self._call(
-            contestant.loader,
+            entry.loader,
             verb,
-            loader=contestant.loader,
-            data=str(self.work.path(contestant.reads)),
-            crop=contestant.crop or contestant.job,
+            loader=entry.loader,
+            data=str(self.work.path(entry.reads)),
+            crop=entry.crop or entry.job,
             size=self._config.size,
             batch_size=self._config.batch_size,
             threads=self._threads,

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from .entries import BASELINE, NOTHING, OTHER_PARTS, RIVALS, SQUASH, STEP, Contestant
+from .entries import BASELINE, NOTHING, OTHER_PARTS, RIVALS, SQUASH, STEP, Entry
 
 # Mean absolute differences from scikit-image, in Lab units, up to which L and ab count as the same. Filters make 0.4 to
 # 0.8 and 0.3 to 0.5 (area, linear, bicubic), JPEGs of squashed photographs up to 0.6 and 1.4.
@@ -14,15 +14,15 @@ TOLERANCE_LOSS = 1e-4  # relative, of the first step in fp32
 Row = dict[str, Any]
 
 
-def loader_row(contestant: Contestant, turns: Sequence[Row], baseline: Sequence[Row], check: Row | None) -> Row:
-    """A contestant's turns, beside the baseline's of the same rounds, and what was checked."""
-    other_part = OTHER_PARTS.get(contestant.loader) if contestant.job == SQUASH else None
+def loader_row(entry: Entry, turns: Sequence[Row], baseline: Sequence[Row], check: Row | None) -> Row:
+    """A entry's turns, beside the baseline's of the same rounds, and what was checked."""
+    other_part = OTHER_PARTS.get(entry.loader) if entry.job == SQUASH else None
     return {
-        "job": contestant.job,
-        "loader": contestant.loader,
-        "reads": contestant.reads,
-        "crop": other_part or contestant.crop or contestant.job,
-        "is_ours": contestant.loader not in RIVALS,
+        "job": entry.job,
+        "loader": entry.loader,
+        "reads": entry.reads,
+        "crop": other_part or entry.crop or entry.job,
+        "is_ours": entry.loader not in RIVALS,
         **_rates(_of("rate(img/s)", turns), _of("rate(img/s)", baseline)),
         **{key: statistics.median(_of(key, turns)) for key in ("cpu(ms/img)", "first_batch(s)")},
         "others(cores)": max(_of("others(cores)", turns)),

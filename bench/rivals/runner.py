@@ -1,4 +1,4 @@
-"""The process of one contestant, which prints what it found as the last line, in JSON:
+"""The process of one entry, which prints what it found as the last line, in JSON:
 
     python -m photochrom.bench.rivals.runner NAME write|check|measure|steps FIELDS
 

@@ -1,4 +1,4 @@
-"""What a contestant is asked to do, and what all of them share: files, and how a crop is drawn."""
+"""What a entry is asked to do, and what all of them share: files, and how a crop is drawn."""
 
 import math
 import random
@@ -17,7 +17,7 @@ AREA, RATIO = (0.25, 1.0), (3 / 4, 4 / 3)  # of random_resized crops, as our loa
 class Task:
     """What one process loads.
 
-    `loader` is the contestant; `data` a folder of JPEG files, what a rival's `write` has made, or a shard set; `crop`
+    `loader` is the entry; `data` a folder of JPEG files, what a rival's `write` has made, or a shard set; `crop`
     squash, random_resized or, of ours, any other; `num_photographs` is how many there are; `device` where the batches
     are to be. `started` is when the process was asked for, by the clock of time.monotonic.
     """

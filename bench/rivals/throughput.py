@@ -1,4 +1,4 @@
-"""Images per second of one contestant, and what they cost."""
+"""Images per second of one entry, and what they cost."""
 
 import time
 from typing import Any

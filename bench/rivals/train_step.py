@@ -13,9 +13,9 @@ import torch
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from ...engine.configuration.config import DataConfig, Device, Precision, RunConfig, Spec, TrainConfig
+from ...engine.configuration.config import ClassSpec, DataConfig, Device, Precision, RunConfig, TrainConfig
 from ...engine.distributed import make_trainer, resolve_device, resolve_precision
-from ...engine.training.train_step import Learner
+from ...engine.training.train_step import Trainer
 from ...losses import L2
 from ...models import VGGColorizer
 from ...pipelines import LabBatch, TorchLoader
@@ -96,14 +96,14 @@ def _engine(width: float, batch: LabBatch, device: Device, precision: Precision)
     run = RunConfig(
         out=Path("unused"),
         data=DataConfig(train="unused", size=batch.L.shape[-1]),
-        model=Spec(class_path="VGGColorizer", init_args={**_ARGUMENTS, "width": width}),
+        model=ClassSpec(class_path="VGGColorizer", init_args={**_ARGUMENTS, "width": width}),
         train=TrainConfig(batch_size=len(batch), device=device, precision=precision),
     )
     AcceleratorState._reset_state()  # it allows one precision in a process
     accelerator = make_trainer(run.train)
     torch.manual_seed(0)
-    learner = Learner(_network(width), L2(resolution="input"), run, accelerator)
-    return lambda: learner.learn(batch, step=0, rate=_RATE)[0]["loss"]
+    trainer = Trainer(_network(width), L2(resolution="input"), run, accelerator)
+    return lambda: trainer.train_step(batch, step=0, lr=_RATE)[0]["loss"]
 
 
 def _several(step: Step, number: int) -> Callable[[], None]:

@@ -14,14 +14,14 @@ import torch
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from ...engine.configuration.config import check_size, plain
+from ...engine.configuration.config import check_image_size, to_plain_dict
 from ...engine.output_dir import plural
 from ..common.results import Found, figures, run
 from .ceilings import load_ceilings
 from .machines import Machine, load_machine
 from .network import vgg
 from .photographs import Stored, load_photograph
-from .prediction import Job, Point, Precision, in_memory, predict, seconds
+from .prediction import Point, Precision, TrainingJob, in_memory, predict, seconds
 
 _CURVE = (1, 2, 4, 8, 16, 32, 64)
 _ORIGINAL = "v100-n1-highmem-16"
@@ -43,14 +43,14 @@ _ADVICE = {
     "storage": "a faster disk, or packed photographs",
     "decoding": "more or faster cores, or --stored packed or lab",
     "computing": "faster devices, or fewer bits",
-    "all-reduce": "a faster network, --compress, or larger batches",
+    "all-reduce": "a faster network, --grad_compression, or larger batches",
     "scatter": "steps that take the same time on all devices",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScaleOptions:
-    """Predicts images per second, waiting, and the time of a training run on many machines, and says what binds.
+    """Predicts images per second, waiting, and the time of a training run on many machines, and says what bottleneck.
 
     With --check as the first word, it runs on this machine's cores what it predicts: see --check --help.
 
@@ -67,7 +67,7 @@ class ScaleOptions:
         width: Of the network.
         size: Side of the photographs in pixels.
         precision: half, fp16 or bf16; fp32, with TF32 where there is such; auto is half where the machine has it.
-        compress: Gradients travel in half the bytes.
+        grad_compression: Gradients travel in half the bytes.
         ceilings: Result of bench stalls, whose rates replace the machine's estimates.
         published: Hold the simulation against published figures instead.
         seconds: No further point of the curve is begun after so long.
@@ -86,7 +86,7 @@ class ScaleOptions:
     width: float = 1.0
     size: int = 256
     precision: Precision = "auto"
-    compress: bool = False
+    grad_compression: bool = False
     ceilings: Path | None = None
     published: bool = False
     seconds: float = 60.0
@@ -101,7 +101,7 @@ class ScaleOptions:
             raise ValueError(f"--seconds {self.seconds} is not positive")
         if self.seed < 0:
             raise ValueError(f"--seed {self.seed} is negative")
-        check_size(self.size, "--size ")
+        check_image_size(self.size, "--size ")
 
 
 def main(argv: list[str], prog: str) -> int:
@@ -117,7 +117,7 @@ def main(argv: list[str], prog: str) -> int:
 
 
 def measure(options: ScaleOptions) -> Found:
-    """The curve, what binds at each point of it, and what the whole run takes."""
+    """The curve, what bottleneck at each point of it, and what the whole run takes."""
     machine, job = load_machine(options.machine), _job(options)
     gpus = options.gpus or round(machine.gpus.value)
     points = list(_curve(options, machine, job, gpus))
@@ -126,32 +126,32 @@ def measure(options: ScaleOptions) -> Found:
     report = figures(options, torch.device("cpu"), rows, _sentence(here, machine, options))
     return report | {
         "predicted_for": {"name": machine.name, "about": machine.about, "gpus": gpus, "figures": machine.sources()},
-        "photograph": plain(job.photograph),
+        "photograph": to_plain_dict(job.photograph),
         "network": {"flops": job.network.flops, "gradient_bytes": job.network.gradient_bytes},
         "in_memory": in_memory(machine, job),
-        "ceilings": plain(job.ceilings),
+        "ceilings": to_plain_dict(job.ceilings),
         "original_setup": _original(options, machine, job) if machine.name == _ORIGINAL else [],
     }
 
 
-def _job(options: ScaleOptions) -> Job:
-    return Job(
+def _job(options: ScaleOptions) -> TrainingJob:
+    return TrainingJob(
         network=vgg(options.width, options.size),
         photograph=load_photograph(options.stored),
         batch=options.batch_per_gpu,
         images=options.images,
         precision=options.precision,
-        compress=options.compress,
+        grad_compression=options.grad_compression,
         ceilings=load_ceilings(options.ceilings, options.width, options.size) if options.ceilings else None,
     )
 
 
-def job_at(job: Job, options: ScaleOptions, devices: int) -> Job:
+def job_at(job: TrainingJob, options: ScaleOptions, devices: int) -> TrainingJob:
     """The job with its batch divided over so many devices, where one of all devices was asked for."""
     return replace(job, batch=max(1, options.batch_size // devices)) if options.batch_size else job
 
 
-def _curve(options: ScaleOptions, machine: Machine, job: Job, gpus: int) -> Iterator[Point]:
+def _curve(options: ScaleOptions, machine: Machine, job: TrainingJob, gpus: int) -> Iterator[Point]:
     """The points that were asked for first, then the others as long as there is time."""
     deadline = time.perf_counter() + options.seconds
     points: list[Point] = []
@@ -167,7 +167,7 @@ def _curve(options: ScaleOptions, machine: Machine, job: Job, gpus: int) -> Iter
     yield from sorted(points, key=lambda point: point.nodes)
 
 
-def _row(point: Point, machine: Machine, job: Job, epochs: int) -> dict[str, Any]:
+def _row(point: Point, machine: Machine, job: TrainingJob, epochs: int) -> dict[str, Any]:
     outcome = point.outcome
     return {
         "nodes": point.nodes,
@@ -184,12 +184,12 @@ def _row(point: Point, machine: Machine, job: Job, epochs: int) -> dict[str, Any
         "cold_rate(img/s)": point.cold,
         "epoch(s)": job.images / point.rate,
         "run(h)": seconds(point, machine, job, epochs) / 3600,
-        "binds": point.binds,
+        "bottleneck": point.bottleneck,
         "gains": point.gains,
     }
 
 
-def _original(options: ScaleOptions, machine: Machine, job: Job) -> list[dict[str, Any]]:
+def _original(options: ScaleOptions, machine: Machine, job: TrainingJob) -> list[dict[str, Any]]:
     """What the original project's VMs make of its training, with its reading and its fp32, and with ours."""
     found = []
     cases: tuple[tuple[Stored, Precision], ...] = (
@@ -212,7 +212,7 @@ def _sentence(row: dict[str, Any], machine: Machine, options: ScaleOptions) -> s
     return (
         f"{nodes} of {machine.name}, {row['devices']} devices, {_STORED[options.stored]}: "
         f"{row['rate(img/s)']:,.0f} images/s, "
-        f"{row['efficiency(%)']:.0f} % of what the devices can; {_WORDS[row['binds']]} binds; "
+        f"{row['efficiency(%)']:.0f} % of what the devices can; {_WORDS[row['bottleneck']]} bottleneck; "
         f"{options.images:,} photographs {options.epochs} times take {_duration(row['run(h)'])}"
     )
 
@@ -235,7 +235,7 @@ def notes(found: Found) -> Iterator[str]:
         yield (
             f"the original's {plural(row['nodes'], 'VM')} in {row['precision']}, {_STORED[row['stored']]}: "
             f"{row['rate(img/s)']:,.0f} images/s, {row['data_wait(%)']:.0f} % waiting for data, "
-            f"{row['mfu(%)']:.0f} % of the peak, {_duration(row['run(h)'])}; {row['binds']} binds"
+            f"{row['mfu(%)']:.0f} % of the peak, {_duration(row['run(h)'])}; {row['bottleneck']} bottleneck"
         )
     sources = found["predicted_for"]["figures"]
     if assumed := [key for key, each in sources.items() if each["source"].startswith("assumed")]:
@@ -245,7 +245,7 @@ def notes(found: Found) -> Iterator[str]:
 def show(found: Found) -> Table:
     """The curve, a point a line."""
     headings = ("nodes", "devices", "batch", "images/s", "of ideal", "computes", "waits: data", "slowest", "all-reduce")
-    table = Table(*headings, "epoch", "run", "binds", box=None, header_style="bold")
+    table = Table(*headings, "epoch", "run", "bottleneck", box=None, header_style="bold")
     for row in found["rows"]:
         shares = (f"{row[f'{name}(%)']:.0f} %" for name in ("efficiency", *_SHARES))
         table.add_row(
@@ -253,7 +253,7 @@ def show(found: Found) -> Table:
             *shares,
             f"{row['epoch(s)']:.1f} s",
             _duration(row["run(h)"]),
-            row["binds"],
+            row["bottleneck"],
         )
     return table
 

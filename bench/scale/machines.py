@@ -18,7 +18,7 @@ _FOLDER = "photochrom.bench.scale.machine_files"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Figure:
+class SourcedValue:
     """A number and where it is from."""
 
     value: float
@@ -49,28 +49,28 @@ class Machine:
     name: str
     about: str
     on_cores: bool = False
-    gpus: Figure
-    fp32_peak: Figure
-    fp32_attained: Figure
-    half_peak: Figure | None = None
-    half_attained: Figure | None = None
-    cores: Figure
-    core_speed: Figure
-    memory: Figure
-    disk: Figure
-    link: Figure
-    link_latency: Figure
-    network: Figure
-    network_latency: Figure
-    gpu_decode: Figure | None = None
-    step_jitter: Figure
-    load_jitter: Figure
+    gpus: SourcedValue
+    fp32_peak: SourcedValue
+    fp32_attained: SourcedValue
+    half_peak: SourcedValue | None = None
+    half_attained: SourcedValue | None = None
+    cores: SourcedValue
+    core_speed: SourcedValue
+    memory: SourcedValue
+    disk: SourcedValue
+    link: SourcedValue
+    link_latency: SourcedValue
+    network: SourcedValue
+    network_latency: SourcedValue
+    gpu_decode: SourcedValue | None = None
+    step_jitter: SourcedValue
+    load_jitter: SourcedValue
 
     def sources(self) -> dict[str, Any]:
         """Every figure as its file has it."""
         return {key: {"value": figure.value, "source": figure.source} for key, figure in self._figures()}
 
-    def _figures(self) -> Iterator[tuple[str, Figure]]:
+    def _figures(self) -> Iterator[tuple[str, SourcedValue]]:
         for key, name in _KEYS.items():
             if figure := getattr(self, name):
                 yield key, figure
@@ -129,7 +129,9 @@ def _machine(name: str, values: Any, file: str) -> Machine:
     return Machine(name=name, about=about, on_cores=on_cores, **figures_of(values, _KEYS, _NEEDED, file))
 
 
-def figures_of(values: Mapping[str, Any], keys: Mapping[str, str], needed: set[str], where: str) -> dict[str, Figure]:
+def figures_of(
+    values: Mapping[str, Any], keys: Mapping[str, str], needed: set[str], where: str
+) -> dict[str, SourcedValue]:
     """The figures of a mapping, by their names. Raises ValueError, naming file and key, for what is wrong with one."""
     if unknown := [key for key in values if key not in keys]:
         guess = nearest(str(unknown[0]), keys)
@@ -139,7 +141,7 @@ def figures_of(values: Mapping[str, Any], keys: Mapping[str, str], needed: set[s
     return {keys[key]: _checked(entry, f"{where}, {key}") for key, entry in values.items()}
 
 
-def _checked(entry: Any, where: str) -> Figure:
+def _checked(entry: Any, where: str) -> SourcedValue:
     if not isinstance(entry, dict) or entry.keys() != {"value", "source"}:
         raise ValueError(f"{where}: write it as {{value: NUMBER, source: WHERE IT IS FROM}}")
     value, source = entry["value"], entry["source"]
@@ -147,4 +149,4 @@ def _checked(entry: Any, where: str) -> Figure:
         raise ValueError(f"{where}: value {value!r} is not a positive number")
     if not isinstance(source, str) or not source.strip():
         raise ValueError(f"{where}: source is empty: name the measurement or document, or begin with 'assumed:'")
-    return Figure(value=float(value), source=source.strip())
+    return SourcedValue(value=float(value), source=source.strip())

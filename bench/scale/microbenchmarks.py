@@ -46,7 +46,7 @@ def _alone(config: RunConfig, seconds: float) -> dict[str, Any]:
     batches = endless(run.loader)
     batch = next(batches)
     found = {
-        "step": _times(lambda: run.learner.learn(batch, step=0, rate=run.rate(0)), seconds),
+        "step": _times(lambda: run.trainer.train_step(batch, step=0, lr=run.lr(0)), seconds),
         "load": _times(lambda: next(batches), seconds),
     }
     run.loader.close()

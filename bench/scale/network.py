@@ -24,7 +24,7 @@ class Layer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Network:
+class NetworkProfile:
     """Operations of one photograph, forward and back, and the layers from first to last."""
 
     flops: float
@@ -44,12 +44,12 @@ class Bucket:
     share: float
 
 
-def vgg(width: float, size: int) -> Network:
+def vgg(width: float, size: int) -> NetworkProfile:
     """The VGG colorizer of that width, for photographs of size x size."""
     return of_model(VGGColorizer(width=width), size)
 
 
-def of_model(model: Colorizer, size: int) -> Network:
+def of_model(model: Colorizer, size: int) -> NetworkProfile:
     """What a network does for photographs of size x size."""
     with FlopCounterMode(display=False) as counter:
         model.train()(100 * torch.rand(1, 1, _COUNTED, _COUNTED)).output.sum().backward()
@@ -63,7 +63,7 @@ def of_model(model: Colorizer, size: int) -> Network:
         for name, module in model.named_modules()
         if (weights := list(module.parameters(recurse=False)))
     ]
-    return Network(flops=total * (size / _COUNTED) ** 2, layers=layers)
+    return NetworkProfile(flops=total * (size / _COUNTED) ** 2, layers=layers)
 
 
 def buckets(layers: Sequence[Layer], first: int = _FIRST, cap: int = _CAP) -> Iterator[Bucket]:

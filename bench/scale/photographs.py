@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 import yaml
 
-from .machines import Figure, figures_of
+from .machines import SourcedValue, figures_of
 
 Stored = Literal["original-recipe", "originals", "packed", "lab"]
 
@@ -20,9 +20,9 @@ class Photograph:
 
     what: str
     on_device: bool
-    size: Figure
-    bytes: Figure
-    cpu: Figure
+    size: SourcedValue
+    bytes: SourcedValue
+    cpu: SourcedValue
 
 
 _KEYS = {"size(MP)": "size", "bytes(KB)": "bytes", "cpu(ms)": "cpu"}

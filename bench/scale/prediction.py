@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from .machines import Machine
-from .network import Bucket, Network, buckets, segments
+from .network import Bucket, NetworkProfile, buckets, segments
 from .photographs import Photograph
-from .simulation import Cluster, Outcome, simulate
+from .simulation import Cluster, SimulationResult, simulate
 
 Precision = Literal["auto", "half", "fp32"]
 
@@ -34,16 +34,16 @@ class Ceilings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class TrainingJob:
     """What is trained, and on which set: `images` photographs, each device learning from `batch` at a step."""
 
-    network: Network
+    network: NetworkProfile
     photograph: Photograph
     batch: int
     images: int
     precision: Precision = "auto"
-    compress: bool = False
-    prefetch: int = 2
+    grad_compression: bool = False
+    prefetch_batches: int = 2
     ceilings: Ceilings | None = None
 
 
@@ -57,7 +57,7 @@ class Point:
 
     nodes: int
     devices: int
-    outcome: Outcome
+    outcome: SimulationResult
     cold: float
     ideal: float
     mfu: float
@@ -68,13 +68,13 @@ class Point:
         return self.outcome.rate
 
     @property
-    def binds(self) -> str:
+    def bottleneck(self) -> str:
         """The resource whose relief would gain most."""
         return max(self.gains, key=lambda name: self.gains[name])
 
 
 def predict(
-    machine: Machine, job: Job, nodes: int, gpus: int, *, seed: int = 0, steps: int = 30, relieve: bool = True
+    machine: Machine, job: TrainingJob, nodes: int, gpus: int, *, seed: int = 0, steps: int = 30, relieve: bool = True
 ) -> Point:
     """Simulates the run on so many nodes, then again with each resource free in turn."""
     cold = cluster(machine, job, nodes, gpus)
@@ -92,12 +92,12 @@ def predict(
     )
 
 
-def in_memory(machine: Machine, job: Job) -> bool:
+def in_memory(machine: Machine, job: TrainingJob) -> bool:
     """Whether a node keeps the set in memory once it has read it."""
     return job.images * 1e3 * job.photograph.bytes.value < 1e9 * machine.memory.value / 2
 
 
-def seconds(point: Point, machine: Machine, job: Job, epochs: int) -> float:
+def seconds(point: Point, machine: Machine, job: TrainingJob, epochs: int) -> float:
     """Time of so many epochs. In each a node reads what it has not had yet, in the mean.
 
     Of n nodes, each has a share of every epoch that is drawn anew: a photograph has not come to it in k epochs with
@@ -110,7 +110,7 @@ def seconds(point: Point, machine: Machine, job: Job, epochs: int) -> float:
     return epochs * warm + unread * (cold - warm)
 
 
-def cluster(machine: Machine, job: Job, nodes: int, gpus: int) -> Cluster:
+def cluster(machine: Machine, job: TrainingJob, nodes: int, gpus: int) -> Cluster:
     """The run as the simulation takes it, with all photographs still on the disk."""
     ceilings = job.ceilings
     step = ceilings.step if ceilings else job.network.flops / arithmetic(machine, job.precision)[1]
@@ -124,13 +124,13 @@ def cluster(machine: Machine, job: Job, nodes: int, gpus: int) -> Cluster:
         batch=job.batch,
         segments=to_buckets,
         optimizer=optimizer,
-        reduce=[_all_reduce(machine, bucket, nodes, gpus, job.compress) for bucket in found],
+        reduce=[_all_reduce(machine, bucket, nodes, gpus, job.grad_compression) for bucket in found],
         decode=decode,
         cores=cores,
         threads=threads,
         read_bytes=read_bytes,
         disk=ceilings.disk * read_bytes if ceilings and ceilings.disk else 1e6 * machine.disk.value,
-        prefetch=job.prefetch,
+        prefetch_batches=job.prefetch_batches,
         on_cores=machine.on_cores,
         step_jitter=machine.step_jitter.value / 100,
         load_jitter=machine.load_jitter.value / 100,
@@ -154,10 +154,10 @@ def ring_seconds(
     return _BASE + (steps - between) * near + between * far + steps / ranks * bytes_ / slowest
 
 
-def _all_reduce(machine: Machine, bucket: Bucket, nodes: int, gpus: int, compress: bool) -> float:
+def _all_reduce(machine: Machine, bucket: Bucket, nodes: int, gpus: int, grad_compression: bool) -> float:
     bandwidths = 1e9 * machine.link.value, 1e9 * machine.network.value
     latencies = 1e-6 * machine.link_latency.value, 1e-6 * machine.network_latency.value
-    return ring_seconds(bucket.bytes / (2 if compress else 1), nodes, gpus, bandwidths, latencies)
+    return ring_seconds(bucket.bytes / (2 if grad_compression else 1), nodes, gpus, bandwidths, latencies)
 
 
 def arithmetic(machine: Machine, precision: Precision) -> tuple[float, float]:
@@ -171,7 +171,7 @@ def arithmetic(machine: Machine, precision: Precision) -> tuple[float, float]:
     return 1e12 * peak.value, 1e10 * peak.value * share.value
 
 
-def _decoding(machine: Machine, job: Job, gpus: int) -> tuple[float, float, float]:
+def _decoding(machine: Machine, job: TrainingJob, gpus: int) -> tuple[float, float, float]:
     """Cores of a node, those that one process decodes on, and seconds of one for a photograph."""
     ceilings, cores = job.ceilings, machine.cores.value
     if ceilings and ceilings.ready is not None:
@@ -185,7 +185,7 @@ def _decoding(machine: Machine, job: Job, gpus: int) -> tuple[float, float, floa
     return cores, cores / gpus, 1e-3 * job.photograph.cpu.value / speed
 
 
-def _gains(cluster: Cluster, outcome: Outcome, steps: int, seed: int) -> dict[str, float]:
+def _gains(cluster: Cluster, outcome: SimulationResult, steps: int, seed: int) -> dict[str, float]:
     """By what factor the rate rises when a resource takes no time; what nobody waits for is not simulated."""
     waits_for_data = outcome.data > _NOTHING or cluster.on_cores
     waits_for_others = outcome.others + outcome.reducing > _NOTHING or cluster.on_cores

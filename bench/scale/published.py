@@ -13,7 +13,7 @@ from rich.table import Table
 from ..common.results import Found, figures
 from . import drawing
 from .machines import load_machine
-from .network import Layer, Network, buckets, segments
+from .network import Layer, NetworkProfile, buckets, segments
 from .prediction import ring_seconds
 from .simulation import Cluster, simulate
 
@@ -55,7 +55,7 @@ def compare(seed: int = 0) -> Iterator[dict[str, Any]]:
             }
 
 
-def resnet50() -> Network:
+def resnet50() -> NetworkProfile:
     """ResNet-50 at 224 pixels (He et al., CVPR 2016, table 1), a layer for each convolution with its BatchNorm."""
     found = [_convolution(3, 64, 7, 112)]
     c_in = 64
@@ -69,12 +69,14 @@ def resnet50() -> Network:
             c_in = 4 * width
     found.append(((4 * 2048 * 1000, 4 * 1000), 2 * 2048 * 1000))
     total = sum(flops for _, flops in found)
-    return Network(flops=3 * total, layers=[Layer(gradients=sizes, share=flops / total) for sizes, flops in found])
+    return NetworkProfile(
+        flops=3 * total, layers=[Layer(gradients=sizes, share=flops / total) for sizes, flops in found]
+    )
 
 
-def bert() -> Network:
+def bert() -> NetworkProfile:
     """BERT-base: 110 million parameters (Devlin et al., NAACL 2019), which travel together after the backward pass."""
-    return Network(flops=0, layers=[Layer(gradients=(4 * 110_000_000,), share=1)])
+    return NetworkProfile(flops=0, layers=[Layer(gradients=(4 * 110_000_000,), share=1)])
 
 
 NETWORKS = {"resnet50": resnet50, "bert": bert}

@@ -12,7 +12,7 @@ import numpy as np
 
 from .events import Own, Process, Resume, Shared, Tokens, World, together
 
-_SHARES = ("computing", "data", "others", "reducing")  # of an Outcome
+_SHARES = ("computing", "data", "others", "reducing")  # of an SimulationResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class Cluster:
         threads: Cores that one process can decode on.
         read_bytes: Bytes of a photograph that come from the disk.
         disk: Bytes per second that a machine reads.
-        prefetch: Batches prepared ahead by each process, as loader.prefetch.
+        prefetch_batches: Batches prepared ahead by each process, as loader.prefetch_batches.
         on_cores: The devices are the cores: steps, decoding and all-reduce take them from one another.
         step_jitter, load_jitter: How much the times of steps, and of reading and decoding batches, scatter: standard
             deviation of their logarithm, at each step and process anew.
@@ -49,14 +49,14 @@ class Cluster:
     threads: float = math.inf
     read_bytes: float = 0.0
     disk: float = math.inf
-    prefetch: int = 2
+    prefetch_batches: int = 2
     on_cores: bool = False
     step_jitter: float = 0.0
     load_jitter: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class SimulationResult:
     """Photographs per second of all devices, and what a device does meanwhile, as shares of the time.
 
     It computes, waits for data, its own or that of the device which is last, waits for that device for other reasons,
@@ -70,14 +70,14 @@ class Outcome:
     reducing: float
 
 
-def simulate(cluster: Cluster, *, steps: int = 40, warm_up: int = 10, seed: int = 0) -> Outcome:
+def simulate(cluster: Cluster, *, steps: int = 40, warm_up: int = 10, seed: int = 0) -> SimulationResult:
     """What so many steps come to after those to warm up: the same for the same seed."""
     world = World()
     run = _Run(world, cluster, warm_up + steps, warm_up, seed)
     world.run()
     span = run.ended[-1] - run.ended[warm_up - 1]
     total = sum(run.spent.values())
-    return Outcome(
+    return SimulationResult(
         rate=steps * cluster.batch * cluster.ranks * cluster.nodes / span,
         **{name: seconds / total for name, seconds in run.spent.items()},
     )
@@ -145,10 +145,12 @@ class _Run:
         world, cluster = self.world, self.cluster
         rng = np.random.default_rng([self.seed, rank])
         device = cores if cluster.on_cores else Own(world)
-        places, read = Tokens(world, cluster.prefetch), Tokens(world)
-        free, ready = Tokens(world, cluster.prefetch), Tokens(world)
+        places, read = Tokens(world, cluster.prefetch_batches), Tokens(world)
+        free, ready = Tokens(world, cluster.prefetch_batches), Tokens(world)
         step = self._scatter(rng, cluster.step_jitter, self.steps)
-        load = self._scatter(rng, cluster.load_jitter, self.steps + 2 * cluster.prefetch)  # to the end as before it
+        load = self._scatter(
+            rng, cluster.load_jitter, self.steps + 2 * cluster.prefetch_batches
+        )  # to the end as before it
         world.start(self._reading(disk, load, places, read))
         world.start(self._decoding(cores, load, (places, read), (free, ready)))
         world.start(self._training(rank, device, step, free, ready))

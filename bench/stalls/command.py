@@ -1,7 +1,7 @@
 """photochrom bench stalls --config RECIPE --data SHARDS: where training waits
 
-The run that is configured takes the same steps, fed from ever farther away (levels.py); what it takes longer from there
-is a stall (diagnosis.py).
+Runs the configured step on synthetic, cached, in-memory and on-disk data (feed_stages.py). The time that each stage
+adds is a stall (diagnosis.py).
 """
 
 import os
@@ -16,7 +16,7 @@ import psutil
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from ...engine.configuration.config import RunConfig, plain
+from ...engine.configuration.config import RunConfig, to_plain_dict
 from ...engine.console import console
 from ...engine.distributed import make_trainer
 from ...engine.training.loop import Run
@@ -28,8 +28,8 @@ from ..common.options import RunOptions, parse_run, told
 from ..common.results import Found, figures, publish
 from ..common.timing import Clock, collect
 from ..dev.order import cold_seconds
-from .diagnosis import Circumstances, Diagnosis, diagnose
-from .feed_stages import NETWORK, Carry, Level, levels
+from .diagnosis import Diagnosis, SystemInfo, diagnose
+from .feed_stages import NETWORK, Carry, FeedStage, feed_stages
 
 _COLD_BATCHES = 8
 _FEWEST = 2  # steps that are timed at a time
@@ -40,7 +40,8 @@ _WITH, _ALONE = "with the network", "alone"
 
 @dataclass(frozen=True, kw_only=True)
 class StallsOptions(RunOptions):
-    """Says where training waits, which resource binds, and what would help: the run's own steps, fed from ever farther.
+    """Runs the same step on synthetic, cached, in-memory and on-disk data, names the bottleneck, and ranks fixes by
+    expected speed-up.
 
     All else is as in 'photochrom train': --config RECIPE, then settings by their dotted names.
 
@@ -62,7 +63,7 @@ def main(argv: list[str], prog: str) -> int:
 
 
 def measure(config: RunConfig, seconds: float, carry: Carry | None = None) -> Found:
-    """What each level takes, what binds, and what would help; `carry` is what `levels` takes."""
+    """What each level takes, what bottleneck, and what would help; `carry` is what `feed_stages` takes."""
     accelerator = make_trainer(config.train)
     if accelerator.num_processes > 1:
         raise ValueError("bench stalls looks at one process: start it without a launcher")
@@ -71,12 +72,12 @@ def measure(config: RunConfig, seconds: float, carry: Carry | None = None) -> Fo
     with ExitStack() as stack:
         for loader in filter(None, (run.loader, run.validation, run.preview)):
             stack.callback(loader.close)
-        found = list(levels(run, carry))
+        found = list(feed_stages(run, carry))
         for level in found:
             stack.callback(level.close)
         console.print(f"{len(found)} distances in turn, for {seconds:g} s or three rounds, after one to warm up ...")
         times = collect(_rounds(run, found, seconds / (2 * _TURNS * len(found))), seconds)
-    taken = beyond_noise({level.adds: times[f"{level.adds}, {_WITH}"] for level in found})
+    taken = significant({level.adds: times[f"{level.adds}, {_WITH}"] for level in found})
     alone = {
         level.adds: statistics.median(times[f"{level.adds}, {_ALONE}"]) for level in found if level.adds != NETWORK
     }
@@ -84,13 +85,13 @@ def measure(config: RunConfig, seconds: float, carry: Carry | None = None) -> Fo
     rows = [_row(level.adds, times, diagnosis) for level in found]
     report = figures(config, run.accelerator.device, rows, diagnosis.sentence)
     return report | {
-        "diagnosis": plain(diagnosis),
+        "diagnosis": to_plain_dict(diagnosis),
         "settings": told(config, seconds=seconds),
         "cold_reading(img/s)": [1 / it for it in cold],
     }
 
 
-def beyond_noise(times: Mapping[str, Sequence[float]]) -> dict[str, float]:
+def significant(times: Mapping[str, Sequence[float]]) -> dict[str, float]:
     """The median of each level's times; where not even its fastest round is slower, no more than the level before's."""
     medians: dict[str, float] = {}
     for name, values in times.items():
@@ -108,7 +109,7 @@ def _cold(config: RunConfig) -> list[float]:
     if isinstance(data.root, RemotePath) or not hasattr(os, "posix_fadvise"):
         return []
     batches = max(1, min(_COLD_BATCHES, data.num_samples // batch_size))
-    seconds = [cold_seconds(data, batch_size, batches, config.loader.block, seed) for seed in range(3)]
+    seconds = [cold_seconds(data, batch_size, batches, config.loader.shuffle_block_size, seed) for seed in range(3)]
     if _fits(_stored(data)):
         for shard in data.shards:
             _read_through(Path(str(data.root / f"{shard.name}.tar")))
@@ -129,7 +130,7 @@ def _fits(size: float) -> bool:
     return size < 0.5 * psutil.virtual_memory().available
 
 
-def _rounds(run: Run, found: Sequence[Level], seconds: float) -> Iterator[dict[str, float]]:
+def _rounds(run: Run, found: Sequence[FeedStage], seconds: float) -> Iterator[dict[str, float]]:
     """Endless rounds: the seconds per photograph of each level, with the network and without."""
     while True:
         taken = {}
@@ -140,8 +141,8 @@ def _rounds(run: Run, found: Sequence[Level], seconds: float) -> Iterator[dict[s
         yield taken
 
 
-def _seconds_per_image(run: Run, level: Level, seconds: float, *, learns: bool) -> float:
-    for _ in range(run.config.loader.prefetch + 1):  # what was prepared meanwhile does not count
+def _seconds_per_image(run: Run, level: FeedStage, seconds: float, *, learns: bool) -> float:
+    for _ in range(run.config.loader.prefetch_batches + 1):  # what was prepared meanwhile does not count
         _step(run, level, learns=learns)
     clock, total, steps = Clock(run.accelerator.device), 0.0, 0
     while steps < _FEWEST or total < seconds:
@@ -152,19 +153,19 @@ def _seconds_per_image(run: Run, level: Level, seconds: float, *, learns: bool) 
     return total / (steps * run.loader.batch_size)
 
 
-def _step(run: Run, level: Level, *, learns: bool) -> None:
+def _step(run: Run, level: FeedStage, *, learns: bool) -> None:
     batch = next(level.batches)
     if learns:
-        run.learner.learn(batch, step=0, rate=run.rate(0))
+        run.trainer.train_step(batch, step=0, lr=run.lr(0))
 
 
-def _circumstances(run: Run) -> Circumstances:
+def _circumstances(run: Run) -> SystemInfo:
     data, loader = run.loader.data, run.loader
     sides = data.sizes.astype(float)
     pixels = sides.prod(axis=1)
     factor = (9 / 8 * run.config.data.size / sides.min(axis=1)).clip(max=1)
     on_gpu = run.accelerator.device.type == "cuda"
-    return Circumstances(
+    return SystemInfo(
         threads=loader.threads,
         cores=own_cores(),
         pixels=float(pixels.mean()),
@@ -190,7 +191,7 @@ def _row(name: str, times: dict[str, list[float]], diagnosis: Diagnosis) -> dict
 
 
 def show(found: Found) -> Table:
-    """The levels, one a line."""
+    """The feed_stages, one a line."""
     table = Table("", "images/s", "slowest", "fastest", "without the network", "of the time", box=None)
     for number, row in enumerate(found["rows"]):
         rates = (f"{row[f'{which}(img/s)']:,.0f}" for which in ("median", "min", "max"))

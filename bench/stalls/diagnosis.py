@@ -1,4 +1,4 @@
-"""From the time that a photograph takes at each level to what binds, and what would help by how much."""
+"""From the time that a photograph takes at each level to what bottleneck, and what would help by how much."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _WORDS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Circumstances:
+class SystemInfo:
     """What the remedies depend on: threads that decode and cores there are, and the set's mean pixels of a photograph.
 
     `needed_pixels` are those of a photograph that was packed for this size of crops. `fits` says whether the set fits
@@ -36,7 +36,7 @@ class Circumstances:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Remedy:
+class Recommendation:
     """What to do, and the images per second to expect then, None where a measurement of its own must tell."""
 
     what: str
@@ -45,22 +45,22 @@ class Remedy:
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
-    """What binds, the share of the time spent waiting for data, each resource's share, and what helps, best first.
+    """What bottleneck, the share of the time spent waiting for data, each resource's share, and what helps, best first.
 
     `rate` are the images per second to which all of it comes.
     """
 
-    binds: str
+    bottleneck: str
     rate: float
     stall: float
     shares: dict[str, float]
     sentence: str
-    remedies: list[Remedy]
+    remedies: list[Recommendation]
 
 
 def diagnose(
     seconds: Mapping[str, float],
-    here: Circumstances,
+    here: SystemInfo,
     *,
     alone: Mapping[str, float] | None = None,
     cold: float | None = None,
@@ -76,7 +76,7 @@ def diagnose(
         steps[STORAGE] = max(cold, steps[STORAGE])
     added, before, last = {}, 0.0, list(steps.values())[-1]
     for name, time in steps.items():
-        time = min(time, last)  # the run need not do as the levels before do, such as to cut pictures on the CPU
+        time = min(time, last)  # the run need not do as the feed_stages before do, such as to cut pictures on the CPU
         added[name] = max(0.0, time - before)
         before = max(before, time)
     shares = {name: time / before for name, time in added.items()}
@@ -84,25 +84,25 @@ def diagnose(
     # A GPU computes while others decode, so that it waits for whoever is slower; on a CPU, their times add up.
     data_binds = stall >= (_NOTHING if here.on_gpu else 0.5)
     waits_for = max((name for name in shares if name != NETWORK), key=lambda name: shares[name])
-    binds = waits_for if data_binds else NETWORK
+    bottleneck = waits_for if data_binds else NETWORK
     gains = _Gains(added=added, alone=alone or {}, total=before, on_gpu=here.on_gpu)
     return Diagnosis(
-        binds=binds,
+        bottleneck=bottleneck,
         rate=1 / before,
         stall=stall,
         shares=shares,
-        sentence=_sentence(binds, stall, shares, here),
-        remedies=sorted(_remedies(binds, gains, here), key=lambda remedy: -(remedy.expected or 0)),
+        sentence=_sentence(bottleneck, stall, shares, here),
+        remedies=sorted(_remedies(bottleneck, gains, here), key=lambda remedy: -(remedy.expected or 0)),
     )
 
 
-def _sentence(binds: str, stall: float, shares: Mapping[str, float], here: Circumstances) -> str:
-    if binds == NETWORK:
-        return f"{_WORDS[NETWORK]} binds: waiting for data takes {100 * stall:.0f} % of the time"
-    where = {DECODE: " on the GPU" if here.decodes_on_gpu else " on the CPU"}.get(binds, "")
+def _sentence(bottleneck: str, stall: float, shares: Mapping[str, float], here: SystemInfo) -> str:
+    if bottleneck == NETWORK:
+        return f"{_WORDS[NETWORK]} bottleneck: waiting for data takes {100 * stall:.0f} % of the time"
+    where = {DECODE: " on the GPU" if here.decodes_on_gpu else " on the CPU"}.get(bottleneck, "")
     return (
-        f"{_WORDS[binds]}{where} binds: waiting for data takes {100 * stall:.0f} % of the time, "
-        f"{100 * shares[binds]:.0f} % for this alone"
+        f"{_WORDS[bottleneck]}{where} bottleneck: waiting for data takes {100 * stall:.0f} % of the time, "
+        f"{100 * shares[bottleneck]:.0f} % for this alone"
     )
 
 
@@ -125,53 +125,55 @@ class _Gains:
         return 1 / (self.total - spared)
 
 
-def _remedies(binds: str, gains: _Gains, here: Circumstances) -> Iterator[Remedy]:
-    if binds in (STORAGE, DECODE) and here.fits_decoded:
+def _remedies(bottleneck: str, gains: _Gains, here: SystemInfo) -> Iterator[Recommendation]:
+    if bottleneck in (STORAGE, DECODE) and here.fits_decoded:
         what = "loader.backend cached: pictures stay in memory once decoded"
-        yield Remedy(what=what, expected=gains.without(STORAGE, DECODE))
-    yield from _OF[binds](gains, here)
+        yield Recommendation(what=what, expected=gains.without(STORAGE, DECODE))
+    yield from _OF[bottleneck](gains, here)
 
 
-def _of_storage(gains: _Gains, here: Circumstances) -> Iterator[Remedy]:
+def _of_storage(gains: _Gains, here: SystemInfo) -> Iterator[Recommendation]:
     what = "a faster disk for the set, or a copy of it on a local one"
-    yield Remedy(what=what, expected=gains.without(STORAGE))
-    yield Remedy(what="loader.prefetch 8: more batches are on their way at a time", expected=None)
+    yield Recommendation(what=what, expected=gains.without(STORAGE))
+    yield Recommendation(what="loader.prefetch_batches 8: more batches are on their way at a time", expected=None)
     if not here.fits:
-        yield Remedy(what="loader.block 64: longer reads", expected=None)
+        yield Recommendation(what="loader.shuffle_block_size 64: longer reads", expected=None)
 
 
-def _of_decoding(gains: _Gains, here: Circumstances) -> Iterator[Remedy]:
+def _of_decoding(gains: _Gains, here: SystemInfo) -> Iterator[Recommendation]:
     if here.on_gpu and not here.decodes_on_gpu:
-        yield Remedy(what="loader.backend dali: the GPU decodes", expected=None)
+        yield Recommendation(what="loader.backend dali: the GPU decodes", expected=None)
     if not here.decodes_on_gpu:
         yield from _more_threads(DECODE, gains, here)
     if here.needed_pixels < 0.8 * here.pixels:
         what = "photochrom pack --short-side of 9/8 of data.size: photographs are larger than needed"
-        yield Remedy(what=what, expected=gains.without(DECODE, left=here.needed_pixels / here.pixels))
-    yield Remedy(what="photochrom pack --store lab: nothing is left to decode", expected=gains.without(DECODE))
+        yield Recommendation(what=what, expected=gains.without(DECODE, left=here.needed_pixels / here.pixels))
+    yield Recommendation(what="photochrom pack --store lab: nothing is left to decode", expected=gains.without(DECODE))
 
 
-def _of_lab(gains: _Gains, here: Circumstances) -> Iterator[Remedy]:
-    yield Remedy(what="data.crop random, of a set packed at 9/8 of data.size: nothing to resize", expected=None)
+def _of_lab(gains: _Gains, here: SystemInfo) -> Iterator[Recommendation]:
+    yield Recommendation(what="data.crop random, of a set packed at 9/8 of data.size: nothing to resize", expected=None)
     yield from _more_threads(LAB, gains, here)
 
 
-def _more_threads(name: str, gains: _Gains, here: Circumstances) -> Iterator[Remedy]:
+def _more_threads(name: str, gains: _Gains, here: SystemInfo) -> Iterator[Recommendation]:
     if here.threads < here.cores:
         what = f"loader.threads {here.cores}: as many as there are cores, in place of {here.threads}"
-        yield Remedy(what=what, expected=gains.without(name, left=here.threads / here.cores))
+        yield Recommendation(what=what, expected=gains.without(name, left=here.threads / here.cores))
 
 
-def _of_transfer(gains: _Gains, here: Circumstances) -> Iterator[Remedy]:
-    yield Remedy(what="loader.backend dali on the GPU: JPEGs travel, a tenth of the bytes", expected=None)
-    yield Remedy(what="loader.cache_on device: pictures stay on the GPU", expected=gains.without(TRANSFER))
+def _of_transfer(gains: _Gains, here: SystemInfo) -> Iterator[Recommendation]:
+    yield Recommendation(what="loader.backend dali on the GPU: JPEGs travel, a tenth of the bytes", expected=None)
+    yield Recommendation(
+        what="loader.cache_location device: pictures stay on the GPU", expected=gains.without(TRANSFER)
+    )
 
 
-def _of_network(gains: _Gains, here: Circumstances) -> Iterator[Remedy]:
-    yield Remedy(what="photochrom bench step: precision, layout, compilation and larger batches", expected=None)
+def _of_network(gains: _Gains, here: SystemInfo) -> Iterator[Recommendation]:
+    yield Recommendation(what="photochrom bench step: precision, layout, compilation and larger batches", expected=None)
 
 
-_OF: dict[str, Callable[[_Gains, Circumstances], Iterator[Remedy]]] = {
+_OF: dict[str, Callable[[_Gains, SystemInfo], Iterator[Recommendation]]] = {
     NETWORK: _of_network,
     TRANSFER: _of_transfer,
     LAB: _of_lab,

@@ -27,7 +27,7 @@ Carry = Callable[[LabBatch], LabBatch]  # what brings a batch to the device
 
 
 @dataclass(frozen=True, kw_only=True)
-class Level:
+class FeedStage:
     """What it adds to those before it, and the endless batches from there."""
 
     adds: str
@@ -44,7 +44,7 @@ class MemoryReader:
     def __init__(self, reader: Reader, num_samples: int) -> None:
         self._stored = [np.array(stored) for stored in reader.read(np.arange(num_samples))]
 
-    def announce(self, index: NDArray[np.int64]) -> None:
+    def prefetch(self, index: NDArray[np.int64]) -> None:
         """All is there."""
 
     def read(self, index: NDArray[np.int64]) -> list[Bytes]:
@@ -54,15 +54,15 @@ class MemoryReader:
         """Nothing is open."""
 
 
-def levels(run: Run, carry: Carry | None = None) -> Iterator[Level]:
-    """The levels of a run, nearest first. Where they are not on the device yet, `carry` brings batches there.
+def feed_stages(run: Run, carry: Carry | None = None) -> Iterator[FeedStage]:
+    """The feed_stages of a run, nearest first. Where they are not on the device yet, `carry` brings batches there.
 
     By default that is what the loaders do, and on a CPU nothing. Pictures are replayed from memory, 16 batches of them.
     """
     yield _level(NETWORK, _loader(run, backend="synthetic"))
     if run.accelerator.device.type == "cuda" or carry:
-        yield Level(adds=TRANSFER, batches=_from_host(run, carry))
-    cached = _loader(run, backend="cached", cache_gib=2 * _IN_MEMORY / 2**30, cache_on="ram")
+        yield FeedStage(adds=TRANSFER, batches=_from_host(run, carry))
+    cached = _loader(run, backend="cached", cache_gib=2 * _IN_MEMORY / 2**30, cache_location="ram")
     _limit(cached)
     for _ in cached:  # all of them are decoded
         pass
@@ -80,9 +80,9 @@ def _loader(run: Run, **settings: Any) -> Loader:
     return training_loader(config, run.accelerator)
 
 
-def _level(adds: str, loader: Loader, carry: Carry | None = None) -> Level:
+def _level(adds: str, loader: Loader, carry: Carry | None = None) -> FeedStage:
     batches = endless(loader)
-    return Level(adds=adds, batches=map(carry, batches) if carry else batches, close=loader.close)
+    return FeedStage(adds=adds, batches=map(carry, batches) if carry else batches, close=loader.close)
 
 
 def _limit(loader: Loader) -> int:

@@ -40,7 +40,7 @@ class Checkpoint:
         return self.folder / MODEL
 
     def optimizer(self) -> dict[str, Any]:
-        """What a Learner needs to go on, on the CPU. Raises ValueError for a file that holds more than tensors."""
+        """What a Trainer needs to go on, on the CPU. Raises ValueError for a file that holds more than tensors."""
         path = self.folder / OPTIMIZER
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)

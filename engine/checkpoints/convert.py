@@ -13,10 +13,10 @@ from torch import Tensor
 
 from ...models import VGGColorizer
 from ...models.checkpoint_formats import LAYOUTS, Eccv16, recognise
-from ...pipelines.files import whole_file
-from ..configuration.config import Spec
+from ...pipelines.files import atomic_write
+from ..configuration.config import ClassSpec
 from ..doctor import versions
-from .model_file import Recipe, load_with_recipe, misfits, model_file, save_model
+from .model_file import ModelMetadata, load_with_metadata, model_file, save_model, state_dict_mismatches
 
 # colorization_release_v2-9b330a0b.pth of richzhang/colorization.
 ECCV16_SHA256 = "9b330a0bae53f4ded77b1e23defbf78beaa09c10ebc4c4999e8e4f4a160b93f9"
@@ -63,7 +63,7 @@ def import_weights(source: Path, target: Path, *, size: int, bn_scale: float | N
         tensors = layout.complete({**tensors, **{key: torch.tensor([bn_scale or 1.0]) for key in lost}}, model)
         if broken := [key for key, tensor in tensors.items() if not tensor.isfinite().all()]:
             raise ValueError(f"{broken[0]} and {len(broken) - 1} more of its tensors hold infinite numbers or nan")
-        if faults := misfits(tensors, expected):
+        if faults := state_dict_mismatches(tensors, expected):
             raise ValueError(f"it has the layout {name}, and does not fit it: {faults}")
         if bn_scale is not None and not lost:
             raise ValueError(f"it has the layout {name}, and has lost no scale factors: leave --bn-scale away")
@@ -72,7 +72,7 @@ def import_weights(source: Path, target: Path, *, size: int, bn_scale: float | N
         raise ValueError(f"{source}: {error}") from None
     digest = _sha256(source)
     target.parent.mkdir(parents=True, exist_ok=True)
-    save_model(model.state_dict(), _recipe(arguments, size=size, source=source, digest=digest), target)
+    save_model(model.state_dict(), _metadata(arguments, size=size, source=source, digest=digest), target)
     notes = []
     if isinstance(layout, Eccv16):
         notes.append(_PUBLISHED if digest == ECCV16_SHA256 else f"not the published file: its sha256 is {digest}")
@@ -83,17 +83,17 @@ def import_weights(source: Path, target: Path, *, size: int, bn_scale: float | N
 
 def export_weights(source: Path, target: Path, *, layout: str) -> Conversion:
     """Writes the weights of a model of ours in another project's layout. Raises ValueError when it cannot hold them."""
-    model, recipe = load_with_recipe(source)
+    model, metadata = load_with_metadata(source)
     if not isinstance(model, VGGColorizer):
         raise ValueError(f"{source} holds a {type(model).__name__}, and other projects' layouts are of VGGColorizer")
     if why := LAYOUTS[layout].misfit(model):
         raise ValueError(f"{source} cannot be written in the layout {layout}: {why}")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(target) as file:
+    with atomic_write(target) as file:
         # Tensors of their own: a view would take all that it is a part of along.
         torch.save({name: tensor.contiguous() for name, tensor in LAYOUTS[layout].write(model).items()}, file)
     return Conversion(
-        layout=layout, num_parameters=_num_parameters(model), notes=[f"to be read back with --size {recipe.size}"]
+        layout=layout, num_parameters=_num_parameters(model), notes=[f"to be read back with --size {metadata.size}"]
     )
 
 
@@ -121,14 +121,14 @@ def _load_tensors(path: Path) -> dict[str, Tensor]:
     }
 
 
-def _recipe(arguments: dict[str, Any], *, size: int, source: Path, digest: str) -> Recipe:
+def _metadata(arguments: dict[str, Any], *, size: int, source: Path, digest: str) -> ModelMetadata:
     """How the model was made, as far as it is known, and the loss that evaluations are to take."""
     if arguments["head"] == "bins":  # without rebalancing: the prior is not in the file
-        loss = Spec(class_path="RebalancedCrossEntropy", init_args={"lam": 1.0, "k": 10})
+        loss = ClassSpec(class_path="RebalancedCrossEntropy", init_args={"lam": 1.0, "k": 10})
     else:  # what the original project tests by, whatever a model was trained with
-        loss = Spec(class_path="L2", init_args={"resolution": "input"})
-    return Recipe(
-        model=Spec(class_path="VGGColorizer", init_args=arguments),
+        loss = ClassSpec(class_path="L2", init_args={"resolution": "input"})
+    return ModelMetadata(
+        model=ClassSpec(class_path="VGGColorizer", init_args=arguments),
         loss=loss,
         size=size,
         step=0,

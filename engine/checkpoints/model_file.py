@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ... import __version__
 from ...models import Colorizer
-from ...pipelines.files import whole_file
-from ..configuration.config import Spec, plain
+from ...pipelines.files import atomic_write
+from ..configuration.config import ClassSpec, to_plain_dict
 from ..configuration.registry import build_model
 from ..console import console
 from ..distributed import resolve_device
@@ -27,15 +27,15 @@ _MAX_FAULTS = 8  # of one file, in one sentence
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class ModelMetadata:
     """How a model was made: what to build it from, and the run that trained it, in plain JSON.
 
     `data` is the digest of the shard set it was trained on, `config` the run's resolved configuration, `versions` those
     of the libraries.
     """
 
-    model: Spec
-    loss: Spec
+    model: ClassSpec
+    loss: ClassSpec
     size: int
     step: int
     data: str
@@ -43,13 +43,13 @@ class Recipe:
     versions: dict[str, str]
 
 
-def save_model(state: Mapping[str, Tensor], recipe: Recipe, path: Path) -> None:
-    """Writes a model's state and recipe to a model file. Raises OSError."""
+def save_model(state: Mapping[str, Tensor], metadata: ModelMetadata, path: Path) -> None:
+    """Writes a model's state and metadata to a model file. Raises OSError."""
     # Cloned, since two names for one tensor are more than the format can say.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
-    text = json.dumps(plain(recipe))
+    text = json.dumps(to_plain_dict(metadata))
     header = {"photochrom": __version__, "recipe": text, "sha256": _digest(text, tensors)}
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         try:
             save_file(tensors, file, metadata=header)
         except SafetensorError as error:
@@ -59,22 +59,24 @@ def save_model(state: Mapping[str, Tensor], recipe: Recipe, path: Path) -> None:
 def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> TrainedColorizer:
     """The trained model in a model file, a checkpoint or a run folder, in evaluation mode.
 
-    `model(L)` gives a ColorPrediction, `model.colorize(image)` a picture; `model.network` and `model.recipe` are what
+    `model(L)` gives a ColorPrediction, `model.colorize(image)` a picture; `model.network` and `model.metadata` are what
     it is made of. Nothing in the file is executed: a class of your own must have been imported before. Raises
     ValueError when there is no model there, one that cannot be built, or no such device.
     """
     if str(device).startswith("cuda"):
         resolve_device("cuda")  # or says why there is none
-    return TrainedColorizer(*load_with_recipe(path, device)).eval()
+    return TrainedColorizer(*load_with_metadata(path, device)).eval()
 
 
-def load_with_recipe(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> tuple[Colorizer, Recipe]:
+def load_with_metadata(
+    path: str | os.PathLike[str], device: str | torch.device = "cpu"
+) -> tuple[Colorizer, ModelMetadata]:
     """The network that was trained, in evaluation mode, and how it was made; see `load`."""
     file = model_file(Path(path))
-    recipe = read_recipe(file)
-    model = build_model(recipe.model)
+    metadata = read_metadata(file)
+    model = build_model(metadata.model)
     load_weights(model, file)
-    return model.to(device).eval(), recipe
+    return model.to(device).eval(), metadata
 
 
 def model_file(path: Path) -> Path:
@@ -100,15 +102,15 @@ def model_name(path: Path) -> str:
     return f"{place.parents[1].name}-{place.name}" if place.parent.name == CHECKPOINTS else place.name
 
 
-def read_recipe(file: Path) -> Recipe:
-    """The recipe in a model file's header."""
+def read_metadata(file: Path) -> ModelMetadata:
+    """The metadata in a model file's header."""
     header = _read_header(file)
     try:
         values = json.loads(header["recipe"])
-        return Recipe(**{**values, "model": Spec(**values["model"]), "loss": Spec(**values["loss"])})
+        return ModelMetadata(**{**values, "model": ClassSpec(**values["model"]), "loss": ClassSpec(**values["loss"])})
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{file} was written by photochrom {header.get('photochrom')}, and {__version__} cannot read its recipe "
+            f"{file} was written by photochrom {header.get('photochrom')}, and {__version__} cannot read its metadata "
             f"({error!r})"
         ) from None
 
@@ -119,14 +121,14 @@ def load_weights(model: Colorizer, file: Path) -> None:
     header = _read_header(file)
     with safe_open(file, framework="pt") as opened:
         theirs = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  no mapping
-    if faults := misfits(theirs, ours):
+    if faults := state_dict_mismatches(theirs, ours):
         raise ValueError(f"{file} does not fit this model: {faults}")
     if _digest(header["recipe"], theirs) != header["sha256"]:
         raise ValueError(f"{file} is damaged: what it holds does not have the sha256 that its header states")
     model.load_state_dict(theirs)
 
 
-def misfits(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> str:
+def state_dict_mismatches(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> str:
     """What keeps the tensors of a file from being those wanted, by name and shape; empty when nothing does."""
     faults = [f"{name} {list(ours[name].shape)} is missing" for name in ours if name not in theirs]
     faults += [f"{name} {list(theirs[name].shape)} is not part of the model" for name in theirs if name not in ours]
@@ -149,9 +151,9 @@ def _read_header(file: Path) -> dict[str, str]:
     return header
 
 
-def _digest(recipe: str, tensors: Mapping[str, Tensor]) -> str:
-    """The sha256 of a recipe and all tensors, in hexadecimal."""
-    digest = hashlib.sha256(recipe.encode())
+def _digest(metadata: str, tensors: Mapping[str, Tensor]) -> str:
+    """The sha256 of a metadata and all tensors, in hexadecimal."""
+    digest = hashlib.sha256(metadata.encode())
     for name in sorted(tensors):
         digest.update(f"{name} {tensors[name].dtype} {list(tensors[name].shape)}".encode())
         digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)

@@ -22,11 +22,11 @@ from torch import Tensor, nn
 
 from ... import __version__
 from ...models import Colorizer, ColorPrediction
-from ...pipelines.files import whole_file
+from ...pipelines.files import atomic_write
 from ...pipelines.imaging.srgb import EDGE, INTERCEPT, SLOPE, TO_XYZ
-from ..configuration.config import plain
+from ..configuration.config import to_plain_dict
 from ..configuration.registry import build_model
-from .model_file import Recipe, load_with_recipe
+from .model_file import ModelMetadata, load_with_metadata
 
 Input = Literal["lab", "rgb"]
 
@@ -72,7 +72,7 @@ class LabGraph(nn.Module):
         prediction: ColorPrediction = self.network(L)
         # A whole number of pixels per cell: none of the ways that ColorPrediction.ab has for other sizes is needed.
         ab = F.interpolate(
-            prediction.cells, scale_factor=float(prediction.stride), mode=prediction.upsampling, align_corners=False
+            prediction.grid_ab, scale_factor=float(prediction.stride), mode=prediction.upsampling, align_corners=False
         )
         return ab[..., : L.shape[2], : L.shape[3]]
 
@@ -130,15 +130,15 @@ def export_onnx(checkpoint: Path, out: Path, *, kind: Input, opset: int) -> Expo
     """
     for name in ("onnx", "onnxscript", "onnxruntime"):
         _needed(name)
-    network, recipe = load_with_recipe(checkpoint)
-    graph = _GRAPHS[kind](_in_one_way(network, recipe)).eval().requires_grad_(False)
+    network, metadata = load_with_metadata(checkpoint)
+    graph = _GRAPHS[kind](_in_one_way(network, metadata)).eval().requires_grad_(False)
     num_bytes = sum(tensor.nbytes for tensor in network.state_dict().values())
     if num_bytes > _LARGEST:
         raise ValueError(f"{checkpoint} holds {num_bytes / 1e9:.1f} GB of weights, and one ONNX file at most 2")
     with _quiet():
-        model = _written(graph, recipe, kind, opset)
+        model = _written(graph, metadata, kind, opset)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(out) as file:
+    with atomic_write(out) as file:
         _needed("onnx").save(model, file)
         deviation = _deviation(graph, file, kind)
         if not deviation <= TOLERANCE:
@@ -151,15 +151,15 @@ def export_onnx(checkpoint: Path, out: Path, *, kind: Input, opset: int) -> Expo
     return Export(num_parameters=parameters, num_bytes=size, deviation=deviation, num_sizes=len(_SIZES))
 
 
-def _in_one_way(network: Colorizer, recipe: Recipe) -> Colorizer:
+def _in_one_way(network: Colorizer, metadata: ModelMetadata) -> Colorizer:
     """The network without what decides how, and not what, it computes: such settings branch on sizes."""
-    arguments = {name: value for name, value in recipe.model.init_args.items() if name not in network.execution}
-    twin = build_model(replace(recipe.model, init_args=arguments))
+    arguments = {name: value for name, value in metadata.model.init_args.items() if name not in network.execution}
+    twin = build_model(replace(metadata.model, init_args=arguments))
     twin.load_state_dict(network.state_dict())
     return twin
 
 
-def _written(graph: LabGraph, recipe: Recipe, kind: Input, opset: int) -> Any:
+def _written(graph: LabGraph, metadata: ModelMetadata, kind: Input, opset: int) -> Any:
     """The graph as an ONNX ModelProto."""
     dynamic = torch.export.Dim.DYNAMIC
     names = [text.split(":")[0] for text in (_INPUTS[kind], _OUTPUTS[kind])]
@@ -177,10 +177,10 @@ def _written(graph: LabGraph, recipe: Recipe, kind: Input, opset: int) -> Any:
         )
     except torch.onnx.OnnxExporterError as error:
         why = str(error.__cause__ or error).strip().splitlines()[0]
-        raise ValueError(f"{recipe.model.class_path} cannot be written as ONNX: {why}") from None
+        raise ValueError(f"{metadata.model.class_path} cannot be written as ONNX: {why}") from None
     assert program is not None
     model = program.model_proto
-    _describe(model, recipe, kind)
+    _describe(model, metadata, kind)
     return model
 
 
@@ -189,7 +189,7 @@ def _floor_division(opset: int) -> Any:
     return lambda a, b: op.Div(op.Sub(a, op.Mod(a, b)), b)
 
 
-def _describe(model: Any, recipe: Recipe, kind: Input) -> None:
+def _describe(model: Any, metadata: ModelMetadata, kind: Input) -> None:
     """Says in the file what it is; takes out what the exporter says of itself, paths of this machine included."""
     model.producer_name, model.producer_version = "photochrom", __version__
     model.doc_string = f"{_INPUTS[kind]}\n{_OUTPUTS[kind]}"
@@ -203,8 +203,8 @@ def _describe(model: Any, recipe: Recipe, kind: Input) -> None:
     for part in (*model.graph.node, *model.graph.initializer):
         part.doc_string = ""
         del part.metadata_props[:]
-    facts = {"photochrom": __version__, "input": _INPUTS[kind], "output": _OUTPUTS[kind], "size": str(recipe.size)}
-    _needed("onnx").helper.set_model_props(model, {**facts, "recipe": json.dumps(plain(recipe))})
+    facts = {"photochrom": __version__, "input": _INPUTS[kind], "output": _OUTPUTS[kind], "size": str(metadata.size)}
+    _needed("onnx").helper.set_model_props(model, {**facts, "recipe": json.dumps(to_plain_dict(metadata))})
 
 
 def _deviation(graph: LabGraph, file: Path, kind: Input) -> float:

@@ -14,7 +14,7 @@ from ...models import Colorizer
 from ...pipelines.loading.threads import own_cores
 from ...pipelines.packing.process_image import Rejected
 from .colorize import Colored, colorize
-from .inputs import Job, Plan
+from .inputs import ColorizeTask, Plan
 from .prefetch import Reserve, overlapped
 from .read_image import Picture, read_picture
 from .write_image import write_picture
@@ -26,7 +26,7 @@ _THREADS = 8  # that read, and as many that write
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class ColorizeResult:
     """What came of a file: `num_frames` pictures of so many pixels in all, or the reason why nothing did.
 
     `clipped` is the share of the pixels for which sRGB has no colour as strong as the predicted one; `notes` say what
@@ -45,16 +45,16 @@ class Outcome:
 
 def colorize_pictures(
     model: Colorizer,
-    jobs: list[Job],
+    jobs: list[ColorizeTask],
     *,
     size: int | None,
     device: torch.device,
     batch_size: int,
     progress: Progress = lambda done, total: None,
-) -> Iterator[Outcome]:
+) -> Iterator[ColorizeResult]:
     """Colorizes picture files, as `colorize` does, and says of each what came of it, as they are finished."""
 
-    def read(job: Job, reserve: Reserve) -> Picture:
+    def read(job: ColorizeTask, reserve: Reserve) -> Picture:
         return read_picture(job.source, reserve)
 
     def work(pictures: list[Picture]) -> list[Colored]:
@@ -74,16 +74,18 @@ def colorize_pictures(
         yield failed(job, outcome) if isinstance(outcome, Rejected) else outcome
 
 
-def failed(job: Job, rejected: Rejected) -> Outcome:
+def failed(job: ColorizeTask, rejected: Rejected) -> ColorizeResult:
     """The outcome of a file that could not be colorized."""
-    return Outcome(source=job.source, target=job.target, is_video=job.is_video, reason=str(rejected))
+    return ColorizeResult(source=job.source, target=job.target, is_video=job.is_video, reason=str(rejected))
 
 
-def _write(job: Job, picture: Picture, colored: Colored) -> Outcome:
+def _write(job: ColorizeTask, picture: Picture, colored: Colored) -> ColorizeResult:
     with place_for(job.target):
         notes = write_picture(replace(picture, pixels=colored.pixels), job.target)
     height, width, _ = colored.pixels.shape
-    return Outcome(source=job.source, target=job.target, pixels=height * width, clipped=colored.clipped, notes=notes)
+    return ColorizeResult(
+        source=job.source, target=job.target, pixels=height * width, clipped=colored.clipped, notes=notes
+    )
 
 
 @contextmanager
@@ -100,7 +102,7 @@ def place_for(target: Path) -> Iterator[None]:
         raise
 
 
-def summary_of(outcomes: Iterable[Outcome], plan: Plan, seconds: float) -> dict[str, Any]:
+def summary_of(outcomes: Iterable[ColorizeResult], plan: Plan, seconds: float) -> dict[str, Any]:
     """What summary.json says of a run."""
     done = [outcome for outcome in outcomes if outcome.reason is None]
     faults = [*plan.unread, *((outcome.source, outcome.reason) for outcome in outcomes if outcome.reason is not None)]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ...pipelines.files import whole_file
+from ...pipelines.files import atomic_write
 from ...pipelines.packing.process_image import Rejected
 from .outfolder import MARK
 from .pixels import in_8_bit
@@ -19,7 +19,7 @@ _SIDE = 360  # pixels that a picture is high or wide at most
 _GAP, _CAPTION = 12, 22
 
 
-def write_sheet(pairs: list[tuple[Path, Path]], path: Path) -> None:
+def write_contact_sheet(pairs: list[tuple[Path, Path]], path: Path) -> None:
     """Writes a JPEG of photographs (before, after), with their names; of many, some from all over the list."""
     chosen = [pairs[place] for place in np.linspace(0, len(pairs) - 1, min(_MOST, len(pairs))).round().astype(int)]
     cells = [cell for before, after in chosen if (cell := _cell(before, after)) is not None]
@@ -34,7 +34,7 @@ def write_sheet(pairs: list[tuple[Path, Path]], path: Path) -> None:
         for column, cell in enumerate(row):
             sheet.paste(cell, (_GAP + column * (cell.width + 2 * _GAP), top))
         top += height + 2 * _GAP
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         sheet.save(file, "JPEG", quality=90, comment=MARK)
 
 

@@ -27,7 +27,7 @@ _UNREADABLE = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class ColorizeTask:
     """One file, and the one that is made of it."""
 
     source: Path
@@ -39,8 +39,8 @@ class Job:
 class Plan:
     """What there is to do: `jobs`, without the `kept`, whose targets exist; `unread` are paths that are not there."""
 
-    jobs: list[Job]
-    kept: list[Job]
+    jobs: list[ColorizeTask]
+    kept: list[ColorizeTask]
     unread: list[tuple[Path, str]]
 
 
@@ -51,7 +51,7 @@ def plan(inputs: list[str], out: Path, *, overwrite: bool = False) -> Plan:
     `overwrite`. Raises ValueError for an input that does not exist, two for one output, or an output that is an input.
     """
     unread: list[tuple[Path, str]] = []
-    jobs: dict[Path, Job] = {}
+    jobs: dict[Path, ColorizeTask] = {}
     for source, relative in _files(inputs, out, unread):
         is_video = relative.suffix.lower() in _VIDEOS
         target = out / _renamed(relative, is_video)
@@ -61,7 +61,7 @@ def plan(inputs: list[str], out: Path, *, overwrite: bool = False) -> Plan:
             raise ValueError(
                 f"{jobs[target].source} and {source} would both become {target}: colorize them into two folders"
             )
-        jobs[target] = Job(source=source, target=target, is_video=is_video)
+        jobs[target] = ColorizeTask(source=source, target=target, is_video=is_video)
     if not jobs and not unread:
         raise ValueError(f"{', '.join(inputs)} holds no photographs")
     _check_originals(list(jobs.values()))
@@ -77,7 +77,7 @@ def _renamed(relative: Path, is_video: bool) -> Path:
     return relative if kind_of(relative) else relative.with_name(f"{relative.name}.png")
 
 
-def _check_originals(jobs: list[Job]) -> None:
+def _check_originals(jobs: list[ColorizeTask]) -> None:
     sources = {os.path.realpath(job.source) for job in jobs}
     for job in jobs:
         if os.path.realpath(job.target) in sources:

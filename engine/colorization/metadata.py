@@ -54,7 +54,7 @@ _OTHER_IMAGES = 330
 
 
 @dataclass(frozen=True, kw_only=True)
-class Carried:
+class ImageMetadata:
     """What a picture file carries besides pixels; None and empty is what it has not.
 
     `exif` is a TIFF structure without prefix, `xmp` a packet, `dpi` (across, down), `text` pairs of PNG's keys and
@@ -73,7 +73,7 @@ class Carried:
     lossless: bool = True
 
 
-def carried_by(image: Image.Image, data: bytes, profile: bytes | None, notes: list[str]) -> Carried:
+def metadata_of(image: Image.Image, data: bytes, profile: bytes | None, notes: list[str]) -> ImageMetadata:
     """What the file of `image`, loaded, carries beside `profile`, upright and without a thumbnail.
 
     `notes` get what is lost.
@@ -84,7 +84,7 @@ def carried_by(image: Image.Image, data: bytes, profile: bytes | None, notes: li
         exif = exif or _from_text(hexadecimal)
     text.pop("XML:com.adobe.xmp", None)
     comment = info.get("comment")
-    return Carried(
+    return ImageMetadata(
         exif=_upright(exif.removeprefix(_PREFIX), notes) if exif else None,
         icc=profile,
         xmp=_without_orientation(xmp) if isinstance(xmp := info.get("xmp"), bytes) else None,

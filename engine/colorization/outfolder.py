@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from PIL import Image
 
-from ...pipelines.files import sole_writer
+from ...pipelines.files import exclusive_lock
 from ..output_dir import check_writable
 
 CONFIG, SUMMARY, SHEET = "config.yaml", "summary.json", "before-after.jpg"
@@ -35,7 +35,7 @@ def results_folder(out: Path) -> Iterator[None]:
             raise ValueError(
                 f"{out / name} is not of photochrom colorize, and would be written over: name another folder"
             )
-    with sole_writer(out):
+    with exclusive_lock(out):
         try:
             yield
         except BaseException as error:

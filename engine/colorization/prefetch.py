@@ -19,7 +19,7 @@ T = TypeVar("T")
 Reserve = Callable[[int], None]  # told the bytes that are about to be needed, it waits until they are there
 
 
-class Stopped(Exception):
+class Cancelled(Exception):
     """The budget was closed while a thread waited for it."""
 
 
@@ -34,11 +34,11 @@ class Budget:
         self._changed = Condition()
 
     def take(self, turn: int, amount: int) -> None:
-        """Waits for the turns before, and for the bytes. Raises Stopped once the budget is closed."""
+        """Waits for the turns before, and for the bytes. Raises Cancelled once the budget is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or (self._turn == turn and self._fits(amount)))
             if self._closed:
-                raise Stopped
+                raise Cancelled
             self._used += amount
             self._turn += 1
             self._changed.notify_all()

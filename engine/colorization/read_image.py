@@ -11,7 +11,7 @@ from PIL import Image, ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from ...pipelines.packing.process_image import FORMATS, MAX_SIDE, Rejected, read_file, rejecting
-from .metadata import Carried, carried_by
+from .metadata import ImageMetadata, metadata_of
 from .pixels import Samples, is_deep, samples_of
 
 MAX_PIXELS = 200_000_000  # the largest cameras have 151 million
@@ -39,7 +39,7 @@ class Picture:
 
     pixels: Samples
     alpha: Samples | None
-    carried: Carried
+    carried: ImageMetadata
     notes: tuple[str, ...]
 
 
@@ -77,4 +77,4 @@ def _decoded(image: ImageFile.ImageFile, data: bytes) -> Picture:
         pixels, alpha = _TURNS[turn](pixels), None if alpha is None else _TURNS[turn](alpha)
     if turn in _TURNS or turned in _TURNS:
         notes.append("turned upright")
-    return Picture(pixels=pixels, alpha=alpha, carried=carried_by(image, data, profile, notes), notes=tuple(notes))
+    return Picture(pixels=pixels, alpha=alpha, carried=metadata_of(image, data, profile, notes), notes=tuple(notes))

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...models import Colorizer
-from ...pipelines.files import whole_file
+from ...pipelines.files import atomic_write
 from ...pipelines.packing.process_image import Rejected
-from .batch import Outcome, place_for
+from .batch import ColorizeResult, place_for
 from .colorize import Colored, colorize
-from .inputs import Job
+from .inputs import ColorizeTask
 from .prefetch import ahead
 
 if TYPE_CHECKING:
@@ -29,13 +29,13 @@ _MOST_PACKETS = 256  # that come with a batch
 
 def colorize_video(
     model: Colorizer,
-    job: Job,
+    job: ColorizeTask,
     *,
     size: int | None,
     device: torch.device,
     batch_size: int,
     progress: Callable[[int, int | None], None] = lambda done, total: None,
-) -> Outcome:
+) -> ColorizeResult:
     """Colorizes a video, each frame as `colorize` does a picture, and says what came of it.
 
     Frames keep their times; sound and subtitles are copied as they are. Raises Rejected for a file that is no video, is
@@ -52,7 +52,7 @@ def colorize_video(
     with (
         VideoReader(job.source) as reader,
         place_for(job.target),
-        whole_file(job.target) as file,
+        atomic_write(job.target) as file,
         VideoWriter(file, job.target.suffix, reader) as writer,
     ):
         read = ahead(_batches(reader.items(writer.copied), batch_size), _AHEAD)
@@ -63,7 +63,7 @@ def colorize_video(
                 progress(writer.num_frames, reader.num_frames)
         if not writer.num_frames:
             raise Rejected("not a video", "no frames in it")
-    return Outcome(
+    return ColorizeResult(
         source=job.source,
         target=job.target,
         is_video=True,

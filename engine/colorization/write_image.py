@@ -15,7 +15,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from ...pipelines.files import whole_file
+from ...pipelines.files import atomic_write
 from ...pipelines.packing.process_image import Rejected
 from .pixels import Samples, in_8_bit
 from .read_image import Picture
@@ -39,7 +39,7 @@ def write_picture(picture: Picture, target: Path) -> tuple[str, ...]:
     assert kind is not None
     notes = list(picture.notes)
     data = _WRITERS[kind](picture, notes)
-    with whole_file(target) as file:
+    with atomic_write(target) as file:
         file.write_bytes(data)
     return tuple(notes)
 

@@ -11,13 +11,13 @@ import yaml
 
 from ...models import Colorizer
 from ...pipelines.packing.process_image import Rejected
-from ..checkpoints.model_file import load_with_recipe
-from ..colorization.batch import Outcome, colorize_pictures, failed, summary_of
-from ..colorization.contact_sheet import write_sheet
+from ..checkpoints.model_file import load_with_metadata
+from ..colorization.batch import ColorizeResult, colorize_pictures, failed, summary_of
+from ..colorization.contact_sheet import write_contact_sheet
 from ..colorization.inputs import Plan, plan
 from ..colorization.outfolder import CONFIG, SHEET, SUMMARY, results_folder
 from ..colorization.video import colorize_video
-from ..configuration.config import Device, differences, plain, save_yaml
+from ..configuration.config import Device, differences, save_yaml, to_plain_dict
 from ..configuration.parser import parse_options
 from ..configuration.registry import import_plugin
 from ..console import console, progress_bar
@@ -36,7 +36,7 @@ class ColorizeConfig:
         size: Short side in pixels at which the network sees a photograph, or native, as large as it is; by default that
             of its training.
         overwrite: Make anew what is in out already.
-        sheet: Write before-after.jpg, photographs beside their results, too.
+        contact_sheet: Write before-after.jpg, photographs beside their results, too.
         batch_size: Frames, or photographs of one size, that go through the network together.
         device: auto, cuda or cpu.
         plugin: Python module to import first, when the model is one of your own.
@@ -47,7 +47,7 @@ class ColorizeConfig:
     out: Path
     size: int | Literal["native"] | None = None
     overwrite: bool = False
-    sheet: bool = False
+    contact_sheet: bool = False
     batch_size: int = 8
     device: Device = "auto"
     plugin: str | None = None
@@ -63,9 +63,9 @@ def main(argv: list[str]) -> int:
     config = parse_options(ColorizeConfig, argv, prog="photochrom colorize", positional=("checkpoint", "inputs"))
     device = resolve_device(config.device)
     import_plugin(config.plugin)
-    model, recipe = load_with_recipe(config.checkpoint, device)
+    model, metadata = load_with_metadata(config.checkpoint, device)
     todo = plan(config.inputs, config.out, overwrite=config.overwrite)
-    size = None if config.size == "native" else config.size or recipe.size
+    size = None if config.size == "native" else config.size or metadata.size
     started = time.perf_counter()
     with results_folder(config.out):
         if todo.kept:
@@ -78,7 +78,7 @@ def main(argv: list[str]) -> int:
             raise ValueError(
                 f"none of the {summary['num_failed']} files can be colorized: {first['path']}: {first['reason']}"
             )
-        if config.sheet:
+        if config.contact_sheet:
             _write_sheet(outcomes, todo, config.out / SHEET)
         save_yaml(config, config.out / CONFIG)
         write_json(config.out / SUMMARY, summary)
@@ -92,7 +92,7 @@ def _check_kept(config: ColorizeConfig) -> None:
         return
     made, now = (
         {name: values[name] for name in ("checkpoint", "size")}
-        for values in (yaml.safe_load((config.out / CONFIG).read_text()), plain(config))
+        for values in (yaml.safe_load((config.out / CONFIG).read_text()), to_plain_dict(config))
     )
     if changes := differences(made, now):
         raise ValueError(
@@ -103,7 +103,7 @@ def _check_kept(config: ColorizeConfig) -> None:
 
 def _outcomes(
     model: Colorizer, todo: Plan, size: int | None, device: torch.device, batch_size: int
-) -> Iterator[Outcome]:
+) -> Iterator[ColorizeResult]:
     """Colorizes all there is to do."""
     pictures = [job for job in todo.jobs if not job.is_video]
     if pictures:
@@ -119,10 +119,10 @@ def _outcomes(
                 yield failed(job, rejected)
 
 
-def _write_sheet(outcomes: list[Outcome], todo: Plan, path: Path) -> None:
+def _write_sheet(outcomes: list[ColorizeResult], todo: Plan, path: Path) -> None:
     done = [(it.source, it.target) for it in outcomes if it.reason is None and not it.is_video]
     if pairs := sorted([*done, *((job.source, job.target) for job in todo.kept if not job.is_video)]):
-        write_sheet(pairs, path)
+        write_contact_sheet(pairs, path)
 
 
 def _say(summary: dict[str, Any], out: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..checkpoints.convert import export_weights, import_weights, is_ours
-from ..configuration.config import check_size
+from ..configuration.config import check_image_size
 from ..configuration.parser import parse_options
 
 
@@ -32,7 +32,7 @@ class ConvertConfig:
     bn_scale: float | None = None
 
     def __post_init__(self) -> None:
-        check_size(self.size, "--size ")
+        check_image_size(self.size, "--size ")
         if self.bn_scale is not None and not self.bn_scale > 0:
             raise ValueError(f"--bn-scale {self.bn_scale} is not positive")
 

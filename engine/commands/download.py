@@ -1,15 +1,15 @@
-"""photochrom fetch RELEASE"""
+"""photochrom download RELEASE"""
 
-from ...pipelines.packing.download import FetchConfig, fetch
+from ...pipelines.packing.download import DownloadConfig, download
 from ..configuration.parser import parse_options
 from ..console import download_bar
 
 
 def main(argv: list[str]) -> int:
-    config = parse_options(FetchConfig, argv, prog="photochrom fetch", positional=("release",))
+    config = parse_options(DownloadConfig, argv, prog="photochrom download", positional=("release",))
     with download_bar(config.release) as progress:
         try:
-            archive = fetch(config, progress=progress)
+            archive = download(config, progress=progress)
         except KeyboardInterrupt:
             raise KeyboardInterrupt("the same command goes on from here") from None
     print(f"{archive} is whole.")

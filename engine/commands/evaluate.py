@@ -17,12 +17,12 @@ def main(argv: list[str]) -> int:
 
 def _show(result: Result) -> None:
     figures, grey, mean = result.metrics, result.scores.metrics("grey"), result.scores.metrics("mean")
-    gain = result.gain
+    gain = result.rmse_reduction
     others = ""
-    if gain is not None and result.recipe:
+    if gain is not None and result.metadata:
         side = "below" if gain >= 0 else "above"
         others = f"{abs(gain):.0f} % {side} grey's {grey['rmse_ab']:.2f} (the mean colour's is {mean['rmse_ab']:.2f}); "
-    step = f", step {result.recipe.step}" if result.recipe else ""
+    step = f", step {result.metadata.step}" if result.metadata else ""
     print(
         f"{result.name}{step}: ab RMSE {figures['rmse_ab']:.2f} on {len(result.scores.rows)} photographs, "
         f"{others}PSNR {figures['psnr']:.2f} dB, "

@@ -67,7 +67,7 @@ def main(argv: list[str]) -> int:
     try:
         import uvicorn
 
-        from ..serving.requests import Served
+        from ..serving.requests import ServedModel
         from ..serving.server import Limits, Server
     except ImportError as error:
         raise ImportError(f"serve needs what is not installed ({error}): {INSTALL}") from None
@@ -78,7 +78,7 @@ def main(argv: list[str]) -> int:
         for model in models:  # what cannot predict fails now, and what is to be compiled is
             model.colorize(np.zeros((64, 64, 3), np.uint8))
         served = [
-            Served(name=name, model=model, size=config.size or model.recipe.size)
+            ServedModel(name=name, model=model, size=config.size or model.metadata.size)
             for name, model in zip(_names(config.checkpoints), models, strict=True)
         ]
         limits = Limits(max_bytes=int(config.max_megabytes * 1e6), max_pixels=int(config.max_megapixels * 1e6))

@@ -14,14 +14,14 @@ import jsonargparse
 
 from ...losses import LOSSES, ColorLoss
 from ...models import MODELS, Colorizer
-from ..configuration.config import RunConfig, Spec, plain
+from ..configuration.config import ClassSpec, RunConfig, to_plain_dict
 from ..configuration.config_file import SECTIONS, check_file
 from ..configuration.parser import Parser, nearest
 from ..configuration.registry import import_plugin, look_in_this_folder, wrapped_losses
 from ..console import console
 from ..distributed import is_first_process
 from ..training.run import train
-from ..training.signals import SIGNALS, Stopped
+from ..training.signals import SIGNALS, RunStopped
 
 _IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 _EPILOG = (
@@ -33,7 +33,7 @@ _EPILOG = (
 def main(argv: list[str]) -> int:
     try:
         summary = train(parse(argv))
-    except Stopped as stopped:
+    except RunStopped as stopped:
         for number in SIGNALS:  # launchers send them to every process, and again to those that are leaving
             signal.signal(number, signal.SIG_IGN)
         if is_first_process():
@@ -48,7 +48,7 @@ def parse(argv: list[str], prog: str = "photochrom train") -> RunConfig:
     """The run that a command line asks for: recipes or files by --config, then dotted overrides."""
     parser = Parser(prog=prog, epilog=_EPILOG)
     argv = _with_plugin(parser, argv)
-    parser.add_argument("--config", action=jsonargparse.ActionConfigFile, help="Recipe by name, or a YAML file.")
+    parser.add_argument("--config", action=jsonargparse.ActionConfigFile, help="ModelMetadata by name, or a YAML file.")
     parser.add_class_arguments(RunConfig, skip={"model", "loss"})
     parser.add_subclass_arguments(Colorizer, "model", default={"class_path": "VGGColorizer"}, help="Network.")
     parser.add_subclass_arguments(ColorLoss, "loss", default={"class_path": "L2"}, help="Loss.")
@@ -112,14 +112,14 @@ def _split(argument: str) -> list[str]:
     return [name, value] if equals and name.startswith("--") and "." not in name else [argument]
 
 
-def _spec(values: Any, known: Mapping[str, type]) -> Spec:
+def _spec(values: Any, known: Mapping[str, type]) -> ClassSpec:
     """A class and its arguments as parsed, under its short name if it has one."""
     class_path = values["class_path"]
     name = class_path.rpartition(".")[2]
     short = name in known and class_path in (name, f"{known[name].__module__}.{name}", _public_path(known[name]))
     arguments = vars(values.get("init_args", jsonargparse.Namespace()))
-    wrapped = {key: plain(_spec(value, LOSSES)) for key, value in arguments.items() if _is_class(value)}
-    return Spec(class_path=name if short else class_path, init_args={**arguments, **wrapped})
+    wrapped = {key: to_plain_dict(_spec(value, LOSSES)) for key, value in arguments.items() if _is_class(value)}
+    return ClassSpec(class_path=name if short else class_path, init_args={**arguments, **wrapped})
 
 
 def _is_class(value: Any) -> bool:

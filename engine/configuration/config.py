@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 import yaml
 
-from ...pipelines.files import whole_file
+from ...pipelines.files import atomic_write
 from ...pipelines.loading.augment import Crop
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 Compile = Literal["auto", "off", "default", "reduce-overhead", "max-autotune"]
-Layout = Literal["auto", "channels_last", "contiguous"]
+MemoryFormat = Literal["auto", "channels_last", "contiguous"]
 Device = Literal["auto", "cuda", "cpu"]
 
 
@@ -21,7 +21,7 @@ def _positive(name: str, value: int) -> None:
         raise ValueError(f"{name}={value} is not a positive number")
 
 
-def check_size(size: int, name: str) -> None:
+def check_image_size(size: int, name: str) -> None:
     """Raises ValueError for a size of training and evaluation that cannot be."""
     if size < 16 or size % 8:
         near = max(16, round(size / 8) * 8)
@@ -31,7 +31,7 @@ def check_size(size: int, name: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec:
+class ClassSpec:
     """A model or loss to be built: its class, by known name or import path, and its constructor's arguments."""
 
     class_path: str
@@ -59,7 +59,7 @@ class DataConfig:
     flip: bool = True
 
     def __post_init__(self) -> None:
-        check_size(self.size, "data.size=")
+        check_image_size(self.size, "data.size=")
         low, high = self.scale
         if not 0 < low <= high <= 1:
             raise ValueError(f"data.scale={list(self.scale)} is no range within (0, 1]: try [0.25, 1]")
@@ -74,26 +74,27 @@ class LoaderConfig:
             synthetic, which makes colours up, to see what the network could do. auto takes dali where it is installed,
             and torch for Lab in bytes on a CPU.
         threads: CPU threads that decode, per process; by default all cores shared among this machine's processes.
-        prefetch: Batches prepared ahead.
-        block: Photographs that lie together and are read together when training; 1 mixes best, more spares slow disks.
+        prefetch_batches: Batches prepared ahead.
+        shuffle_block_size: Neighbouring samples that stay together in training order. 1 shuffles best; larger values
+            read more sequentially, for slow disks.
         hw_decoder_load: Share of the JPEGs for a GPU's hardware decoder, where it has one (dali).
         cache_gib: Memory to keep pictures in, per process, in GiB; by default they share half of what is free (cached).
-        cache_on: Where to keep them, ram or device, the GPU's own (cached).
+        cache_location: Where to keep them, ram or device, the GPU's own (cached).
     """
 
     backend: Literal["auto", "dali", "torch", "cached", "synthetic"] = "auto"
     threads: int | None = None
-    prefetch: int = 2
-    block: int = 1
+    prefetch_batches: int = 2
+    shuffle_block_size: int = 1
     hw_decoder_load: float = 0.9
     cache_gib: float | None = None
-    cache_on: Literal["ram", "device"] = "ram"
+    cache_location: Literal["ram", "device"] = "ram"
 
     def __post_init__(self) -> None:
         if self.threads is not None:
             _positive("loader.threads", self.threads)
-        _positive("loader.prefetch", self.prefetch)
-        _positive("loader.block", self.block)
+        _positive("loader.prefetch_batches", self.prefetch_batches)
+        _positive("loader.shuffle_block_size", self.shuffle_block_size)
         if not 0 <= self.hw_decoder_load <= 1:
             raise ValueError(f"loader.hw_decoder_load={self.hw_decoder_load} is no share from 0 to 1")
         if self.cache_gib is not None and not self.cache_gib >= 0:
@@ -109,32 +110,32 @@ class OptimConfig:
         schedule: constant; step, at the milestones; cosine, down to nothing at the last step; or one_cycle, up to lr in
             the first part of the run and down again.
         milestones: Steps after which another rate holds, and which, such as [[200000, 1e-5], [375000, 3e-6]] (step).
-        warmup: Steps in which the rate first rises to lr; of one_cycle 0 means three tenths of all.
-        scale_lr: Multiplies the rate by the batch's size over base_batch (linear), or by the root of that (sqrt).
-        base_batch: Photographs per step for which lr was found (scale_lr).
+        warmup_steps: Steps in which the rate first rises to lr; of one_cycle 0 means three tenths of all.
+        lr_scaling: Multiply lr by batch_size / reference_batch_size (linear), or by its square root (sqrt).
+        reference_batch_size: Photographs per step for which lr was found (lr_scaling).
         betas: Decay of the two moments.
         weight_decay: L2 penalty on the weights.
-        clip_norm: Longer gradients, over all weights, are shortened to this length.
+        max_grad_norm: Longer gradients, over all weights, are shortened to this length.
     """
 
     lr: float = 1e-4
     schedule: Literal["constant", "step", "cosine", "one_cycle"] = "constant"
     milestones: list[tuple[int, float]] = field(default_factory=list)
-    warmup: int = 0
-    scale_lr: Literal["none", "linear", "sqrt"] = "none"
-    base_batch: int = 40
+    warmup_steps: int = 0
+    lr_scaling: Literal["none", "linear", "sqrt"] = "none"
+    reference_batch_size: int = 40
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
-    clip_norm: float | None = None
+    max_grad_norm: float | None = None
 
     def __post_init__(self) -> None:
         if not self.lr > 0:
             raise ValueError(f"optim.lr={self.lr} is not positive: nothing would be learnt")
-        if self.warmup < 0:
-            raise ValueError(f"optim.warmup={self.warmup} is negative")
-        _positive("optim.base_batch", self.base_batch)
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise ValueError(f"optim.clip_norm={self.clip_norm} is not positive: leave it away to clip nothing")
+        if self.warmup_steps < 0:
+            raise ValueError(f"optim.warmup_steps={self.warmup_steps} is negative")
+        _positive("optim.reference_batch_size", self.reference_batch_size)
+        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
+            raise ValueError(f"optim.max_grad_norm={self.max_grad_norm} is not positive: leave it away to clip nothing")
         steps = [0, *(step for step, _ in self.milestones)]
         if not all(map(operator.lt, steps, steps[1:])) or not all(lr > 0 for _, lr in self.milestones):
             shown = [list(milestone) for milestone in self.milestones]
@@ -156,18 +157,18 @@ class TrainConfig:
         epochs: Passes over the training set.
         steps: Optimizer steps; when given, it replaces epochs.
         batch_size: Photographs per optimizer step, over all processes.
-        accumulate: Parts in which each process computes its share of the batch, one after another, to save memory.
+        grad_accum_steps: Micro-batches per optimizer step, to save memory.
         precision: Of the network's arithmetic; auto takes bf16 on GPUs and CPUs that have it, fp16 on other GPUs, fp32
             on other CPUs. fp32 uses TF32 on GPUs that have it.
         device: Where to train; auto takes the GPU if there is one.
         seed: Of weights, order and augmentation.
         compile: Mode of torch.compile for network and loss, or off; reduce-overhead uses CUDA graphs. auto takes
             default on GPUs where Triton and a C compiler are installed, off elsewhere. Lab is compiled with it.
-        layout: Of feature maps in memory; auto takes channels_last on GPUs, which CPUs are slower by.
-        recompute: Computes hidden features again for the gradients: less memory, more time.
+        memory_format: Of feature maps in memory; auto takes channels_last on GPUs, which CPUs are slower by.
+        activation_checkpointing: Computes hidden features again for the gradients: less memory, more time.
         ema: Decay of an average of the weights over the steps, such as 0.999; it is validated and saved as the model.
-        skip_nonfinite: Steps in a row whose loss or gradients may be infinite or nan; they leave the weights alone.
-        compress: Travelling gradients as fp16 or bf16, of several processes.
+        max_nonfinite_steps: Consecutive steps with a non-finite loss or gradient to skip before the run stops.
+        grad_compression: Travelling gradients as fp16 or bf16, of several processes.
         sync_batchnorm: Statistics of BatchNorm over all processes' photographs, of several GPUs.
         timeout: Seconds that a process waits for another.
     """
@@ -175,28 +176,30 @@ class TrainConfig:
     epochs: int = 100
     steps: int | None = None
     batch_size: int = 224
-    accumulate: int = 1
+    grad_accum_steps: int = 1
     precision: Precision = "auto"
     device: Device = "auto"
     seed: int = 0
     compile: Compile = "auto"
-    layout: Layout = "auto"
-    recompute: bool = False
+    memory_format: MemoryFormat = "auto"
+    activation_checkpointing: bool = False
     ema: float | None = None
-    skip_nonfinite: int = 0
-    compress: Literal["none", "fp16", "bf16"] = "none"
+    max_nonfinite_steps: int = 0
+    grad_compression: Literal["none", "fp16", "bf16"] = "none"
     sync_batchnorm: bool = False
     timeout: int = 600
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "timeout"):
+        for name in ("epochs", "batch_size", "grad_accum_steps", "timeout"):
             _positive(f"train.{name}", getattr(self, name))
-        if self.skip_nonfinite < 0:
-            raise ValueError(f"train.skip_nonfinite={self.skip_nonfinite} is negative")
+        if self.max_nonfinite_steps < 0:
+            raise ValueError(f"train.max_nonfinite_steps={self.max_nonfinite_steps} is negative")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"train.ema={self.ema} is no decay between 0 and 1: try 0.999")
-        if self.recompute and self.compile not in ("auto", "off"):
-            raise ValueError("train.recompute=true and train.compile exclude each other: compiled, torch decides")
+        if self.activation_checkpointing and self.compile not in ("auto", "off"):
+            raise ValueError(
+                "train.activation_checkpointing=true and train.compile exclude each other: compiled, torch decides"
+            )
         if self.steps is not None:
             _positive("train.steps", self.steps)
         if self.seed < 0:
@@ -265,8 +268,8 @@ class RunConfig:
 
     out: Path
     data: DataConfig
-    model: Spec = Spec(class_path="VGGColorizer")
-    loss: Spec = Spec(class_path="L2")
+    model: ClassSpec = ClassSpec(class_path="VGGColorizer")
+    loss: ClassSpec = ClassSpec(class_path="L2")
     optim: OptimConfig = OptimConfig()
     loader: LoaderConfig = LoaderConfig()
     train: TrainConfig = TrainConfig()
@@ -275,14 +278,14 @@ class RunConfig:
     resume: str = "auto"
 
 
-def plain(config: Any) -> Any:
+def to_plain_dict(config: Any) -> Any:
     """A configuration as JSON values: what config.yaml and the checkpoints hold."""
     if is_dataclass(config) and not isinstance(config, type):
-        return {f.name: plain(getattr(config, f.name)) for f in fields(config)}
+        return {f.name: to_plain_dict(getattr(config, f.name)) for f in fields(config)}
     if isinstance(config, dict):
-        return {key: plain(value) for key, value in config.items()}
+        return {key: to_plain_dict(value) for key, value in config.items()}
     if isinstance(config, list | tuple):
-        return [plain(value) for value in config]
+        return [to_plain_dict(value) for value in config]
     return str(config) if isinstance(config, Path) else config
 
 
@@ -299,8 +302,8 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, bool | int | flo
 
 def save_yaml(config: Any, path: Path) -> None:
     """Writes the resolved configuration, which `--config` reads back."""
-    with whole_file(path) as file:
-        file.write_text(yaml.safe_dump(plain(config), sort_keys=False))
+    with atomic_write(path) as file:
+        file.write_text(yaml.safe_dump(to_plain_dict(config), sort_keys=False))
 
 
 def differences(before: Any, now: Any, prefix: str = "") -> list[str]:

@@ -9,12 +9,14 @@ import yaml
 
 from ...losses import LOSSES, ColorLoss
 from ...models import MODELS, Colorizer
-from .config import RunConfig, Spec
+from .config import ClassSpec, RunConfig
 from .parser import nearest
 from .registry import argument_types, find_class, wrapped_losses
 
 _CLASSES: dict[str, tuple[type, dict[str, Any]]] = {"model": (Colorizer, MODELS), "loss": (ColorLoss, LOSSES)}
-_DEFAULTS = {field.name: field.default.class_path for field in fields(RunConfig) if isinstance(field.default, Spec)}
+_DEFAULTS = {
+    field.name: field.default.class_path for field in fields(RunConfig) if isinstance(field.default, ClassSpec)
+}
 _PLAIN = (str, int, float, bool, type(None), list, tuple, PurePath, Enum)  # of arguments
 SECTIONS = [name for name, kind in get_type_hints(RunConfig).items() if is_dataclass(kind)]
 
@@ -44,7 +46,7 @@ def check_file(path: Path) -> None:
 def _check_class(path: Path, name: str, value: Any, base: type, known: dict[str, Any]) -> None:
     """Raises ValueError when a class is named that is not known or imported yet, also as an argument of another."""
     spec = {"class_path": value} if isinstance(value, str) else value
-    if not isinstance(spec, dict) or not spec.keys() <= {f.name for f in fields(Spec)}:
+    if not isinstance(spec, dict) or not spec.keys() <= {f.name for f in fields(ClassSpec)}:
         raise ValueError(f"{path} says {name}={value}: a name is wanted, or class_path and init_args")
     arguments = spec.get("init_args", {})
     if not isinstance(arguments, dict):

@@ -14,29 +14,31 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from ...losses import LOSSES, ColorLoss
 from ...losses.rebalancing import load_prior
 from ...models import MODELS, Colorizer
-from .config import Spec, plain
+from .config import ClassSpec, to_plain_dict
 
 
-def build_model(spec: Spec) -> Colorizer:
+def build_model(spec: ClassSpec) -> Colorizer:
     """The untrained model; see `find_class` for what it may name."""
     model: Colorizer = _build(spec, Colorizer, MODELS)
     return model
 
 
-def build_loss(spec: Spec) -> ColorLoss:
+def build_loss(spec: ClassSpec) -> ColorLoss:
     """The loss, and the losses that it wraps; see `find_class` for what it may name."""
     loss: ColorLoss = _build(spec, ColorLoss, LOSSES)
     return loss
 
 
-def with_prior(spec: Spec, prior: list[float]) -> Spec:
+def with_prior(spec: ClassSpec, prior: list[float]) -> ClassSpec:
     """The loss's specification, self-contained: `prior`, where it wants one and names none; no files.
 
     Raises ValueError when a file that is named as the prior holds none.
     """
     cls = find_class(spec.class_path, ColorLoss, LOSSES)
     arguments = {
-        name: asdict(with_prior(Spec(**value), prior)) if name in wrapped_losses(cls) and value is not None else value
+        name: asdict(with_prior(ClassSpec(**value), prior))
+        if name in wrapped_losses(cls) and value is not None
+        else value
         for name, value in spec.init_args.items()
     }
     if "prior" in inspect.signature(cls).parameters:
@@ -45,11 +47,11 @@ def with_prior(spec: Spec, prior: list[float]) -> Spec:
     return replace(spec, init_args=arguments)
 
 
-def resolved(spec: Spec, known: Mapping[str, type]) -> dict[str, Any]:
+def resolved(spec: ClassSpec, known: Mapping[str, type]) -> dict[str, Any]:
     """A specification as plain values, its class's defaults included."""
     bound = inspect.signature(find_class(spec.class_path, object, known)).bind(**spec.init_args)
     bound.apply_defaults()
-    return {"class_path": spec.class_path, **plain(bound.arguments)}
+    return {"class_path": spec.class_path, **to_plain_dict(bound.arguments)}
 
 
 def find_class(class_path: str, base: type, known: Mapping[str, type]) -> type[Any]:
@@ -107,7 +109,7 @@ def look_in_this_folder() -> None:
         sys.path.append(os.getcwd())
 
 
-def _build(spec: Spec, base: type, known: Mapping[str, type]) -> Any:
+def _build(spec: ClassSpec, base: type, known: Mapping[str, type]) -> Any:
     found = find_class(spec.class_path, base, known)
     try:
         inspect.signature(found).bind(**spec.init_args)
@@ -117,7 +119,7 @@ def _build(spec: Spec, base: type, known: Mapping[str, type]) -> Any:
     for name, kind in wrapped_losses(found).items():
         if isinstance(value := arguments.get(name), dict):
             try:
-                arguments[name] = _build(Spec(**value), kind, LOSSES)
+                arguments[name] = _build(ClassSpec(**value), kind, LOSSES)
             except ValueError as error:  # it names its own settings, loss.k, as if it were not wrapped
                 raise ValueError(re.sub(r"^loss\.", f"loss.{name}.", str(error))) from None
     return found(**arguments)

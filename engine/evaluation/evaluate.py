@@ -20,8 +20,8 @@ from ...losses.rebalancing import load_prior
 from ...pipelines import ShardSet
 from ...pipelines.files import sha256_of
 from ...pipelines.loading.base import Loader
-from ..checkpoints.model_file import Recipe, load_with_recipe, model_file, model_name
-from ..configuration.config import Device, LoaderConfig, Precision, plain, save_yaml
+from ..checkpoints.model_file import ModelMetadata, load_with_metadata, model_file, model_name
+from ..configuration.config import Device, LoaderConfig, Precision, save_yaml, to_plain_dict
 from ..configuration.registry import build_loss, import_plugin
 from ..console import progress_bar
 from ..distributed import make_accelerator
@@ -30,13 +30,13 @@ from ..loaders import make_loader
 from ..output_dir import write_json
 from .gallery import chosen, write_gallery
 from .perceptual import PERCEPTUAL, Fid, load_lpips
-from .predictors import BASELINES, Network, Predictor
+from .predictors import BASELINES, ModelPredictor, Predictor
 from .report import Section, write_report
 from .results import BEST, WORST, Protocol, Result, SetScores, result_folder, write_figures
 from .resumable import resumable_folder
 from .row_file import RowFile
 from .score import TRUTH, Rows, Scorer
-from .summary import FIGURES
+from .summary import METRICS
 
 REPORT = "report.html"
 _EVERY = 16  # batches between two times that rows are written
@@ -59,7 +59,7 @@ class EvaluateConfig:
         prior: Shares of the ab bins for the rebalanced AuC, a shard set or a .npy file; by default each set's own.
         metrics: Further ones, lpips and fid, for which torchmetrics and its weights must be there.
         gallery: How many of the best and of the worst are shown.
-        gallery_by: Figure of a photograph that decides which are best, such as loss, rmse_ab or psnr; by default loss,
+        gallery_by: Metric of a photograph that decides which are best, such as loss, rmse_ab or psnr; by default loss,
             and rmse_ab for what has none.
         batch_size: Photographs at once, over all processes.
         precision: Of the network's arithmetic, auto, bf16, fp16 or fp32.
@@ -97,7 +97,7 @@ class EvaluateConfig:
                 f"--metrics {unknown[0]} is unknown; known are {', '.join(PERCEPTUAL)}, beside those always taken"
             )
         sorting = [
-            name for name, figure in FIGURES.items() if figure.best and (name != "lpips" or name in self.further)
+            name for name, figure in METRICS.items() if figure.best and (name != "lpips" or name in self.further)
         ]
         if self.gallery_by not in (None, *sorting):
             raise ValueError(f"--gallery-by {self.gallery_by} ranks no photographs; known are {', '.join(sorting)}")
@@ -115,7 +115,7 @@ class _Entry:
     name: str
     predictor: Predictor
     checkpoint: Path | None = None
-    recipe: Recipe | None = None
+    metadata: ModelMetadata | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,15 +196,15 @@ class _Evaluation:
     def _entries(self) -> list[_Entry]:
         entries: list[_Entry] = []
         for checkpoint, file in zip(map(Path, self.config.checkpoints), self._files, strict=True):
-            model, recipe = load_with_recipe(file, self.accelerator.device)
+            model, metadata = load_with_metadata(file, self.accelerator.device)
             if self.accelerator.device.type == "cuda":
                 model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            predictor = Network(
+            predictor = ModelPredictor(
                 self.accelerator.prepare_model(model, evaluation_mode=True),
-                build_loss(recipe.loss).to(self.accelerator.device),
+                build_loss(metadata.loss).to(self.accelerator.device),
             )
             name = _unused(model_name(checkpoint), {TRUTH, *BASELINES, *(entry.name for entry in entries)})
-            entries.append(_Entry(name=name, predictor=predictor, checkpoint=checkpoint, recipe=recipe))
+            entries.append(_Entry(name=name, predictor=predictor, checkpoint=checkpoint, metadata=metadata))
         return entries
 
     def folder(self) -> AbstractContextManager[Path]:
@@ -213,7 +213,7 @@ class _Evaluation:
 
     def _settings(self) -> dict[str, Any]:
         """What must be the same for a stopped evaluation to go on."""
-        config = plain(self.config)
+        config = to_plain_dict(self.config)
         for free in ("resume", "batch_size", "device"):
             del config[free]
         return {
@@ -284,12 +284,12 @@ class _Evaluation:
     def _result(self, job: _Job, entry: _Entry, scores: SetScores) -> Result:
         by = self.config.gallery_by or "loss"
         by = "rmse_ab" if by == "loss" and not entry.predictor.has_loss else by
-        best, worst = chosen(scores.rows[f"{entry.name}/{by}"], str(FIGURES[by].best), self.config.gallery)
+        best, worst = chosen(scores.rows[f"{entry.name}/{by}"], str(METRICS[by].best), self.config.gallery)
         return Result(
             name=f"{entry.name}-on-{job.name}",
             predictor=entry.name,
             checkpoint=entry.checkpoint,
-            recipe=entry.recipe,
+            metadata=entry.metadata,
             scores=scores,
             by=by,
             best=best,
@@ -320,7 +320,7 @@ class _Evaluation:
 
 def _jobs(config: EvaluateConfig, entries: list[_Entry]) -> list[_Job]:
     """One for each shard set and each size at which it is seen."""
-    own = {entry.name: config.size or entry.recipe.size for entry in entries if entry.recipe}
+    own = {entry.name: config.size or entry.metadata.size for entry in entries if entry.metadata}
     first = next(iter(own.values()), config.size or _SIZE)
     own |= dict.fromkeys(config.baseline, first)
     jobs: list[_Job] = []

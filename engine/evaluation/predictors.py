@@ -27,7 +27,7 @@ class Predictor(ABC):
         return self.ab(batch), None
 
 
-class Network(Predictor):
+class ModelPredictor(Predictor):
     """A trained network, and the loss it was trained with; both are left in evaluation mode."""
 
     has_loss = True
@@ -46,7 +46,7 @@ class Network(Predictor):
         return prediction.ab(), torch.stack(one_by_one).float()
 
 
-class Everywhere(Predictor):
+class ConstantPredictor(Predictor):
     """One colour everywhere, (2,) in Lab units."""
 
     def __init__(self, colour: Tensor) -> None:
@@ -56,14 +56,14 @@ class Everywhere(Predictor):
         return self.colour.to(batch.ab).view(1, 2, 1, 1).expand_as(batch.ab)
 
 
-def grey(data: ShardSet) -> Everywhere:
+def grey(data: ShardSet) -> ConstantPredictor:
     """No colour at all, whatever the set."""
-    return Everywhere(torch.zeros(2))
+    return ConstantPredictor(torch.zeros(2))
 
 
-def mean(data: ShardSet) -> Everywhere:
+def mean(data: ShardSet) -> ConstantPredictor:
     """The set's mean colour, as its manifest's histogram has it."""
-    return Everywhere((torch.from_numpy(data.prior) @ ab_bins().double()).float())
+    return ConstantPredictor((torch.from_numpy(data.prior) @ ab_bins().double()).float())
 
 
-BASELINES: dict[str, Callable[[ShardSet], Everywhere]] = {"grey": grey, "mean": mean}
+BASELINES: dict[str, Callable[[ShardSet], ConstantPredictor]] = {"grey": grey, "mean": mean}

@@ -10,16 +10,16 @@ from pathlib import Path
 from PIL import Image
 
 from ... import __version__
-from ...pipelines.files import whole_file
+from ...pipelines.files import atomic_write
 from ..html_page import render
 from .charts import colours, histogram
 from .gallery import VERSIONS, picture_name
 from .predictors import BASELINES
 from .results import BEST, WORST, Protocol, Result, SetScores
 from .score import TRUTH, columns_of
-from .summary import FIGURES, NEAR_GREY, SET_FIGURES, Figure
+from .summary import METRICS, NEAR_GREY, SET_FIGURES, Metric
 
-_ALL = {**FIGURES, **SET_FIGURES}
+_ALL = {**METRICS, **SET_FIGURES}
 _SAID = ("loss", "rmse_ab", "psnr", "auc")  # of each picture
 
 
@@ -55,7 +55,7 @@ class Section:
         return {**{name: self.scores.metrics(name) for name in names}, TRUTH: self.scores.truth()}
 
     @cached_property
-    def figures(self) -> dict[str, Figure]:
+    def figures(self) -> dict[str, Metric]:
         """The figures that any of them has."""
         return {name: figure for name, figure in _ALL.items() if any(name in row for row in self.metrics.values())}
 
@@ -79,9 +79,9 @@ class Section:
     def charts(self) -> dict[str, str]:
         """The histogram of each figure of a photograph, by its label."""
         columns = {name: columns_of(self.scores.rows, name) for name in self.metrics}
-        found = {key: {name: row[key] for name, row in columns.items() if key in row} for key in FIGURES}
+        found = {key: {name: row[key] for name, row in columns.items() if key in row} for key in METRICS}
         return {
-            FIGURES[key].label: histogram(FIGURES[key].heading, values, self.colours)
+            METRICS[key].label: histogram(METRICS[key].heading, values, self.colours)
             for key, values in found.items()
             if values
         }
@@ -106,7 +106,7 @@ class Section:
             path=sample.path,
             class_name=sample.class_name,
             versions={version: _data_uri(folder / picture_name(rank, sample, version)) for version in VERSIONS},
-            caption=", ".join(FIGURES[name].said(columns[name][index]) for name in said),
+            caption=", ".join(METRICS[name].said(columns[name][index]) for name in said),
         )
 
 
@@ -120,7 +120,7 @@ def write_report(sections: Sequence[Section], path: Path, protocol: Protocol) ->
         near_grey=NEAR_GREY,
         version=__version__,
     )
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         file.write_text(page, encoding="utf-8", errors="replace")  # names of files need not be text to the system
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...pipelines import ShardSet
-from ..checkpoints.model_file import Recipe
+from ..checkpoints.model_file import ModelMetadata
 from ..output_dir import write_json
 from .score import TRUTH, Rows, columns_of
 from .summary import Columns, describe, summarize
@@ -76,14 +76,14 @@ class SetScores:
 class Result:
     """One predictor on one shard set.
 
-    `name` is that of its folder; `predictor` its own in `scores`; `checkpoint` and `recipe` are None for a baseline;
+    `name` is that of its folder; `predictor` its own in `scores`; `checkpoint` and `metadata` are None for a baseline;
     `by` is the figure that its galleries go by.
     """
 
     name: str
     predictor: str
     checkpoint: Path | None
-    recipe: Recipe | None
+    metadata: ModelMetadata | None
     scores: SetScores
     by: str
     best: Sequence[int]
@@ -94,7 +94,7 @@ class Result:
         return self.scores.metrics(self.predictor)
 
     @property
-    def gain(self) -> float | None:
+    def rmse_reduction(self) -> float | None:
         """By how many per cent the ab RMSE is below that of predicting grey everywhere; None where all is grey."""
         grey = self.scores.metrics("grey")["rmse_ab"]
         return 100 * (1 - self.metrics["rmse_ab"] / grey) if grey > _GREY else None
@@ -102,7 +102,7 @@ class Result:
     @property
     def is_training_set(self) -> bool:
         """Whether the model was trained on these very photographs."""
-        return self.recipe is not None and self.recipe.data == self.scores.data.digest
+        return self.metadata is not None and self.metadata.data == self.scores.data.digest
 
     def summary(self, baselines: Sequence[str], protocol: Protocol) -> dict[str, Any]:
         """The result as summary.json states it; figures that are no numbers are null."""
@@ -111,7 +111,7 @@ class Result:
             "data": str(self.scores.data.root),
             "num_samples": len(self.scores.rows),
             "is_training_set": self.is_training_set,
-            "step": self.recipe.step if self.recipe else None,
+            "step": self.metadata.step if self.metadata else None,
             "size": self.scores.size,
             **asdict(protocol),
             "metrics": _finite(self.metrics),

@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from ...pipelines.files import sole_writer
+from ...pipelines.files import exclusive_lock
 from ..configuration.config import differences
 from ..output_dir import new_folder, write_json
 
@@ -34,7 +34,7 @@ def resumable_folder(out: Path, settings: dict[str, Any], *, resume: bool) -> It
             f"{out} was begun with other settings or files ({'; '.join(changes)}): set them as they were, or name a "
             "new folder"
         )
-    with nullcontext() if going_on else new_folder(out), sole_writer(out):
+    with nullcontext() if going_on else new_folder(out), exclusive_lock(out):
         state.mkdir(exist_ok=True)
         write_json(state / _BEGUN, settings)
         try:

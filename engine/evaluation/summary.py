@@ -16,7 +16,7 @@ Columns = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Figure:
+class Metric:
     """One figure: how people see it, and whether the best have the lowest or the highest of it."""
 
     label: str
@@ -39,27 +39,27 @@ class Figure:
 
 
 # Of a photograph, and of a set.
-FIGURES: dict[str, Figure] = {
-    "loss": Figure(label="loss", best="low", form=".4g"),
-    "rmse_ab": Figure(label="ab RMSE", best="low"),
-    "mse_ab": Figure(label="ab MSE", best="low", form=".1f"),
-    "psnr": Figure(label="PSNR", unit="dB", best="high"),
-    "ssim": Figure(label="SSIM", best="high", form=".4f"),
-    "auc": Figure(label="AuC", unit="%", best="high"),
-    "auc_rebalanced": Figure(label="rebalanced AuC", unit="%", best="high"),
-    "colorfulness": Figure(label="colorfulness", form=".1f"),
-    "colorfulness_abs": Figure(label="colorfulness, absolute", form=".1f"),
-    "delta_colorfulness": Figure(label="delta colorfulness", best="low", form=".1f"),
-    "delta_colorfulness_abs": Figure(label="delta colorfulness, absolute", best="low", form=".1f"),
-    "chroma": Figure(label="mean chroma"),
-    "lpips": Figure(label="LPIPS (alex)", best="low", form=".4f"),
+METRICS: dict[str, Metric] = {
+    "loss": Metric(label="loss", best="low", form=".4g"),
+    "rmse_ab": Metric(label="ab RMSE", best="low"),
+    "mse_ab": Metric(label="ab MSE", best="low", form=".1f"),
+    "psnr": Metric(label="PSNR", unit="dB", best="high"),
+    "ssim": Metric(label="SSIM", best="high", form=".4f"),
+    "auc": Metric(label="AuC", unit="%", best="high"),
+    "auc_rebalanced": Metric(label="rebalanced AuC", unit="%", best="high"),
+    "colorfulness": Metric(label="colorfulness", form=".1f"),
+    "colorfulness_abs": Metric(label="colorfulness, absolute", form=".1f"),
+    "delta_colorfulness": Metric(label="delta colorfulness", best="low", form=".1f"),
+    "delta_colorfulness_abs": Metric(label="delta colorfulness, absolute", best="low", form=".1f"),
+    "chroma": Metric(label="mean chroma"),
+    "lpips": Metric(label="LPIPS (alex)", best="low", form=".4f"),
 }
 # Of a set alone.
-SET_FIGURES: dict[str, Figure] = {
-    "delta_mean_colorfulness": Figure(label="delta of mean colorfulness", best="low", form=".1f"),
-    "delta_mean_colorfulness_abs": Figure(label="delta of mean colorfulness, absolute", best="low", form=".1f"),
-    "near_grey": Figure(label="near-grey", unit="%", form=".1f"),
-    "fid": Figure(label="FID", best="low"),
+SET_FIGURES: dict[str, Metric] = {
+    "delta_mean_colorfulness": Metric(label="delta of mean colorfulness", best="low", form=".1f"),
+    "delta_mean_colorfulness_abs": Metric(label="delta of mean colorfulness, absolute", best="low", form=".1f"),
+    "near_grey": Metric(label="near-grey", unit="%", form=".1f"),
+    "fid": Metric(label="FID", best="low"),
 }
 
 

@@ -17,7 +17,7 @@ _PATIENCE = 0.005  # seconds that the first of a batch waits for others
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Order:
+class InferenceRequest:
     """A picture that is to be colorized by a model, which sees it as `colorize` has it with this `size`."""
 
     model: str
@@ -30,7 +30,7 @@ class Order:
         """How many pixels the network sees."""
         return seen_pixels((self.pixels.shape[1], self.pixels.shape[0]), self.size)
 
-    def goes_with(self, other: "Order") -> bool:
+    def goes_with(self, other: "InferenceRequest") -> bool:
         """Whether one call does for both."""
         return (self.model, self.size) == (other.model, other.size)
 
@@ -46,13 +46,13 @@ class Batcher:
 
     def __init__(self, models: Mapping[str, Colorizer], device: torch.device) -> None:
         self._models, self._device = models, device
-        self._waiting: list[Order] = []
+        self._waiting: list[InferenceRequest] = []
         self._closed = False
         self._changed = Condition()
         self._thread = Thread(target=self._work, daemon=True)
         self._thread.start()
 
-    def submit(self, order: Order) -> Future[Colored]:
+    def submit(self, order: InferenceRequest) -> Future[Colored]:
         """Its picture, in time."""
         with self._changed:
             self._waiting.append(order)
@@ -70,20 +70,20 @@ class Batcher:
         while batch := self._next():
             self._fill([order for order in batch if order.future.set_running_or_notify_cancel()])
 
-    def _next(self) -> list[Order]:
+    def _next(self) -> list[InferenceRequest]:
         """The first order and those that go with it; none at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closed)
         time.sleep(_PATIENCE)
         with self._changed:
-            batch: list[Order] = []
+            batch: list[InferenceRequest] = []
             for order in self._waiting:
                 if not batch or (order.goes_with(batch[0]) and sum(o.seen for o in [*batch, order]) <= MAX_SEEN):
                     batch.append(order)
             self._waiting = [order for order in self._waiting if order not in batch]
             return batch
 
-    def _fill(self, orders: list[Order]) -> None:
+    def _fill(self, orders: list[InferenceRequest]) -> None:
         if not orders:
             return
         try:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from ...pipelines.packing.process_image import FORMATS, Rejected, decode_at_least
-from ...pipelines.packing.worker_pool import Lost, Workers
+from ...pipelines.packing.worker_pool import TaskFailure, Workers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,19 +85,19 @@ def _measured(data: bytes) -> Measured:
 class Decoders:
     """A number of processes, each with a thread that waits for it.
 
-    What crashes one, or takes longer than `seconds`, is tried once more, and then `Lost`.
+    What crashes one, or takes longer than `seconds`, is tried once more, and then `TaskFailure`.
     """
 
     def __init__(self, *, number: int, seconds: float, function: Callable[[Task], Answer] = answer) -> None:
         self._seconds, self._function = seconds, function
-        self._jobs: SimpleQueue[tuple[Task, Future[Answer | Lost]] | None] = SimpleQueue()
+        self._jobs: SimpleQueue[tuple[Task, Future[Answer | TaskFailure]] | None] = SimpleQueue()
         self._threads = [Thread(target=self._work, daemon=True) for _ in range(number)]
         for thread in self._threads:
             thread.start()
 
-    def submit(self, task: Task) -> Future[Answer | Lost]:
+    def submit(self, task: Task) -> Future[Answer | TaskFailure]:
         """Its answer, in time."""
-        future: Future[Answer | Lost] = Future()
+        future: Future[Answer | TaskFailure] = Future()
         self._jobs.put((task, future))
         return future
 

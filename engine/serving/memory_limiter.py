@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 
-class Room:
+class MemoryLimiter:
     """Pixels that may be in memory at once: who asks first is let in first, and waits until there is room."""
 
     def __init__(self, pixels: int) -> None:

@@ -18,7 +18,7 @@ _HEADERS = {
 _NOTHING = "default-src 'none'; frame-ancestors 'none'"
 
 
-class Guard:
+class OriginCheck:
     """Refuses requests for other hosts' names and those that pages from elsewhere send; adds headers to all answers.
 
     A name that a stranger has pointed at this machine (DNS rebinding) is none of ours; an address needs no list, since

@@ -14,7 +14,7 @@ from fastapi import HTTPException
 from PIL import Image
 
 from ...pipelines.packing.process_image import FORMATS, MIN_SIDE, Rejected, encode
-from ...pipelines.packing.worker_pool import Lost
+from ...pipelines.packing.worker_pool import TaskFailure
 from ..colorization.colorize import Pixels
 from ..inference import TrainedColorizer
 from .batching import MAX_SEEN, seen_pixels
@@ -28,7 +28,7 @@ _STATUS = {"not an image": 415, "too many pixels": 413, "too large": 413}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Served:
+class ServedModel:
     """A model under its name; it sees pictures with a short side of `size` if nothing else is asked for."""
 
     name: str
@@ -37,15 +37,15 @@ class Served:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
+class ColorizeRequest:
     """What a form asks for: `size` is None for native, `kind` for what suits the picture."""
 
-    served: Served
+    served: ServedModel
     size: int | None
     kind: Kind | None
 
 
-def wish(fields: Mapping[str, str], accept: str, models: Mapping[str, Served]) -> Wish:
+def wish(fields: Mapping[str, str], accept: str, models: Mapping[str, ServedModel]) -> ColorizeRequest:
     """What the form's fields and the header Accept ask for. Raises HTTPException with 422."""
     name = fields.get("model") or next(iter(models))
     if name not in models:
@@ -56,7 +56,7 @@ def wish(fields: Mapping[str, str], accept: str, models: Mapping[str, Served]) -
     kind = (fields.get("format") or _accepted(accept)).lower().replace("jpg", "jpeg")
     if kind not in ("", "png", "jpeg"):
         raise HTTPException(422, f"format={kind!r} is neither 'png' nor 'jpeg'")
-    return Wish(
+    return ColorizeRequest(
         served=models[name],
         size=None if size == "native" else int(size),
         kind="png" if kind == "png" else "jpeg" if kind else None,
@@ -86,9 +86,9 @@ def check_size(measured: Measured, size: int | None, max_pixels: int) -> None:
         )
 
 
-def refusal(reason: Rejected | Lost) -> HTTPException:
+def refusal(reason: Rejected | TaskFailure) -> HTTPException:
     """Why a file is no picture that can be colorized."""
-    if isinstance(reason, Lost):
+    if isinstance(reason, TaskFailure):
         return HTTPException(422, f"the picture cannot be decoded: the decoder {reason.reason}, {reason.detail}")
     if reason.reason == "not an image":
         return HTTPException(415, f"the file is no image; known are {', '.join(FORMATS)}")

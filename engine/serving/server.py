@@ -19,12 +19,12 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from ... import __version__
 from ...pipelines.packing.process_image import Rejected
-from ...pipelines.packing.worker_pool import Lost
-from .batching import MAX_SEEN, Batcher, Order
+from ...pipelines.packing.worker_pool import TaskFailure
+from .batching import MAX_SEEN, Batcher, InferenceRequest
 from .decoding import Answer, Decode, Decoded, Decoders, Measure, Measured, Task, answer
-from .memory_limiter import Room
-from .origin_check import Guard
-from .requests import Kind, Served, Wish, check_size, disposition, encoded, refusal, wish
+from .memory_limiter import MemoryLimiter
+from .origin_check import OriginCheck
+from .requests import ColorizeRequest, Kind, ServedModel, check_size, disposition, encoded, refusal, wish
 from .upload import Upload, read_upload
 
 _PLACES = 64  # requests at once, from their first byte on
@@ -45,7 +45,7 @@ class Server:
 
     def __init__(
         self,
-        models: list[Served],
+        models: list[ServedModel],
         device: torch.device,
         limits: Limits,
         *,
@@ -56,11 +56,11 @@ class Server:
         self._models = {served.name: served for served in models}
         self._limits = limits
         self._places = _PLACES
-        self._room = Room(2 * limits.max_pixels)
+        self._room = MemoryLimiter(2 * limits.max_pixels)
         self._decoders = Decoders(number=_DECODERS, seconds=decode_seconds, function=decode)
         self._batcher = Batcher({served.name: served.model for served in models}, device)
         self._page, self._policy = _page()
-        self.app = Guard(self._application(), names)
+        self.app = OriginCheck(self._application(), names)
 
     def close(self) -> None:
         """Ends what works for it."""
@@ -96,8 +96,8 @@ class Server:
                     "name": served.name,
                     "size": served.size,
                     "head": served.model.head,
-                    "loss": served.model.recipe.loss.class_path,
-                    "step": served.model.recipe.step,
+                    "loss": served.model.metadata.loss.class_path,
+                    "step": served.model.metadata.step,
                 }
                 for served in self._models.values()
             ],
@@ -136,7 +136,7 @@ class Server:
         finally:
             self._places += 1
 
-    async def _colored(self, request: Request, upload: Upload, wanted: Wish) -> Response:
+    async def _colored(self, request: Request, upload: Upload, wanted: ColorizeRequest) -> Response:
         clock = _Clock()
         measured = await self._decoded(Measure(data=upload.data))
         assert isinstance(measured, Measured)
@@ -149,7 +149,7 @@ class Server:
             clock.lap("decode")
             if await request.is_disconnected():
                 raise ClientDisconnect
-            order = Order(model=wanted.served.name, pixels=decoded.pixels, size=wanted.size)
+            order = InferenceRequest(model=wanted.served.name, pixels=decoded.pixels, size=wanted.size)
             colored = await asyncio.wrap_future(self._batcher.submit(order))
             clock.lap("network")
             body = await asyncio.to_thread(encoded, colored.pixels, kind)
@@ -166,7 +166,7 @@ class Server:
 
     async def _decoded(self, task: Task) -> Measured | Decoded:
         found = await asyncio.wrap_future(self._decoders.submit(task))
-        if isinstance(found, Rejected | Lost):
+        if isinstance(found, Rejected | TaskFailure):
             raise refusal(found)
         return found
 

@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from ..checkpoints.checkpoint import CHECKPOINTS, list_checkpoints, save_checkpoint
-from ..checkpoints.model_file import Recipe, save_model
+from ..checkpoints.model_file import ModelMetadata, save_model
 from ..configuration.config import CheckpointConfig
-from .train_step import Learner
+from .train_step import Trainer
 
 
-class Saver:
+class AsyncCheckpointer:
     """Writes one checkpoint at a time, in a thread.
 
     Args:
@@ -30,13 +30,15 @@ class Saver:
         self._writing: Future[None] | None = None
         self._copy: _Copy | None = None  # the last one
 
-    def save(self, learner: Learner, recipe: Recipe, *, loader: dict[str, Any], totals: dict[str, Any]) -> None:
+    def save(
+        self, trainer: Trainer, metadata: ModelMetadata, *, loader: dict[str, Any], totals: dict[str, Any]
+    ) -> None:
         """Copies where training stands, which takes milliseconds, and has it written; see `save_checkpoint`.
 
         Waits for the checkpoint before it, and says or raises what became of that.
         """
         self.wait()
-        copy = _Copy({"model": learner.best.state_dict(), **learner.state_dict()}, into=self._copy)
+        copy = _Copy({"model": trainer.eval_model.state_dict(), **trainer.state_dict()}, into=self._copy)
         self._copy = None if copy.is_on_gpu else copy  # whose memory is for training
 
         def write() -> None:
@@ -44,8 +46,8 @@ class Saver:
             model = state.pop("model")
             save_checkpoint(
                 self._root,
-                recipe.step,
-                write_model=lambda path: save_model(model, recipe, path),
+                metadata.step,
+                write_model=lambda path: save_model(model, metadata, path),
                 optimizer=state,
                 loader=loader,
                 totals=totals,
@@ -53,7 +55,7 @@ class Saver:
                 keep_every=self._config.keep_every,
             )
 
-        self._step, self._writing = recipe.step, self._thread.submit(write)
+        self._step, self._writing = metadata.step, self._thread.submit(write)
 
     def wait(self, *, needed: bool = False) -> None:
         """Waits until all is written. Raises OSError when it could not be and was needed, or ends the run."""

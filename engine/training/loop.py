@@ -8,22 +8,22 @@ from accelerate import Accelerator
 
 from ...pipelines import LabBatch
 from ...pipelines.loading.base import Loader
-from ..checkpoints.model_file import Recipe
-from ..configuration.config import RunConfig, Spec, plain
+from ..checkpoints.model_file import ModelMetadata
+from ..configuration.config import ClassSpec, RunConfig, to_plain_dict
 from ..console import Line
-from ..distributed import agreed, share_buffers
+from ..distributed import all_reduce_max, broadcast_buffers
 from ..doctor import versions
-from ..evaluation.predictors import Network
+from ..evaluation.predictors import ModelPredictor
 from ..evaluation.score import Unfinished, predictions, score
-from .async_checkpoint import Saver
-from .deferred_flags import Ballots
-from .metrics_logger import Log
+from .async_checkpoint import AsyncCheckpointer
+from .deferred_flags import DeferredFlags
+from .metrics_logger import NullLogger
 from .nonfinite import report_nonfinite
 from .preview import sheet, triptychs
 from .schedule import learning_rate
-from .signals import Stop
-from .throughput import Meter
-from .train_step import HELD, NONFINITE, STOP, Learner
+from .signals import StopSignal
+from .throughput import ThroughputMeter
+from .train_step import HELD, NONFINITE, STOP, Trainer
 
 
 @dataclass(kw_only=True)
@@ -32,37 +32,37 @@ class Run:
 
     config: RunConfig
     accelerator: Accelerator
-    learner: Learner
-    loss_spec: Spec  # with the prior that it has been made with
+    trainer: Trainer
+    loss_spec: ClassSpec  # with the prior that it has been made with
     loader: Loader
     validation: Loader | None
     preview: Loader
-    meter: Meter
+    meter: ThroughputMeter
     first_step: int
     total_steps: int
     step: int
-    saver: Saver | None = None  # of the first process
-    log: Log = field(default_factory=Log)
+    checkpointer: AsyncCheckpointer | None = None  # of the first process
+    log: NullLogger = field(default_factory=NullLogger)
     line: Line = field(default_factory=Line)
-    stop: Stop = field(default_factory=Stop)
+    stop: StopSignal = field(default_factory=StopSignal)
 
     def due(self, every: int) -> bool:
         """Whether that which happens every so many steps, and at the end, happens now."""
         return self.step > self.first_step and (self.step % every == 0 or self.step == self.total_steps)
 
-    def rate(self, step: int) -> float:
+    def lr(self, step: int) -> float:
         """The learning rate of a step."""
         return learning_rate(self.config.optim, step, total_steps=self.total_steps, batch_size=self.loader.batch_size)
 
-    def recipe(self) -> Recipe:
+    def metadata(self) -> ModelMetadata:
         """How the model was made, as of now."""
-        return Recipe(
+        return ModelMetadata(
             model=self.config.model,
             loss=self.loss_spec,
             size=self.config.data.size,
             step=self.step,
             data=self.loader.data.digest,
-            config=plain(self.config),
+            config=to_plain_dict(self.config),
             versions=versions(),
         )
 
@@ -75,11 +75,11 @@ def fit(run: Run) -> int:
     """
     config = run.config
     batches = endless(run.loader)
-    ballots: Ballots[tuple[int, LabBatch]] = Ballots(run.accelerator.device)
+    flags_queue: DeferredFlags[tuple[int, LabBatch]] = DeferredFlags(run.accelerator.device)
     events = [config.log.every, config.log.preview_every, config.log.validate_every, config.checkpoint.every]
     run.meter.start()
     while True:
-        stop = judged(run, ballots, wait=any(map(run.due, events)))
+        stop = check_flags(run, flags_queue, wait=any(map(run.due, events)))
         saves = bool(stop) or run.due(config.checkpoint.every)
         reports = saves or run.due(config.log.every)
         if reports:
@@ -96,11 +96,11 @@ def fit(run: Run) -> int:
                 save(run)
         if stop or run.step >= run.total_steps:
             return stop
-        with run.meter.waiting():
+        with run.meter.data_wait():
             batch = next(batches)  # decoded while the device was at work on the step before
-        means, flags = run.learner.learn(batch, step=run.step, rate=run.rate(run.step), stop=run.stop.number)
-        ballots.cast(flags, (run.step, batch))
-        run.meter.count(means, run.loader.batch_size)
+        means, flags = run.trainer.train_step(batch, step=run.step, lr=run.lr(run.step), stop=run.stop.number)
+        flags_queue.push(flags, (run.step, batch))
+        run.meter.update(means, run.loader.batch_size)
         run.step += 1
         run.line.step(run.step)
 
@@ -111,26 +111,26 @@ def endless(loader: Loader) -> Iterator[LabBatch]:
         yield from loader
 
 
-def judged(run: Run, ballots: Ballots[tuple[int, LabBatch]], *, wait: bool) -> int:
-    """The signal that all processes have agreed to obey, or 0; says which steps did not count, or raises."""
+def check_flags(run: Run, flags_queue: DeferredFlags[tuple[int, LabBatch]], *, wait: bool) -> int:
+    """The signal that all processes have all_reduce_max to obey, or 0; says which steps did not count, or raises."""
     stop = 0
-    for flags, (step, batch) in ballots.read(all_of_them=wait):
+    for flags, (step, batch) in flags_queue.pop_ready(all_of_them=wait):
         if flags[NONFINITE]:
-            report_nonfinite(run.config, run.learner, run.loader.data, batch, step=step, last=bool(flags[HELD]))
+            report_nonfinite(run.config, run.trainer, run.loader.data, batch, step=step, last=bool(flags[HELD]))
         stop = stop or int(flags[STOP])
     if stop and not wait:
-        judged(run, ballots, wait=True)  # of the steps since then, only the faults count
+        check_flags(run, flags_queue, wait=True)  # of the steps since then, only the faults count
     return stop
 
 
 def report(run: Run) -> None:
     """Logs the mean over the steps since the last report."""
-    means = run.meter.read(run.accelerator)
+    means = run.meter.compute(run.accelerator)
     values = {
         **means,
         "epoch": run.step * run.loader.batch_size / run.loader.num_samples,
-        "optim/lr": run.rate(run.step - 1),
-        "time/left(s)": (run.total_steps - run.step) * run.loader.batch_size / means["throughput(img/s)"],
+        "optim/lr": run.lr(run.step - 1),
+        "time/eta(s)": (run.total_steps - run.step) * run.loader.batch_size / means["throughput(img/s)"],
     }
     run.log.metrics(values, run.step)
     mfu = f"  MFU {values['compute/mfu(%)']:.0f} %" if "compute/mfu(%)" in values else ""
@@ -146,7 +146,7 @@ def show(run: Run) -> None:
     if not run.accelerator.is_main_process:
         return
     with run.meter.paused():
-        for batch, ab in predictions(Network(run.learner.best, run.learner.loss), run.preview):
+        for batch, ab in predictions(ModelPredictor(run.trainer.eval_model, run.trainer.loss), run.preview):
             run.log.preview(sheet(triptychs(batch, ab)), run.step)
 
 
@@ -158,13 +158,13 @@ def validate(run: Run) -> int:
 
     def asked() -> bool:
         nonlocal stop
-        stop = agreed(run.stop.number, run.accelerator.device)
+        stop = all_reduce_max(run.stop.number, run.accelerator.device)
         return bool(stop)
 
     with run.meter.paused():
-        share_buffers(run.learner.best)
+        broadcast_buffers(run.trainer.eval_model)
         try:
-            figures = score(Network(run.learner.best, run.learner.loss), run.validation, stop=asked)
+            figures = score(ModelPredictor(run.trainer.eval_model, run.trainer.loss), run.validation, stop=asked)
         except Unfinished:
             return stop
     run.log.metrics({f"val/{name}": value for name, value in figures.items()}, run.step)
@@ -173,13 +173,15 @@ def validate(run: Run) -> int:
 
 def save(run: Run) -> None:
     """Has a checkpoint written. Raises ValueError when a weight is no number any more."""
-    state = run.learner.best.state_dict()
+    state = run.trainer.eval_model.state_dict()
     finite = torch.stack([tensor.isfinite().all() for tensor in state.values()]).tolist()
     if faults := [name for name, is_finite in zip(state, finite, strict=True) if not is_finite]:
         raise ValueError(
             f"{faults[0]} and {len(faults) - 1} more tensors of the network became infinite or nan before step "
             f"{run.step}, and nothing was saved since: try a lower --optim.lr or --train.precision fp32"
         )
-    if run.saver:
+    if run.checkpointer:
         with run.meter.paused():
-            run.saver.save(run.learner, run.recipe(), loader=run.loader.state_dict(), totals=plain(run.meter.totals))
+            run.checkpointer.save(
+                run.trainer, run.metadata(), loader=run.loader.state_dict(), totals=to_plain_dict(run.meter.totals)
+            )

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ...pipelines.files import whole_file
+from ...pipelines.files import atomic_write
 from .trackers import Trackers
 
 
-class Log:
+class NullLogger:
     """The log of every process but the first: nothing."""
 
     def metrics(self, values: dict[str, float], step: int) -> None:
@@ -26,7 +26,7 @@ class Log:
         """Ends the log."""
 
 
-class RunLog(Log):
+class MetricsLogger(NullLogger):
     """Writes to a run's folder; a run that resumes at `step` takes back what was logged after it.
 
     What cannot be written while the run lasts, since the disk is full, is told to `warn` once and lost.
@@ -40,7 +40,7 @@ class RunLog(Log):
             if self._path.exists()
             else []
         )
-        with whole_file(self._path) as file:
+        with atomic_write(self._path) as file:
             file.write_text("".join(f"{line}\n" for line in kept))
         for later in folder.glob("previews/step-*.jpg"):
             if later.name > f"step-{step:08d}.jpg":

@@ -18,7 +18,7 @@ from accelerate.utils import broadcast_object_list
 from ...losses import ColorLoss
 from ...models import MODELS, Colorizer
 from ...pipelines import CachedLoader
-from ...pipelines.files import sole_writer
+from ...pipelines.files import exclusive_lock
 from ...pipelines.loading.base import Loader
 from ...pipelines.loading.order import first_batch_of_epoch
 from ..checkpoints.checkpoint import (
@@ -31,23 +31,23 @@ from ..checkpoints.checkpoint import (
     newest_intact,
     open_checkpoint,
 )
-from ..checkpoints.model_file import load_weights, read_recipe, save_model
-from ..configuration.config import RunConfig, Spec, differences, plain, save_yaml
+from ..checkpoints.model_file import load_weights, read_metadata, save_model
+from ..configuration.config import ClassSpec, RunConfig, differences, save_yaml, to_plain_dict
 from ..configuration.registry import build_loss, build_model, find_class, resolved, with_prior
 from ..console import LiveLine, console
 from ..distributed import make_trainer
 from ..loaders import make_loader, training_loader
 from ..output_dir import check_writable, plural, write_json
-from .async_checkpoint import Saver
+from .async_checkpoint import AsyncCheckpointer
 from .flops import flops_per_image, published_peak
 from .lastword import last_word
 from .loop import Run, fit
-from .metrics_logger import RunLog
+from .metrics_logger import MetricsLogger
 from .schedule import scale
-from .signals import Stopped
-from .throughput import Meter, Totals
+from .signals import RunStopped
+from .throughput import ThroughputMeter, Totals
 from .trackers import Trackers, check_trackers
-from .train_step import Learner
+from .train_step import Trainer
 from .unused_settings import without_effect
 
 _LOST = re.compile(
@@ -77,26 +77,26 @@ def train(config: RunConfig) -> dict[str, Any]:
             stack.callback(loader.close)
         if accelerator.is_main_process:
             stack.enter_context(_claimed(config, run.step, say))
-            _check_space(config.out, run.learner)
-            trackers = Trackers(config.log.trackers, config.out, run.step, plain(config), say)
-            run.log = stack.enter_context(closing(RunLog(config.out, run.step, trackers, say)))
-            run.saver = stack.enter_context(closing(Saver(config.out, config.checkpoint, say)))
+            _check_space(config.out, run.trainer)
+            trackers = Trackers(config.log.trackers, config.out, run.step, to_plain_dict(config), say)
+            run.log = stack.enter_context(closing(MetricsLogger(config.out, run.step, trackers, say)))
+            run.checkpointer = stack.enter_context(closing(AsyncCheckpointer(config.out, config.checkpoint, say)))
             run.line = stack.enter_context(closing(LiveLine(run.step, run.total_steps)))
         accelerator.wait_for_everyone()
         for line in _describe(run):
             say(line)
         stack.enter_context(last_word(config.out, accelerator.process_index, accelerator.num_processes))
-        with run.stop.listening(speaks=accelerator.is_main_process):
+        with run.stop.installed(speaks=accelerator.is_main_process):
             stopped = fit(run)
-            if run.saver:
-                run.saver.wait(needed=bool(stopped))
+            if run.checkpointer:
+                run.checkpointer.wait(needed=bool(stopped))
             if accelerator.is_main_process and not stopped:
-                save_model(run.learner.best.state_dict(), run.recipe(), config.out / MODEL)
+                save_model(run.trainer.eval_model.state_dict(), run.metadata(), config.out / MODEL)
                 write_json(config.out / SUMMARY, _summary(run))
             accelerator.wait_for_everyone()  # a process that leaves earlier would end those that still write
     accelerator.end_training()
     if stopped:
-        raise Stopped(stopped, f"stopped at step {run.step}, which is saved: the same command goes on from there")
+        raise RunStopped(stopped, f"stopped at step {run.step}, which is saved: the same command goes on from there")
     return _summary(run)
 
 
@@ -159,15 +159,15 @@ def prepare(config: RunConfig, accelerator: Accelerator, checkpoint: Checkpoint 
     if checkpoint:
         _check_steps(config, checkpoint, total_steps)
 
-    meter = Meter(accelerator.device, _use_per_image(config, colorizer, accelerator))
-    learner = Learner(colorizer, loss, config, accelerator)
+    meter = ThroughputMeter(accelerator.device, _use_per_image(config, colorizer, accelerator))
+    trainer = Trainer(colorizer, loss, config, accelerator)
     if checkpoint:
-        learner.load_state_dict(checkpoint.optimizer())
+        trainer.load_state_dict(checkpoint.optimizer())
         meter.totals = Totals(**checkpoint.totals)
     return Run(
         config=config,
         accelerator=accelerator,
-        learner=learner,
+        trainer=trainer,
         loss_spec=loss_spec,
         loader=loader,
         validation=validation,
@@ -192,8 +192,12 @@ _FOR_TRAINING = ("synthetic", "cached")  # loaders of no use where real photogra
 def _loaders(config: RunConfig, accelerator: Accelerator) -> tuple[Loader, Loader | None, Loader]:
     """What the run trains on, what it validates on if anything, and the first photographs of it, for previews."""
     data, train = config.data, config.train
-    if config.loader.backend == "cached" and config.loader.cache_on == "device" and accelerator.device.type == "cpu":
-        raise ValueError("loader.cache_on=device needs a GPU: use ram")
+    if (
+        config.loader.backend == "cached"
+        and config.loader.cache_location == "device"
+        and accelerator.device.type == "cpu"
+    ):
+        raise ValueError("loader.cache_location=device needs a GPU: use ram")
     seen_once = replace(config.loader, backend="auto") if config.loader.backend in _FOR_TRAINING else config.loader
     loader = training_loader(config, accelerator)
     validation = None
@@ -217,19 +221,20 @@ def _loaders(config: RunConfig, accelerator: Accelerator) -> tuple[Loader, Loade
 
 
 def _check_batch(config: RunConfig, num_processes: int) -> None:
-    batch, parts = config.train.batch_size, num_processes * config.train.accumulate
+    batch, parts = config.train.batch_size, num_processes * config.train.grad_accum_steps
     if batch % parts:
         processes = plural(num_processes, "process", "es")
         raise ValueError(
-            f"train.batch_size={batch} does not divide into {processes} x train.accumulate="
-            f"{config.train.accumulate} equal parts: try {-(-batch // parts) * parts}"
+            f"train.batch_size={batch} does not divide into {processes} x train.grad_accum_steps="
+            f"{config.train.grad_accum_steps} equal parts: try {-(-batch // parts) * parts}"
         )
 
 
 def _check_warmup(config: RunConfig, total_steps: int) -> None:
-    if config.optim.warmup >= total_steps:
+    if config.optim.warmup_steps >= total_steps:
         raise ValueError(
-            f"optim.warmup={config.optim.warmup} leaves nothing of a run of {plural(total_steps, 'step')}: shorten it"
+            f"optim.warmup_steps={config.optim.warmup_steps} leaves nothing of a run of "
+            f"{plural(total_steps, 'step')}: shorten it"
         )
 
 
@@ -243,7 +248,7 @@ def _check_heads(config: RunConfig, colorizer: Colorizer, loss: ColorLoss) -> No
 
 def _check_model(config: RunConfig, checkpoint: Checkpoint) -> None:
     """Refuses another network than the checkpoint's: its weights would fit by chance, or its constants not be used."""
-    theirs, ours = (_network(spec) for spec in (read_recipe(checkpoint.model).model, config.model))
+    theirs, ours = (_network(spec) for spec in (read_metadata(checkpoint.model).model, config.model))
     if changes := differences(theirs, ours, "model"):
         raise ValueError(f"{checkpoint.folder} is of another network ({', '.join(changes)}): name another --out")
 
@@ -259,7 +264,7 @@ def _check_steps(config: RunConfig, checkpoint: Checkpoint, total_steps: int) ->
         )
 
 
-def _network(spec: Spec) -> Any:
+def _network(spec: ClassSpec) -> Any:
     """A model's class and arguments, defaults included, but for those that leave what it computes as it is."""
     execution = find_class(spec.class_path, Colorizer, MODELS).execution
     return {name: value for name, value in resolved(spec, MODELS).items() if name not in execution}
@@ -280,12 +285,12 @@ def _claimed(config: RunConfig, step: int, say: Callable[[str], None]) -> Iterat
         check_writable(out)
     except OSError as error:
         raise ValueError(f"cannot write to {out}: {error.strerror}; name another folder") from None
-    with sole_writer(out):
-        before = _read_config(out / CONFIG) if (out / CONFIG).exists() else plain(config)
+    with exclusive_lock(out):
+        before = _read_config(out / CONFIG) if (out / CONFIG).exists() else to_plain_dict(config)
         clear_after(out / CHECKPOINTS, step, say)
         for result in (MODEL, SUMMARY):  # of a shorter run
             (out / result).unlink(missing_ok=True)
-        for line in differences(before, plain(config)):
+        for line in differences(before, to_plain_dict(config)):
             say(f"changed since the run began: {line}")
         save_yaml(config, out / CONFIG)
         yield
@@ -298,10 +303,10 @@ def _read_config(path: Path) -> Any:
         raise ValueError(f"{path} is damaged: remove it, and the run goes on from its checkpoints") from None
 
 
-def _check_space(out: Path, learner: Learner) -> None:
+def _check_space(out: Path, trainer: Trainer) -> None:
     """Raises ValueError when the disk has no room for one checkpoint."""
-    parameters = sum(parameter.nbytes for parameter in learner.colorizer.parameters())
-    needed = parameters * (4 if learner.average else 3)  # the weights, and Adam's two moments
+    parameters = sum(parameter.nbytes for parameter in trainer.colorizer.parameters())
+    needed = parameters * (4 if trainer.average else 3)  # the weights, and Adam's two moments
     if (free := shutil.disk_usage(out).free) < needed:
         raise ValueError(
             f"a checkpoint takes {needed / 1e6:,.0f} MB, and {out} has {free / 1e6:,.0f} MB left: make room, or name "
@@ -323,7 +328,7 @@ def _describe(run: Run) -> Iterator[str]:
     if (factor := scale(config.optim, run.loader.batch_size)) != 1:
         yield (
             f"learning rate {config.optim.lr:g} x {factor:.4g} = {config.optim.lr * factor:.4g}: batches of "
-            f"{run.loader.batch_size} in place of {config.optim.base_batch}, {config.optim.scale_lr}"
+            f"{run.loader.batch_size} in place of {config.optim.reference_batch_size}, {config.optim.lr_scaling}"
         )
     yield from without_effect(run)
 

@@ -15,17 +15,17 @@ def learning_rate(optim: OptimConfig, step: int, *, total_steps: int, batch_size
 
 def scale(optim: OptimConfig, batch_size: int) -> float:
     """What batches of this size multiply the rate by: Goyal et al. (2017) linearly, Krizhevsky (2014) by the root."""
-    power = {"none": 0.0, "linear": 1.0, "sqrt": 0.5}[optim.scale_lr]
-    return float((batch_size / optim.base_batch) ** power)
+    power = {"none": 0.0, "linear": 1.0, "sqrt": 0.5}[optim.lr_scaling]
+    return float((batch_size / optim.reference_batch_size) ** power)
 
 
 def _scheduled(optim: OptimConfig, step: int, total_steps: int) -> float:
     if optim.schedule == "one_cycle":
-        return _one_cycle(optim.lr, step, (optim.warmup or _RISE * total_steps) - 1, total_steps - 1)
-    if step < optim.warmup:
-        return optim.lr * (step + 1) / optim.warmup
+        return _one_cycle(optim.lr, step, (optim.warmup_steps or _RISE * total_steps) - 1, total_steps - 1)
+    if step < optim.warmup_steps:
+        return optim.lr * (step + 1) / optim.warmup_steps
     if optim.schedule == "cosine":
-        return _cosine(optim.lr, 0.0, (step - optim.warmup) / (total_steps - optim.warmup))
+        return _cosine(optim.lr, 0.0, (step - optim.warmup_steps) / (total_steps - optim.warmup_steps))
     return next((lr for milestone, lr in reversed(optim.milestones) if step >= milestone), optim.lr)
 
 

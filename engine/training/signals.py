@@ -14,7 +14,7 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP"
 _SAME = 1.0  # seconds in which a launcher repeats what the terminal has told all processes
 
 
-class Stopped(Exception):
+class RunStopped(Exception):
     """A run was asked to stop by the signal `number`, and did."""
 
     def __init__(self, number: int, sentence: str) -> None:
@@ -22,7 +22,7 @@ class Stopped(Exception):
         self.number = number
 
 
-class Stop:
+class StopSignal:
     """Which signal has asked to stop, 0 for none yet.
 
     A thread of its own waits for signals: the one that trains may be held up, by another process that is gone for good.
@@ -32,7 +32,7 @@ class Stop:
         self.number = 0
 
     @contextmanager
-    def listening(self, *, speaks: bool) -> Iterator[None]:
+    def installed(self, *, speaks: bool) -> Iterator[None]:
         """Catches signals in what follows; `speaks` is whether a person is told."""
         if threading.current_thread() is not threading.main_thread():  # which alone can catch any
             yield

@@ -33,7 +33,7 @@ class _Period:
     started: float = field(default_factory=time.perf_counter)
 
 
-class Meter:
+class ThroughputMeter:
     """Counts steps, photographs, losses and time between two readings; what happens while paused does not count.
 
     Args:
@@ -52,7 +52,7 @@ class Meter:
         self._period = _Period()
 
     @contextmanager
-    def waiting(self) -> Iterator[None]:
+    def data_wait(self) -> Iterator[None]:
         """What happens inside is waiting for data: for decoding that is behind, and for the conversion to Lab.
 
         On a GPU, the time counts from the end of the step before to the batch's arrival, by the GPU's own clock: the
@@ -78,7 +78,7 @@ class Meter:
         yield
         self._period.started += time.perf_counter() - started
 
-    def count(self, losses: dict[str, Tensor], images: int) -> None:
+    def update(self, losses: dict[str, Tensor], images: int) -> None:
         """One more step, of `images` photographs over all processes.
 
         One of `losses` is named loss, and one `counted`, 1 or 0 for a step whose losses do not count.
@@ -89,7 +89,7 @@ class Meter:
         period.steps += 1
         period.images += images
 
-    def read(self, accelerator: Accelerator) -> dict[str, float]:
+    def compute(self, accelerator: Accelerator) -> dict[str, float]:
         """The means since the last reading, losses over all processes; adds to the totals and begins anew."""
         period = self._period
         # The one place where the host waits for the device, and for the other processes.
@@ -106,7 +106,7 @@ class Meter:
         self.totals.waited += waited
         self._period = _Period()
         rate = period.images / seconds
-        skipped = {"steps/left_out": period.steps - counted} if counted < period.steps else {}
+        skipped = {"steps/skipped": period.steps - counted} if counted < period.steps else {}
         values = {
             **skipped,
             **{f"train/{name}": value for name, value in means.items()},

@@ -24,7 +24,7 @@ from .ema import Average
 HELD, NONFINITE, STOP = range(3)  # of the flags that `learn` returns
 
 
-class Learner:
+class Trainer:
     """Trains `colorizer` in place.
 
     Args:
@@ -39,19 +39,19 @@ class Learner:
         self.colorizer = colorizer
         self.loss = loss.to(device)
         self._accelerator = accelerator
-        self._seed, self._parts = train.seed, train.accumulate
-        self._clip_norm, self._tolerated = config.optim.clip_norm, train.skip_nonfinite
+        self._seed, self._parts = train.seed, train.grad_accum_steps
+        self._clip_norm, self._tolerated = config.optim.max_grad_norm, train.max_nonfinite_steps
         self._in_row = torch.zeros((), device=device)  # steps without finite gradients
         self._held = torch.zeros((), dtype=torch.bool, device=device)  # too many of them: nothing moves any more
         colorizer.to(device=device)
-        if train.layout == "channels_last" or (train.layout == "auto" and device.type == "cuda"):
+        if train.memory_format == "channels_last" or (train.memory_format == "auto" and device.type == "cuda"):
             colorizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if train.sync_batchnorm:
             nn.SyncBatchNorm.convert_sync_batchnorm(colorizer)
-        colorizer.recompute = train.recompute
-        side, part = config.data.size, train.batch_size // (accelerator.num_processes * train.accumulate)
+        colorizer.activation_checkpointing = train.activation_checkpointing
+        side, part = config.data.size, train.batch_size // (accelerator.num_processes * train.grad_accum_steps)
         with accelerator.autocast():
-            colorizer.tune(100 * torch.rand(part, 1, side, side, device=device))
+            colorizer.autotune(100 * torch.rand(part, 1, side, side, device=device))
         self.average = Average(colorizer, train.ema) if train.ema else None
         self.optimizer = torch.optim.Adam(
             colorizer.parameters(),
@@ -68,11 +68,11 @@ class Learner:
         self._score = torch.compile(self._score_part, mode=mode) if self._compiled else self._score_part
 
     @property
-    def best(self) -> Colorizer:
+    def eval_model(self) -> Colorizer:
         """The network to validate, to show and to save: the averaged one, if there is one."""
         return self.average.colorizer if self.average else self.colorizer
 
-    def learn(self, batch: LabBatch, *, step: int, rate: float, stop: int = 0) -> tuple[dict[str, Tensor], Tensor]:
+    def train_step(self, batch: LabBatch, *, step: int, lr: float, stop: int = 0) -> tuple[dict[str, Tensor], Tensor]:
         """One optimizer step on this process's share of a batch.
 
         Returns means over the share, of the loss, its terms and the length of the gradient, and the flags HELD, no step
@@ -84,13 +84,13 @@ class Learner:
         self._model.train()
         self.loss.train()
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = lr
         statistics = [buffer.clone() for buffer in self.colorizer.buffers()] if self._tolerated else []
         means = self._backward(batch)
         flags = torch.stack([~means["loss"].isfinite(), torch.full_like(self._held, stop, dtype=torch.float32)])
         if dist.is_initialized():
             dist.all_reduce(flags, dist.ReduceOp.MAX)
-        means["grad_norm"], nonfinite = self._move(flags[0] > 0)
+        means["grad_norm"], nonfinite = self._optimizer_step(flags[0] > 0)
         for buffer, before in zip(self.colorizer.buffers(), statistics, strict=False):
             buffer.copy_(torch.where(nonfinite, before, buffer))
         if self.average:
@@ -118,7 +118,7 @@ class Learner:
         output = self.loss(self._model(part.L), part)
         return output.total, output.terms
 
-    def _move(self, loss_nonfinite: Tensor) -> tuple[Tensor, Tensor]:
+    def _optimizer_step(self, loss_nonfinite: Tensor) -> tuple[Tensor, Tensor]:
         """Moves the weights if all is finite; returns the gradient's length, and whether it is not.
 
         The gradients are those of all processes: what one has found, all have.

@@ -65,9 +65,9 @@ class Loader(ABC):
         scale: Share of the photograph's area in a random_resized crop.
         flip: Whether training mirrors one photograph in two.
         samples: Evaluate only these samples (their indices), in this order.
-        block: How many samples that lie together training reads together (order.py); 1 mixes best.
+        shuffle_block_size: How many samples that lie together training reads together (order.py); 1 mixes best.
         threads: CPU threads that decode; by default all cores that this process may use.
-        prefetch: Batches prepared ahead.
+        prefetch_batches: Batches prepared ahead.
         compiled: Compile what turns bytes into Lab on a GPU, for long runs: it begins some seconds later.
 
     Raises ValueError when the crops are larger than every photograph. Iterating raises ValueError, with the name of the
@@ -90,22 +90,22 @@ class Loader(ABC):
         scale: tuple[float, float] = (0.25, 1.0),
         flip: bool = True,
         samples: Sequence[int] | None = None,
-        block: int = 1,
+        shuffle_block_size: int = 1,
         threads: int | None = None,
-        prefetch: int = 2,
+        prefetch_batches: int = 2,
         compiled: bool = False,
     ) -> None:
         self.data = data if isinstance(data, ShardSet) else ShardSet.open(data)
         self.batch_size, self.size, self.train, self.seed = batch_size, size, train, seed
         self.rank, self.world_size, self.parts, self.device = rank, world_size, parts, torch.device(device)
         self.crop: Crop = crop or ("random_resized" if train else "squash")
-        self.scale, self.flip, self.block = scale, flip and train, block
-        self.threads, self.prefetch = own_cores() if threads is None else threads, prefetch
+        self.scale, self.flip, self.shuffle_block_size = scale, flip and train, shuffle_block_size
+        self.threads, self.prefetch_batches = own_cores() if threads is None else threads, prefetch_batches
         for name, value in {
             "batch_size": batch_size,
             "threads": self.threads,
-            "prefetch": prefetch,
-            "block": block,
+            "prefetch_batches": prefetch_batches,
+            "shuffle_block_size": shuffle_block_size,
         }.items():
             if value < 1:
                 raise ValueError(f"{name}={value} is not a positive number")
@@ -185,7 +185,9 @@ class Loader(ABC):
     def plan(self, number: int) -> BatchPlan:
         """This rank's share of the global batch `number`: a pure function."""
         if self.train:
-            index, epoch = order.training_batch(self.num_samples, self.batch_size, self.seed, number, self.block)
+            index, epoch = order.training_batch(
+                self.num_samples, self.batch_size, self.seed, number, self.shuffle_block_size
+            )
         else:
             index = order.evaluation_batch(self.num_samples, self.batch_size, number)
             index = index if self._samples is None else self._samples[index]
@@ -213,7 +215,7 @@ class Loader(ABC):
             if not len(plan):  # in evaluation, a rank can be without a share of the last batch
                 continue
             if len(wanted := self._wanted(plan.index)):
-                self.reader.announce(wanted)
+                self.reader.prefetch(wanted)
             ahead.append(plan)
             if len(ahead) > self.reader.read_ahead:
                 yield ahead.popleft()
@@ -252,7 +254,7 @@ class Loader(ABC):
             "crop": self.crop,
             "scale": list(self.scale),
             "flip": self.flip,
-            "block": self.block,
+            "shuffle_block_size": self.shuffle_block_size,
         }
 
 

@@ -47,7 +47,7 @@ class Buffers:
             return known[-1]
 
 
-class Canvas(Protocol):
+class BatchBuffer(Protocol):
     """A batch in the making."""
 
     def put(self, place: int, picture: Any, window: tuple[int, int, int, int], mirrored: bool) -> None:
@@ -57,7 +57,7 @@ class Canvas(Protocol):
         """L (B, 1, S, S) and ab (B, 2, S, S), float32, when all is put."""
 
 
-class Canvases:
+class BatchBuffers:
     """Makes the canvases of a loader.
 
     Args:
@@ -71,15 +71,15 @@ class Canvases:
         self._size, self._store, self._device, self._convert = size, store, device, convert
         self._buffers = Buffers()
 
-    def blank(self, number: int) -> Canvas:
+    def blank(self, number: int) -> BatchBuffer:
         """An empty canvas for a batch of `number` samples."""
         if self._device.type == "cpu":
-            return CpuCanvas(number, self._size, self._store, self._buffers)
-        return DeviceCanvas(number, self._size, self._store, self._device, self._convert)
+            return CpuBatchBuffer(number, self._size, self._store, self._buffers)
+        return DeviceBatchBuffer(number, self._size, self._store, self._device, self._convert)
 
-    def for_device(self, number: int) -> Canvas:
+    def for_device(self, number: int) -> BatchBuffer:
         """The same, for pictures that are on the device already."""
-        return PicturesOnDevice(number, self._size, self._store, self._convert)
+        return DeviceImageBuffer(number, self._size, self._store, self._convert)
 
 
 def resized(picture: Pixels, size: int, *, is_planar: bool) -> Pixels:
@@ -94,7 +94,7 @@ def resized(picture: Pixels, size: int, *, is_planar: bool) -> Pixels:
     return np.ascontiguousarray((small if is_planar else small.permute(0, 2, 3, 1))[0].numpy())
 
 
-class CpuCanvas:
+class CpuBatchBuffer:
     def __init__(self, number: int, size: int, store: Store, buffers: Buffers) -> None:
         from ..imaging import kernels  # Numba takes its time to load
 
@@ -115,7 +115,7 @@ class CpuCanvas:
         return self._L, self._ab
 
 
-class DeviceCanvas:
+class DeviceBatchBuffer:
     """Bytes in pinned memory, which travel and become Lab beside whatever else the device does."""
 
     def __init__(self, number: int, size: int, store: Store, device: torch.device, convert: Convert) -> None:
@@ -142,7 +142,7 @@ class DeviceCanvas:
         return self._convert(there)
 
 
-class PicturesOnDevice:
+class DeviceImageBuffer:
     """Pictures that are on the device already, uint8 tensors (H, W, 3) or (3, H, W); they are cut and resized there."""
 
     def __init__(self, number: int, size: int, store: Store, convert: Convert) -> None:

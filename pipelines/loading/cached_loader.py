@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .batch_buffer import Canvas, Pixels
+from .batch_buffer import BatchBuffer, Pixels
 from .torch_loader import TorchLoader
 
 CacheOn = Literal["ram", "device"]
@@ -27,14 +27,16 @@ class CachedLoader(TorchLoader):
     Args:
         cache_gib: Memory for them in GiB (1024^3 bytes), of this process; by default half of what is free, and in RAM
             its share of that among `world_size`.
-        cache_on: Which memory: the machine's, or that of `device`, where they are then cut and resized too.
+        cache_location: Which memory: the machine's, or that of `device`, where they are then cut and resized too.
     """
 
-    def __init__(self, *args: Any, cache_gib: float | None = None, cache_on: CacheOn = "ram", **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, cache_gib: float | None = None, cache_location: CacheOn = "ram", **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
-        if cache_on not in get_args(CacheOn):
-            raise ValueError(f"cache_on={cache_on!r} is unknown; known are {', '.join(get_args(CacheOn))}")
-        self._on_device = cache_on == "device"
+        if cache_location not in get_args(CacheOn):
+            raise ValueError(f"cache_location={cache_location!r} is unknown; known are {', '.join(get_args(CacheOn))}")
+        self._on_device = cache_location == "device"
         self._room = self._left = int(self._free() if cache_gib is None else cache_gib * 2**30)
         self._cache: dict[int, Pixels | Tensor] = {}
         self._lock = Lock()
@@ -50,7 +52,7 @@ class CachedLoader(TorchLoader):
             return _SHARE * torch.cuda.mem_get_info(self.device)[0]
         return _SHARE * psutil.virtual_memory().available / self.world_size
 
-    def _blank(self, number: int) -> Canvas:
+    def _blank(self, number: int) -> BatchBuffer:
         if self._on_device:
             return self.canvases.for_device(number)
         return super()._blank(number)

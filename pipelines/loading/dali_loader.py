@@ -15,7 +15,7 @@ from torch import Tensor
 from ..installed import require_dali
 from .base import BatchPlan, Loader
 from .batch import LabBatch
-from .batch_buffer import Canvases
+from .batch_buffer import BatchBuffers
 from .reader import Bytes, planes_of
 from .threads import Threads
 
@@ -35,7 +35,7 @@ class DaliLoader(Loader):
         self.hw_decoder_load = hw_decoder_load
         self._pipeline: _Pipeline | None = None
         self._threads = Threads(self.threads)
-        self._canvases = Canvases(self.size, self.data.store, self.device, self._convert)
+        self._canvases = BatchBuffers(self.size, self.data.store, self.device, self._convert)
 
     def _batches(self, plans: Iterator[BatchPlan]) -> Iterator[LabBatch]:
         # Whoever iterates has the pipeline to himself, and gives it back if it is known where it stands: not after an
@@ -139,7 +139,7 @@ def _built(loader: DaliLoader, inputs: Any) -> Any:
         batch_size=-(-loader.batch_size // loader.world_size),
         num_threads=loader.threads,
         device_id=loader.device.index or 0 if on_gpu else None,
-        prefetch_queue_depth=loader.prefetch,
+        prefetch_queue_depth=loader.prefetch_batches,
         exec_dynamic=True,  # the executor whose outputs may be kept, so that torch can take them without a copy
     )
     with pipeline:

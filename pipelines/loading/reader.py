@@ -22,10 +22,10 @@ _HELD = 16  # announcements that are kept for a reader that may have gone elsewh
 class Reader(Protocol):
     """Hands out stored pictures by their samples' numbers."""
 
-    read_ahead: int  # batches to announce before they are read
+    read_ahead: int  # batches to prefetch before they are read
     in_memory: bool  # whether what is read is where the system keeps it anyway
 
-    def announce(self, index: NDArray[np.int64]) -> None:
+    def prefetch(self, index: NDArray[np.int64]) -> None:
         """Lets these samples come while other things are done."""
 
     def read(self, index: NDArray[np.int64]) -> list[Bytes]:
@@ -50,7 +50,7 @@ class LocalReader:
         self._data = data
         self._maps: OrderedDict[int, mmap.mmap] = OrderedDict()  # the one used last at the end
 
-    def announce(self, index: NDArray[np.int64]) -> None:
+    def prefetch(self, index: NDArray[np.int64]) -> None:
         if not hasattr(mmap, "MADV_WILLNEED"):  # a Windows without it
             return
         for shard, start, stop in self._ranges(index):
@@ -110,7 +110,7 @@ class RemoteReader:
         self._largest = 0  # announcement
         self._coming: dict[int, tuple[Future[list[Any]], int]] = {}  # of each sample, and its number among the ranges
 
-    def announce(self, index: NDArray[np.int64]) -> None:
+    def prefetch(self, index: NDArray[np.int64]) -> None:
         index = np.array([i for i in index.tolist() if i not in self._coming], dtype=np.int64)
         shards = self._data.shard_of(index)
         for shard in np.unique(shards).tolist():
@@ -126,7 +126,7 @@ class RemoteReader:
     def read(self, index: NDArray[np.int64]) -> list[Bytes]:
         places = {i: self._coming.pop(i) for i in set(index.tolist()) if i in self._coming}
         if missing := [i for i in np.unique(index).tolist() if i not in places]:
-            self.announce(np.array(missing))
+            self.prefetch(np.array(missing))
             places |= {i: self._coming.pop(i) for i in missing}
         return [
             np.frombuffer(future.result()[number], dtype=np.uint8)

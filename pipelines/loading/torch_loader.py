@@ -17,7 +17,7 @@ import torch
 from ..packing.process_image import decode_at_least
 from .base import BatchPlan, Loader, check_size
 from .batch import LabBatch
-from .batch_buffer import Canvas, Canvases, Pixels
+from .batch_buffer import BatchBuffer, BatchBuffers, Pixels
 from .reader import Bytes, planes_of
 from .threads import Threads, Work
 
@@ -29,14 +29,14 @@ class TorchLoader(Loader):
         super().__init__(*args, **kwargs)
         self._threads = Threads(self.threads)
         self._memory = threading.local()
-        self.canvases = Canvases(self.size, self.data.store, self.device, self._convert)
+        self.canvases = BatchBuffers(self.size, self.data.store, self.device, self._convert)
 
     def _batches(self, plans: Iterator[BatchPlan]) -> Iterator[LabBatch]:
         started: deque[_Started] = deque()
         try:
             for plan in plans:
                 started.append(self._start(plan))
-                if len(started) > self.prefetch:
+                if len(started) > self.prefetch_batches:
                     yield self._finished(started.popleft())
             while started:
                 yield self._finished(started.popleft())
@@ -56,7 +56,7 @@ class TorchLoader(Loader):
 
         return _Started(plan, canvas, self._threads.start(put, len(plan)))
 
-    def _blank(self, number: int) -> Canvas:
+    def _blank(self, number: int) -> BatchBuffer:
         return self.canvases.blank(number)
 
     def _finished(self, batch: "_Started") -> LabBatch:
@@ -96,5 +96,5 @@ class TorchLoader(Loader):
 @dataclass(frozen=True)
 class _Started:
     plan: BatchPlan
-    canvas: Canvas
+    canvas: BatchBuffer
     work: Work

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..files import sole_writer, sync, whole_file
+from ..files import atomic_write, exclusive_lock, sync
 from ..shards import MANIFEST
 
 WORK = ".packing"  # the folder of what a pack has not finished
@@ -28,13 +28,13 @@ def claimed(out: Path, identity: dict[str, Any]) -> Iterator[Path]:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"cannot write to {out}: {error.strerror}; name another folder") from None
-    with sole_writer(out):
+    with exclusive_lock(out):
         work = out / WORK
         _check_target(out, identity)
         try:
             try:
                 work.mkdir(exist_ok=True)
-                with whole_file(work / "pack.json") as file:
+                with atomic_write(work / "pack.json") as file:
                     file.write_text(json.dumps(identity))
             except OSError as error:
                 raise ValueError(f"cannot write to {out}: {error.strerror}; name another folder") from None

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..shards import Shard, index_text, read_index_lines
-from .worker_pool import Lost, Workers
+from .worker_pool import TaskFailure, Workers
 
 _CHUNK = 4096  # samples per task, a shard of the usual size: each pipeline leaves some MB to its process
 _SECONDS = 300.0
@@ -47,7 +47,7 @@ class DaliCheck(Workers[Samples, str | None]):
         halves: list[tuple[int, int]] = []
         for (start, stop), (_, problem) in zip(ranges, results, strict=True):
             if problem is not None and stop - start == 1:
-                found[start] = f"{problem.reason}: {problem.detail}" if isinstance(problem, Lost) else problem
+                found[start] = f"{problem.reason}: {problem.detail}" if isinstance(problem, TaskFailure) else problem
             elif problem is not None:
                 middle = (start + stop) // 2
                 halves += [(start, middle), (middle, stop)]

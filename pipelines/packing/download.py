@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..files import sole_writer, sync
+from ..files import exclusive_lock, sync
 from .http import PAUSES, TIMEOUT, Download, is_url
 
 _CHUNK = 1 << 20
@@ -57,7 +57,7 @@ _MIRRORS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class FetchConfig:
+class DownloadConfig:
     """Downloads the archive of a data set, goes on where a download broke off, and checks it against its known sum.
 
     Args:
@@ -79,8 +79,8 @@ class FetchConfig:
             raise ValueError("--url and --from-file exclude each other: give one of them")
 
 
-def fetch(
-    config: FetchConfig,
+def download(
+    config: DownloadConfig,
     *,
     progress: Callable[[int, int | None], None] = lambda done, total: None,
     pauses: tuple[float, ...] = PAUSES,
@@ -101,7 +101,7 @@ def fetch(
     except OSError as error:
         raise ValueError(f"cannot write to {config.out}: {error.strerror}; name another folder") from None
     target = config.out / release.file
-    with sole_writer(config.out):
+    with exclusive_lock(config.out):
         if target.exists():
             return _checked(target, release, progress)
         part = target.with_name(f"{target.name}.part")

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ..files import sync, whole_file
+from ..files import atomic_write, sync
 from .outcomes import Outcome, Place
 from .process_image import Photograph, Rejected
 
@@ -31,7 +31,7 @@ class _Record:
     offset: int
 
 
-class Spool:
+class ExternalSorter:
     """The outcomes of a stream so far, in a folder of their own; `paths` are those that it holds."""
 
     def __init__(self, folder: Path) -> None:
@@ -64,7 +64,7 @@ class Spool:
         self.close()
         for bucket in self._folder.iterdir():
             sync(bucket)
-        with whole_file(self._folder / _COMPLETE) as file:
+        with atomic_write(self._folder / _COMPLETE) as file:
             file.write_text(str(num_skipped))
 
     @property

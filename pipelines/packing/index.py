@@ -14,15 +14,15 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from ..files import sole_writer
+from ..files import exclusive_lock
 from ..installed import has_dali
 from ..loading.threads import own_cores
 from ..shards import MANIFEST, REJECTS, Shard, describe, write_index, write_manifest, write_rejects
 from .dali_check import DaliCheck, Samples
 from .members import Unfit, members_of
-from .outcomes import Examiners, Gate, Outcome
+from .outcomes import EncodingSettings, ImageWorkers, Outcome
 from .process_image import Photograph, Rejected
-from .shard_writer import AbCounts, Tally
+from .shard_writer import AbCounts, PackStats
 from .wds_samples import PackedPhotograph, photographs_in
 from .worker_pool import Progress, check_settings
 
@@ -71,8 +71,8 @@ def index(
     started = time.perf_counter()
     root = config.root
     tars = _tars(root)
-    tally = Tally()
-    with sole_writer(root), _marked(root):
+    tally = PackStats()
+    with exclusive_lock(root), _marked(root):
         found = _photographs(tars, tally)
         shards = _examined(config, found, tally, progress)
         if not shards:
@@ -128,7 +128,7 @@ def _tars(root: Path) -> list[Path]:
     return tars
 
 
-def _photographs(tars: list[Path], tally: Tally) -> dict[Path, list[PackedPhotograph]]:
+def _photographs(tars: list[Path], tally: PackStats) -> dict[Path, list[PackedPhotograph]]:
     """The photographs of each shard, those aside that have no name of their own."""
     taken: set[str] = set()
     found: dict[Path, list[PackedPhotograph]] = {}
@@ -156,17 +156,17 @@ def _photographs(tars: list[Path], tally: Tally) -> dict[Path, list[PackedPhotog
 
 
 def _examined(
-    config: IndexConfig, found: dict[Path, list[PackedPhotograph]], tally: Tally, progress: Progress
+    config: IndexConfig, found: dict[Path, list[PackedPhotograph]], tally: PackStats, progress: Progress
 ) -> list[Shard]:
     """Passes every photograph through the gate, and writes the index of each shard that has any left."""
     number = config.workers or own_cores()
-    gate = Gate(short_side=None, quality=95, subsampling="444")  # which matter only to what is left out
+    gate = EncodingSettings(short_side=None, quality=95, subsampling="444")  # which matter only to what is left out
     total, done = sum(map(len, found.values())), 0
     shards: list[Shard] = []
     contents: set[str] = set()
     with (
         DaliCheck(threads=number) as dali,
-        Examiners(gate, seed=0, number=number, seconds=config.time_limit) as examiners,
+        ImageWorkers(gate, seed=0, number=number, seconds=config.time_limit) as examiners,
     ):
         outcomes = examiners.outcomes(photograph.entry for photographs in found.values() for photograph in photographs)
         for tar, photographs in found.items():
@@ -190,7 +190,7 @@ def _examined(
     return shards
 
 
-def _taken(outcome: Outcome, keep_grey: bool, tally: Tally) -> Photograph | None:
+def _taken(outcome: Outcome, keep_grey: bool, tally: PackStats) -> Photograph | None:
     """The picture, if readers will see it as the packer does; else it is counted."""
     result = outcome.result
     if isinstance(result, Rejected):
@@ -224,7 +224,7 @@ def _write_index(tar: Path, good: list[_Sample]) -> Shard:
 
 
 def _manifest_facts(
-    root: Path, tally: Tally, ab_histogram: Callable[[AbCounts], NDArray[np.float64]]
+    root: Path, tally: PackStats, ab_histogram: Callable[[AbCounts], NDArray[np.float64]]
 ) -> dict[str, Any]:
     return {
         "source": str(root),

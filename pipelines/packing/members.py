@@ -33,7 +33,7 @@ _ZIP_DAMAGE = (
 
 
 @dataclass(frozen=True)
-class FileAt:
+class LocalFile:
     """A file on disk; a temporary one is removed by who has no more use for it."""
 
     file: Path
@@ -92,17 +92,17 @@ class Entry:
 
     path: str
     class_name: str
-    content: FileAt | Slice | ZipMember | Unfit
+    content: LocalFile | Slice | ZipMember | Unfit
 
 
-class Names:
+class UniquePaths:
     """Gives each member of an archive a path of its own."""
 
     def __init__(self, source: str) -> None:
         self._source_name = PurePosixPath(urlsplit(source).path).name if is_url(source) else Path(source).name
         self._taken: set[str] = set()
 
-    def entry(self, name: str, content: FileAt | Slice | ZipMember | Unfit) -> Entry:
+    def entry(self, name: str, content: LocalFile | Slice | ZipMember | Unfit) -> Entry:
         path = re.sub(r"^(\./+)+", "", name)
         if path.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", path):
             content = Unfit("unsafe name", "it leads out of the archive")

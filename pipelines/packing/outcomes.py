@@ -7,9 +7,9 @@ from functools import partial
 
 from ..shards import Store
 from . import process_image as photograph
-from .members import Entry, FileAt
+from .members import Entry, LocalFile
 from .process_image import Photograph, Rejected, Subsampling
-from .worker_pool import Lost, Workers
+from .worker_pool import TaskFailure, Workers
 
 Place = tuple[int, str]  # 64 bits and, for files that share them, the path
 
@@ -17,7 +17,7 @@ BEFORE_ALL: Place = (-1, "")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gate:
+class EncodingSettings:
     """How photographs are made: the short side in pixels (None keeps the size), JPEG quality and chroma subsampling.
 
     Of those that are stored as Lab, only the short side counts.
@@ -46,26 +46,26 @@ def place_of(path: str, seed: int) -> Place:
     return int.from_bytes(digest[:8]), path
 
 
-class Examiners(Workers[Entry, Outcome]):
+class ImageWorkers(Workers[Entry, Outcome]):
     """Processes that read files and pass them through the gate; one that takes `seconds` hangs."""
 
-    def __init__(self, gate: Gate, *, seed: int, number: int, seconds: float) -> None:
+    def __init__(self, gate: EncodingSettings, *, seed: int, number: int, seconds: float) -> None:
         super().__init__(partial(examine, gate=gate, seed=seed), number=number, seconds=seconds)
         self._seed = seed
 
     def outcomes(self, entries: Iterable[Entry]) -> Generator[Outcome]:
         """What becomes of each, in their order; temporary files are removed when they have been read."""
         for entry, result in self.map(entries):
-            if isinstance(result, Lost):
+            if isinstance(result, TaskFailure):
                 lost = Rejected(f"{result.reason} the decoder", result.detail)
                 yield _outcome(entry, self._seed, "", lost)
             else:
                 yield result
-            if isinstance(entry.content, FileAt) and entry.content.temporary:
+            if isinstance(entry.content, LocalFile) and entry.content.temporary:
                 entry.content.file.unlink()
 
 
-def examine(entry: Entry, *, gate: Gate, seed: int) -> Outcome:
+def examine(entry: Entry, *, gate: EncodingSettings, seed: int) -> Outcome:
     """Reads one file and passes it through the gate; a worker's task, which takes one thread."""
     import torch
 

@@ -29,12 +29,12 @@ from . import process_image as photograph
 from .claim import claimed
 from .class_names import part_of, read_partition
 from .dali_check import DaliCheck
-from .external_sorter import Spool
+from .external_sorter import ExternalSorter
 from .http import without_secrets
-from .members import Entry, FileAt
-from .outcomes import Examiners, Gate, Outcome, place_of
+from .members import Entry, LocalFile
+from .outcomes import EncodingSettings, ImageWorkers, Outcome, place_of
 from .process_image import Subsampling
-from .shard_writer import AbCounts, ShardWriter, Tally
+from .shard_writer import AbCounts, PackStats, ShardWriter
 from .sources import listed
 from .streams import Stream, open_stream
 from .worker_pool import Progress, check_settings, start_server
@@ -104,10 +104,12 @@ class PackConfig:
             raise ValueError(f"--shard-samples {self.shard_samples} is not a positive number of photographs")
 
     @property
-    def gate(self) -> Gate:
+    def gate(self) -> EncodingSettings:
         """How each photograph is made."""
         short_side = None if self.short_side == "none" else self.short_side
-        return Gate(short_side=short_side, quality=self.quality, subsampling=self.subsampling, store=self.store)
+        return EncodingSettings(
+            short_side=short_side, quality=self.quality, subsampling=self.subsampling, store=self.store
+        )
 
     @property
     def worker_modules(self) -> tuple[str, ...]:
@@ -189,7 +191,7 @@ class _Packing:
         decodes = config.store == "jpeg" and has_dali()
         dali = stack.enter_context(DaliCheck(threads=number)) if decodes else None
         self._examiners = stack.enter_context(
-            Examiners(config.gate, seed=config.seed, number=number, seconds=config.time_limit)
+            ImageWorkers(config.gate, seed=config.seed, number=number, seconds=config.time_limit)
         )
         background = stack.enter_context(ThreadPoolExecutor(1))  # one thread: there is one DALI
         self.writers = {
@@ -221,7 +223,7 @@ class _Packing:
 
     def summary(self) -> dict[str, Any]:
         """What became of all files."""
-        total = Tally()
+        total = PackStats()
         for writer in self.writers.values():
             total.add(writer.tally)
         total.dropped += Counter({"in no partition": self.num_skipped})
@@ -259,7 +261,7 @@ class _Packing:
 
     def _pack_stream(self, stream: Stream) -> None:
         """Examines the files as they come, and spools the outcomes of each set; then takes them out in order."""
-        spools = {name: Spool(self._folder(name) / "spool") for name in self.writers}
+        spools = {name: ExternalSorter(self._folder(name) / "spool") for name in self.writers}
         if not all(spool.is_complete for spool in spools.values()):
             self._spool(stream, spools)
         for name, spool in spools.items():
@@ -269,7 +271,7 @@ class _Packing:
                 writer.add(outcome)
                 spool.forget(writer.end)
 
-    def _spool(self, stream: Stream, spools: Mapping[str, Spool]) -> None:
+    def _spool(self, stream: Stream, spools: Mapping[str, ExternalSorter]) -> None:
         known = set().union(*(spool.paths for spool in spools.values()))
         incoming = self._work / "incoming"
         incoming.mkdir(exist_ok=True)
@@ -302,7 +304,7 @@ def _names(source: str, entries: list[Entry]) -> str:
 
 
 def _dated(entry: Entry) -> str:
-    if not isinstance(entry.content, FileAt):
+    if not isinstance(entry.content, LocalFile):
         return ""
     try:
         status = entry.content.file.stat()
@@ -344,19 +346,19 @@ def _abandon(config: PackConfig, work: Path) -> None:
             path.unlink()
 
 
-def _num_missing(partition: Mapping[str, str] | None, tallies: Mapping[str, Tally]) -> int:
+def _num_missing(partition: Mapping[str, str] | None, tallies: Mapping[str, PackStats]) -> int:
     """How many of the partition's photographs the source does not hold."""
     return len(partition) - sum(tally.num_files for tally in tallies.values()) if partition else 0
 
 
-def _num_shared(tallies: Mapping[str, Tally]) -> int:
+def _num_shared(tallies: Mapping[str, PackStats]) -> int:
     """How many contents are in more than one set, under other names."""
     contents = [set(tally.contents) for tally in tallies.values()]
     return len(set.intersection(*contents)) if len(contents) > 1 else 0
 
 
 def _manifest_facts(
-    config: PackConfig, tally: Tally, ab_histogram: Callable[[AbCounts], NDArray[np.float64]]
+    config: PackConfig, tally: PackStats, ab_histogram: Callable[[AbCounts], NDArray[np.float64]]
 ) -> dict[str, Any]:
     """All that the manifest says beside the shards: a pure function of the source, the settings and the seed."""
     gate = config.gate
@@ -371,10 +373,10 @@ def _manifest_facts(
     }
 
 
-def _nothing_packed(source: str, empty: list[str], tallies: Mapping[str, Tally]) -> str:
+def _nothing_packed(source: str, empty: list[str], tallies: Mapping[str, PackStats]) -> str:
     if len(empty) < len(tallies):
         return f"no photograph of {source} falls to {empty[0]}: pack more of them, or without parts"
-    total = Tally()
+    total = PackStats()
     for tally in tallies.values():
         total.add(tally)
     reasons = [f"{number} {reason}" for reason, number in total.rejected.most_common()]

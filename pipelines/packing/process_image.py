@@ -279,7 +279,7 @@ def to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     except (ImageCms.PyCMSError, OSError):  # viewers show such pictures as if they had none
         return None
     if mode == "RGB":
-        # Names do not tell: sRGB comes under many, and others carry it in theirs.
+        # UniquePaths do not tell: sRGB comes under many, and others carry it in theirs.
         steps = np.linspace(0, 255, 9).round().astype(np.uint8)
         colours = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(27, 27, 3)
         converted = ImageCms.applyTransform(Image.fromarray(colours), transform)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..files import sync, whole_file
+from ..files import atomic_write, sync
 from ..shards import SUFFIXES, Shard, Store, describe
 from .dali_check import Samples
 from .outcomes import BEFORE_ALL, Outcome, Place
@@ -33,7 +33,7 @@ Check = Callable[[Samples], dict[int, str]]
 
 
 @dataclass(kw_only=True)
-class Tally:
+class PackStats:
     """What became of files: of those up to one place that follow the last shard's, or of all.
 
     `ab_counts` (65536,) counts the colours of all stored photographs, numbered as in Photograph.
@@ -66,7 +66,7 @@ class Tally:
         self.contents.append(outcome.content)
         self.ab_counts[photo.ab_cells] += photo.ab_counts
 
-    def add(self, other: "Tally") -> None:
+    def add(self, other: "PackStats") -> None:
         self.rejects += other.rejects
         self.dropped += other.dropped
         self.classes += other.classes
@@ -108,7 +108,7 @@ class Tally:
         return facts | {"ab_cells": cells.tolist(), "ab_counts": self.ab_counts[cells].tolist()}
 
     @classmethod
-    def from_json(cls, facts: dict[str, Any]) -> "Tally":
+    def from_json(cls, facts: dict[str, Any]) -> "PackStats":
         counts = np.zeros(65536, dtype=np.int64)
         counts[facts.pop("ab_cells")] = facts.pop("ab_counts")
         rejects = [(path, reason, detail) for path, reason, detail in facts.pop("rejects")]
@@ -151,10 +151,10 @@ class ShardWriter:
         self._shard_samples, self._keep_grey, self._drop_duplicates = shard_samples, keep_grey, drop_duplicates
         self.shards: list[Shard] = []
         self.end = BEFORE_ALL
-        self.tally = Tally()  # of all up to `end`, and at last of all
+        self.tally = PackStats()  # of all up to `end`, and at last of all
         self._resume()
         self._contents = {bytes.fromhex(content)[:16] for content in self.tally.contents}
-        self._rest = Tally()  # what is in no shard, since the last one
+        self._rest = PackStats()  # what is in no shard, since the last one
         self._open: _OpenShard | None = None
         self._next = 1 + int(self.shards[-1].name.removeprefix("photos-")) if self.shards else 0
         self._background = background
@@ -196,7 +196,7 @@ class ShardWriter:
             facts = json.loads(journal.read_text())
             self.shards.append(Shard(**facts["shard"]))
             self.end = (facts["end"][0], facts["end"][1])
-            self.tally.add(Tally.from_json(facts["tally"]))
+            self.tally.add(PackStats.from_json(facts["tally"]))
         known = {shard.name for shard in self.shards}
         for path in self._root.glob("photos-*"):
             if path.stem not in known:
@@ -234,7 +234,7 @@ class ShardWriter:
         shard, self._open = self._open, None
         shard.file.finish()
         self._settle()
-        rest, self._rest = self._rest, Tally()
+        rest, self._rest = self._rest, PackStats()
         self._pending = self._background.submit(self._checked, shard.file, shard.samples, rest)
 
     def _settle(self) -> None:
@@ -244,7 +244,9 @@ class ShardWriter:
             self._pending = None
             publish()
 
-    def _checked(self, file: TarShard, samples: list[tuple[Outcome, Photograph]], tally: Tally) -> Callable[[], None]:
+    def _checked(
+        self, file: TarShard, samples: list[tuple[Outcome, Photograph]], tally: PackStats
+    ) -> Callable[[], None]:
         """Runs in the background: lets DALI decode the shard, and describes it; returns what publishes it."""
         end = samples[-1][0].place
         sizes = [photo.size for _, photo in samples]
@@ -260,13 +262,13 @@ class ShardWriter:
         sync(file.tar)
         return lambda: self._publish(shard, end, tally)
 
-    def _publish(self, shard: Shard, end: Place, tally: Tally) -> None:
+    def _publish(self, shard: Shard, end: Place, tally: PackStats) -> None:
         if shard.samples:
             for suffix in ("tar", "idx"):
                 name = f"{shard.name}.{suffix}"
                 (self._work / name).rename(self._root / name)
             sync(self._root)
-            with whole_file(self._journal(len(self.shards))) as file:
+            with atomic_write(self._journal(len(self.shards))) as file:
                 file.write_text(json.dumps({"end": end, "shard": asdict(shard), "tally": tally.as_json()}))
             self.shards.append(shard)
             self.end = end

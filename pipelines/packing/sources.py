@@ -12,7 +12,7 @@ from pathlib import Path
 from ..shards import MANIFEST
 from .class_names import class_of
 from .http import is_url
-from .members import Entry, FileAt, Names, Unfit, ZipMember, members_of, open_zip, unfit_in_zip
+from .members import Entry, LocalFile, Unfit, UniquePaths, ZipMember, members_of, open_zip, unfit_in_zip
 from .streams import UNPACKERS, ZIP_MAGIC, begins_with, whole
 from .wds_samples import is_photograph, is_webdataset, photographs_in, tar_entries
 
@@ -44,7 +44,7 @@ def listed(source: str) -> list[Entry] | None:
 def _folder(source: Path) -> list[Entry]:
     name = source.resolve().name
     paths = sorted((path.relative_to(source).as_posix(), path) for path in _walk(source))
-    return [Entry(path=path, class_name=class_of(path, name), content=FileAt(file)) for path, file in paths]
+    return [Entry(path=path, class_name=class_of(path, name), content=LocalFile(file)) for path, file in paths]
 
 
 def _walk(source: Path) -> Iterator[Path]:
@@ -78,7 +78,7 @@ def _is_plain_tar(path: Path) -> bool:
 
 
 def _zip_entries(path: Path) -> list[Entry]:
-    names = Names(str(path))
+    names = UniquePaths(str(path))
     return [
         names.entry(info.filename, unfit_in_zip(info) or ZipMember(path, number))
         for number, info in enumerate(open_zip(path).infolist())

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from .download import RELEASES
 from .http import Download, RemoteFile, is_url
-from .members import Entry, FileAt, Names, StrictTarInfo, Unfit, read_zipped, unfit, unfit_in_zip
+from .members import Entry, LocalFile, StrictTarInfo, Unfit, UniquePaths, read_zipped, unfit, unfit_in_zip
 from .process_image import Rejected
 
 _BUFFER = 1 << 20
@@ -60,9 +60,9 @@ class Stream(ABC):
 
         Raises ValueError when the archive is damaged or ends too early.
         """
-        names = Names(self._source)
+        names = UniquePaths(self._source)
         for number, (name, content) in enumerate(self._members()):
-            place = FileAt(folder / str(number), temporary=True)
+            place = LocalFile(folder / str(number), temporary=True)
             entry = names.entry(name, content if isinstance(content, Unfit) else place)
             if not wanted(entry.path):
                 continue

@@ -13,7 +13,7 @@ from ..shards import MANIFEST, SUFFIXES, Shard, ShardSet, manifest_digest
 from .dali_check import DaliCheck, samples_of
 from .members import Slice
 from .process_image import Rejected, decode
-from .worker_pool import Lost, Progress, Workers, check_settings
+from .worker_pool import Progress, TaskFailure, Workers, check_settings
 
 _SECONDS = 300.0
 
@@ -118,7 +118,7 @@ def _undecodable(config: VerifyConfig, shards: list[Shard], progress: Progress) 
             for position, (_, found) in enumerate(workers.map(slices)):
                 done += 1
                 progress(done, total, "photographs")
-                if isinstance(found, Lost):
+                if isinstance(found, TaskFailure):
                     found = f"{found.reason} the decoder ({found.detail})"
                 if found != shard.sizes[position]:
                     wrong = found if isinstance(found, str) else f"{found[0]}x{found[1]}, not the stored size"

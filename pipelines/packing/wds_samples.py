@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from .members import Entry, Names, Slice, Unfit, unfit
+from .members import Entry, Slice, Unfit, UniquePaths, unfit
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".jp2", ".avif")
 
@@ -71,7 +71,7 @@ def photographs_in(tar: Path, members: Iterable[tarfile.TarInfo]) -> list[Packed
 
 def tar_entries(tar: Path, members: Iterable[tarfile.TarInfo]) -> list[Entry]:
     """The members as they are, whatever they are."""
-    names = Names(str(tar))
+    names = UniquePaths(str(tar))
     return [
         names.entry(member.name, unfit(member) or Slice(tar, member.offset_data, member.size)) for member in members
     ]

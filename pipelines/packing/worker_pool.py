@@ -47,7 +47,7 @@ def start_server(*modules: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lost:
+class TaskFailure:
     """What a task leaves whose worker, twice, died of it or gave no answer: `reason` is 'crashed' or 'hung'."""
 
     reason: str
@@ -89,7 +89,7 @@ class Workers(Generic[T, R]):
         for worker in self._workers:
             worker.end()
 
-    def map(self, tasks: Iterable[T]) -> Generator[tuple[T, R | Lost]]:
+    def map(self, tasks: Iterable[T]) -> Generator[tuple[T, R | TaskFailure]]:
         """Each task with its result, in the order of the tasks. Raises RuntimeError when the function raises."""
         todo = iter(tasks)
         ordered: deque[_Job[T]] = deque()
@@ -136,9 +136,9 @@ class Workers(Generic[T, R]):
         if culprit.failures == 2:
             culprit.done = True
             culprit.result = (
-                Lost(reason="hung", detail=f"no result after {self._seconds:g} s")
+                TaskFailure(reason="hung", detail=f"no result after {self._seconds:g} s")
                 if hung
-                else Lost(reason="crashed", detail=_cause(code))
+                else TaskFailure(reason="crashed", detail=_cause(code))
             )
         else:
             others.insert(0, culprit)

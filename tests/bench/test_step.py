@@ -8,7 +8,7 @@ import torch
 from photochrom.bench.command import main
 from photochrom.bench.common.timing import Clock
 from photochrom.bench.step import CONFIGURED, PARTS, Step, StepOptions, largest, measure, varied
-from photochrom.engine.configuration.config import DataConfig, RunConfig, Spec, TrainConfig
+from photochrom.engine.configuration.config import ClassSpec, DataConfig, RunConfig, TrainConfig
 from photochrom.engine.training.flops import flops_per_image
 from photochrom.models import VGGColorizer
 from PIL import Image
@@ -20,8 +20,8 @@ def config(loss: str = "L2", head: str = "ab") -> RunConfig:
     return RunConfig(
         out=Path("unused"),
         data=DataConfig(train="unused", size=32),
-        model=Spec(class_path="VGGColorizer", init_args={"width": 0.0625, "head": head}),
-        loss=Spec(class_path=loss, init_args={}),
+        model=ClassSpec(class_path="VGGColorizer", init_args={"width": 0.0625, "head": head}),
+        loss=ClassSpec(class_path=loss, init_args={}),
         train=TrainConfig(batch_size=2, device="cpu", precision="fp32"),
     )
 
@@ -31,7 +31,7 @@ def test_variants_take_turns_at_the_same_batch(
 ) -> None:
     monkeypatch.setattr(Step, "seconds", lambda self: 0.0)
     out = tmp_path / "step.json"
-    variants = ["fp32", "fp32 channels_last", "fp32 space_to_batch recompute", "fp16"]
+    variants = ["fp32", "fp32 channels_last", "fp32 space_to_batch activation_checkpointing", "fp16"]
     command = [*SMALL, "--seconds", "0.1", "--batch-sizes", "2", "4", "--variants", *variants]
     assert main([*command, "--peak-tflops", "0.1", "--train.precision", "fp32", "--out", str(out)]) == 0
     figures = json.loads(out.read_text())
@@ -56,10 +56,12 @@ def test_variants_take_turns_at_the_same_batch(
 
 
 def test_steps_that_are_too_slow_for_the_time_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Step, "seconds", lambda self: 2.0 if self._learner.colorizer.recompute else 0.0)
-    found = measure(config(), StepOptions(variants=["fp32", "fp32 recompute"], seconds=1.0))
+    monkeypatch.setattr(Step, "seconds", lambda self: 2.0 if self._learner.colorizer.activation_checkpointing else 0.0)
+    found = measure(config(), StepOptions(variants=["fp32", "fp32 activation_checkpointing"], seconds=1.0))
     assert [row["variant"] for row in found["rows"]] == ["fp32", CONFIGURED]
-    assert found["skipped"] == {"fp32 recompute, batches of 2": "a step takes 2.0 s: give more --seconds to see it"}
+    assert found["skipped"] == {
+        "fp32 activation_checkpointing, batches of 2": "a step takes 2.0 s: give more --seconds to see it"
+    }
 
 
 def test_a_word_that_is_none_is_refused() -> None:
@@ -68,11 +70,13 @@ def test_a_word_that_is_none_is_refused() -> None:
 
 
 def test_what_a_variant_does_not_name_is_as_torch_has_it() -> None:
-    run = replace(config(), train=TrainConfig(precision="bf16", recompute=True, layout="channels_last"))
+    run = replace(
+        config(), train=TrainConfig(precision="bf16", activation_checkpointing=True, memory_format="channels_last")
+    )
     plain, other = varied(run, "fp32"), varied(run, "bf16 default space_to_batch")
-    assert (plain.train.precision, plain.train.layout, plain.train.compile) == ("fp32", "contiguous", "off")
+    assert (plain.train.precision, plain.train.memory_format, plain.train.compile) == ("fp32", "contiguous", "off")
     assert plain.model.init_args["dilation"] == "native"
-    assert not plain.train.recompute
+    assert not plain.train.activation_checkpointing
     assert (other.train.precision, other.train.compile) == ("bf16", "default")
     assert other.model.init_args == {"width": 0.0625, "head": "ab", "dilation": "space_to_batch"}
 

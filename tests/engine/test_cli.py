@@ -7,10 +7,10 @@ from pathlib import Path
 import photochrom
 import pytest
 import yaml
-from photochrom.engine.checkpoints.model_file import load_with_recipe, save_model
+from photochrom.engine.checkpoints.model_file import load_with_metadata, save_model
 from photochrom.engine.cli import VERBS, main
 from photochrom.engine.commands.train import parse
-from photochrom.engine.configuration.config import Spec, plain
+from photochrom.engine.configuration.config import ClassSpec, to_plain_dict
 from photochrom.pipelines import ShardSet
 
 BASE = ["--out", "run", "--data.train", "shards"]
@@ -253,8 +253,8 @@ def test_recipes_and_overrides() -> None:
         "upsampling": "bicubic",
         "dilation": "auto",
     }
-    assert config.model == Spec(class_path="VGGColorizer", init_args=settings)
-    assert config.loss == Spec(class_path="L2", init_args={"resolution": "input"})
+    assert config.model == ClassSpec(class_path="VGGColorizer", init_args=settings)
+    assert config.loss == ClassSpec(class_path="L2", init_args={"resolution": "input"})
     assert (config.train.steps, config.train.batch_size, config.train.epochs) == (50, 224, 100)
     assert (config.data.size, config.data.crop, config.data.flip) == (128, "squash", False)
     assert (config.optim.lr, config.optim.betas) == (1e-4, (0.9, 0.999))
@@ -263,7 +263,7 @@ def test_recipes_and_overrides() -> None:
 @pytest.mark.parametrize("recipe", ["demo", "l2", "focal_l2", "rebalanced_ce", "focal_ce"])
 def test_the_resolved_configuration_reads_back(recipe: str, tmp_path: Path) -> None:
     config = parse(["--config", recipe, *BASE, "--data.val", "other"])
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(plain(config)))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(to_plain_dict(config)))
     assert parse(["--config", str(tmp_path / "config.yaml")]) == config
 
 
@@ -280,9 +280,9 @@ def test_a_loss_of_one_s_own_in_a_file_is_not_imported(
     trained: Path, shards: ShardSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """But by --plugin: tests/test_docs.py has that."""
-    network, recipe = load_with_recipe(trained)
+    network, recipe = load_with_metadata(trained)
     file = tmp_path / "model.safetensors"
-    save_model(network.state_dict(), replace(recipe, loss=Spec(class_path="my_losses.L1", init_args={})), file)
+    save_model(network.state_dict(), replace(recipe, loss=ClassSpec(class_path="my_losses.L1", init_args={})), file)
     assert main(["evaluate", str(file), "--data", str(shards.root), "--out", str(tmp_path / "scores")]) == 1
     assert "my_losses.L1 is no known ColorLoss" in capsys.readouterr().err
 

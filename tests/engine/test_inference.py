@@ -9,7 +9,7 @@ import photochrom
 import pytest
 import tifffile
 import torch
-from photochrom.engine.checkpoints.model_file import load_with_recipe
+from photochrom.engine.checkpoints.model_file import load_with_metadata
 from photochrom.engine.colorization.colorize import colorize
 from photochrom.engine.inference import TrainedColorizer
 from photochrom.models import Colorizer, ColorPrediction, VGGColorizer
@@ -29,8 +29,8 @@ class Painter(Colorizer):
 
 @pytest.fixture(scope="module")
 def painter(trained: Path) -> TrainedColorizer:
-    _, recipe = load_with_recipe(trained)
-    return TrainedColorizer(Painter(), recipe).eval()
+    _, metadata = load_with_metadata(trained)
+    return TrainedColorizer(Painter(), metadata).eval()
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +49,9 @@ def assert_painted(before: Any, after: Any) -> None:
 
 def test_it_is_what_was_trained(trained: Path) -> None:
     model = photochrom.load(trained)
-    network, recipe = load_with_recipe(trained)
+    network, metadata = load_with_metadata(trained)
     assert isinstance(model.network, VGGColorizer)
-    assert (model.recipe, model.head, model.training) == (recipe, "ab", False)
+    assert (model.metadata, model.head, model.training) == (metadata, "ab", False)
     L = torch.rand(1, 1, 40, 56) * 100
     with torch.inference_mode():
         assert torch.equal(model(L).ab(), network(L).ab())
@@ -60,7 +60,7 @@ def test_it_is_what_was_trained(trained: Path) -> None:
 def test_a_picture_is_what_the_core_makes_of_it(trained: Path, coffee: Image.Image) -> None:
     model = photochrom.load(trained)
     pixels = np.array(coffee)
-    (expected,) = colorize(model.network, [pixels], size=model.recipe.size, device="cpu")
+    (expected,) = colorize(model.network, [pixels], size=model.metadata.size, device="cpu")
     assert np.array_equal(model.colorize(pixels), expected.pixels)
     assert np.array_equal(np.asarray(model.colorize(coffee)), expected.pixels)
     tensor = torch.from_numpy(pixels).permute(2, 0, 1)

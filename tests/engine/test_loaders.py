@@ -22,7 +22,7 @@ def test_a_run_trains_with_every_backend(
     original = loaders.LOADERS.copy()
     for name, kind in original.items():
         monkeypatch.setitem(loaders.LOADERS, name, lambda *a, _kind=kind, **k: made.append(_kind) or _kind(*a, **k))
-    settings = {"loader__backend": backend, "train__steps": 3, "train__batch_size": 9, "loader__block": 2}
+    settings = {"loader__backend": backend, "train__steps": 3, "train__batch_size": 9, "loader__shuffle_block_size": 2}
     train(configure(tmp_path / "run", **settings))
     assert made[0] is BACKENDS[backend]
     assert made[1] in (DaliLoader, TorchLoader)  # previews show photographs, whatever it trains on
@@ -50,7 +50,7 @@ def test_auto_takes_torch_where_dali_is_of_no_use(shards: ShardSet, monkeypatch:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"block": 0}, "loader.block=0 is not a positive number"),
+        ({"shuffle_block_size": 0}, "loader.shuffle_block_size=0 is not a positive number"),
         ({"hw_decoder_load": 1.5}, r"loader.hw_decoder_load=1.5 is no share from 0 to 1"),
         ({"cache_gib": -1.0}, "loader.cache_gib=-1.0 is negative"),
     ],

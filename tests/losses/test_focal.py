@@ -14,7 +14,7 @@ Predict = Callable[[Tensor], ColorPrediction]
 
 def squared_errors(prediction: ColorPrediction, batch: LabBatch) -> NDArray[np.float64]:
     true = batch.ab.numpy().reshape(3, 2, 4, 4, 3, 4).mean(axis=(3, 5))
-    errors: NDArray[np.float64] = (prediction.cells.detach().numpy() - true) ** 2
+    errors: NDArray[np.float64] = (prediction.grid_ab.detach().numpy() - true) ** 2
     return errors
 
 

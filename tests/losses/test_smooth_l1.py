@@ -14,14 +14,14 @@ Predict = Callable[[Tensor], ColorPrediction]
 @pytest.mark.parametrize("beta", [0.5, 1.0, 30.0])
 def test_value_against_numpy_and_torch(beta: float, output: Tensor, batch: LabBatch, predict: Predict) -> None:
     prediction = predict(output)
-    predicted = prediction.cells.detach().numpy()
+    predicted = prediction.grid_ab.detach().numpy()
     true = batch.ab.numpy().reshape(3, 2, 4, 4, 3, 4).mean(axis=(3, 5))
     distance = abs(predicted - true)
     small = distance < beta
     expected = (small * distance**2 / (2 * beta) + ~small * (distance - beta / 2)).mean()
     assert SmoothL1(beta=beta)(prediction, batch).total.item() == pytest.approx(expected, rel=1e-9)
     assert expected == pytest.approx(
-        F.smooth_l1_loss(prediction.cells, torch.from_numpy(true), beta=beta).item(), rel=1e-9
+        F.smooth_l1_loss(prediction.grid_ab, torch.from_numpy(true), beta=beta).item(), rel=1e-9
     )
 
 

@@ -4,11 +4,11 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
 
-def trained(*, recompute: bool) -> tuple[VGGColorizer, int]:
+def trained(*, activation_checkpointing: bool) -> tuple[VGGColorizer, int]:
     """A model after one step, and the bytes that were kept for its gradients."""
     torch.manual_seed(0)
     model = VGGColorizer(width=0.0625).double().train()
-    model.recompute = recompute
+    model.activation_checkpointing = activation_checkpointing
     kept = 0
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -25,7 +25,10 @@ def trained(*, recompute: bool) -> tuple[VGGColorizer, int]:
 
 
 def test_the_network_learns_the_same_with_less_memory() -> None:
-    (usual, much), (recomputed, little) = trained(recompute=False), trained(recompute=True)
+    (usual, much), (recomputed, little) = (
+        trained(activation_checkpointing=False),
+        trained(activation_checkpointing=True),
+    )
     assert little < much / 3
     for (name, theirs), ours in zip(usual.named_parameters(), recomputed.parameters(), strict=True):
         assert torch.equal(ours.grad, theirs.grad), name
@@ -35,7 +38,7 @@ def test_the_network_learns_the_same_with_less_memory() -> None:
 
 def test_nothing_is_recomputed_in_evaluation() -> None:
     model = VGGColorizer(width=0.0625).eval()
-    model.recompute = True
+    model.activation_checkpointing = True
     L = torch.rand(1, 1, 32, 32) * 100
     usual = VGGColorizer(width=0.0625).eval()
     usual.load_state_dict(model.state_dict())

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from photochrom.models import VGGColorizer
-from photochrom.models.dilation import batch_to_space, gains, space_to_batch
+from photochrom.models.dilation import batch_to_space, is_faster, space_to_batch
 from torch import nn
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
@@ -58,7 +58,7 @@ def test_plain_convolutions_are_computed(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_auto_stays_native_where_nothing_gains(device: torch.device) -> None:
     model = VGGColorizer(width=0.0625).to(device)
     before = deepcopy(model.state_dict())
-    model.tune(torch.rand(2, 1, 64, 64, device=device) * 100)
+    model.autotune(torch.rand(2, 1, 64, 64, device=device) * 100)
     assert model.dilation == "auto" if device.type == "cpu" else model.dilation in ("native", "space_to_batch")
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name]), name
@@ -67,7 +67,7 @@ def test_auto_stays_native_where_nothing_gains(device: torch.device) -> None:
 def test_a_trial_leaves_no_trace(device: torch.device) -> None:
     model = VGGColorizer(width=0.0625).to(device).train()
     before = deepcopy(model.state_dict())
-    assert gains((model.block5, model.block6), torch.randn(2, 32, 8, 8, device=device)) in (True, False)
+    assert is_faster((model.block5, model.block6), torch.randn(2, 32, 8, 8, device=device)) in (True, False)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name]), name
     assert all(parameter.grad is None for parameter in model.parameters())

@@ -92,7 +92,7 @@ def test_what_a_head_puts_out(head: str, channels: int) -> None:
     prediction = model(torch.rand(2, 1, 37, 48) * 100)
     assert model.head == prediction.head == head
     assert prediction.output.shape == (2, channels, 10, 12)
-    assert prediction.cells.shape == (2, 2, 10, 12)
+    assert prediction.grid_ab.shape == (2, 2, 10, 12)
     assert prediction.ab().shape == (2, 2, 37, 48)
 
 
@@ -101,7 +101,7 @@ def test_the_bins_head_is_decoded_at_the_grid_then_upsampled() -> None:
     torch.nn.init.normal_(model.to_bins.weight)
     prediction = model(torch.rand(1, 1, 32, 32) * 100)
     cells = annealed_mean(prediction.output, 0.7)
-    assert torch.equal(prediction.cells, cells)
+    assert torch.equal(prediction.grid_ab, cells)
     assert torch.equal(prediction.ab(), F.interpolate(cells, scale_factor=4, mode="bicubic"))
 
 

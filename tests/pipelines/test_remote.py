@@ -102,7 +102,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_a_server_is_asked_once_for_what_lies_together(remote: ShardSet, asked: list[int]) -> None:
     reader = RemoteReader(remote)
-    reader.announce(np.arange(9))
+    reader.prefetch(np.arange(9))
     stored = reader.read(np.arange(9))
     assert len(asked) == len(remote.shards)
     assert [bytes(each) for each in stored] == [remote.sample(i).stored() for i in range(9)]
@@ -111,7 +111,7 @@ def test_a_server_is_asked_once_for_what_lies_together(remote: ShardSet, asked: 
 def test_what_is_coming_is_not_asked_for_again(remote: ShardSet, asked: list[int]) -> None:
     reader = RemoteReader(remote)
     for start in range(0, 5):
-        reader.announce(np.arange(start, start + 5))
+        reader.prefetch(np.arange(start, start + 5))
     stored = reader.read(np.arange(9))
     assert sum(asked) == 9
     assert [bytes(each) for each in stored] == [remote.sample(i).stored() for i in range(9)]
@@ -122,7 +122,7 @@ def test_what_is_there_stays_when_more_is_asked_for(remote: ShardSet) -> None:
     reader = RemoteReader(remote)
     reader._largest = 1
     for i in (0, 1):
-        reader.announce(np.array([i]))
+        reader.prefetch(np.array([i]))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("photochrom.pipelines.loading.reader._HELD", 1)
         stored = reader.read(np.arange(9))
@@ -132,8 +132,8 @@ def test_what_is_there_stays_when_more_is_asked_for(remote: ShardSet) -> None:
 def test_what_is_announced_and_never_read_does_not_pile_up(remote: ShardSet) -> None:
     reader = RemoteReader(remote)
     for _ in range(50):
-        reader.announce(np.array([0, 1]))
-        reader.announce(np.array([5, 8]))
+        reader.prefetch(np.array([0, 1]))
+        reader.prefetch(np.array([5, 8]))
     assert len(reader._coming) <= 9
     for i in (3, 3, 0):
         assert bytes(reader.read(np.array([i, i]))[1]) == remote.sample(i).stored()

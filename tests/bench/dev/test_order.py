@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
-from photochrom.bench.dev.order import main, met_again
+from photochrom.bench.dev.order import batch_overlap, main
 from photochrom.pipelines import ShardSet
 
 
@@ -16,6 +16,8 @@ def test_every_block_is_measured(shards: ShardSet, tmp_path: Path, capsys: pytes
 
 
 def test_neighbours_meet_again_more_often_than_by_chance() -> None:
-    assert met_again(20_000, 200, 1) == pytest.approx(1, abs=0.03)
-    assert met_again(20_000, 200, 10_000) == pytest.approx(1, abs=0.03)  # two blocks, wholly mixed: no blocks at all
-    assert met_again(256 * 128, 512, 4) > 1.005  # 512 of a group's 512: whole groups, though other blocks in each
+    assert batch_overlap(20_000, 200, 1) == pytest.approx(1, abs=0.03)
+    assert batch_overlap(20_000, 200, 10_000) == pytest.approx(
+        1, abs=0.03
+    )  # two blocks, wholly mixed: no blocks at all
+    assert batch_overlap(256 * 128, 512, 4) > 1.005  # 512 of a group's 512: whole groups, though other blocks in each

@@ -10,13 +10,13 @@ from photochrom.engine.commands.train import parse
 from photochrom.pipelines import ShardSet
 from PIL import Image
 
-BASE = Setting(backend="dali", threads=2, prefetch=2, batch_size=8)
+BASE = Setting(backend="dali", threads=2, prefetch_batches=2, batch_size=8)
 
 
 def turns(**rates: float) -> dict[Setting, list[Turn]]:
     """A setting for each backend."""
     return {
-        Setting(backend=name, threads=1, prefetch=2, batch_size=8): [Turn(wall=1 / rate, cpu=0.0)]
+        Setting(backend=name, threads=1, prefetch_batches=2, batch_size=8): [Turn(wall=1 / rate, cpu=0.0)]
         for name, rate in rates.items()
     }
 
@@ -27,9 +27,9 @@ def test_from_the_command_line(shards: ShardSet, tmp_path: Path, capsys: pytest.
     command += ["--train.batch_size", "4", "--train.device", "cpu", "--loader.threads", "1"]
     assert main([*command, "--out", str(out), "--apply", str(recipe)]) == 0
     found = json.loads(out.read_text())
-    assert found["configured"] == {"backend": "dali", "threads": 1, "prefetch": 2, "batch_size": 4}
+    assert found["configured"] == {"backend": "dali", "threads": 1, "prefetch_batches": 2, "batch_size": 4}
     assert {row["backend"] for row in found["rows"]} == {"dali", "torch"}
-    assert {row["prefetch"] for row in found["rows"]} == {1, 2, 4}
+    assert {row["prefetch_batches"] for row in found["rows"]} == {1, 2, 4}
     assert {row["batch_size"] for row in found["rows"]} == {2, 4, 8}
     for row in found["rows"]:
         assert 0 < row["min(img/s)"] <= row["median(img/s)"] <= row["max(img/s)"]
@@ -44,8 +44,8 @@ def test_from_the_command_line(shards: ShardSet, tmp_path: Path, capsys: pytest.
     assert found["fastest"] == {name: best[name] for name in found["fastest"]}
     best = best if found["is_beyond_noise"] else found["configured"]
     config = parse(["--config", "demo", "--config", str(recipe), "--out", "x", "--data.train", "y"])
-    chosen = (config.loader.backend, config.loader.threads, config.loader.prefetch)
-    assert chosen == (best["backend"], best["threads"], best["prefetch"])
+    chosen = (config.loader.backend, config.loader.threads, config.loader.prefetch_batches)
+    assert chosen == (best["backend"], best["threads"], best["prefetch_batches"])
     assert main([*command, "--seconds", "0.1", "--apply", str(recipe)]) == 0, "what it has written it may replace"
 
 
@@ -54,12 +54,12 @@ def test_what_is_swept() -> None:
     assert {setting.threads for setting in swept} == {1, 2, 4, 6}
     assert swept[0] == BASE
     around = list(by_queue(BASE, turns(dali=1.0, torch=2.0)))
-    assert {(each.prefetch, each.batch_size) for each in around} == {(1, 8), (2, 8), (4, 8), (2, 4), (2, 16)}
+    assert {(each.prefetch_batches, each.batch_size) for each in around} == {(1, 8), (2, 8), (4, 8), (2, 4), (2, 16)}
     assert {each.backend for each in around} == {"dali", "torch"}
 
 
 def test_the_fastest_has_the_batches_that_are_trained_with() -> None:
-    larger = Setting(backend="dali", threads=1, prefetch=2, batch_size=16)
+    larger = Setting(backend="dali", threads=1, prefetch_batches=2, batch_size=16)
     measured = turns(dali=1.0, torch=2.0) | {larger: [Turn(wall=0.1, cpu=0.0)]}
     assert fastest(measured, 8).backend == "torch"
 
@@ -78,8 +78,10 @@ def test_a_file_of_somebody_s_own_is_not_lost(tmp_path: Path, capsys: pytest.Cap
 
 @pytest.mark.parametrize("beyond", [True, False])
 def test_noise_changes_no_recipe(beyond: bool, tmp_path: Path) -> None:
-    settings = {name: {"backend": name, "threads": 1, "prefetch": 2, "batch_size": 8} for name in ("dali", "torch")}
+    settings = {
+        name: {"backend": name, "threads": 1, "prefetch_batches": 2, "batch_size": 8} for name in ("dali", "torch")
+    }
     found = {"fastest": settings["torch"], "configured": settings["dali"], "is_beyond_noise": beyond, "verdict": "so"}
     apply(found, tmp_path / "fast.yaml")
     written = yaml.safe_load((tmp_path / "fast.yaml").read_text())
-    assert written == {"loader": {"backend": "torch" if beyond else "dali", "threads": 1, "prefetch": 2}}
+    assert written == {"loader": {"backend": "torch" if beyond else "dali", "threads": 1, "prefetch_batches": 2}}

@@ -1,4 +1,4 @@
-"""Each contestant in a real process of its own; references are those of scikit-image."""
+"""Each entry in a real process of its own; references are those of scikit-image."""
 
 import importlib
 import importlib.util
@@ -19,8 +19,8 @@ from photochrom.bench.rivals import main as rivals
 from photochrom.bench.rivals.accuracy import check, write_reference
 from photochrom.bench.rivals.config import RivalsConfig
 from photochrom.bench.rivals.datasets import work_folder
-from photochrom.bench.rivals.entries import CONTESTANTS, RANDOM, RIVALS, SETS, SQUASH, Contestant
-from photochrom.bench.rivals.processes import Arena
+from photochrom.bench.rivals.entries import CONTESTANTS, RANDOM, RIVALS, SETS, SQUASH, Entry
+from photochrom.bench.rivals.processes import EntryRunner
 from photochrom.bench.rivals.rows import TOLERANCE_AB, TOLERANCE_L, loader_row, step_rows, verdict
 from photochrom.bench.rivals.task import Task
 from photochrom.bench.rivals.train_step import torch_defaults
@@ -121,7 +121,7 @@ def test_a_rival_reads_its_own_format_and_makes_the_same(rival: str, settings: l
         pytest.skip(f"{rival} is not installed")
     config = parse_options(RivalsConfig, settings, prog="rivals")
     with work_folder(config) as folder:
-        found = Arena(config, folder).check(Contestant(SQUASH, rival, RIVALS[rival]))
+        found = EntryRunner(config, folder).check(Entry(SQUASH, rival, RIVALS[rival]))
     assert found["num_checked"] == 9
     if rival != "ffcv":  # which cuts another part
         assert found["error_L"] < TOLERANCE_L
@@ -198,11 +198,11 @@ def turn(rate: float) -> dict[str, Any]:
 def test_ratios_are_those_of_the_same_round_and_other_results_are_named() -> None:
     wrong = {"mean_L": 50.0, "mean_abs_ab": 9.0, "error_L": 3.0, "error_ab": 0.1, "num_checked": 9}
     baseline, turns = [turn(100.0), turn(50.0), turn(80.0)], [turn(300.0), turn(100.0), turn(80.0)]
-    row = loader_row(Contestant(SQUASH, "litdata", "chunks"), turns, baseline, wrong)
+    row = loader_row(Entry(SQUASH, "litdata", "chunks"), turns, baseline, wrong)
     assert [row[f"{name}(ratio)"] for name in ("median", "min", "max")] == [2, 1, 3]
     assert row["is_same"] is False
     assert "NOT THE SAME RESULT: litdata:chunks" in verdict([row])
-    other = loader_row(Contestant(SQUASH, "ffcv", "beton"), turns, baseline, wrong)
+    other = loader_row(Entry(SQUASH, "ffcv", "beton"), turns, baseline, wrong)
     assert other["is_same"] is None
     assert "error_L" not in other
     assert other["crop"] == "the largest square"
@@ -214,7 +214,7 @@ def test_ratios_are_those_of_the_same_round_and_other_results_are_named() -> Non
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--only", "original,ffvc"], "no contestant is called ffvc; did you mean ffcv?; known are original, opencv"),
+        (["--only", "original,ffvc"], "no entry is called ffvc; did you mean ffcv?; known are original, opencv"),
         (["--seconds", "0"], "--seconds 0.0 is not positive"),
         (["--size", "100"], "--size 100 is not a multiple of 8"),
         (["--rounds", "0"], "--rounds 0 is not a positive number"),

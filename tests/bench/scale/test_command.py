@@ -16,7 +16,7 @@ from photochrom.bench.scale import checking
 from photochrom.bench.scale.machines import load_machine
 from photochrom.bench.scale.network import buckets, segments, vgg
 from photochrom.bench.scale.photographs import Stored, load_photograph
-from photochrom.bench.scale.prediction import Job, Precision, predict, ring_seconds, seconds
+from photochrom.bench.scale.prediction import Precision, TrainingJob, predict, ring_seconds, seconds
 from photochrom.bench.scale.published import compare, resnet50
 from photochrom.engine.configuration.config import DataConfig, RunConfig, TrainConfig
 from photochrom.engine.training.flops import flops_per_image
@@ -28,8 +28,8 @@ V100 = load_machine("v100-n1-highmem-16")
 
 
 @pytest.fixture(scope="module")
-def job() -> Job:
-    return Job(network=vgg(1.0, 256), photograph=load_photograph("packed"), batch=56, images=16_873)
+def job() -> TrainingJob:
+    return TrainingJob(network=vgg(1.0, 256), photograph=load_photograph("packed"), batch=56, images=16_873)
 
 
 def test_buckets_are_those_that_torch_makes() -> None:
@@ -66,15 +66,15 @@ def test_a_ring_by_its_formula() -> None:
     assert ring_seconds(1e9, 2, 1, bandwidths, latencies) == pytest.approx(8.4e-6 + 2e-5 + 1 / 3)
 
 
-def test_the_resource_that_is_made_scarce_is_the_one_that_binds(job: Job) -> None:
-    def binds(machine: Any = V100, nodes: int = 4, **changes: Any) -> str:
-        return predict(machine, Job(**{**vars(job), **changes}), nodes, 4, steps=20).binds
+def test_the_resource_that_is_made_scarce_is_the_one_that_binds(job: TrainingJob) -> None:
+    def bottleneck(machine: Any = V100, nodes: int = 4, **changes: Any) -> str:
+        return predict(machine, TrainingJob(**{**vars(job), **changes}), nodes, 4, steps=20).bottleneck
 
     slow = {"value": 1e-3, "source": "made up"}
-    assert binds() == "computing"
-    assert binds(photograph=load_photograph("original-recipe")) == "decoding"
-    assert binds(changed(V100, network=slow)) == "all-reduce"
-    assert binds(changed(V100, disk=slow, memory=slow)) == "storage"
+    assert bottleneck() == "computing"
+    assert bottleneck(photograph=load_photograph("original-recipe")) == "decoding"
+    assert bottleneck(changed(V100, network=slow)) == "all-reduce"
+    assert bottleneck(changed(V100, disk=slow, memory=slow)) == "storage"
 
 
 def changed(machine: Any, **figures: dict[str, Any]) -> Any:
@@ -82,7 +82,7 @@ def changed(machine: Any, **figures: dict[str, Any]) -> Any:
     return type(machine)(**{**vars(machine), **new})
 
 
-def test_a_set_in_memory_is_read_once(job: Job) -> None:
+def test_a_set_in_memory_is_read_once(job: TrainingJob) -> None:
     slow = changed(V100, disk={"value": 1, "source": "made up"})
     point = predict(slow, job, 1, 4, relieve=False)
     cold, warm = job.images / point.cold, job.images / point.rate
@@ -95,16 +95,16 @@ def test_a_set_in_memory_is_read_once(job: Job) -> None:
     ("name", "stored", "rate"),
     [("h100", "originals", 2200), ("h100", "packed", 20_000), ("a100-a2-highgpu-8g", "originals", 940)],
 )
-def test_a_device_decodes_so_many_pixels(job: Job, name: str, stored: Stored, rate: float) -> None:
+def test_a_device_decodes_so_many_pixels(job: TrainingJob, name: str, stored: Stored, rate: float) -> None:
     """Where computing takes no time, the rate is that of the decoder over the size of a photograph."""
     machine = changed(load_machine(name), half_peak={"value": 1e9, "source": "made up"})
-    point = predict(machine, Job(**{**vars(job), "photograph": load_photograph(stored)}), 1, 1, relieve=False)
+    point = predict(machine, TrainingJob(**{**vars(job), "photograph": load_photograph(stored)}), 1, 1, relieve=False)
     assert point.rate == pytest.approx(rate, rel=0.03)
 
 
 @pytest.mark.parametrize("precision", ["half", "fp32"])
-def test_devices_that_never_wait_are_the_ceiling(job: Job, precision: Precision) -> None:
-    point = predict(V100, Job(**{**vars(job), "precision": precision}), 2, 4, steps=10, relieve=False)
+def test_devices_that_never_wait_are_the_ceiling(job: TrainingJob, precision: Precision) -> None:
+    point = predict(V100, TrainingJob(**{**vars(job), "precision": precision}), 2, 4, steps=10, relieve=False)
     assert 0.9 * point.ideal < point.rate <= point.ideal
     peak, share = (V100.half_peak, V100.half_attained) if precision == "half" else (V100.fp32_peak, V100.fp32_attained)
     assert peak

@@ -84,7 +84,7 @@ def test_what_the_last_waited_for_is_what_the_others_wait_for() -> None:
 
 def test_batches_ahead_even_out_what_scatters() -> None:
     scattered = replace(STEP, decode=0.04, cores=1, load_jitter=0.5)
-    assert rate(replace(scattered, prefetch=1)) < rate(replace(scattered, prefetch=8)) <= 25
+    assert rate(replace(scattered, prefetch_batches=1)) < rate(replace(scattered, prefetch_batches=8)) <= 25
 
 
 def test_the_same_seed_gives_the_same_and_another_does_not() -> None:

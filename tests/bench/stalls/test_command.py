@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 from photochrom.bench.command import main
-from photochrom.bench.stalls.command import advice, beyond_noise, measure
+from photochrom.bench.stalls.command import advice, measure, significant
 from photochrom.bench.stalls.feed_stages import DECODE, NETWORK, STORAGE, TRANSFER, Carry, MemoryReader
-from photochrom.engine.configuration.config import DataConfig, LoaderConfig, RunConfig, Spec, TrainConfig
+from photochrom.engine.configuration.config import ClassSpec, DataConfig, LoaderConfig, RunConfig, TrainConfig
 from photochrom.pipelines import LabBatch, ShardSet
 from photochrom.pipelines.loading.reader import LocalReader
 from PIL import Image
@@ -37,18 +37,18 @@ def config(data: Path, *, width: float = 0.03125, size: int = 32, **loader: Any)
     return RunConfig(
         out=Path("unused"),
         data=DataConfig(train=str(data), size=size, crop="squash"),
-        model=Spec(class_path="VGGColorizer", init_args={"width": width}),
+        model=ClassSpec(class_path="VGGColorizer", init_args={"width": width}),
         loader=LoaderConfig(threads=1, **loader),
         train=TrainConfig(batch_size=4, device="cpu", precision="fp32"),
     )
 
 
 def verdict(expected: str, run: RunConfig, carry: Carry | None = None) -> str:
-    """What binds the run, and in which words; what disturbs a measurement may do so once."""
+    """What bottleneck the run, and in which words; what disturbs a measurement may do so once."""
     for _ in range(2):
         found = measure(run, SECONDS, carry)
         print(found["verdict"])
-        if found["diagnosis"]["binds"] == expected:
+        if found["diagnosis"]["bottleneck"] == expected:
             return str(found["verdict"])
     raise AssertionError(found["verdict"])
 
@@ -63,17 +63,17 @@ def slowed(real: Callable[..., Any]) -> Callable[..., Any]:
 
 def test_a_throttled_reader(shards: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LocalReader, "read", slowed(LocalReader.read))
-    assert verdict(STORAGE, config(shards.root, backend="torch")).startswith("reading from storage binds")
+    assert verdict(STORAGE, config(shards.root, backend="torch")).startswith("reading from storage bottleneck")
 
 
 @pytest.mark.parametrize("backend", ["dali", "torch"])
 def test_one_thread_that_decodes_for_a_narrow_network(large: Path, backend: str) -> None:
-    assert verdict(DECODE, config(large, backend=backend)).startswith("decoding on the CPU binds")
+    assert verdict(DECODE, config(large, backend=backend)).startswith("decoding on the CPU bottleneck")
 
 
 def test_what_is_no_slower_in_its_fastest_round_is_noise() -> None:
     times = {"a": [1.0, 1.1, 1.2], "b": [1.0, 1.9, 2.0], "c": [1.3, 1.4, 1.5], "d": [0.5, 0.6, 0.7]}
-    assert beyond_noise(times) == {"a": 1.1, "b": 1.1, "c": 1.4, "d": 0.6}
+    assert significant(times) == {"a": 1.1, "b": 1.1, "c": 1.4, "d": 0.6}
 
 
 def test_it_is_said_when_rounds_of_the_same_differ_too_much() -> None:
@@ -86,7 +86,7 @@ def test_it_is_said_when_rounds_of_the_same_differ_too_much() -> None:
 
 def test_a_wide_network(shards: ShardSet) -> None:
     run = config(shards.root, width=0.25, size=64)
-    assert verdict(NETWORK, run).startswith("the network's own arithmetic binds")
+    assert verdict(NETWORK, run).startswith("the network's own arithmetic bottleneck")
 
 
 def test_a_slow_copy(shards: ShardSet) -> None:
@@ -94,7 +94,7 @@ def test_a_slow_copy(shards: ShardSet) -> None:
         time.sleep(0.05)
         return LabBatch(L=batch.L.clone(), ab=batch.ab.clone(), index=batch.index)
 
-    assert verdict(TRANSFER, config(shards.root), carry).startswith("the transfer of batches to the device binds")
+    assert verdict(TRANSFER, config(shards.root), carry).startswith("the transfer of batches to the device bottleneck")
 
 
 def test_from_the_command_line(shards: ShardSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,14 +2,14 @@ from dataclasses import fields
 
 import pytest
 from photochrom.bench.command import VERBS as BENCHES
-from photochrom.bench.stalls.diagnosis import Circumstances, Remedy, diagnose
+from photochrom.bench.stalls.diagnosis import Recommendation, SystemInfo, diagnose
 from photochrom.bench.stalls.feed_stages import DECODE, LAB, NETWORK, STORAGE, TRANSFER
 from photochrom.engine.cli import VERBS
 from photochrom.engine.configuration.config import DataConfig, LoaderConfig
 from photochrom.pipelines import PackConfig
 
 
-def here(**changes: object) -> Circumstances:
+def here(**changes: object) -> SystemInfo:
     usual = {
         "threads": 4,
         "cores": 16,
@@ -18,50 +18,50 @@ def here(**changes: object) -> Circumstances:
         "fits": True,
         "fits_decoded": True,
     }
-    return Circumstances(**{**usual, "on_gpu": True, "decodes_on_gpu": False, **changes})
+    return SystemInfo(**{**usual, "on_gpu": True, "decodes_on_gpu": False, **changes})
 
 
 GPU = {NETWORK: 1.0, TRANSFER: 1.0, LAB: 1.0, DECODE: 1.0, STORAGE: 1.0}
 
 
-@pytest.mark.parametrize("binds", [TRANSFER, LAB, DECODE, STORAGE])
-def test_what_makes_a_gpu_wait_binds_even_where_the_network_takes_most(binds: str) -> None:
+@pytest.mark.parametrize("bottleneck", [TRANSFER, LAB, DECODE, STORAGE])
+def test_what_makes_a_gpu_wait_binds_even_where_the_network_takes_most(bottleneck: str) -> None:
     names = list(GPU)
-    seconds = {name: 1.0 if names.index(name) < names.index(binds) else 1.3 for name in names}
+    seconds = {name: 1.0 if names.index(name) < names.index(bottleneck) else 1.3 for name in names}
     found = diagnose(seconds, here())
-    assert found.binds == binds
+    assert found.bottleneck == bottleneck
     assert found.stall == pytest.approx(0.3 / 1.3)
-    assert found.shares[binds] == pytest.approx(0.3 / 1.3)
+    assert found.shares[bottleneck] == pytest.approx(0.3 / 1.3)
     assert sum(found.shares.values()) == pytest.approx(1)
 
 
 def test_on_a_cpu_the_larger_part_binds() -> None:
     seconds = {NETWORK: 1.0, LAB: 1.0, DECODE: 1.3, STORAGE: 1.3}
-    assert diagnose(seconds, here(on_gpu=False)).binds == NETWORK
+    assert diagnose(seconds, here(on_gpu=False)).bottleneck == NETWORK
     seconds = {NETWORK: 1.0, LAB: 1.6, DECODE: 2.5, STORAGE: 2.5}
-    assert diagnose(seconds, here(on_gpu=False)).binds == DECODE  # with Lab, more than the network
+    assert diagnose(seconds, here(on_gpu=False)).bottleneck == DECODE  # with Lab, more than the network
 
 
 def test_noise_is_no_stall() -> None:
     found = diagnose({**GPU, DECODE: 1.06, STORAGE: 1.05}, here())
-    assert found.binds == NETWORK
+    assert found.bottleneck == NETWORK
     assert found.shares[STORAGE] == 0
     assert "waiting for data takes 5 % of the time" in found.sentence
 
 
 def test_a_set_that_does_not_fit_is_read_anew_in_every_epoch() -> None:
-    assert diagnose(GPU, here(fits=True), cold=3.0).binds == NETWORK
-    assert diagnose(GPU, here(fits=False), cold=3.0).binds == STORAGE
-    assert diagnose(GPU, here(fits=False), cold=0.5).binds == NETWORK  # the disk keeps up
+    assert diagnose(GPU, here(fits=True), cold=3.0).bottleneck == NETWORK
+    assert diagnose(GPU, here(fits=False), cold=3.0).bottleneck == STORAGE
+    assert diagnose(GPU, here(fits=False), cold=0.5).bottleneck == NETWORK  # the disk keeps up
 
 
 def test_what_the_run_does_not_do_is_not_blamed() -> None:
     """A GPU cuts and resizes faster than the CPU that stands for it; a run that caches decodes nothing."""
-    assert diagnose({**GPU, LAB: 2.0, DECODE: 1.02, STORAGE: 1.02}, here()).binds == NETWORK
-    assert diagnose({**GPU, DECODE: 3.0}, here()).binds == NETWORK
+    assert diagnose({**GPU, LAB: 2.0, DECODE: 1.02, STORAGE: 1.02}, here()).bottleneck == NETWORK
+    assert diagnose({**GPU, DECODE: 3.0}, here()).bottleneck == NETWORK
 
 
-def expected(remedies: list[Remedy]) -> dict[str, float | None]:
+def expected(remedies: list[Recommendation]) -> dict[str, float | None]:
     return {remedy.what.split(":")[0]: remedy.expected for remedy in remedies}
 
 
@@ -92,8 +92,8 @@ def test_a_gpu_computes_while_others_decode() -> None:
 
 
 def test_every_command_that_is_advised_exists() -> None:
-    for binds in (NETWORK, TRANSFER, LAB, DECODE, STORAGE):
-        seconds = {name: 1.0 if list(GPU).index(name) < list(GPU).index(binds) else 9.0 for name in GPU}
+    for bottleneck in (NETWORK, TRANSFER, LAB, DECODE, STORAGE):
+        seconds = {name: 1.0 if list(GPU).index(name) < list(GPU).index(bottleneck) else 9.0 for name in GPU}
         for remedy in diagnose(seconds, here()).remedies:
             match remedy.what.split(":")[0].split():
                 case ["photochrom", "bench", verb]:

@@ -71,11 +71,11 @@ def test_there_and_back(
 
 
 def test_a_trained_model_goes_to_another_project(configure, tmp_path: Path) -> None:
-    from photochrom.engine.configuration.config import Spec
+    from photochrom.engine.configuration.config import ClassSpec
     from photochrom.engine.training.run import train
 
-    model = Spec(class_path="VGGColorizer", init_args={"width": 0.0625, "head": "bins"})
-    train(configure(tmp_path / "run", model=model, loss=Spec(class_path="RebalancedCrossEntropy"), train__steps=2))
+    model = ClassSpec(class_path="VGGColorizer", init_args={"width": 0.0625, "head": "bins"})
+    train(configure(tmp_path / "run", model=model, loss=ClassSpec(class_path="RebalancedCrossEntropy"), train__steps=2))
     assert main(["convert", str(tmp_path / "run"), str(tmp_path / "eccv16.pth"), "--to", "eccv16"]) == 0
     assert len(torch.load(tmp_path / "eccv16.pth", weights_only=True)) == 82
 
@@ -115,11 +115,11 @@ def test_half_precision_becomes_single(tmp_path: Path) -> None:
 def test_the_recipe_says_where_it_is_from(tmp_path: Path) -> None:
     foreign("original", tmp_path / "model_l2.pt")
     assert main(["convert", str(tmp_path / "model_l2.pt"), str(tmp_path / "ours.safetensors")]) == 0
-    recipe = convert.load_with_recipe(tmp_path / "ours.safetensors")[1]
+    metadata = convert.load_with_metadata(tmp_path / "ours.safetensors")[1]
     digest = hashlib.sha256((tmp_path / "model_l2.pt").read_bytes()).hexdigest()
-    assert recipe.config == {"converted": {"file": "model_l2.pt", "sha256": digest}}
-    assert recipe.size == 256
-    assert recipe.loss.class_path == "L2"
+    assert metadata.config == {"converted": {"file": "model_l2.pt", "sha256": digest}}
+    assert metadata.size == 256
+    assert metadata.loss.class_path == "L2"
 
 
 def test_the_published_file_is_known_by_its_digest(

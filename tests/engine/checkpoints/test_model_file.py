@@ -6,8 +6,8 @@ from pathlib import Path
 import photochrom
 import pytest
 import torch
-from photochrom.engine.checkpoints.model_file import load_with_recipe, model_file
-from photochrom.engine.configuration.config import Spec
+from photochrom.engine.checkpoints.model_file import load_with_metadata, model_file
+from photochrom.engine.configuration.config import ClassSpec
 from photochrom.engine.configuration.config_file import check_file
 from photochrom.engine.configuration.registry import build_loss, build_model, import_plugin, with_prior
 from photochrom.losses import L2, ColorLoss, ElementLoss, LossOutput, RebalancedCrossEntropy
@@ -47,14 +47,14 @@ def test_a_run_without_final_weights_gives_its_newest_checkpoint(trained: Path, 
 def test_the_header_holds_all_that_is_needed(trained: Path) -> None:
     with safe_open(trained / "model.safetensors", framework="pt") as file:
         header = file.metadata()
-    recipe = json.loads(header["recipe"])
+    metadata = json.loads(header["recipe"])
     assert header["photochrom"] == photochrom.__version__
-    assert recipe["model"] == {"class_path": "VGGColorizer", "init_args": {"width": 0.0625}}
-    assert recipe["loss"] == {"class_path": "L2", "init_args": {}}
-    assert recipe["step"] == 20
-    assert recipe["size"] == 32
-    assert recipe["versions"]["torch"] == torch.__version__
-    assert recipe["config"]["optim"]["lr"] == 1e-4
+    assert metadata["model"] == {"class_path": "VGGColorizer", "init_args": {"width": 0.0625}}
+    assert metadata["loss"] == {"class_path": "L2", "init_args": {}}
+    assert metadata["step"] == 20
+    assert metadata["size"] == 32
+    assert metadata["versions"]["torch"] == torch.__version__
+    assert metadata["config"]["optim"]["lr"] == 1e-4
 
 
 def test_nothing_there(tmp_path: Path) -> None:
@@ -79,8 +79,8 @@ def test_a_model_file_of_another_project(tmp_path: Path) -> None:
 
 def test_any_flipped_bit_is_noticed(trained: Path, tmp_path: Path) -> None:
     sound = (trained / "model.safetensors").read_bytes()
-    recipe = sound.index(b"recipe")
-    for place in (3, sound.index(b"0.0625", recipe), sound.index(b"0.0001", recipe), -1, -len(sound) // 2):
+    metadata = sound.index(b"recipe")
+    for place in (3, sound.index(b"0.0625", metadata), sound.index(b"0.0001", metadata), -1, -len(sound) // 2):
         data = bytearray(sound)
         data[place] ^= 1
         (tmp_path / "model.safetensors").write_bytes(data)
@@ -103,9 +103,11 @@ def test_tensors_that_do_not_fit_are_named(trained: Path, tmp_path: Path) -> Non
 
 
 def test_known_and_imported_classes_can_be_built() -> None:
-    assert isinstance(build_model(Spec(class_path="VGGColorizer", init_args={"width": 0.0625})), VGGColorizer)
-    assert isinstance(build_model(Spec(class_path=f"{__name__}.MyColorizer", init_args={"bias": 1.0})), MyColorizer)
-    assert isinstance(build_loss(Spec(class_path="L2")), L2)
+    assert isinstance(build_model(ClassSpec(class_path="VGGColorizer", init_args={"width": 0.0625})), VGGColorizer)
+    assert isinstance(
+        build_model(ClassSpec(class_path=f"{__name__}.MyColorizer", init_args={"bias": 1.0})), MyColorizer
+    )
+    assert isinstance(build_loss(ClassSpec(class_path="L2")), L2)
 
 
 class Sum(ColorLoss):
@@ -121,7 +123,7 @@ class Sum(ColorLoss):
 
 def test_losses_that_wrap_losses_are_built_with_them() -> None:
     second = {"class_path": "RebalancedCrossEntropy", "init_args": {"k": 3}}
-    spec = Spec(
+    spec = ClassSpec(
         class_path=f"{__name__}.Sum", init_args={"first": {"class_path": "L2"}, "second": second, "third": None}
     )
     resolved = with_prior(spec, [1.0] * 313)
@@ -147,13 +149,13 @@ def test_a_file_may_leave_a_wrapped_loss_out_and_name_known_ones_only(tmp_path: 
 @pytest.mark.parametrize("class_path", ["Nothing", "os.system", "photochrom.losses.L2", "antigravity.Model"])
 def test_a_file_cannot_name_anything_else(class_path: str) -> None:
     with pytest.raises(ValueError, match=f"{class_path} is no known Colorizer; known are VGGColorizer, and your own"):
-        build_model(Spec(class_path=class_path))
+        build_model(ClassSpec(class_path=class_path))
     assert "antigravity" not in sys.modules
 
 
 def test_arguments_that_a_class_does_not_take(trained: Path) -> None:
     with pytest.raises(ValueError, match=r"VGGColorizer cannot be made with \{'depth': 3\}: .*'depth'"):
-        build_model(Spec(class_path="VGGColorizer", init_args={"depth": 3}))
+        build_model(ClassSpec(class_path="VGGColorizer", init_args={"depth": 3}))
 
 
 def test_a_plugin_is_imported_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +163,7 @@ def test_a_plugin_is_imported_by_name(tmp_path: Path, monkeypatch: pytest.Monkey
         "from photochrom.models import VGGColorizer\nclass Mine(VGGColorizer):\n    pass\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    spec = Spec(class_path="my_networks.Mine", init_args={"width": 0.0625})
+    spec = ClassSpec(class_path="my_networks.Mine", init_args={"width": 0.0625})
     with pytest.raises(ValueError, match="your own once its module is imported"):
         build_model(spec)
     import_plugin("my_networks")
@@ -173,9 +175,9 @@ def test_a_plugin_is_imported_by_name(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_model_of_one_s_own_is_saved_and_loaded(configure, tmp_path: Path) -> None:
     from photochrom.engine.training.run import train
 
-    own = Spec(class_path=f"{__name__}.MyColorizer", init_args={"bias": 0.5})
+    own = ClassSpec(class_path=f"{__name__}.MyColorizer", init_args={"bias": 0.5})
     train(configure(tmp_path / "run", model=own, train__steps=2))
-    model, recipe = load_with_recipe(tmp_path / "run")
+    model, metadata = load_with_metadata(tmp_path / "run")
     assert isinstance(model, MyColorizer)
-    assert recipe.model == own
+    assert metadata.model == own
     assert model.bias.item() != 0.5

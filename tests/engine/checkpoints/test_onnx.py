@@ -15,10 +15,10 @@ import photochrom
 import pytest
 import torch
 from photochrom.engine.checkpoints import onnx as export
-from photochrom.engine.checkpoints.model_file import load_with_recipe, save_model
+from photochrom.engine.checkpoints.model_file import load_with_metadata, save_model
 from photochrom.engine.checkpoints.onnx import LabGraph, RgbGraph
 from photochrom.engine.cli import main
-from photochrom.engine.configuration.config import Spec
+from photochrom.engine.configuration.config import ClassSpec
 from photochrom.models import Colorizer, ColorPrediction, VGGColorizer
 from PIL import Image
 from skimage.color import rgb2lab
@@ -34,19 +34,19 @@ def run(file: Path, values: np.ndarray) -> np.ndarray:
     return made
 
 
-def saved(trained: Path, folder: Path, network: Colorizer, spec: Spec) -> Path:
+def saved(trained: Path, folder: Path, network: Colorizer, spec: ClassSpec) -> Path:
     """A model file of a network whose colours are strong."""
     last = network.to_ab if network.head == "ab" else network.to_bins
     torch.nn.init.normal_(last.weight, std=1.0 if network.head == "ab" else 4.0)
-    _, recipe = load_with_recipe(trained)
+    _, metadata = load_with_metadata(trained)
     file = folder / "model.safetensors"
-    save_model(network.state_dict(), replace(recipe, model=spec), file)
+    save_model(network.state_dict(), replace(metadata, model=spec), file)
     return file
 
 
-def network_of(**arguments: Any) -> tuple[VGGColorizer, Spec]:
+def network_of(**arguments: Any) -> tuple[VGGColorizer, ClassSpec]:
     arguments = {"width": 0.0625, **arguments}
-    return VGGColorizer(**arguments).eval(), Spec(class_path="VGGColorizer", init_args=arguments)
+    return VGGColorizer(**arguments).eval(), ClassSpec(class_path="VGGColorizer", init_args=arguments)
 
 
 @pytest.mark.parametrize("head", ["ab", "bins"])
@@ -164,7 +164,7 @@ class Looking(Colorizer):
 
 
 def test_what_cannot_be_written_is_said(trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    spec = Spec(class_path=f"{__name__}.Looking", init_args={})
+    spec = ClassSpec(class_path=f"{__name__}.Looking", init_args={})
     file = saved(trained, tmp_path, Looking(), spec)
     assert main(["export", str(file), str(tmp_path / "model.onnx")]) == 1
     said = capfd.readouterr().err

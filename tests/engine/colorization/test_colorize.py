@@ -132,7 +132,7 @@ def test_files_and_folders(trained: Path, photos: Path, tmp_path: Path, capsys: 
     Image.open(photos / "coffee.png").convert("L").save(source / "old.bmp")
     Image.open(photos / "coffee.png").save(source / "side.tif", tiffinfo={0x0112: 6})
     out = tmp_path / "out"
-    assert main(["colorize", str(trained), str(source), "--out", str(out), "--sheet"]) == 0
+    assert main(["colorize", str(trained), str(source), "--out", str(out), "--contact-sheet"]) == 0
     made = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     expected = {path.relative_to(photos).as_posix() for path in photos.rglob("*.*")} | {"old.bmp.png", "side.tif"}
     assert made == expected | {"summary.json", "config.yaml", "before-after.jpg"}
@@ -157,7 +157,7 @@ def test_files_and_folders(trained: Path, photos: Path, tmp_path: Path, capsys: 
 
 def test_a_sheet_shows_before_and_after(trained: Path, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    command = ["colorize", str(trained), str(photos / "coffee.png"), "--out", str(out), "--sheet"]
+    command = ["colorize", str(trained), str(photos / "coffee.png"), "--out", str(out), "--contact-sheet"]
     assert main(command) == 0
     sheet = np.asarray(Image.open(out / "before-after.jpg")).astype(int)
     before, after = (
@@ -228,7 +228,7 @@ def test_what_is_there_is_kept(trained: Path, photos: Path, tmp_path: Path, caps
     (out / "diary.txt").write_text("dear")
     (out / "rocket.jpg").write_text("mine")
     command = ["colorize", str(trained), str(photos / "rocket.jpg"), str(photos / "coffee.png"), "--out", str(out)]
-    assert main([*command, "--sheet"]) == 0  # of those that can be read
+    assert main([*command, "--contact-sheet"]) == 0  # of those that can be read
     assert (out / "rocket.jpg").read_text() == "mine"
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["num_done"], summary["num_kept"]) == (1, 1)

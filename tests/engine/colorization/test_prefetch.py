@@ -3,7 +3,7 @@ import time
 from collections.abc import Generator
 
 import pytest
-from photochrom.engine.colorization.prefetch import Budget, Reserve, Stopped, ahead, overlapped
+from photochrom.engine.colorization.prefetch import Budget, Cancelled, Reserve, ahead, overlapped
 from photochrom.pipelines.packing.process_image import Rejected
 
 
@@ -122,7 +122,7 @@ def test_a_closed_budget_sends_away_who_waits() -> None:
     def wait() -> None:
         try:
             budget.take(1, 20)
-        except Stopped as stopped:
+        except Cancelled as stopped:
             caught.append(stopped)
 
     thread = threading.Thread(target=wait)

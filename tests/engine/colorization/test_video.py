@@ -14,7 +14,7 @@ import pytest
 import torch
 from photochrom.engine.cli import main
 from photochrom.engine.colorization import video as module
-from photochrom.engine.colorization.batch import Outcome
+from photochrom.engine.colorization.batch import ColorizeResult
 from photochrom.engine.colorization.inputs import plan
 from photochrom.engine.colorization.video import colorize_video
 from photochrom.engine.colorization.video_reader import Frame, VideoReader
@@ -104,7 +104,7 @@ def read(path: Path) -> Video:
     return video
 
 
-def colorized(source: Path, painter: Painter | None = None) -> tuple[Video, Video, Outcome]:
+def colorized(source: Path, painter: Painter | None = None) -> tuple[Video, Video, ColorizeResult]:
     """The video before and after."""
     (job,) = plan([str(source)], source.parent / "out").jobs
     outcome = colorize_video(painter or Painter(), job, size=32, device=torch.device("cpu"), batch_size=5)

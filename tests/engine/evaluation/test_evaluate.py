@@ -19,7 +19,7 @@ import torch
 from accelerate import Accelerator
 from photochrom.engine.cli import main
 from photochrom.engine.evaluation import evaluate, perceptual
-from photochrom.engine.evaluation.predictors import Network
+from photochrom.engine.evaluation.predictors import ModelPredictor
 from photochrom.engine.evaluation.row_file import RowFile
 from photochrom.engine.evaluation.score import score
 from photochrom.engine.training.run import train
@@ -224,7 +224,7 @@ def test_several_models_on_several_sets(
     names = ("trained-on-nine", "trained-step-00000010-on-nine")
     assert folders == {*names, *(f"{name}-2" for name in names)}
     assert len(passes) == 2
-    alone = score(Network(photochrom.load(other), L2()), DaliLoader(shards, batch_size=9, size=32, train=False))
+    alone = score(ModelPredictor(photochrom.load(other), L2()), DaliLoader(shards, batch_size=9, size=32, train=False))
     assert results[1]["metrics"] == pytest.approx(alone, rel=1e-5)
 
 
@@ -243,7 +243,7 @@ def test_sets_of_one_name_seen_at_two_sizes(
     for folder in sets:
         for model, size in ((trained, 32), (larger, 48)):
             loader = DaliLoader(folder, batch_size=9, size=size, train=False)
-            alone = score(Network(photochrom.load(model), L2()), loader)
+            alone = score(ModelPredictor(photochrom.load(model), L2()), loader)
             assert found[str(folder), size] == pytest.approx(alone["rmse_ab"], rel=1e-5)
     assert len({result["metrics"]["rmse_ab"] for result in results}) == 4
 
@@ -338,7 +338,7 @@ def test_figures_of_classes(trained: Path, photos: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("batch_size", [1, 4, 64])
 def test_scores_do_not_depend_on_the_batches(trained: Path, shards: ShardSet, batch_size: int) -> None:
-    model = Network(photochrom.load(trained), L2())
+    model = ModelPredictor(photochrom.load(trained), L2())
     one, other = (score(model, DaliLoader(shards, batch_size=size, size=32, train=False)) for size in (9, batch_size))
     assert other == pytest.approx(one, rel=1e-4)
 

@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 from photochrom.engine.evaluation.gallery import chosen
-from photochrom.engine.evaluation.summary import FIGURES, describe, summarize
+from photochrom.engine.evaluation.summary import METRICS, describe, summarize
 
 
 def columns(**values: list[float]) -> dict[str, Any]:
@@ -56,6 +56,6 @@ def test_what_is_no_number_is_worst(best: str, first: list[int], last: list[int]
 
 
 def test_figures_as_people_read_them() -> None:
-    assert FIGURES["psnr"].heading == "PSNR (dB)"
-    assert FIGURES["psnr"].said(20.126) == "PSNR 20.13 dB"
-    assert FIGURES["ssim"].text(None) == ""
+    assert METRICS["psnr"].heading == "PSNR (dB)"
+    assert METRICS["psnr"].said(20.126) == "PSNR 20.13 dB"
+    assert METRICS["ssim"].text(None) == ""

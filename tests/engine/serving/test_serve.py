@@ -25,11 +25,11 @@ import pytest
 import requests
 import torch
 import uvicorn
-from photochrom.engine.checkpoints.model_file import load_with_recipe, save_model
+from photochrom.engine.checkpoints.model_file import load_with_metadata, save_model
 from photochrom.engine.cli import main
-from photochrom.engine.serving.batching import MAX_SEEN, Batcher, Order, seen_pixels
-from photochrom.engine.serving.memory_limiter import Room
-from photochrom.engine.serving.requests import Served
+from photochrom.engine.serving.batching import MAX_SEEN, Batcher, InferenceRequest, seen_pixels
+from photochrom.engine.serving.memory_limiter import MemoryLimiter
+from photochrom.engine.serving.requests import ServedModel
 from photochrom.engine.serving.server import Limits, Server
 from photochrom.models import Colorizer, ColorPrediction
 from PIL import Image
@@ -40,14 +40,14 @@ MEGABYTES, MEGAPIXELS = 8, 4
 @pytest.fixture(scope="module")
 def models(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two runs, one of which sees everything warm, the other cold, with colours of its own for each photograph."""
-    network, recipe = load_with_recipe(trained)
+    network, metadata = load_with_metadata(trained)
     folder = tmp_path_factory.mktemp("models")
     for name, shift in (("warm", 0.08), ("cold", -0.08)):
         torch.manual_seed(len(name))
         torch.nn.init.normal_(network.to_ab.weight, std=0.02)
         torch.nn.init.constant_(network.to_ab.bias, shift)
         (folder / name).mkdir()
-        save_model(network.state_dict(), recipe, folder / name / "model.safetensors")
+        save_model(network.state_dict(), metadata, folder / name / "model.safetensors")
     return [folder / "warm", folder / "cold"]
 
 
@@ -360,7 +360,7 @@ MARK = 200  # the level of grey by which a picture is known for a bad one
 @contextmanager
 def in_this_process(models: list[Path], **settings: Any) -> Iterator[tuple[Running, Server]]:
     """A server whose parts can be reached."""
-    served = [Served(name=path.name, model=photochrom.load(path), size=32) for path in models]
+    served = [ServedModel(name=path.name, model=photochrom.load(path), size=32) for path in models]
     limits = Limits(max_bytes=10**7, max_pixels=10**7)
     server = Server(served, torch.device("cpu"), limits, **settings)
     loop = uvicorn.Server(uvicorn.Config(server.app, log_level="critical"))
@@ -447,15 +447,15 @@ def test_what_comes_together_goes_through_the_network_together() -> None:
     watched = Watched()
     batcher = Batcher({"one": watched, "two": watched}, torch.device("cpu"))
     noise = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), np.uint8)
-    orders = [Order(model="two" if i == 7 else "one", pixels=noise[i], size=32) for i in range(8)]
+    orders = [InferenceRequest(model="two" if i == 7 else "one", pixels=noise[i], size=32) for i in range(8)]
     for future in [batcher.submit(order) for order in orders]:
         assert future.result(timeout=30).pixels.shape == (64, 64, 3)
     assert watched.batches == [7, 1]
     bad = [
-        Order(model="one", pixels=np.full((64, 64, 3), MARK, np.uint8), size=32) if i == 3 else orders[i]
+        InferenceRequest(model="one", pixels=np.full((64, 64, 3), MARK, np.uint8), size=32) if i == 3 else orders[i]
         for i in range(5)
     ]
-    futures = [batcher.submit(Order(model="one", pixels=order.pixels, size=32)) for order in bad]
+    futures = [batcher.submit(InferenceRequest(model="one", pixels=order.pixels, size=32)) for order in bad]
     assert [type(future.exception(timeout=30)) for future in futures].count(FloatingPointError) == 1
     assert watched.batches[2:] == [5, 1, 1, 1, 1, 1]
     batcher.close()
@@ -471,7 +471,7 @@ def test_batches_are_no_larger_than_memory_holds() -> None:
     )
     batcher = Batcher({"one": watched}, torch.device("cpu"))
     picture = np.zeros((800, 800, 3), np.uint8)
-    for future in [batcher.submit(Order(model="one", pixels=picture, size=None)) for _ in range(4)]:
+    for future in [batcher.submit(InferenceRequest(model="one", pixels=picture, size=None)) for _ in range(4)]:
         future.result(timeout=60)
     assert watched.batches == [3, 1]
     batcher.close()
@@ -479,7 +479,7 @@ def test_batches_are_no_larger_than_memory_holds() -> None:
 
 def test_room_is_given_in_turn() -> None:
     async def run() -> list[int]:
-        room, order = Room(10), []
+        room, order = MemoryLimiter(10), []
 
         async def ask(number: int, pixels: int) -> None:
             async with room.hold(pixels):

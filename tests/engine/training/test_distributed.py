@@ -88,7 +88,7 @@ def wait_for_checkpoint(job: subprocess.Popen[str], run: Path) -> None:
 def one_rank(shards: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One rank that accumulates over the two halves of each batch."""
     out = tmp_path_factory.mktemp("one") / "run"
-    done = train(shards, out, "--train.accumulate", "2")
+    done = train(shards, out, "--train.grad_accum_steps", "2")
     assert done.returncode == 0, done.stderr
     return out
 
@@ -110,8 +110,8 @@ def test_two_ranks_learn_what_one_rank_does(one_rank: Path, two_ranks: Path) -> 
 
 def test_ranks_and_parts_multiply(shards: ShardSet, tmp_path: Path) -> None:
     steps = ("--train.steps", "3")  # Adam enlarges what rounding makes of gradients next to nothing, step by step
-    assert train(shards, tmp_path / "four", "--train.accumulate", "4", *steps).returncode == 0
-    assert train(shards, tmp_path / "two-by-two", "--train.accumulate", "2", *steps, ranks=2).returncode == 0
+    assert train(shards, tmp_path / "four", "--train.grad_accum_steps", "4", *steps).returncode == 0
+    assert train(shards, tmp_path / "two-by-two", "--train.grad_accum_steps", "2", *steps, ranks=2).returncode == 0
     assert_same_weights(tmp_path / "four", tmp_path / "two-by-two", 1e-5)
 
 
@@ -133,7 +133,7 @@ def test_what_accelerate_was_configured_for_behind_our_back_is_refused(shards: S
 
 def test_a_run_that_is_killed_goes_on_by_the_same_command(shards: ShardSet, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    overrides = ["--train.accumulate", "2", "--checkpoint.every", "2"]
+    overrides = ["--train.grad_accum_steps", "2", "--checkpoint.every", "2"]
     process = subprocess.Popen(
         command(shards, out, *overrides, "--train.steps", "100000"),
         stderr=subprocess.PIPE,
@@ -158,9 +158,9 @@ def test_the_whole_batch_at_once_is_something_else(one_rank: Path, shards: Shard
 
 
 def test_a_run_of_two_ranks_goes_on_with_one(two_ranks: Path, shards: ShardSet, tmp_path: Path) -> None:
-    """Stopped at step 3 of 6 on two ranks; the other three are one rank's."""
+    """RunStopped at step 3 of 6 on two ranks; the other three are one rank's."""
     assert train(shards, tmp_path / "run", "--train.steps", "3", ranks=2).returncode == 0
-    assert train(shards, tmp_path / "run", "--train.accumulate", "2").returncode == 0
+    assert train(shards, tmp_path / "run", "--train.grad_accum_steps", "2").returncode == 0
     assert_same_weights(two_ranks, tmp_path / "run", 1e-5)
 
 
@@ -244,7 +244,7 @@ def test_a_loss_that_is_no_number_on_one_rank_stops_all(shards: ShardSet, tmp_pa
 
 @pytest.mark.parametrize("kind", ["fp16"])
 def test_gradients_can_travel_compressed(two_ranks: Path, shards: ShardSet, tmp_path: Path, kind: str) -> None:
-    done = train(shards, tmp_path / "run", "--train.compress", kind, ranks=2)
+    done = train(shards, tmp_path / "run", "--train.grad_compression", kind, ranks=2)
     assert done.returncode == 0, done.stderr
     assert losses(tmp_path / "run") == pytest.approx(losses(two_ranks), rel=5e-3)
     assert losses(tmp_path / "run") != losses(two_ranks)

@@ -14,10 +14,10 @@ import pytest
 import torch
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from photochrom.engine.checkpoints.checkpoint import save_checkpoint
-from photochrom.engine.configuration.config import Spec
+from photochrom.engine.configuration.config import ClassSpec
 from photochrom.engine.training import loop
 from photochrom.engine.training.run import train
-from photochrom.engine.training.signals import Stopped
+from photochrom.engine.training.signals import RunStopped
 from photochrom.losses import L2, ColorLoss, LossOutput
 from photochrom.pipelines import LabBatch, ShardSet
 from safetensors.torch import load_file
@@ -62,13 +62,13 @@ class Breaking(ColorLoss):
         return LossOutput(total=output.square().mean())
 
 
-def stumbling(*steps: int, sample: int | None = None) -> Spec:
-    return Spec(class_path=f"{__name__}.Stumbling", init_args={"steps": list(steps), "sample": sample})
+def stumbling(*steps: int, sample: int | None = None) -> ClassSpec:
+    return ClassSpec(class_path=f"{__name__}.Stumbling", init_args={"steps": list(steps), "sample": sample})
 
 
 def test_a_loss_that_is_no_number_stops_the_run_before_the_weights_move(configure, tmp_path: Path) -> None:
     run, before = tmp_path / "run", tmp_path / "before"
-    with pytest.raises(ValueError, match=r"became infinite or nan in step 12, with .*--optim\.lr.*skip_nonfinite"):
+    with pytest.raises(ValueError, match=r"became infinite or nan in step 12, with .*--optim\.lr.*max_nonfinite_steps"):
         train(configure(run, loss=stumbling(12), log__every=5, checkpoint__every=7))
     assert checkpoints(run) == ["step-00000007"]
     assert not (run / "model.safetensors").exists()
@@ -87,13 +87,13 @@ def test_the_guilty_photograph_is_named(configure, shards: ShardSet, tmp_path: P
 
 def test_a_gradient_that_is_no_number_stops_the_run(configure, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"the loss or its gradients became infinite or nan in step 0, with"):
-        train(configure(tmp_path / "run", loss=Spec(class_path=f"{__name__}.Breaking")))
+        train(configure(tmp_path / "run", loss=ClassSpec(class_path=f"{__name__}.Breaking")))
     assert checkpoints(tmp_path / "run") == []
 
 
 def test_some_steps_can_be_borne(configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """They are left out, with what they did to the statistics of BatchNorm; more of them in a row stop the run."""
-    settings = {"train__skip_nonfinite": 2, "train__steps": 9, "log__every": 3}
+    settings = {"train__max_nonfinite_steps": 2, "train__steps": 9, "log__every": 3}
     train(configure(tmp_path / "run", loss=stumbling(2, 5, 6), **settings))
     told = [line for line in capsys.readouterr().err.splitlines() if line.endswith("the step was left out")]
     assert [line.partition(" in step ")[2][0] for line in told] == ["2", "5", "6"]
@@ -109,7 +109,7 @@ def test_some_steps_can_be_borne(configure, tmp_path: Path, capsys: pytest.Captu
 
 def test_pixels_that_are_no_numbers_leave_no_trace(configure, tmp_path: Path) -> None:
     """They reach the statistics of BatchNorm, in the step and when the guilty are looked for."""
-    settings = {"train__skip_nonfinite": 2, "train__steps": 3, "log__every": 1}
+    settings = {"train__max_nonfinite_steps": 2, "train__steps": 3, "log__every": 1}
     original = loop.endless
 
     def endless(loader: Any) -> Iterator[LabBatch]:
@@ -124,7 +124,7 @@ def test_pixels_that_are_no_numbers_leave_no_trace(configure, tmp_path: Path) ->
 
 
 def test_steps_of_which_none_counts_are_logged_without_figures(configure, tmp_path: Path) -> None:
-    settings = {"loss": stumbling(0, 1, 2), "train__skip_nonfinite": 5, "log__every": 2}
+    settings = {"loss": stumbling(0, 1, 2), "train__max_nonfinite_steps": 5, "log__every": 2}
     train(configure(tmp_path / "run", train__steps=6, **settings))
     text = (tmp_path / "run" / "metrics.jsonl").read_text()
     lines = [json.loads(line, parse_constant=pytest.fail) for line in text.splitlines()]
@@ -133,7 +133,7 @@ def test_steps_of_which_none_counts_are_logged_without_figures(configure, tmp_pa
 
 
 def test_a_step_that_is_left_out_leaves_the_weights_alone(configure, tmp_path: Path) -> None:
-    settings = {"train__skip_nonfinite": 5, "loss": stumbling(3, 4), "checkpoint__every": 1, "checkpoint__keep": 9}
+    settings = {"train__max_nonfinite_steps": 5, "loss": stumbling(3, 4), "checkpoint__every": 1, "checkpoint__keep": 9}
     train(configure(tmp_path / "run", train__steps=5, **settings))
     kept = [load_file(tmp_path / "run" / "checkpoints" / f"step-0000000{i}" / "model.safetensors") for i in (3, 4, 5)]
     for name, tensor in kept[0].items():
@@ -168,7 +168,7 @@ def test_a_signal_saves_and_the_run_goes_on_exactly(
         time.sleep(0.2)  # the thread that listens
 
     at_step(13, ask)
-    with pytest.raises(Stopped, match="stopped at step 14, which is saved: the same command goes on") as stopped:
+    with pytest.raises(RunStopped, match="stopped at step 14, which is saved: the same command goes on") as stopped:
         train(configure(tmp_path / "run"))
     assert stopped.value.number == number
     assert checkpoints(tmp_path / "run") == ["step-00000010", "step-00000014"]
@@ -200,7 +200,7 @@ def test_a_signal_ends_a_validation(configure, at_step, tmp_path: Path, monkeypa
     original = torch.Tensor.ceil  # which only the scores of a validation take
     monkeypatch.setattr(torch.Tensor, "ceil", lambda tensor: (ask_once(), original(tensor))[1])
     config = configure(tmp_path / "run")
-    with pytest.raises(Stopped, match="stopped at step 10, which is saved"):
+    with pytest.raises(RunStopped, match="stopped at step 10, which is saved"):
         train(configure(tmp_path / "run", data__val=config.data.train, train__batch_size=2))
     assert len(asked) == 2, "the model's and grey's, of one batch of five"
     assert checkpoints(tmp_path / "run") == ["step-00000010"]

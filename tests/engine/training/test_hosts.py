@@ -99,7 +99,7 @@ def test_three_hosts_learn_what_one_does(hosts: list[str], shards: ShardSet, tmp
     assert f"training from step {saved} to {saved + 2} on 3 x the CPU" in told[0]
 
     one = tmp_path / "one"
-    assert main(settings(shards, one, *steps, "--train.accumulate", "3")[2:]) == 0
+    assert main(settings(shards, one, *steps, "--train.grad_accum_steps", "3")[2:]) == 0
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (out, one))
     for name in ours:
         if not name.endswith(STATISTICS):

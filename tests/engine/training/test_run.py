@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from photochrom.engine.checkpoints.model_file import read_recipe
-from photochrom.engine.configuration.config import Spec, plain
+from photochrom.engine.checkpoints.model_file import read_metadata
+from photochrom.engine.configuration.config import ClassSpec, to_plain_dict
 from photochrom.engine.configuration.registry import build_loss
 from photochrom.engine.training.run import train
 from photochrom.losses import L2, LossOutput, rebalancing_weights
 from photochrom.pipelines import ShardSet
-from photochrom.pipelines.files import sole_writer
+from photochrom.pipelines.files import exclusive_lock
 from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -104,15 +104,15 @@ def test_going_on_takes_back_what_came_later(configure, trained: Path, tmp_path:
     run = Path(shutil.copytree(trained, tmp_path / "run"))
     (run / "checkpoints" / "step-00000020" / "state.json").write_text("{")
 
-    class Stop(Exception):
+    class StopSignal(Exception):
         pass
 
     def stop(*_: object) -> None:
-        raise Stop
+        raise StopSignal
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("photochrom.engine.training.run.fit", stop)
-        with pytest.raises(Stop):
+        with pytest.raises(StopSignal):
             train(configure(run))
     assert {path.name for path in run.iterdir()} & {"model.safetensors", "summary.json"} == set()
     assert [path.name for path in (run / "previews").iterdir()] == ["step-00000010.jpg"]
@@ -165,7 +165,7 @@ def test_the_results_of_other_verbs_are_no_run(configure, shards, tmp_path: Path
 
 def test_a_run_belongs_to_one_command_at_a_time(configure, trained: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(trained, tmp_path / "run"))
-    with sole_writer(run), pytest.raises(ValueError, match="another process is writing to"):
+    with exclusive_lock(run), pytest.raises(ValueError, match="another process is writing to"):
         train(configure(run, train__steps=21))
     assert same(run, trained)
     assert metrics(run) == metrics(trained)
@@ -212,9 +212,9 @@ def test_what_a_run_leaves_behind(trained: Path, configure) -> None:
 def test_metrics_carry_their_units(trained: Path) -> None:
     lines = metrics(trained)
     assert [line["step"] for line in lines if "train/loss" in line] == list(range(1, 21))
-    rates = {"throughput(img/s)", "throughput/device(img/s)", "time/data_wait(%)", "time/left(s)"}
+    rates = {"throughput(img/s)", "throughput/device(img/s)", "time/data_wait(%)", "time/eta(s)"}
     assert lines[0].keys() == {"step", "train/loss", "epoch", "optim/lr", "optim/grad_norm"} | rates
-    left = [line["time/left(s)"] for line in lines if "time/left(s)" in line]
+    left = [line["time/eta(s)"] for line in lines if "time/eta(s)" in line]
     assert left[-1] == 0 < left[-2]
     validations = [line for line in lines if "val/rmse_ab" in line]
     assert [line["step"] for line in validations] == [10, 20]
@@ -267,8 +267,8 @@ class Explained(L2):
 
 
 def test_the_terms_of_a_loss_are_logged(configure, tmp_path: Path) -> None:
-    loss = Spec(class_path=f"{__name__}.Explained")
-    train(configure(tmp_path / "run", loss=loss, train__steps=4, train__accumulate=2, log__every=2))
+    loss = ClassSpec(class_path=f"{__name__}.Explained")
+    train(configure(tmp_path / "run", loss=loss, train__steps=4, train__grad_accum_steps=2, log__every=2))
     lines = [line for line in metrics(tmp_path / "run") if "train/loss" in line]
     assert [line["train/half"] for line in lines] == pytest.approx([line["train/loss"] / 2 for line in lines])
 
@@ -278,7 +278,7 @@ class ForBins(L2):
 
 
 def test_a_loss_for_another_head_is_refused(configure, tmp_path: Path) -> None:
-    loss = Spec(class_path=f"{__name__}.ForBins")
+    loss = ClassSpec(class_path=f"{__name__}.ForBins")
     with pytest.raises(ValueError, match=r"needs the head 'bins', and .* has the head 'ab': set --model\.head bins"):
         train(configure(tmp_path / "run", loss=loss))
     assert not (tmp_path / "run").exists()
@@ -293,10 +293,13 @@ def test_a_loss_for_another_head_is_refused(configure, tmp_path: Path) -> None:
             {"data__size": 128},
             r"crops of 128 pixels are larger than every photograph in .*, where the longest short side is 96",
         ),
-        ({"train__batch_size": 5, "train__accumulate": 2}, r"batch_size=5 does not divide .*accumulate=2.*: try 6"),
+        (
+            {"train__batch_size": 5, "train__grad_accum_steps": 2},
+            r"batch_size=5 does not divide .*accumulate=2.*: try 6",
+        ),
         ({"train__precision": "fp16"}, "precision=fp16 needs a GPU: use fp32, or bf16, on a CPU"),
         ({"resume": "elsewhere"}, "--resume elsewhere is neither auto, never nor the folder"),
-        ({"optim__warmup": 20}, "optim.warmup=20 leaves nothing of a run of 20 steps: shorten it"),
+        ({"optim__warmup_steps": 20}, "optim.warmup_steps=20 leaves nothing of a run of 20 steps: shorten it"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_written(
@@ -372,28 +375,28 @@ def test_milestones_change_the_rate(configure, trained: Path, tmp_path: Path) ->
 def test_a_loss_gets_the_prior_of_the_training_set(configure, shards: ShardSet, tmp_path: Path) -> None:
     """Also one that is wrapped; the model file keeps it, the configuration says what was asked for."""
     wrapped = {"class_path": "RebalancedCrossEntropy", "init_args": {"k": 3}}
-    for loss in (Spec(**wrapped), Spec(class_path="Focal", init_args={"base": wrapped})):
+    for loss in (ClassSpec(**wrapped), ClassSpec(class_path="Focal", init_args={"base": wrapped})):
         out = tmp_path / loss.class_path
         train(configure(out, loss=loss, train__steps=2))
-        kept = read_recipe(out / "model.safetensors").loss.init_args
+        kept = read_metadata(out / "model.safetensors").loss.init_args
         kept = kept["base"]["init_args"] if "base" in kept else kept
         assert kept == {"k": 3, "prior": shards.prior.tolist()}
-        assert yaml.safe_load((out / "config.yaml").read_text())["loss"] == plain(loss)
+        assert yaml.safe_load((out / "config.yaml").read_text())["loss"] == to_plain_dict(loss)
 
 
 def test_a_prior_from_a_file_is_kept_in_the_model_file(configure, shards: ShardSet, tmp_path: Path) -> None:
     prior = np.arange(1.0, 314)
     np.save(tmp_path / "prior.npy", prior)
-    loss = Spec(class_path="RebalancedCrossEntropy", init_args={"prior": str(tmp_path / "prior.npy")})
+    loss = ClassSpec(class_path="RebalancedCrossEntropy", init_args={"prior": str(tmp_path / "prior.npy")})
     train(configure(tmp_path / "run", loss=loss, train__steps=2))
     (tmp_path / "prior.npy").unlink()
-    recipe = read_recipe(tmp_path / "run" / "model.safetensors")
+    recipe = read_metadata(tmp_path / "run" / "model.safetensors")
     assert recipe.loss.init_args["prior"] == prior.tolist()
     torch.testing.assert_close(build_loss(recipe.loss).class_weights, rebalancing_weights(torch.from_numpy(prior)))
 
 
 def test_a_prior_that_is_none_is_refused(configure, tmp_path: Path) -> None:
-    loss = Spec(class_path="RebalancedCrossEntropy", init_args={"prior": "nowhere.npy"})
+    loss = ClassSpec(class_path="RebalancedCrossEntropy", init_args={"prior": "nowhere.npy"})
     with pytest.raises(ValueError, match=r"loss\.prior=nowhere\.npy cannot be read .*: name a shard set"):
         train(configure(tmp_path / "run", loss=loss))
     assert not (tmp_path / "run").exists()
@@ -402,7 +405,7 @@ def test_a_prior_that_is_none_is_refused(configure, tmp_path: Path) -> None:
 @pytest.mark.parametrize("head", ["ab", "bins"])
 @pytest.mark.parametrize("loss", ["L2", "SmoothL1", "RebalancedCrossEntropy"])
 def test_every_loss_trains_either_head(head: str, loss: str, configure, shards: ShardSet, tmp_path: Path) -> None:
-    model = Spec(class_path="VGGColorizer", init_args={"width": 0.0625, "head": head})
+    model = ClassSpec(class_path="VGGColorizer", init_args={"width": 0.0625, "head": head})
     settings = {
         "train__steps": 40,
         "train__batch_size": 9,
@@ -410,7 +413,7 @@ def test_every_loss_trains_either_head(head: str, loss: str, configure, shards: 
         "log__every": 10,
         "log__validate_every": 20,
     }
-    train(configure(tmp_path, model=model, loss=Spec(class_path=loss), data__val=shards.root, **settings))
+    train(configure(tmp_path, model=model, loss=ClassSpec(class_path=loss), data__val=shards.root, **settings))
     first, *_, last = losses(tmp_path)
     assert last < first
     assert all(math.isfinite(line["val/loss"]) for line in metrics(tmp_path) if "val/loss" in line)
@@ -427,24 +430,24 @@ def test_other_data_is_refused_in_the_middle_of_a_run(configure, tmp_path: Path)
 
 def test_a_changed_network_is_refused(configure, tmp_path: Path) -> None:
     train(configure(tmp_path / "run", train__steps=10))
-    wider = Spec(class_path="VGGColorizer", init_args={"width": 0.125})
+    wider = ClassSpec(class_path="VGGColorizer", init_args={"width": 0.125})
     with pytest.raises(ValueError, match=r"is of another network \(model.width: 0.0625 -> 0.125\): name another --out"):
         train(configure(tmp_path / "run", model=wider))
     # The tensors would fit: its constants are saved with the weights, and would not be the new ones.
-    other = Spec(class_path="VGGColorizer", init_args={"width": 0.0625, "normalization": "seed"})
+    other = ClassSpec(class_path="VGGColorizer", init_args={"width": 0.0625, "normalization": "seed"})
     with pytest.raises(ValueError, match=r"\(model.normalization: zhang -> seed\)"):
         train(configure(tmp_path / "run", model=other))
-    same = Spec(class_path="VGGColorizer", init_args={"normalization": "zhang", "width": 0.0625})
+    same = ClassSpec(class_path="VGGColorizer", init_args={"normalization": "zhang", "width": 0.0625})
     train(configure(tmp_path / "run", model=same, train__steps=11))
 
 
 def test_settings_without_effect_are_said(configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    settings = {"loader__cache_gib": 1.0, "optim__base_batch": 8, "train__epochs": 7, "data__crop": "center"}
+    settings = {"loader__cache_gib": 1.0, "optim__reference_batch_size": 8, "train__epochs": 7, "data__crop": "center"}
     train(configure(tmp_path / "run", train__steps=1, data__scale=(0.5, 1.0), log__validate_every=3, **settings))
     said = [line for line in capsys.readouterr().err.splitlines() if "has no effect" in line]
     assert said == [
         "data.scale=[0.5, 1.0] has no effect without data.crop=random_resized",
-        "optim.base_batch=8 has no effect without optim.scale_lr",
+        "optim.reference_batch_size=8 has no effect without optim.lr_scaling",
         "loader.cache_gib=1.0 has no effect without loader.backend=cached",
         "train.epochs=7 has no effect without train.steps=null",
         "log.validate_every=3 has no effect without data.val",

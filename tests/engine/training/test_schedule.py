@@ -35,7 +35,7 @@ def test_schedules_are_those_of_torch(steps: int) -> None:
 def test_one_cycle_is_that_of_torch(steps: int) -> None:
     assert ours(steps, schedule="one_cycle") == pytest.approx(theirs(steps, OneCycleLR, max_lr=0.1, total_steps=steps))
     expected = theirs(steps, OneCycleLR, max_lr=0.1, total_steps=steps, pct_start=0.5)
-    assert ours(steps, schedule="one_cycle", warmup=steps // 2) == pytest.approx(expected)
+    assert ours(steps, schedule="one_cycle", warmup_steps=steps // 2) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
@@ -45,16 +45,16 @@ def test_a_short_cycle_is_still_one(steps: int) -> None:
 
 def test_the_rate_warms_up() -> None:
     expected = theirs(5, LinearLR, start_factor=1 / 5, total_iters=4)
-    assert ours(20, warmup=5)[:5] == pytest.approx(expected)
-    assert ours(20, warmup=5)[5:] == [0.1] * 15
-    assert ours(20, warmup=5, schedule="cosine")[5:] == pytest.approx(theirs(15, CosineAnnealingLR, T_max=15))
-    assert ours(3, warmup=5) == pytest.approx([0.02, 0.04, 0.06])
+    assert ours(20, warmup_steps=5)[:5] == pytest.approx(expected)
+    assert ours(20, warmup_steps=5)[5:] == [0.1] * 15
+    assert ours(20, warmup_steps=5, schedule="cosine")[5:] == pytest.approx(theirs(15, CosineAnnealingLR, T_max=15))
+    assert ours(3, warmup_steps=5) == pytest.approx([0.02, 0.04, 0.06])
 
 
 def test_larger_batches_learn_faster() -> None:
-    assert ours(1, batch_size=160, scale_lr="linear") == pytest.approx([0.4])
-    assert ours(1, batch_size=160, scale_lr="sqrt") == pytest.approx([0.2])
-    assert ours(1, batch_size=160, scale_lr="sqrt", base_batch=80) == pytest.approx([0.1 * math.sqrt(2)])
+    assert ours(1, batch_size=160, lr_scaling="linear") == pytest.approx([0.4])
+    assert ours(1, batch_size=160, lr_scaling="sqrt") == pytest.approx([0.2])
+    assert ours(1, batch_size=160, lr_scaling="sqrt", reference_batch_size=80) == pytest.approx([0.1 * math.sqrt(2)])
     assert ours(1, batch_size=160) == [0.1]
 
 
@@ -63,9 +63,9 @@ def test_larger_batches_learn_faster() -> None:
     [
         ({"schedule": "step"}, r"optim.schedule=step needs milestones, and optim.milestones has none"),
         ({"milestones": [(1, 0.1)]}, r"optim.schedule=constant has no milestones, and optim.milestones has some"),
-        ({"warmup": -1}, r"optim.warmup=-1 is negative"),
-        ({"base_batch": 0}, r"optim.base_batch=0 is not a positive number"),
-        ({"clip_norm": 0.0}, r"optim.clip_norm=0.0 is not positive"),
+        ({"warmup_steps": -1}, r"optim.warmup_steps=-1 is negative"),
+        ({"reference_batch_size": 0}, r"optim.reference_batch_size=0 is not a positive number"),
+        ({"max_grad_norm": 0.0}, r"optim.max_grad_norm=0.0 is not positive"),
     ],
 )
 def test_settings_that_make_no_sense(settings: dict, sentence: str) -> None:

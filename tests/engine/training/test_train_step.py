@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 from photochrom.engine import distributed as launch
-from photochrom.engine.checkpoints.model_file import Recipe, load
-from photochrom.engine.configuration.config import CheckpointConfig, Spec, TrainConfig
+from photochrom.engine.checkpoints.model_file import ModelMetadata, load
+from photochrom.engine.configuration.config import CheckpointConfig, ClassSpec, TrainConfig
 from photochrom.engine.distributed import resolve_compile, resolve_precision
-from photochrom.engine.training.async_checkpoint import Saver
+from photochrom.engine.training.async_checkpoint import AsyncCheckpointer
 from photochrom.engine.training.flops import flops_per_image, published_peak
 from photochrom.engine.training.run import train
-from photochrom.engine.training.train_step import Learner
+from photochrom.engine.training.train_step import Trainer
 from photochrom.losses import L2
 from photochrom.models import VGGColorizer
 from photochrom.pipelines import LabBatch
@@ -38,12 +38,12 @@ def losses(run: Path) -> list[float]:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"train__layout": "channels_last"},
-        {"train__recompute": True},
+        {"train__memory_format": "channels_last"},
+        {"train__activation_checkpointing": True},
         {"model.dilation": "space_to_batch"},
         {"train__ema": 0.9},
-        {"train__skip_nonfinite": 3},
-        {"optim__clip_norm": 1e9},
+        {"train__max_nonfinite_steps": 3},
+        {"optim__max_grad_norm": 1e9},
     ],
     ids=str,
 )
@@ -55,25 +55,25 @@ def test_it_learns_the_same(configure, trained: Path, tmp_path: Path, settings: 
     assert losses(tmp_path / "run") == pytest.approx(losses(trained), rel=5e-3)
 
 
-def learner(configure, tmp_path: Path, dilation: str = "native", **settings: Any) -> tuple[Learner, LabBatch]:
+def trainer(configure, tmp_path: Path, dilation: str = "native", **settings: Any) -> tuple[Trainer, LabBatch]:
     """A small network that has learnt nothing yet, and a batch."""
     config = configure(tmp_path / "unused", **settings)
     config.model.init_args["dilation"] = dilation
     torch.manual_seed(0)
     colorizer = VGGColorizer(**config.model.init_args)
     batch = LabBatch(L=100 * torch.rand(4, 1, 32, 32), ab=20 * torch.randn(4, 2, 32, 32), index=torch.arange(4))
-    return Learner(colorizer, L2(), config, launch.make_trainer(config.train)), batch
+    return Trainer(colorizer, L2(), config, launch.make_trainer(config.train)), batch
 
 
 def test_adam_is_that_of_the_formula(configure, tmp_path: Path) -> None:
     """One step in float64, by hand: Kingma and Ba (2015), with gradients shortened as Pascanu et al. (2013)."""
-    learns, batch = learner(configure, tmp_path, optim__clip_norm=1.0, optim__lr=1e-3)
+    learns, batch = trainer(configure, tmp_path, optim__max_grad_norm=1.0, optim__lr=1e-3)
     reference = VGGColorizer(width=0.0625).double().train()
     reference.load_state_dict(learns.colorizer.state_dict())
     double = LabBatch(L=batch.L.double(), ab=batch.ab.double(), index=batch.index)
     L2()(reference(double.L), double).total.backward()
     norm = math.sqrt(sum(float(parameter.grad.square().sum()) for parameter in reference.parameters()))
-    means, flags = learns.learn(batch, step=0, rate=1e-3)
+    means, flags = learns.train_step(batch, step=0, lr=1e-3)
     assert float(means["grad_norm"]) == pytest.approx(norm, rel=1e-3)
     assert norm > 1
     assert flags.tolist() == [0, 0, 0]
@@ -87,11 +87,11 @@ def test_adam_is_that_of_the_formula(configure, tmp_path: Path) -> None:
 
 
 def test_the_average_is_that_of_the_formula(configure, tmp_path: Path) -> None:
-    learns, batch = learner(configure, tmp_path, train__ema=0.5)
+    learns, batch = trainer(configure, tmp_path, train__ema=0.5)
     assert learns.average is not None
     expected = [parameter.detach().clone() for parameter in learns.colorizer.parameters()]
     for step in range(8):
-        learns.learn(batch, step=step, rate=1e-3)
+        learns.train_step(batch, step=step, lr=1e-3)
         decay = min(0.5, (1 + step) / (10 + step))
         pairs = zip(expected, learns.colorizer.parameters(), strict=True)
         expected = [decay * mean + (1 - decay) * now.detach() for mean, now in pairs]
@@ -119,8 +119,8 @@ def test_the_average_is_saved_as_the_model_and_resumed_with_the_weights(
 
 
 def test_a_run_goes_on_in_another_layout(configure, trained: Path, tmp_path: Path) -> None:
-    train(configure(tmp_path / "run", train__steps=10, train__layout="contiguous"))
-    train(configure(tmp_path / "run", train__layout="channels_last"))
+    train(configure(tmp_path / "run", train__steps=10, train__memory_format="contiguous"))
+    train(configure(tmp_path / "run", train__memory_format="channels_last"))
     assert losses(tmp_path / "run") == pytest.approx(losses(trained), rel=5e-3)
     assert all(tensor.is_contiguous() for tensor in weights(tmp_path / "run").values())
 
@@ -137,9 +137,9 @@ def test_a_run_goes_on_with_another_dilation(configure, trained: Path, tmp_path:
 
 def test_moments_lie_as_the_weights_do(configure, tmp_path: Path) -> None:
     """Fused kernels on GPUs go through both side by side."""
-    before, batch = learner(configure, tmp_path, train__layout="contiguous")
-    before.learn(batch, step=0, rate=1e-3)
-    after, _ = learner(configure, tmp_path, train__layout="channels_last")
+    before, batch = trainer(configure, tmp_path, train__memory_format="contiguous")
+    before.train_step(batch, step=0, lr=1e-3)
+    after, _ = trainer(configure, tmp_path, train__memory_format="channels_last")
     after.load_state_dict(before.state_dict())
     for one, other in zip(before.colorizer.parameters(), after.colorizer.parameters(), strict=True):
         moment = after.optimizer.state[other]["exp_avg_sq"]
@@ -149,16 +149,16 @@ def test_moments_lie_as_the_weights_do(configure, tmp_path: Path) -> None:
 
 def test_layouts_are_what_they_say(configure, tmp_path: Path) -> None:
     for layout, strided in (("auto", False), ("channels_last", True), ("contiguous", False)):
-        weight = learner(configure, tmp_path, train__layout=layout)[0].colorizer.block2.conv2_1.weight
+        weight = trainer(configure, tmp_path, train__memory_format=layout)[0].colorizer.block2.conv2_1.weight
         assert weight.is_contiguous(memory_format=torch.channels_last) == strided
         assert weight.is_contiguous() != strided
 
 
 def test_it_learns_compiled_what_it_learns_else(configure, tmp_path: Path) -> None:
-    plain, batch = learner(configure, tmp_path)
-    compiled, _ = learner(configure, tmp_path, train__compile="default")
+    plain, batch = trainer(configure, tmp_path)
+    compiled, _ = trainer(configure, tmp_path, train__compile="default")
     for step in range(3):
-        means = [float(one.learn(batch, step=step, rate=1e-4)[0]["loss"]) for one in (plain, compiled)]
+        means = [float(one.train_step(batch, step=step, lr=1e-4)[0]["loss"]) for one in (plain, compiled)]
         assert means[1] == pytest.approx(means[0], rel=1e-4)
     assert compiled.colorizer.state_dict().keys() == plain.colorizer.state_dict().keys()
 
@@ -180,7 +180,7 @@ def test_compilation_is_for_gpus_with_triton(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(launch.shutil, "which", lambda name: name == "gcc")
     assert resolve_compile(TrainConfig(), CPU) == "off"
     assert resolve_compile(TrainConfig(), gpu) == "default"
-    assert resolve_compile(TrainConfig(recompute=True), gpu) == "off"
+    assert resolve_compile(TrainConfig(activation_checkpointing=True), gpu) == "off"
     assert resolve_compile(TrainConfig(compile="reduce-overhead"), CPU) == "reduce-overhead"
     monkeypatch.setattr(launch.shutil, "which", lambda name: None)
     assert resolve_compile(TrainConfig(), gpu) == "off"
@@ -221,7 +221,7 @@ def test_the_share_of_the_peak_is_logged(configure, tmp_path: Path) -> None:
 
 
 def test_a_scaled_rate_is_told(configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    train(configure(tmp_path / "run", train__steps=2, optim__scale_lr="linear", optim__base_batch=2))
+    train(configure(tmp_path / "run", train__steps=2, optim__lr_scaling="linear", optim__reference_batch_size=2))
     assert "learning rate 0.0001 x 2 = 0.0002: batches of 4 in place of 2, linear" in capsys.readouterr().err
     assert [line["optim/lr"] for line in lines_of(tmp_path / "run")] == [2e-4, 2e-4]
 
@@ -230,11 +230,17 @@ def test_a_scaled_rate_is_told(configure, tmp_path: Path, capsys: pytest.Capture
     ("settings", "sentence"),
     [
         ({"train__sync_batchnorm": True}, r"train.sync_batchnorm=true needs GPUs"),
-        ({"train__compress": "bf16"}, r"train.compress=bf16 needs GPUs, which reduce it by NCCL: use fp16 or none"),
+        (
+            {"train__grad_compression": "bf16"},
+            r"train.grad_compression=bf16 needs GPUs, which reduce it by NCCL: use fp16 or none",
+        ),
         ({"log__peak_tflops": 0.0}, r"log.peak_tflops=0.0 is not positive"),
         ({"train__ema": 1.0}, r"train.ema=1.0 is no decay between 0 and 1"),
-        ({"train__skip_nonfinite": -1}, r"train.skip_nonfinite=-1 is negative"),
-        ({"train__recompute": True, "train__compile": "default"}, r"train.recompute=true and train.compile exclude"),
+        ({"train__max_nonfinite_steps": -1}, r"train.max_nonfinite_steps=-1 is negative"),
+        (
+            {"train__activation_checkpointing": True, "train__compile": "default"},
+            r"train.activation_checkpointing=true and train.compile exclude",
+        ),
         ({"train__timeout": 0}, r"train.timeout=0 is not a positive number"),
     ],
 )
@@ -267,13 +273,13 @@ def test_cores_are_shared_out(
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
 def test_a_step_does_not_wait_for_the_gpu(configure, tmp_path: Path, precision: str) -> None:
     settings = {"train__device": "cuda", "train__precision": precision, "train__compile": "off"}
-    learns, batch = learner(configure, tmp_path, **settings, train__skip_nonfinite=1, train__ema=0.9)
+    learns, batch = trainer(configure, tmp_path, **settings, train__max_nonfinite_steps=1, train__ema=0.9)
     batch = LabBatch(L=batch.L.cuda(), ab=batch.ab.cuda(), index=batch.index)
     for step in range(3):
-        learns.learn(batch, step=step, rate=1e-4)
+        learns.train_step(batch, step=step, lr=1e-4)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        learns.learn(batch, step=3, rate=1e-4)
+        learns.train_step(batch, step=3, lr=1e-4)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -282,27 +288,27 @@ def test_a_step_does_not_wait_for_the_gpu(configure, tmp_path: Path, precision: 
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
 @pytest.mark.parametrize("dilation", ["native", "space_to_batch", "auto"])
 def test_it_learns_on_a_gpu_what_it_learns_on_a_cpu(configure, tmp_path: Path, mode: str, dilation: str) -> None:
-    reference, batch = learner(configure, tmp_path)
+    reference, batch = trainer(configure, tmp_path)
     config = {"train__device": "cuda", "train__precision": "fp32", "train__compile": mode}
-    learns, _ = learner(configure, tmp_path, dilation=dilation, **config)
+    learns, _ = trainer(configure, tmp_path, dilation=dilation, **config)
     there = LabBatch(L=batch.L.cuda(), ab=batch.ab.cuda(), index=batch.index)
     for step in range(5):
-        ours = learns.learn(there, step=step, rate=1e-4)[0]["loss"]
-        assert float(ours) == pytest.approx(float(reference.learn(batch, step=step, rate=1e-4)[0]["loss"]), rel=0.02)
+        ours = learns.train_step(there, step=step, lr=1e-4)[0]["loss"]
+        assert float(ours) == pytest.approx(float(reference.train_step(batch, step=step, lr=1e-4)[0]["loss"]), rel=0.02)
 
 
 def test_checkpoints_are_of_the_moment_although_training_goes_on(configure, tmp_path: Path, device) -> None:
     settings = {"train__device": device.type, "train__precision": "fp32", "train__compile": "off"}
-    learns, batch = learner(configure, tmp_path, **settings)
+    learns, batch = trainer(configure, tmp_path, **settings)
     there = LabBatch(L=batch.L.to(device), ab=batch.ab.to(device), index=batch.index)
-    learns.learn(there, step=0, rate=1e-3)
+    learns.train_step(there, step=0, lr=1e-3)
     expected = {name: tensor.cpu().clone() for name, tensor in learns.colorizer.state_dict().items()}
-    saver = Saver(tmp_path, CheckpointConfig(), print)
-    spec = Spec(class_path="VGGColorizer", init_args={"width": 0.0625})
-    recipe = Recipe(model=spec, loss=spec, size=32, step=1, data="", config={}, versions={})
-    saver.save(learns, recipe, loader={}, totals={})
+    checkpointer = AsyncCheckpointer(tmp_path, CheckpointConfig(), print)
+    spec = ClassSpec(class_path="VGGColorizer", init_args={"width": 0.0625})
+    recipe = ModelMetadata(model=spec, loss=spec, size=32, step=1, data="", config={}, versions={})
+    checkpointer.save(learns, recipe, loader={}, totals={})
     for step in range(1, 20):
-        learns.learn(there, step=step, rate=1e-3)
-    saver.wait(needed=True)
+        learns.train_step(there, step=step, lr=1e-3)
+    checkpointer.wait(needed=True)
     saved = load_file(tmp_path / "checkpoints" / "step-00000001" / "model.safetensors")
     assert all(torch.equal(saved[name], tensor) for name, tensor in expected.items())

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from photochrom.pipelines.imaging.color import converter
-from photochrom.pipelines.loading.batch_buffer import Buffers, CpuCanvas, DeviceCanvas, PicturesOnDevice
+from photochrom.pipelines.loading.batch_buffer import Buffers, CpuBatchBuffer, DeviceBatchBuffer, DeviceImageBuffer
 from photochrom.pipelines.shards import Store
 from skimage.data import astronaut
 
@@ -16,11 +16,11 @@ WINDOWS = [(0, 0, 512, 512), (10, 20, 64, 64), (100, 3, 200, 301), (7, 90, 31, 5
 @pytest.mark.parametrize("kind", ["bytes that travel", "pictures that are there"])
 def test_every_canvas_shows_the_same(store: Store, kind: str) -> None:
     picture = astronaut() if store == "jpeg" else np.ascontiguousarray(astronaut().transpose(2, 0, 1))
-    reference = CpuCanvas(8, 64, store, Buffers())
+    reference = CpuBatchBuffer(8, 64, store, Buffers())
     if kind == "bytes that travel":
-        other, put = DeviceCanvas(8, 64, store, CPU, converter(store)), picture
+        other, put = DeviceBatchBuffer(8, 64, store, CPU, converter(store)), picture
     else:
-        other, put = PicturesOnDevice(8, 64, store, converter(store)), torch.from_numpy(picture)
+        other, put = DeviceImageBuffer(8, 64, store, converter(store)), torch.from_numpy(picture)
     for place in range(8):
         window, mirrored = WINDOWS[place // 2], place % 2 == 1
         reference.put(place, picture, window, mirrored)
@@ -36,14 +36,14 @@ def test_every_canvas_shows_the_same(store: Store, kind: str) -> None:
 
 def test_buffers_are_used_again_when_nobody_holds_them() -> None:
     buffers = Buffers()
-    one = CpuCanvas(2, 24, "jpeg", buffers).lab()
+    one = CpuBatchBuffer(2, 24, "jpeg", buffers).lab()
     where = one[0].data_ptr()
-    assert CpuCanvas(2, 24, "jpeg", buffers).lab()[0].data_ptr() != where
+    assert CpuBatchBuffer(2, 24, "jpeg", buffers).lab()[0].data_ptr() != where
     part = one[0][1:]
     del one
-    assert CpuCanvas(2, 24, "jpeg", buffers).lab()[0].data_ptr() != where
+    assert CpuBatchBuffer(2, 24, "jpeg", buffers).lab()[0].data_ptr() != where
     del part
-    assert CpuCanvas(2, 24, "jpeg", buffers).lab()[0].data_ptr() == where
+    assert CpuBatchBuffer(2, 24, "jpeg", buffers).lab()[0].data_ptr() == where
 
 
 @pytest.mark.parametrize("store", ["jpeg", "lab"])

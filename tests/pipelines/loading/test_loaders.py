@@ -38,7 +38,7 @@ READING = {
     "torch": (TorchLoader, {}),
     "cached": (CachedLoader, {}),
     "half cached": (CachedLoader, {"cache_gib": 1e5 / 2**30}),
-    "cached on the device": (CachedLoader, {"cache_on": "device"}),
+    "cached on the device": (CachedLoader, {"cache_location": "device"}),
 }
 ALL = {**READING, "synthetic": (SyntheticLoader, {})}
 
@@ -269,8 +269,8 @@ def test_the_state_of_other_data_or_settings_is_refused(kind: str, shards: Shard
     state = loader(kind, shards).state_dict()
     with pytest.raises(ValueError, match=r"seed=0 then and 1 now, batch_size=4 then and 8 now"):
         loader(kind, shards, seed=1, batch_size=8).load_state_dict(state)
-    with pytest.raises(ValueError, match="block=1 then and 4 now"):
-        loader(kind, shards, block=4).load_state_dict(state)
+    with pytest.raises(ValueError, match="shuffle_block_size=1 then and 4 now"):
+        loader(kind, shards, shuffle_block_size=4).load_state_dict(state)
     state["fingerprint"]["shards"] = "other"
     with pytest.raises(ValueError, match="shards=other then and"):
         loader(kind, shards).load_state_dict(state)
@@ -374,7 +374,7 @@ def test_what_is_left_behind_does_not_come_back_under_other_numbers(photos: Path
     shards = damaged(photos, tmp_path / "out", 5)
     good = [i for i in range(9) if i != 5]
     expected = {int(b.index): b.ab for b in loader("torch", shards, batch_size=1, train=False, samples=good)}
-    batches = loader("dali", shards, batch_size=1, train=False, prefetch=3)
+    batches = loader("dali", shards, batch_size=1, train=False, prefetch_batches=3)
     for stop in (2, 3, 4):
         for number, batch in enumerate(batches):
             assert (batch.ab - expected[int(batch.index)]).abs().mean() < 0.5
@@ -441,8 +441,8 @@ def test_a_manifest_with_other_sizes_is_refused(kind: str, shards: ShardSet, tmp
 
 def test_what_is_cached_is_not_read_again(shards: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    original = LocalReader.announce
-    monkeypatch.setattr(LocalReader, "announce", lambda self, index: asked.extend(index) or original(self, index))
+    original = LocalReader.prefetch
+    monkeypatch.setattr(LocalReader, "prefetch", lambda self, index: asked.extend(index) or original(self, index))
     cached = loader("cached", shards, batch_size=3, train=False)
     for _ in range(3):
         assert sum(map(len, cached)) == 9

@@ -22,7 +22,7 @@ def test_any_samples_are_read_in_any_order(shards: ShardSet) -> None:
 @pytest.mark.skipif(not hasattr(mmap, "MADV_WILLNEED"), reason="this system reads nothing ahead")
 def test_what_lies_together_is_announced_as_one(shards: ShardSet) -> None:
     reader = LocalReader(shards)
-    reader.announce(np.arange(9))
+    reader.prefetch(np.arange(9))
     assert [shard for shard, _, _ in reader._ranges(np.arange(9))] == [0, 1, 2]
     ((shard, start, stop),) = reader._ranges(np.array([2, 1]))
     assert (shard, start, stop) == (0, shards.places[1, 0], shards.places[2].sum())

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from photochrom.pipelines.packing import download as fetching
-from photochrom.pipelines.packing.download import RELEASES, FetchConfig, Release, fetch
+from photochrom.pipelines.packing.download import RELEASES, DownloadConfig, Release, download
 
 QUICK = {"pauses": (0.01, 0.01), "timeout": 0.3}
 
@@ -29,14 +29,14 @@ def small(server: Any, monkeypatch: pytest.MonkeyPatch) -> Release:
 
 
 def fetched(tmp_path: Path, **settings: Any) -> Path:
-    return fetch(FetchConfig(release="sun397", out=tmp_path / "data", **settings), **QUICK)
+    return download(DownloadConfig(release="sun397", out=tmp_path / "data", **settings), **QUICK)
 
 
 def test_a_download_is_checked_and_takes_its_name(server: Any, tmp_path: Path) -> None:
     server.faults = ["drop", 503, "stall"]
     told: list[tuple[int, int | None]] = []
-    config = FetchConfig(release="sun397", out=tmp_path / "data", url=server.url)
-    archive = fetch(config, progress=lambda done, total: told.append((done, total)), **QUICK)
+    config = DownloadConfig(release="sun397", out=tmp_path / "data", url=server.url)
+    archive = download(config, progress=lambda done, total: told.append((done, total)), **QUICK)
     assert archive == tmp_path / "data" / "SUN397.tar.gz"
     assert archive.read_bytes() == server.data
     assert os.listdir(tmp_path / "data") == ["SUN397.tar.gz"]
@@ -120,14 +120,14 @@ def test_a_file_that_is_here_is_checked_and_stays(server: Any, tmp_path: Path) -
 
 def test_settings_that_contradict() -> None:
     with pytest.raises(ValueError, match="--url ftp://x is no http or https address"):
-        FetchConfig(release="sun397", url="ftp://x")
+        DownloadConfig(release="sun397", url="ftp://x")
     with pytest.raises(ValueError, match="exclude each other"):
-        FetchConfig(release="sun397", url="http://x", from_file=Path("x"))
+        DownloadConfig(release="sun397", url="http://x", from_file=Path("x"))
 
 
 def test_the_command_is_interrupted_and_goes_on(server: Any, tmp_path: Path) -> None:
     server.faults = ["stall"]
-    command = [sys.executable, "-m", "photochrom", "fetch", "sun2012", "--out", str(tmp_path), "--url", server.url]
+    command = [sys.executable, "-m", "photochrom", "download", "sun2012", "--out", str(tmp_path), "--url", server.url]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     part = tmp_path / "SUN2012.tar.gz.part"
     while not part.exists():

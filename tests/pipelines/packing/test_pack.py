@@ -17,14 +17,14 @@ import pytest
 from photochrom.losses import ab_histogram
 from photochrom.losses.quantization import ab_bins
 from photochrom.pipelines import PackConfig, ShardSet, pack, packing
-from photochrom.pipelines.files import sole_writer
+from photochrom.pipelines.files import exclusive_lock
 from photochrom.pipelines.packing import claim
 from photochrom.pipelines.packing import shard_writer as shardwriter
 from photochrom.pipelines.packing.claim import DONE, WORK
 from photochrom.pipelines.packing.dali_check import DaliCheck, Samples
 from photochrom.pipelines.packing.http import without_secrets
-from photochrom.pipelines.packing.members import Entry, FileAt
-from photochrom.pipelines.packing.outcomes import Gate, Outcome, examine, place_of
+from photochrom.pipelines.packing.members import Entry, LocalFile
+from photochrom.pipelines.packing.outcomes import EncodingSettings, Outcome, examine, place_of
 from photochrom.pipelines.packing.process_image import Photograph, Rejected
 from photochrom.pipelines.packing.shard_writer import ShardWriter, key_of
 from photochrom.pipelines.shards import write_manifest
@@ -250,7 +250,10 @@ def test_a_folder_belongs_to_one_pack_at_a_time(photos: Path, tmp_path: Path) ->
     out.mkdir()
     (out / WORK).mkdir()
     (out / "photos-000000.tar").touch()  # of a shard that has no journal yet
-    with sole_writer(out), pytest.raises(ValueError, match=r"another process is writing to .*: wait for it, or name"):
+    with (
+        exclusive_lock(out),
+        pytest.raises(ValueError, match=r"another process is writing to .*: wait for it, or name"),
+    ):
         packed(photos, out)
     assert len(list(out.iterdir())) == 2
     packed(photos, out)  # what is there is marked as that of a pack that was killed
@@ -562,8 +565,8 @@ def test_a_file_that_makes_the_gate_fail_is_rejected(photos: Path, tmp_path: Pat
     summary = packed(source, tmp_path / "out", short_side="none")
     assert summary["rejected"] == {"too many pixels": 1}
     failed = examine(
-        Entry(path="x", class_name="", content=FileAt("no path at all\0")),
-        gate=Gate(short_side=None, quality=95, subsampling="444"),
+        Entry(path="x", class_name="", content=LocalFile("no path at all\0")),
+        gate=EncodingSettings(short_side=None, quality=95, subsampling="444"),
         seed=0,
     )
     assert isinstance(failed.result, Rejected)
