@@ -2,8 +2,9 @@
 
 # Shapes: B samples, H W pixels.
 
+import os
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -13,11 +14,10 @@ from torch import Tensor
 
 from ..models import Colorizer, ColorPrediction
 from ..pipelines.packing.process_image import deep_grey, to_srgb
+from .checkpoints.model_file import ModelMetadata, load_with_metadata
 from .colorization.colorize import Pixels, colorize
 from .colorization.pixels import in_8_bit
-
-if TYPE_CHECKING:
-    from .checkpoints.model_file import ModelMetadata
+from .distributed import resolve_device
 
 Picture = TypeVar("Picture", Image.Image, NDArray[Any], Tensor)
 Size = int | Literal["native"] | None
@@ -27,10 +27,22 @@ _MODES = {"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV", "LA", "PA", "La"
 _SMALLEST = 8  # side at which a network can see a picture
 
 
+def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> "TrainedColorizer":
+    """Returns the trained model in a run folder, a checkpoint or a model file, in evaluation mode.
+
+    `model(L)` returns a ColorPrediction and `model.colorize(image)` an image; `model.network` is the network alone and
+    `model.metadata` says how it was trained. Nothing in the file is executed: import the module of a class of your own
+    before. Raises ValueError when there is no model at `path`, it cannot be built, or there is no such device.
+    """
+    if str(device).startswith("cuda"):
+        resolve_device("cuda")  # raises when there is none
+    return TrainedColorizer(*load_with_metadata(path, device)).eval()
+
+
 class TrainedColorizer(Colorizer):
     """A network with the metadata that it was trained by; what it predicts is the network's own."""
 
-    def __init__(self, network: Colorizer, metadata: "ModelMetadata") -> None:
+    def __init__(self, network: Colorizer, metadata: ModelMetadata) -> None:
         super().__init__()
         self.network, self.metadata = network, metadata
         self.head = network.head

@@ -19,8 +19,6 @@ from ...pipelines.files import atomic_write
 from ..configuration.config import ClassSpec, to_plain_dict
 from ..configuration.registry import build_model
 from ..console import console
-from ..distributed import resolve_device
-from ..inference import TrainedColorizer
 from .checkpoint import CHECKPOINTS, MODEL, newest_intact, not_written
 
 _MAX_FAULTS = 8  # of one file, in one sentence
@@ -56,22 +54,13 @@ def save_model(state: Mapping[str, Tensor], metadata: ModelMetadata, path: Path)
             raise not_written(path, error) from None
 
 
-def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> TrainedColorizer:
-    """The trained model in a model file, a checkpoint or a run folder, in evaluation mode.
-
-    `model(L)` gives a ColorPrediction, `model.colorize(image)` a picture; `model.network` and `model.metadata` are what
-    it is made of. Nothing in the file is executed: a class of your own must have been imported before. Raises
-    ValueError when there is no model there, one that cannot be built, or no such device.
-    """
-    if str(device).startswith("cuda"):
-        resolve_device("cuda")  # or says why there is none
-    return TrainedColorizer(*load_with_metadata(path, device)).eval()
-
-
 def load_with_metadata(
     path: str | os.PathLike[str], device: str | torch.device = "cpu"
 ) -> tuple[Colorizer, ModelMetadata]:
-    """The network that was trained, in evaluation mode, and how it was made; see `load`."""
+    """Returns the trained network, in evaluation mode, and how it was made.
+
+    Raises ValueError when there is no model at `path`, or one that cannot be built.
+    """
     file = model_file(Path(path))
     metadata = read_metadata(file)
     model = build_model(metadata.model)

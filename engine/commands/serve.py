@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from ...pipelines.packing.process_image import MAX_PIXELS
-from ..checkpoints.model_file import load, model_name
+from ..checkpoints.model_file import model_name
 from ..configuration.config import Device
 from ..configuration.parser import parse_options
 from ..configuration.registry import import_plugin
 from ..console import console
 from ..distributed import resolve_device
+from ..inference import load
 
 INSTALL = "pip install fastapi python-multipart uvicorn"
 _HERE = ("127.0.0.1", "localhost", "::1")

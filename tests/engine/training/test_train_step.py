@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 from photochrom.engine import distributed as launch
-from photochrom.engine.checkpoints.model_file import ModelMetadata, load
+from photochrom.engine.checkpoints.model_file import ModelMetadata
 from photochrom.engine.configuration.config import CheckpointConfig, ClassSpec, TrainConfig
 from photochrom.engine.distributed import resolve_compile, resolve_precision
+from photochrom.engine.inference import load
 from photochrom.engine.training.async_checkpoint import AsyncCheckpointer
 from photochrom.engine.training.flops import flops_per_image, published_peak
 from photochrom.engine.training.run import train
