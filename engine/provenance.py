@@ -1,0 +1,40 @@
+"""The origin of what is written: commit, command and time."""
+
+import shlex
+import subprocess
+import sys
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+_ROOT = Path(__file__).parents[1]
+
+
+def provenance() -> dict[str, Any]:
+    """Returns the git commit of Photochrom, whether its files differ from it, the command line and the time (UTC).
+
+    `commit` and `dirty` are None where Photochrom does not run from a git checkout of its own.
+    """
+    commit, dirty = _git_state()
+    time = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"commit": commit, "dirty": dirty, "command": shlex.join(sys.argv), "time": time}
+
+
+@cache
+def _git_state() -> tuple[str | None, bool | None]:
+    """Returns the commit and whether files differ from it, read once: a later commit is not what this process runs."""
+    if not (_ROOT / ".git").exists():  # installed, perhaps below somebody else's checkout
+        return None, None
+    commit = _git("rev-parse", "HEAD")
+    status = _git("status", "--porcelain")
+    return commit, None if status is None else bool(status)
+
+
+def _git(*arguments: str) -> str | None:
+    """Returns what git prints, or None where it is not installed or fails."""
+    try:
+        done = subprocess.run(["git", "-C", str(_ROOT), *arguments], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
