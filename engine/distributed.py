@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.state import PartialState
+from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import (
     DDPCommunicationHookType,
     DistributedDataParallelKwargs,
@@ -42,18 +42,20 @@ def make_trainer(train: TrainConfig) -> Accelerator:
         comm_hook=DDPCommunicationHookType({"none": "no"}.get(train.grad_compression, train.grad_compression)),
     )
     if accelerator.device.type == "cuda":
-        torch.backends.cudnn.benchmark = True  # all batches have one size: the fastest algorithms for it are looked for
-        torch.set_float32_matmul_precision("high")  # TF32
-        torch.backends.cudnn.allow_tf32 = True
+        _set_fast_kernels(True)
     return accelerator
 
 
 def make_accelerator(device: Device, precision: Precision, *, timeout: int = _TIMEOUT, **parallel: Any) -> Accelerator:
-    """The Accelerator of this process; `parallel` are settings of DistributedDataParallel, `timeout` is in seconds.
+    """Returns an Accelerator for this process, whatever device and precision an earlier one had.
 
-    Raises ValueError when the machine lacks what is asked for.
+    `parallel` holds settings of DistributedDataParallel, `timeout` is in seconds. Raises ValueError when the machine
+    lacks the device or the precision.
     """
     kind = resolve_device(device).type
+    # Accelerate keeps one state per process, and refuses another precision or device. A notebook that trains in bf16
+    # and then evaluates in fp32 needs both, one after the other.
+    AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(
         cpu=kind == "cpu",
         mixed_precision=_MIXED[resolve_precision(precision, kind)],
@@ -62,6 +64,8 @@ def make_accelerator(device: Device, precision: Precision, *, timeout: int = _TI
             InitProcessGroupKwargs(timeout=timedelta(seconds=timeout)),
         ],
     )
+    if kind == "cuda":
+        _set_fast_kernels(False)
     # `accelerate config` may have asked for more, behind our back.
     if accelerator.gradient_accumulation_steps != 1:
         raise ValueError(
@@ -74,6 +78,13 @@ def make_accelerator(device: Device, precision: Precision, *, timeout: int = _TI
             "configure multi-GPU or multi-CPU there"
         )
     return accelerator
+
+
+def _set_fast_kernels(fast: bool) -> None:
+    """Switches TF32, and the search for the fastest convolutions of batches that all have one size, on or off."""
+    torch.backends.cudnn.benchmark = fast
+    torch.backends.cudnn.allow_tf32 = fast
+    torch.set_float32_matmul_precision("high" if fast else "highest")
 
 
 def resolve_device(device: Device) -> torch.device:

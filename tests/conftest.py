@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import skimage
 import torch
-from accelerate.state import AcceleratorState
 from photochrom.losses import ab_histogram
 from photochrom.pipelines import PackConfig, ShardSet, pack
 
@@ -52,12 +51,6 @@ def shards(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest) -> torch.device:
     return torch.device(request.param)
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerator() -> None:
-    """Accelerate keeps its settings in a singleton, which would carry one test's precision into the next."""
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(autouse=True)

@@ -171,8 +171,6 @@ class _Evaluation:
                 f"--batch-size {config.batch_size} leaves some of {accelerator.num_processes} processes without a "
                 "photograph: enlarge it"
             )
-        if accelerator.device.type == "cuda" and accelerator.mixed_precision == "no":
-            torch.backends.cudnn.allow_tf32 = False  # fp32 is what the page says
         self._prior = None if config.prior is None else np.array(load_prior(config.prior, "--prior"))
         device = accelerator.device
         self._perceptual = {"lpips": load_lpips(device)} if "lpips" in config.further else {}

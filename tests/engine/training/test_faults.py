@@ -120,7 +120,7 @@ def test_pixels_that_are_no_numbers_leave_no_trace(configure, tmp_path: Path) ->
         patch.setattr(loop, "endless", endless)
         train(configure(tmp_path / "run", **settings))
     assert all(tensor.isfinite().all() for tensor in load_file(tmp_path / "run" / "model.safetensors").values())
-    assert [line.get("steps/left_out") for line in lines_of(tmp_path / "run")] == [None, 1, None]
+    assert [line.get("steps/skipped") for line in lines_of(tmp_path / "run")] == [None, 1, None]
 
 
 def test_steps_of_which_none_counts_are_logged_without_figures(configure, tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_steps_of_which_none_counts_are_logged_without_figures(configure, tmp_pa
     text = (tmp_path / "run" / "metrics.jsonl").read_text()
     lines = [json.loads(line, parse_constant=pytest.fail) for line in text.splitlines()]
     assert [line["train/loss"] is None for line in lines] == [True, False, False]
-    assert [line.get("steps/left_out") for line in lines] == [2, 1, None]
+    assert [line.get("steps/skipped") for line in lines] == [2, 1, None]
 
 
 def test_a_step_that_is_left_out_leaves_the_weights_alone(configure, tmp_path: Path) -> None:

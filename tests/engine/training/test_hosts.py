@@ -54,7 +54,7 @@ def hosts() -> Iterator[list[str]]:
 def settings(shards: ShardSet, out: Path, *overrides: str) -> list[str]:
     train = ["photochrom", "train", "--out", str(out), "--data.train", str(shards.root), "--data.size", "32"]
     train += ["--model.width", "0.0625", "--train.batch_size", "6", "--train.device", "cpu", "--loader.threads", "1"]
-    return ["-m", *train, "--log.every", "1", *overrides]
+    return ["-m", *train, "--train.precision", "fp32", "--log.every", "1", *overrides]
 
 
 def start(host: int, port: int, shards: ShardSet, out: Path, *overrides: str) -> subprocess.Popen[str]:

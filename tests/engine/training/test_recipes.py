@@ -14,7 +14,7 @@ from PIL import Image
 def run(recipe: str, shards: ShardSet, folder: Path, *overrides: str) -> dict:
     """Trains and evaluates by the commands that a user would type; returns the result."""
     train = ["train", "--config", recipe, "--data.train", str(shards.root), "--out", str(folder / "run"), *overrides]
-    assert main([*train, "--train.device", "cpu"]) == 0
+    assert main([*train, "--train.device", "cpu", "--train.precision", "fp32"]) == 0
     evaluate = ["evaluate", str(folder / "run"), "--data", str(shards.root), "--out", str(folder / "report")]
     assert main([*evaluate, "--device", "cpu", "--gallery", "1"]) == 0
     (result,) = json.loads((folder / "report" / "summary.json").read_text())["results"]

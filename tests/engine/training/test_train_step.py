@@ -96,9 +96,9 @@ def test_the_average_is_that_of_the_formula(configure, tmp_path: Path) -> None:
         decay = min(0.5, (1 + step) / (10 + step))
         pairs = zip(expected, learns.colorizer.parameters(), strict=True)
         expected = [decay * mean + (1 - decay) * now.detach() for mean, now in pairs]
-    for mean, ours in zip(expected, learns.best.parameters(), strict=True):
+    for mean, ours in zip(expected, learns.eval_model.parameters(), strict=True):
         torch.testing.assert_close(ours, mean, rtol=1e-5, atol=1e-7)
-    for theirs, ours in zip(learns.colorizer.buffers(), learns.best.buffers(), strict=True):
+    for theirs, ours in zip(learns.colorizer.buffers(), learns.eval_model.buffers(), strict=True):
         assert torch.equal(theirs, ours)
 
 
