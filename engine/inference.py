@@ -13,7 +13,7 @@ from PIL import Image, ImageCms
 from torch import Tensor
 
 from ..models import Colorizer, ColorPrediction
-from ..pipelines.packing.process_image import deep_grey, to_srgb
+from ..pipelines.imaging.decode import deep_grey, to_srgb
 from .checkpoints.model_file import ModelMetadata, load_with_metadata
 from .colorization.colorize import Pixels, colorize
 from .colorization.pixels import in_8_bit

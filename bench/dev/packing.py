@@ -16,18 +16,11 @@ import torch
 
 from ...losses.quantization import ab_histogram
 from ...pipelines import PackConfig, pack
+from ...pipelines.imaging.decode import Rejected, decode, read_file, reduced_size
+from ...pipelines.imaging.encode import EncodingSettings, encode_jpeg, resize
+from ...pipelines.imaging.statistics import count_ab, sample_ab
 from ...pipelines.loading.threads import own_cores
-from ...pipelines.packing.process_image import (
-    Rejected,
-    ab_of,
-    count_cells,
-    decode_at_least,
-    encode,
-    make_photograph,
-    read_file,
-    reduced,
-    resized,
-)
+from ...pipelines.packing.process_image import encode_image
 from ..common.results import figures, run, shares
 from ..common.timing import collect, spread
 
@@ -90,7 +83,7 @@ def _photographs(config: PackingConfig) -> list[bytes]:
     for path in sorted(path for path in config.photos.rglob("*") if path.is_file()):
         data = read_file(path)
         try:
-            make_photograph(data, short_side=config.short_side, quality=95)
+            encode_image(data, EncodingSettings(short_side=config.short_side))
         except Rejected:
             continue
         found.append(data)
@@ -103,17 +96,18 @@ def _photographs(config: PackingConfig) -> list[bytes]:
 
 def _rounds(photographs: list[bytes], short_side: int) -> Iterator[dict[str, float]]:
     """Endless rounds: the seconds per photograph of each stage, and of the whole."""
-    decoded = [decode_at_least(data, short_side) for data in photographs]
-    sized = [(pixels, reduced(size, short_side)) for pixels, size, _ in decoded]
-    small = [resized(pixels, size) for pixels, size in sized]
-    colours = [ab_of(pixels) for pixels in small]
+    settings = EncodingSettings(short_side=short_side)
+    decoded = [decode(data, short_side) for data in photographs]
+    sized = [(pixels, reduced_size(size, short_side)) for pixels, size, _ in decoded]
+    small = [resize(pixels, size) for pixels, size in sized]
+    colours = [sample_ab(pixels) for pixels in small]
     stages: dict[str, Callable[[int], object]] = {
-        "strict decode": lambda i: decode_at_least(photographs[i], short_side),
-        "resize": lambda i: resized(*sized[i]),
-        "Lab of every 4th pixel": lambda i: ab_of(small[i]),
-        "counting colours": lambda i: count_cells(colours[i]),
-        "encode": lambda i: encode(small[i], 95, "444"),
-        _GATE: lambda i: make_photograph(photographs[i], short_side=short_side, quality=95),
+        "strict decode": lambda i: decode(photographs[i], short_side),
+        "resize": lambda i: resize(*sized[i]),
+        "Lab of every 4th pixel": lambda i: sample_ab(small[i]),
+        "counting colours": lambda i: count_ab(colours[i]),
+        "encode": lambda i: encode_jpeg(small[i], 95, "444"),
+        _GATE: lambda i: encode_image(photographs[i], settings),
     }
     while True:
         seconds = {}

@@ -22,16 +22,8 @@ from rich.table import Table
 from skimage.color import rgb2lab
 
 from ...engine.configuration.parser import parse_options
-from ...pipelines.packing.process_image import (
-    Pixels,
-    Rejected,
-    Subsampling,
-    decode_at_least,
-    encode,
-    read_file,
-    reduced,
-    resized,
-)
+from ...pipelines.imaging.decode import Pixels, Rejected, decode, read_file, reduced_size
+from ...pipelines.imaging.encode import Subsampling, encode_jpeg, resize
 from ..common.results import figures
 
 _QUALITIES = (98, 95, 92, 90, 85, 75)
@@ -87,12 +79,12 @@ def measure(config: StoringConfig) -> dict[str, Any]:
 
 
 def _largest(config: StoringConfig) -> list[bytes]:
-    """The JPEGs with the longest short sides that are to be reduced."""
+    """The JPEGs with the longest short sides that are to be reduced_size."""
     found: list[tuple[int, bytes]] = []
     for path in sorted(path for path in config.photos.rglob("*") if path.is_file()):
         data = read_file(path)
         try:
-            _, size, done = decode_at_least(data, None)
+            _, size, done = decode(data)
         except Rejected:
             continue
         if not done and min(size) > config.short_side:
@@ -115,7 +107,7 @@ def _ratio(data: bytes, short_side: int) -> float:
 def _exact(data: bytes, short_side: int) -> Pixels:
     """The reduction of a full decode."""
     pixels = simplejpeg.decode_jpeg(data, colorspace="RGB")
-    return resized(pixels, reduced(_size(data), short_side))
+    return resize(pixels, reduced_size(_size(data), short_side))
 
 
 def _ab(pixels: Pixels) -> NDArray[np.float64]:
@@ -129,7 +121,7 @@ def _rmse(pairs: Iterator[tuple[Pixels, Pixels]]) -> float:
 
 
 def _stored(small: list[Pixels], quality: int, subsampling: Subsampling) -> dict[str, Any]:
-    jpegs = [encode(pixels, quality, subsampling) for pixels in small]
+    jpegs = [encode_jpeg(pixels, quality, subsampling) for pixels in small]
     decoded = (simplejpeg.decode_jpeg(jpeg, colorspace="RGB") for jpeg in jpegs)
     return {
         "quality": str(quality),
@@ -166,9 +158,9 @@ def _scaled(large: list[bytes], short_side: int) -> list[dict[str, Any]]:
 
 def _by_scale(short_side: int, scale: float | None) -> Callable[[bytes], Pixels]:
     def way(data: bytes) -> Pixels:
-        size = reduced(_size(data), short_side)
+        size = reduced_size(_size(data), short_side)
         least = {} if scale is None else {"min_width": round(scale * size[0]), "min_height": round(scale * size[1])}
-        return resized(simplejpeg.decode_jpeg(data, colorspace="RGB", min_factor=2, **least), size)
+        return resize(simplejpeg.decode_jpeg(data, colorspace="RGB", min_factor=2, **least), size)
 
     return way
 
@@ -176,7 +168,7 @@ def _by_scale(short_side: int, scale: float | None) -> Callable[[bytes], Pixels]
 def _by_pillow(short_side: int) -> Callable[[bytes], Pixels]:
     def way(data: bytes) -> Pixels:
         picture = Image.fromarray(simplejpeg.decode_jpeg(data, colorspace="RGB"))
-        return np.array(picture.resize(reduced(picture.size, short_side), Image.Resampling.BICUBIC))
+        return np.array(picture.resize(reduced_size(picture.size, short_side), Image.Resampling.BICUBIC))
 
     return way
 

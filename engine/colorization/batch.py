@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from ...models import Colorizer
+from ...pipelines.imaging.decode import Rejected
 from ...pipelines.loading.threads import own_cores
-from ...pipelines.packing.process_image import Rejected
 from .colorize import Colored, colorize
 from .inputs import ColorizeTask, Plan
 from .prefetch import Reserve, overlapped

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ...pipelines.files import atomic_write
-from ...pipelines.packing.process_image import Rejected
+from ...pipelines.imaging.decode import Rejected
 from .outfolder import MARK
 from .pixels import in_8_bit
 from .read_image import read_picture

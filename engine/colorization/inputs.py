@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ...pipelines.packing.process_image import FORMATS
+from ...pipelines.imaging.decode import FORMATS
 from .write_image import kind_of
 
 LIST = "-"  # the input that is a list of files on stdin

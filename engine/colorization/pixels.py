@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageFile
 
-from ...pipelines.packing.process_image import FORMATS, Rejected, check_planes, deep_grey, strict_jpeg, to_srgb
+from ...pipelines.imaging.decode import FORMATS, Rejected, check_planes, decode_jpeg_strictly, deep_grey, to_srgb
 
 Samples = NDArray[np.unsignedinteger[Any]]  # uint8 or uint16
 Deep = NDArray[np.uint16]
@@ -69,7 +69,7 @@ def _loaded(image: ImageFile.ImageFile, data: bytes) -> Image.Image:
     if image.format not in ("JPEG", "MPO"):
         image.load()
         return image
-    picture, _ = strict_jpeg(data, image, image.size)
+    picture, _ = decode_jpeg_strictly(data, image, image.size)
     if isinstance(picture, Image.Image):
         return picture
     return Image.fromarray(picture[..., 0] if image.mode == "L" else picture)

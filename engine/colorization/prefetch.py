@@ -8,7 +8,7 @@ from queue import Full, Queue
 from threading import Condition, Event, Thread
 from typing import Generic, TypeVar
 
-from ...pipelines.packing.process_image import Rejected
+from ...pipelines.imaging.decode import Rejected
 
 J = TypeVar("J")  # what is to be done
 P = TypeVar("P")  # what was read

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image, ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from ...pipelines.packing.process_image import FORMATS, MAX_SIDE, Rejected, read_file, rejecting
+from ...pipelines.imaging.decode import FORMATS, MAX_SIDE, Rejected, read_file, rejecting
 from .metadata import ImageMetadata, metadata_of
 from .pixels import Samples, is_deep, samples_of
 

@@ -11,7 +11,7 @@ import torch
 
 from ...models import Colorizer
 from ...pipelines.files import atomic_write
-from ...pipelines.packing.process_image import Rejected
+from ...pipelines.imaging.decode import Rejected
 from .batch import ColorizeResult, place_for
 from .colorize import Colored, colorize
 from .inputs import ColorizeTask

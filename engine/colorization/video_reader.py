@@ -17,7 +17,7 @@ from av.stream import Disposition, Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from ...pipelines.packing.process_image import Rejected
+from ...pipelines.imaging.decode import Rejected
 from .pixels import Samples
 
 # FFmpeg's numbers of ranges, and of the matrices that make RGB of YCbCr, each with that which swscale has for it.

@@ -17,7 +17,7 @@ from av.stream import Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from ...pipelines.packing.process_image import Rejected
+from ...pipelines.imaging.decode import Rejected
 from .pixels import Samples
 from .video_reader import FULL, LIMITED, MATRICES, Frame, Item, VideoReader
 

@@ -16,7 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from ...pipelines.files import atomic_write
-from ...pipelines.packing.process_image import Rejected
+from ...pipelines.imaging.decode import Rejected
 from .pixels import Samples, in_8_bit
 from .read_image import Picture
 

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from ...models import Colorizer
-from ...pipelines.packing.process_image import Rejected
+from ...pipelines.imaging.decode import Rejected
 from ..checkpoints.model_file import load_with_metadata
 from ..colorization.batch import ColorizeResult, colorize_pictures, failed, summary_of
 from ..colorization.contact_sheet import write_contact_sheet

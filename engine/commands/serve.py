@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...pipelines.packing.process_image import MAX_PIXELS
+from ...pipelines.imaging.decode import MAX_PIXELS
 from ..checkpoints.model_file import model_name
 from ..configuration.config import Device
 from ..configuration.parser import parse_options

@@ -9,7 +9,7 @@ from threading import Condition, Thread
 import torch
 
 from ...models import Colorizer
-from ...pipelines.packing.process_image import reduced
+from ...pipelines.imaging.decode import reduced_size
 from ..colorization.colorize import Colored, Pixels, colorize
 
 MAX_SEEN = 1 << 21  # pixels that a network sees at once: the published one takes about 1 KB for each
@@ -36,8 +36,8 @@ class InferenceRequest:
 
 
 def seen_pixels(size: tuple[int, int], short_side: int | None) -> int:
-    """How many pixels a network sees of a picture of a width and height that is reduced to a short side."""
-    width, height = reduced(size, short_side)
+    """How many pixels a network sees of a picture of a width and height that is reduced_size to a short side."""
+    width, height = reduced_size(size, short_side)
     return width * height
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from ...pipelines.packing.process_image import FORMATS, Rejected, decode_at_least
+from ...pipelines.imaging.decode import FORMATS, Rejected, decode
 from ...pipelines.packing.worker_pool import TaskFailure, Workers
 
 
@@ -56,7 +56,7 @@ def answer(task: Task) -> Answer:
     try:
         if isinstance(task, Measure):
             return _measured(task.data)
-        pixels, _, done = decode_at_least(task.data, None)
+        pixels, _, done = decode(task.data)
         return Decoded(pixels=pixels, done=done)
     except Rejected as reason:
         return reason

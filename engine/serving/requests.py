@@ -13,7 +13,8 @@ from urllib.parse import quote
 from fastapi import HTTPException
 from PIL import Image
 
-from ...pipelines.packing.process_image import FORMATS, MIN_SIDE, Rejected, encode
+from ...pipelines.imaging.decode import FORMATS, MIN_SIDE, Rejected
+from ...pipelines.imaging.encode import encode_jpeg
 from ...pipelines.packing.worker_pool import TaskFailure
 from ..colorization.colorize import Pixels
 from ..inference import TrainedColorizer
@@ -98,7 +99,7 @@ def refusal(reason: Rejected | TaskFailure) -> HTTPException:
 def encoded(pixels: Pixels, kind: Kind) -> bytes:
     """The picture (H, W, 3) in 8 bits as a file."""
     if kind == "jpeg":
-        return encode(pixels, _QUALITY, "444")
+        return encode_jpeg(pixels, _QUALITY, "444")
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG", compress_level=2)  # 6, the default, takes 3 times as long for 5 % less
     return file.getvalue()

@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from ... import __version__
-from ...pipelines.packing.process_image import Rejected
+from ...pipelines.imaging.decode import Rejected
 from ...pipelines.packing.worker_pool import TaskFailure
 from .batching import MAX_SEEN, Batcher, InferenceRequest
 from .decoding import Answer, Decode, Decoded, Decoders, Measure, Measured, Task, answer

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..imaging.color import converter
-from ..packing.process_image import decode
+from ..imaging.decode import decode
 from ..shards import ShardSet
 from . import order
 from .augment import Crop, crop_windows, flips
@@ -232,7 +232,7 @@ class Loader(ABC):
                 if self.data.store == "lab":
                     planes_of(stored, self.data.sizes[index])
                 else:
-                    check_size(decode(stored.tobytes())[0].size[::-1], self.data.sizes[index])
+                    check_size(decode(stored.tobytes()).pixels.shape[:2], self.data.sizes[index])
             except ValueError as reason:  # it is Rejected now
                 return ValueError(f"{self.data.place(index)} cannot be read any more ({reason}): {_MEND}")
         essence = next((line.strip() for line in str(error).splitlines() if "Error" in line), error)

@@ -14,7 +14,7 @@ import numpy as np
 import simplejpeg
 import torch
 
-from ..packing.process_image import decode_at_least
+from ..imaging.decode import decode
 from .base import BatchPlan, Loader, check_size
 from .batch import LabBatch
 from .batch_buffer import BatchBuffer, BatchBuffers, Pixels
@@ -81,7 +81,7 @@ class TorchLoader(Loader):
         try:
             picture = simplejpeg.decode_jpeg(stored, colorspace="RGB", strict=True, buffer=out)
         except ValueError:  # it is damaged, or no JPEG: shard sets of others hold PNG, WebP, CMYK too
-            picture = decode_at_least(stored.tobytes(), None)[0]
+            picture = decode(stored.tobytes()).pixels
         check_size(picture.shape[:2], self.data.sizes[index])
         return picture
 

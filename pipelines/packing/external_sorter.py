@@ -16,8 +16,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ..files import atomic_write, sync
-from .outcomes import Outcome, Place
-from .process_image import Photograph, Rejected
+from ..imaging.decode import Rejected
+from .process_image import EncodedImage, ProcessedFile, SortKey
 
 NUM_BUCKETS = 256
 
@@ -27,7 +27,7 @@ _COMPLETE = "complete"
 
 @dataclass(frozen=True)
 class _Record:
-    place: Place
+    place: SortKey
     offset: int
 
 
@@ -48,8 +48,8 @@ class ExternalSorter:
         """Whether the whole stream is here."""
         return (self._folder / _COMPLETE).exists()
 
-    def add(self, outcome: Outcome) -> None:
-        bucket = outcome.place[0] * NUM_BUCKETS >> 64
+    def add(self, outcome: ProcessedFile) -> None:
+        bucket = outcome.sort_key[0] * NUM_BUCKETS >> 64
         if bucket not in self._files:
             # Without a buffer: a record is written at once or, at a kill, torn at the end of the file.
             self._files[bucket] = io.FileIO(self._path(bucket), "ab")
@@ -72,7 +72,7 @@ class ExternalSorter:
         """How many files of the complete stream were not wanted."""
         return int((self._folder / _COMPLETE).read_text())
 
-    def outcomes(self, after: Place) -> Iterator[Outcome]:
+    def outcomes(self, after: SortKey) -> Iterator[ProcessedFile]:
         """All outcomes beyond a place, in order."""
         for bucket in range(max(0, after[0] * NUM_BUCKETS >> 64), NUM_BUCKETS):
             if self._path(bucket).exists():
@@ -84,7 +84,7 @@ class ExternalSorter:
                         if record.place > after:
                             yield _read(file, record.offset)
 
-    def forget(self, until: Place) -> None:
+    def forget(self, until: SortKey) -> None:
         """Removes the buckets that hold nothing beyond a place."""
         for bucket in range(until[0] * NUM_BUCKETS >> 64):
             self._path(bucket).unlink(missing_ok=True)
@@ -121,23 +121,23 @@ def _records(file: BinaryIO) -> Iterator[_Record]:
         offset = file.tell()
 
 
-def _read(file: BinaryIO, offset: int) -> Outcome:
+def _read(file: BinaryIO, offset: int) -> ProcessedFile:
     file.seek(offset)
     facts_size, blob_size, _ = _HEAD.unpack(file.read(_HEAD.size))
     facts = json.loads(file.read(facts_size))
     return _unpacked(facts, file.read(blob_size))
 
 
-def _place(facts: dict[str, Any]) -> Place:
+def _place(facts: dict[str, Any]) -> SortKey:
     return facts["place"], facts["path"]
 
 
-def _packed(outcome: Outcome) -> tuple[bytes, bytes]:
+def _packed(outcome: ProcessedFile) -> tuple[bytes, bytes]:
     facts: dict[str, Any] = {
-        "place": outcome.place[0],
+        "place": outcome.sort_key[0],
         "path": outcome.path,
         "class": outcome.class_name,
-        "content": outcome.content,
+        "content": outcome.content_hash,
     }
     result = outcome.result
     if isinstance(result, Rejected):
@@ -145,32 +145,32 @@ def _packed(outcome: Outcome) -> tuple[bytes, bytes]:
     facts |= {
         "size": result.size,
         "original_size": result.original_size,
-        "done": result.done,
+        "done": result.changes,
         "grey": result.is_grey,
-        "colours": len(result.ab_cells),
+        "colours": len(result.ab_codes),
     }
-    return json.dumps(facts).encode(), result.ab_cells.tobytes() + result.ab_counts.tobytes() + result.stored
+    return json.dumps(facts).encode(), result.ab_codes.tobytes() + result.ab_counts.tobytes() + result.data
 
 
-def _unpacked(facts: dict[str, Any], blob: bytes) -> Outcome:
-    result: Photograph | Rejected
+def _unpacked(facts: dict[str, Any], blob: bytes) -> ProcessedFile:
+    result: EncodedImage | Rejected
     if "rejected" in facts:
         result = Rejected(*facts["rejected"])
     else:
         colours = facts["colours"]
-        result = Photograph(
-            stored=blob[6 * colours :],
+        result = EncodedImage(
+            data=blob[6 * colours :],
             size=tuple(facts["size"]),
             original_size=tuple(facts["original_size"]),
-            done=tuple(facts["done"]),
+            changes=tuple(facts["done"]),
             is_grey=facts["grey"],
-            ab_cells=np.frombuffer(blob, np.uint16, colours).copy(),  # else they would keep the picture
+            ab_codes=np.frombuffer(blob, np.uint16, colours).copy(),  # else they would keep the picture
             ab_counts=np.frombuffer(blob, np.uint32, colours, offset=2 * colours).copy(),
         )
-    return Outcome(
-        place=_place(facts),
+    return ProcessedFile(
+        sort_key=_place(facts),
         path=facts["path"],
         class_name=facts["class"],
-        content=facts["content"],
+        content_hash=facts["content"],
         result=result,
     )

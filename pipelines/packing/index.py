@@ -15,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..files import exclusive_lock
+from ..imaging.decode import Rejected
+from ..imaging.encode import EncodingSettings
 from ..installed import has_dali
 from ..loading.threads import own_cores
 from ..shards import MANIFEST, REJECTS, Shard, describe, write_index, write_manifest, write_rejects
 from .dali_check import DaliCheck, Samples
 from .members import Unfit, members_of
-from .outcomes import EncodingSettings, ImageWorkers, Outcome
-from .process_image import Photograph, Rejected
+from .process_image import EncodedImage, ImageWorkers, ProcessedFile
 from .shard_writer import AbCounts, PackStats
 from .wds_samples import PackedPhotograph, photographs_in
 from .worker_pool import Progress, check_settings
@@ -31,7 +32,7 @@ _BEFORE = ".before"  # behind the name of an index that was there
 _MARK = ".indexing"  # there while an index is made
 _BESIDE = (REJECTS, "config.yaml", "summary.json")  # what comes beside the shards, the manifest aside
 
-_Sample = tuple[PackedPhotograph, Outcome, Photograph]
+_Sample = tuple[PackedPhotograph, ProcessedFile, EncodedImage]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +169,7 @@ def _examined(
         DaliCheck(threads=number) as dali,
         ImageWorkers(gate, seed=0, number=number, seconds=config.time_limit) as examiners,
     ):
-        outcomes = examiners.outcomes(photograph.entry for photographs in found.values() for photograph in photographs)
+        outcomes = examiners.process(photograph.entry for photographs in found.values() for photograph in photographs)
         for tar, photographs in found.items():
             good: list[_Sample] = []
             for photograph in photographs:
@@ -176,29 +177,29 @@ def _examined(
                 done += 1
                 progress(done, total, "photographs")
                 if (picture := _taken(outcome, config.keep_grey, tally)) is not None:
-                    good.append((photograph, outcome, replace(picture, stored=b"")))
+                    good.append((photograph, outcome, replace(picture, data=b"")))
             refused = dali.refused(_samples(tar, good)) if has_dali() and good else {}
             for position, problem in refused.items():
                 tally.reject(good[position][0].entry.path, "refused by DALI", problem)
             good = [sample for position, sample in enumerate(good) if position not in refused]
             for _, outcome, picture in good:
-                tally.num_duplicates += outcome.content in contents
-                contents.add(outcome.content)
+                tally.num_duplicates += outcome.content_hash in contents
+                contents.add(outcome.content_hash)
                 tally.store(outcome, picture)
             if good:
                 shards.append(_write_index(tar, good))
     return shards
 
 
-def _taken(outcome: Outcome, keep_grey: bool, tally: PackStats) -> Photograph | None:
+def _taken(outcome: ProcessedFile, keep_grey: bool, tally: PackStats) -> EncodedImage | None:
     """The picture, if readers will see it as the packer does; else it is counted."""
     result = outcome.result
     if isinstance(result, Rejected):
         tally.reject(outcome.path, result.reason, result.detail)
     elif result.is_grey and not keep_grey:
         tally.dropped["grey"] += 1
-    elif result.done not in _SOUND:
-        tally.reject(outcome.path, "needs packing", ", ".join(result.done))
+    elif result.changes not in _SOUND:
+        tally.reject(outcome.path, "needs packing", ", ".join(result.changes))
     else:
         return result
     return None

@@ -15,9 +15,9 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
+from ..imaging.decode import Rejected, check_bytes, read_file
 from .class_names import class_of
 from .http import is_url
-from .process_image import Rejected, check_bytes, read_file
 
 # What zipfile raises for a member that is damaged, misnamed, or compressed in a way that it does not know. Of the
 # ValueErrors only those of names: others are a server's.

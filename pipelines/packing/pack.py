@@ -21,19 +21,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ... import __version__
+from ..imaging.decode import MIN_SIDE
+from ..imaging.encode import RESAMPLER, EncodingSettings, Subsampling
 from ..installed import has_dali
 from ..loading.threads import own_cores
 from ..remote import check_local
 from ..shards import Store, write_manifest, write_rejects
-from . import process_image as photograph
 from .claim import claimed
 from .class_names import part_of, read_partition
 from .dali_check import DaliCheck
 from .external_sorter import ExternalSorter
 from .http import without_secrets
 from .members import Entry, LocalFile
-from .outcomes import EncodingSettings, ImageWorkers, Outcome, place_of
-from .process_image import Subsampling
+from .process_image import ImageWorkers, ProcessedFile, sort_key
 from .shard_writer import AbCounts, PackStats, ShardWriter
 from .sources import listed
 from .streams import Stream, open_stream
@@ -79,7 +79,7 @@ class PackConfig:
     shard_samples: int = 4096
 
     def __post_init__(self) -> None:
-        smallest = photograph.MIN_SIDE
+        smallest = MIN_SIDE
         if self.short_side != "none" and self.short_side < smallest:
             raise ValueError(f"--short-side {self.short_side} is below {smallest}, the smallest side that is packed")
         if not 1 <= self.quality <= 100:
@@ -114,7 +114,7 @@ class PackConfig:
     @property
     def worker_modules(self) -> tuple[str, ...]:
         """What workers are to have loaded before their time counts: Numba takes some of it."""
-        return ("kernels",) if self.store == "lab" else ()
+        return ("imaging.kernels",) if self.store == "lab" else ()
 
     @property
     def roots(self) -> dict[str, Path]:
@@ -238,13 +238,13 @@ class _Packing:
     def _wanted(self, path: str) -> bool:
         return self._partition is None or part_of(path, self._partition) is not None
 
-    def _set_of(self, outcome: Outcome) -> str:
+    def _set_of(self, outcome: ProcessedFile) -> str:
         if self._partition is not None:
             return part_of(outcome.path, self._partition) or ""
         if self._config.split is None:
             return ""
         # By content, so that copies of one photograph come to lie on one side.
-        share = place_of(outcome.content or outcome.path, self._config.seed)[0] / 2**64
+        share = sort_key(outcome.content_hash or outcome.path, self._config.seed)[0] / 2**64
         return "train" if share < self._config.split else "test"
 
     def _pack_list(self, entries: list[Entry]) -> None:
@@ -252,9 +252,9 @@ class _Packing:
         wanted = [entry for entry in entries if self._wanted(entry.path)]
         self.num_skipped = len(entries) - len(wanted)
         end, seed = min(writer.end for writer in self.writers.values()), self._config.seed
-        placed = sorted((place_of(entry.path, seed), number) for number, entry in enumerate(wanted))
+        placed = sorted((sort_key(entry.path, seed), number) for number, entry in enumerate(wanted))
         todo = [wanted[number] for place, number in placed if place > end]
-        with closing(self._examiners.outcomes(todo)) as outcomes:
+        with closing(self._examiners.process(todo)) as outcomes:
             for done, outcome in enumerate(outcomes, start=len(wanted) - len(todo) + 1):
                 self.writers[self._set_of(outcome)].add(outcome)
                 self._progress(done, len(wanted), "files")
@@ -285,7 +285,7 @@ class _Packing:
         with ExitStack() as stack:
             for spool in spools.values():
                 stack.enter_context(closing(spool))
-            outcomes = stack.enter_context(closing(self._examiners.outcomes(stream.entries(wanted, incoming))))
+            outcomes = stack.enter_context(closing(self._examiners.process(stream.entries(wanted, incoming))))
             for outcome in outcomes:
                 spools[self._set_of(outcome)].add(outcome)
                 self._progress(stream.position >> 20, stream.total and stream.total >> 20, "MiB")
@@ -362,7 +362,7 @@ def _manifest_facts(
 ) -> dict[str, Any]:
     """All that the manifest says beside the shards: a pure function of the source, the settings and the seed."""
     gate = config.gate
-    image: dict[str, Any] = {"store": gate.store, "short_side": gate.short_side, "resampler": photograph.RESAMPLER}
+    image: dict[str, Any] = {"store": gate.store, "short_side": gate.short_side, "resampler": RESAMPLER}
     if gate.store == "jpeg":
         image |= {"quality": gate.quality, "subsampling": ":".join(gate.subsampling), "decoded_by_dali": has_dali()}
     return {

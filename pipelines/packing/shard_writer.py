@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..files import atomic_write, sync
+from ..imaging.decode import Rejected
 from ..shards import SUFFIXES, Shard, Store, describe
 from .dali_check import Samples
-from .outcomes import BEFORE_ALL, Outcome, Place
-from .process_image import Photograph, Rejected
+from .process_image import BEFORE_ALL, EncodedImage, ProcessedFile, SortKey
 from .tar_writer import TarShard, without
 
 MAX_SHARD_BYTES = 1 << 29  # a shard that has grown so large takes no more: two are on their way at any time
@@ -36,7 +36,7 @@ Check = Callable[[Samples], dict[int, str]]
 class PackStats:
     """What became of files: of those up to one place that follow the last shard's, or of all.
 
-    `ab_counts` (65536,) counts the colours of all stored photographs, numbered as in Photograph.
+    `ab_counts` (65536,) counts the colours of all stored photographs, numbered as in EncodedImage.
     """
 
     rejects: list[tuple[str, str, str]] = field(default_factory=list)
@@ -59,12 +59,12 @@ class PackStats:
     def reject(self, path: str, reason: str, detail: str) -> None:
         self.rejects.append((path, reason, detail))
 
-    def store(self, outcome: Outcome, photo: Photograph) -> None:
+    def store(self, outcome: ProcessedFile, photo: EncodedImage) -> None:
         self.num_packed += 1
         self.num_grey += photo.is_grey
         self.classes[outcome.class_name] += 1
-        self.contents.append(outcome.content)
-        self.ab_counts[photo.ab_cells] += photo.ab_counts
+        self.contents.append(outcome.content_hash)
+        self.ab_counts[photo.ab_codes] += photo.ab_counts
 
     def add(self, other: "PackStats") -> None:
         self.rejects += other.rejects
@@ -121,7 +121,7 @@ class _OpenShard:
     """The shard that is being written, and what its samples are, without their bytes."""
 
     file: TarShard
-    samples: list[tuple[Outcome, Photograph]] = field(default_factory=list)
+    samples: list[tuple[ProcessedFile, EncodedImage]] = field(default_factory=list)
 
 
 class ShardWriter:
@@ -160,8 +160,8 @@ class ShardWriter:
         self._background = background
         self._pending: Future[Callable[[], None]] | None = None
 
-    def add(self, outcome: Outcome) -> None:
-        if outcome.place <= self.end:
+    def add(self, outcome: ProcessedFile) -> None:
+        if outcome.sort_key <= self.end:
             return
         result = outcome.result
         if isinstance(result, Rejected):
@@ -210,21 +210,21 @@ class ShardWriter:
     def _journal(self, number: int) -> Path:
         return self._work / f"photos-{number:06d}.json"
 
-    def _is_duplicate(self, outcome: Outcome) -> bool:
-        content = bytes.fromhex(outcome.content)[:16]
+    def _is_duplicate(self, outcome: ProcessedFile) -> bool:
+        content = bytes.fromhex(outcome.content_hash)[:16]
         if content not in self._contents:
             self._contents.add(content)
             return False
         self._rest.num_duplicates += 1
         return True
 
-    def _store(self, outcome: Outcome, photo: Photograph) -> None:
+    def _store(self, outcome: ProcessedFile, photo: EncodedImage) -> None:
         if self._open is None:
             self._open = _OpenShard(file=TarShard(tar=self._work / f"photos-{self._next:06d}.tar"))
             self._next += 1
-        parts = {self._suffix: photo.stored, "json": _facts(outcome, photo)}
+        parts = {self._suffix: photo.data, "json": _facts(outcome, photo)}
         self._open.file.add(key_of(outcome.path), **parts)
-        self._open.samples.append((replace(outcome, result=Rejected("")), replace(photo, stored=b"")))
+        self._open.samples.append((replace(outcome, result=Rejected("")), replace(photo, data=b"")))
         if len(self._open.samples) == self._shard_samples or self._open.file.size >= MAX_SHARD_BYTES:
             self._seal()
 
@@ -245,15 +245,15 @@ class ShardWriter:
             publish()
 
     def _checked(
-        self, file: TarShard, samples: list[tuple[Outcome, Photograph]], tally: PackStats
+        self, file: TarShard, samples: list[tuple[ProcessedFile, EncodedImage]], tally: PackStats
     ) -> Callable[[], None]:
         """Runs in the background: lets DALI decode the shard, and describes it; returns what publishes it."""
-        end = samples[-1][0].place
+        end = samples[-1][0].sort_key
         sizes = [photo.size for _, photo in samples]
         if self._check and (refused := self._check(Samples(tar=file.tar, lines=file.lines, sizes=sizes))):
             for number, problem in refused.items():
                 tally.reject(samples[number][0].path, "refused by DALI", problem)
-                tally.contents.append(samples[number][0].content)  # its copies are copies all the same
+                tally.contents.append(samples[number][0].content_hash)  # its copies are copies all the same
             file = without(file, refused)
             samples = [sample for number, sample in enumerate(samples) if number not in refused]
         shard = describe(file.tar, [photo.size for _, photo in samples])
@@ -262,7 +262,7 @@ class ShardWriter:
         sync(file.tar)
         return lambda: self._publish(shard, end, tally)
 
-    def _publish(self, shard: Shard, end: Place, tally: PackStats) -> None:
+    def _publish(self, shard: Shard, end: SortKey, tally: PackStats) -> None:
         if shard.samples:
             for suffix in ("tar", "idx"):
                 name = f"{shard.name}.{suffix}"
@@ -283,7 +283,7 @@ def key_of(path: str) -> str:
     return f"{slug}-{hashlib.sha256(path.encode(errors='surrogateescape')).hexdigest()[:16]}"
 
 
-def _facts(outcome: Outcome, photo: Photograph) -> bytes:
+def _facts(outcome: ProcessedFile, photo: EncodedImage) -> bytes:
     width, height = photo.size
     facts = {
         "path": outcome.path,
@@ -291,8 +291,8 @@ def _facts(outcome: Outcome, photo: Photograph) -> bytes:
         "width": width,
         "height": height,
         "original_size": photo.original_size,
-        "original_sha256": outcome.content,
-        "done": photo.done,
+        "original_sha256": outcome.content_hash,
+        "done": photo.changes,
         "grey": photo.is_grey,
     }
     return json.dumps(facts).encode()

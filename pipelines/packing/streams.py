@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import IO, cast
 from urllib.parse import urlsplit
 
+from ..imaging.decode import Rejected
 from .download import RELEASES
 from .http import Download, RemoteFile, is_url
 from .members import Entry, LocalFile, StrictTarInfo, Unfit, UniquePaths, read_zipped, unfit, unfit_in_zip
-from .process_image import Rejected
 
 _BUFFER = 1 << 20
 _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, OSError)

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..files import sha256_of
+from ..imaging.decode import Rejected, decode
 from ..installed import has_dali
 from ..loading.threads import own_cores
 from ..remote import check_local
 from ..shards import MANIFEST, SUFFIXES, Shard, ShardSet, manifest_digest
 from .dali_check import DaliCheck, samples_of
 from .members import Slice
-from .process_image import Rejected, decode
 from .worker_pool import Progress, TaskFailure, Workers, check_settings
 
 _SECONDS = 300.0
@@ -130,7 +130,7 @@ def _undecodable(config: VerifyConfig, shards: list[Shard], progress: Progress) 
 def _decoded_size(content: Slice) -> tuple[int, int] | str:
     """Runs in a worker: width and height, or what is wrong."""
     try:
-        picture, _ = decode(content.read())
+        pixels = decode(content.read()).pixels
     except Rejected as rejected:
         return str(rejected)
-    return picture.size
+    return pixels.shape[1], pixels.shape[0]

@@ -25,7 +25,7 @@ _WINDOW = 8  # results per worker that may wait for an earlier one
 
 # Workers are forked from a server that has loaded what they need, once for all, and has no threads of its own.
 _CONTEXT = get_context("forkserver")
-_PRELOADED = ["torch", "nvidia.dali", f"{__package__}.outcomes"]
+_PRELOADED = ["torch", "nvidia.dali", f"{__package__}.process_image"]
 _CONTEXT.set_forkserver_preload(_PRELOADED)
 
 
@@ -40,9 +40,11 @@ def check_settings(number: int | None, seconds: float) -> None:
 def start_server(*modules: str) -> None:
     """Lets the server load, in the background, what workers need; else the first worker waits for it.
 
-    `modules` of this folder are loaded too; one that runs already stays as it is.
+    `modules` of photochrom.pipelines are loaded too; one that runs already stays as it is.
     """
-    _CONTEXT.set_forkserver_preload([*_PRELOADED, *(f"{__package__}.{module}" for module in modules)])
+    _CONTEXT.set_forkserver_preload(
+        [*_PRELOADED, *(f"{__package__.rpartition('.')[0]}.{module}" for module in modules)]
+    )
     forkserver.ensure_running()
 
 

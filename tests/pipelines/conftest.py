@@ -3,10 +3,12 @@
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 
 class Server(ThreadingHTTPServer):
@@ -75,6 +77,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *arguments: object) -> None:
         pass
+
+
+@pytest.fixture(scope="session")
+def coffee(photos: Path) -> Image.Image:
+    return Image.open(photos / "coffee.png").convert("RGB")
 
 
 @pytest.fixture

@@ -13,10 +13,11 @@ import pytest
 import torch
 from photochrom.engine.commands import stats, verify
 from photochrom.losses import ab_histogram
-from photochrom.pipelines import DaliLoader, PackConfig, ShardSet, TorchLoader, pack, packing
+from photochrom.pipelines import DaliLoader, PackConfig, ShardSet, TorchLoader, pack
 from photochrom.pipelines.imaging.color import _BAND, lab_codes
-from photochrom.pipelines.packing.outcomes import Outcome
-from photochrom.pipelines.packing.process_image import Photograph, decode_at_least, make_photograph, resized
+from photochrom.pipelines.imaging.decode import decode
+from photochrom.pipelines.imaging.encode import EncodingSettings, resize
+from photochrom.pipelines.packing.process_image import EncodedImage, ProcessedFile, encode_image
 from photochrom.pipelines.packing.shard_writer import ShardWriter
 from photochrom.pipelines.packing.verify import VerifyConfig
 from skimage.color import rgb2lab
@@ -54,8 +55,8 @@ def off(stored: bytes, pixels: np.ndarray) -> np.ndarray:
 def test_what_is_stored_is_the_lab_of_the_reduced_photograph(lab: ShardSet, photos: Path) -> None:
     for i in range(9):
         sample = lab.sample(i)
-        pixels, _, _ = decode_at_least((photos / sample.path).read_bytes(), 96)
-        assert (off(sample.stored(), resized(pixels, sample.size)) <= HALF_STEPS).all()
+        pixels, _, _ = decode((photos / sample.path).read_bytes(), 96)
+        assert (off(sample.stored(), resize(pixels, sample.size)) <= HALF_STEPS).all()
         assert sample.class_name == ("garage" if "motorcycle" in sample.path else "")
 
 
@@ -89,10 +90,10 @@ def test_all_else_is_as_in_a_set_of_jpegs(lab: ShardSet, shards: ShardSet) -> No
 
 def test_statistics_are_those_of_the_pixels_however_they_are_stored(photos: Path) -> None:
     data = (photos / "retina.jpg").read_bytes()
-    jpeg, lab = (make_photograph(data, short_side=None, quality=95, store=store) for store in ("jpeg", "lab"))
-    assert np.array_equal(jpeg.ab_cells, lab.ab_cells)
+    jpeg, lab = (encode_image(data, EncodingSettings(store=store)) for store in ("jpeg", "lab"))
+    assert np.array_equal(jpeg.ab_codes, lab.ab_codes)
     assert np.array_equal(jpeg.ab_counts, lab.ab_counts)
-    assert (jpeg.done, lab.done) == ((), ("to Lab",))
+    assert (jpeg.changes, lab.changes) == ((), ("to Lab",))
 
 
 def test_bytes_depend_on_neither_the_workers_nor_the_kind_of_source(
@@ -108,22 +109,22 @@ def test_original_sizes_can_be_kept(photos: Path, tmp_path: Path) -> None:
     found = packed(photos / "garage", tmp_path / "out", short_side="none")
     for i in range(2):
         sample = found.sample(i)
-        pixels, size, _ = decode_at_least((photos / "garage" / sample.path).read_bytes(), None)
+        pixels, size, _ = decode((photos / "garage" / sample.path).read_bytes(), None)
         assert sample.size == size
         assert (off(sample.stored(), pixels) <= HALF_STEPS).all()
 
 
 def test_nothing_is_decoded_by_dali(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(packing, "DaliCheck")
+    monkeypatch.delattr("photochrom.pipelines.packing.pack.DaliCheck")
     assert packed(photos, tmp_path / "out").num_samples == 9
 
 
 def test_numba_is_loaded_for_lab_alone(photos: Path) -> None:
     code = (
-        "import sys; from photochrom.pipelines.packing.process_image import make_photograph\n"
+        "import sys; from photochrom.pipelines.packing.process_image import EncodingSettings, encode_image\n"
         f"data = open({str(photos / 'rocket.jpg')!r}, 'rb').read()\n"
         "for store in ('jpeg', 'lab'):\n"
-        "    make_photograph(data, short_side=64, quality=95, store=store)\n"
+        "    encode_image(data, EncodingSettings(short_side=64, store=store))\n"
         "    print('numba' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -148,7 +149,7 @@ def test_a_set_of_lab_shows_the_pictures_of_a_set_of_jpegs(
     num_seen = 0
     for ours, theirs in zip(make(lab, **settings), make(shards, **settings), strict=True):
         assert torch.equal(ours.index, theirs.index)
-        # What the JPEG loses of small photographs, and that the one is resized in Lab and the other in sRGB.
+        # What the JPEG loses of small photographs, and that the one is resize in Lab and the other in sRGB.
         assert (ours.L - theirs.L).abs().mean() < 1.0
         assert (ours.ab - theirs.ab).abs().mean() < 1.5
         num_seen += len(ours.index)
@@ -169,9 +170,9 @@ def test_webdataset_reads_it(lab: ShardSet) -> None:
 def test_verify_decode_names_lab_of_another_length(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def store(writer: ShardWriter, outcome: Outcome, photo: Photograph) -> None:
+    def store(writer: ShardWriter, outcome: ProcessedFile, photo: EncodedImage) -> None:
         if outcome.path == "coffee.png":  # a packer with a fault: all hashes will be as they should be
-            photo = replace(photo, stored=photo.stored[:-1])
+            photo = replace(photo, data=photo.data[:-1])
         kept(writer, outcome, photo)
 
     kept = ShardWriter._store

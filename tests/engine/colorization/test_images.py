@@ -11,7 +11,7 @@ import pytest
 import tifffile
 from photochrom.engine.colorization.read_image import Picture, read_picture
 from photochrom.engine.colorization.write_image import write_picture
-from photochrom.pipelines.packing.process_image import Rejected
+from photochrom.pipelines.imaging.decode import Rejected
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 

@@ -4,7 +4,7 @@ from collections.abc import Generator
 
 import pytest
 from photochrom.engine.colorization.prefetch import Budget, Cancelled, Reserve, ahead, overlapped
-from photochrom.pipelines.packing.process_image import Rejected
+from photochrom.pipelines.imaging.decode import Rejected
 
 
 class Ledger:

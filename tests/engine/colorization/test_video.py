@@ -19,7 +19,7 @@ from photochrom.engine.colorization.inputs import plan
 from photochrom.engine.colorization.video import colorize_video
 from photochrom.engine.colorization.video_reader import Frame, VideoReader
 from photochrom.models import Colorizer, ColorPrediction
-from photochrom.pipelines.packing.process_image import Rejected
+from photochrom.pipelines.imaging.decode import Rejected
 from skimage.color import rgb2lab
 
 RATE = 48_000

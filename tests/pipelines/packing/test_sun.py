@@ -134,11 +134,6 @@ def interlaced() -> bytes:
 
 
 @pytest.fixture(scope="module")
-def coffee(photos: Path) -> Image.Image:
-    return Image.open(photos / "coffee.png").convert("RGB")
-
-
-@pytest.fixture(scope="module")
 def sun397(coffee: Image.Image) -> dict[str, tuple[bytes, Outcome]]:
     """Member names of the miniature SUN397, what is in them, and what becomes of each."""
     jpeg = encoded(coffee.resize((300, 200)), "JPEG", quality=90)

@@ -1,0 +1,244 @@
+"""Decodes image bytes to upright 8-bit sRGB, strictly: damaged files are rejected, not repaired.
+
+One bad JPEG ends a DALI pipeline, and a random crop can hide a truncated file until a later epoch. libjpeg-turbo
+decodes JPEGs with warnings as errors, because lenient decoders accept zeroed blocks and flipped bits.
+"""
+
+import io
+import os
+import stat
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
+
+MIN_SIDE = 32
+MAX_SIDE = 65_500  # libjpeg's limit
+MAX_PIXELS = 100_000_000  # 300 MB of RGB: above any camera of the data sets, below what kills a worker
+MAX_BYTES = 1 << 29  # per file; files are read whole
+# libjpeg-turbo can halve large JPEGs while it decodes them, as long as this multiple of the wanted size is left: 1.5
+# times as fast as a full decode, for less than half of the ab error of storing as JPEG (docs/packing.md).
+SCALED_DECODE_FACTOR = 1.25
+
+# Image formats only: some of Pillow's other plugins start programs (Ghostscript for EPS).
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "PPM", "JPEG2000", "TGA", "ICO", "AVIF")
+
+_TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_PLANES = 258, 262, 284
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SWAPS_SIDES = (5, 6, 7, 8)  # EXIF orientations
+
+Pixels = NDArray[np.uint8]
+
+
+class Rejected(ValueError):
+    """A file that cannot be used: `reason` is two words, `detail` is the decoder's message."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason, self.detail = reason, detail
+
+    def __reduce__(self) -> tuple[Any, ...]:  # workers pickle it
+        return Rejected, (self.reason, self.detail)
+
+
+class DecodedImage(NamedTuple):
+    """Upright sRGB `pixels` (H, W, 3), the file's own upright (width, height), and what was changed to get there.
+
+    `pixels` are smaller than `size` after a scaled decode.
+    """
+
+    pixels: Pixels
+    size: tuple[int, int]
+    changes: tuple[str, ...]
+
+
+def decode(data: bytes, short_side: int | None = None) -> DecodedImage:
+    """Returns the file's image in upright 8-bit sRGB. Raises Rejected.
+
+    An embedded profile is converted to sRGB, 16-bit samples are scaled, transparency is blended onto white, CMYK is
+    converted, and animations give their first frame. With `short_side`, a large JPEG may be decoded at a smaller scale,
+    but to at least `SCALED_DECODE_FACTOR` times the size that its reduction to `short_side` needs.
+    """
+    if not data:
+        raise Rejected("empty file")
+    with rejecting():
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        _check_size(image.size)
+        if image.format in ("JPEG", "MPO"):
+            decoded, changes = decode_jpeg_strictly(data, image, reduced_size(image.size, short_side))
+        else:
+            check_planes(image)
+            image.load()
+            decoded, changes = image, (f"from {image.format}",)
+        profile = image.info.get("icc_profile")
+        transform = to_srgb(profile, "CMYK" if image.mode == "CMYK" else "RGB") if profile else None
+        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+        if isinstance(decoded, np.ndarray):
+            if transform is None and orientation not in _UPRIGHT:
+                return DecodedImage(decoded, image.size, changes)  # the common case
+            decoded = Image.fromarray(decoded)
+        if decoded.mode != "CMYK" or transform is None:
+            decoded, changes = _to_rgb(decoded, changes)
+        if transform is not None:
+            decoded = ImageCms.applyTransform(decoded, transform) or decoded
+            changes = (*changes, "brought to sRGB")
+        if orientation not in _UPRIGHT:
+            return DecodedImage(np.array(decoded), image.size, changes)
+        size = image.size[::-1] if orientation in _SWAPS_SIDES else image.size
+        upright = np.array(decoded.transpose(_UPRIGHT[orientation]))
+        return DecodedImage(upright, size, (*changes, "turned upright"))
+
+
+def reduced_size(size: tuple[int, int], short_side: int | None) -> tuple[int, int]:
+    """Returns (width, height) scaled so that the shorter is `short_side`; unchanged if it is no longer than that."""
+    if short_side is None or min(size) <= short_side:
+        return size
+    factor = short_side / min(size)
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+@contextmanager
+def rejecting() -> Iterator[None]:
+    """Turns whatever Pillow raises about a file into Rejected, and silences its bomb warning (our limit is checked)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        except (Rejected, MemoryError):
+            raise
+        except UnidentifiedImageError:
+            raise Rejected("not an image") from None
+        except Image.DecompressionBombError as error:
+            raise Rejected("too many pixels", str(error)) from None
+        except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, struct.error and more
+            raise Rejected("damaged", f"{type(error).__name__}: {error}") from None
+
+
+def _check_size(size: tuple[int, int]) -> None:
+    width, height = size
+    if min(size) < MIN_SIDE:
+        raise Rejected("too small", f"{width}x{height}, the smallest side that is packed is {MIN_SIDE}")
+    if max(size) > MAX_SIDE:
+        raise Rejected("too many pixels", f"{width}x{height}, the longest side that is packed is {MAX_SIDE}")
+    if width * height > MAX_PIXELS:
+        raise Rejected("too many pixels", f"{width}x{height}, the largest area that is packed is {MAX_PIXELS}")
+
+
+def decode_jpeg_strictly(
+    data: bytes, image: Image.Image, wanted: tuple[int, int]
+) -> tuple[Image.Image | Pixels, tuple[str, ...]]:
+    """Decodes a JPEG by libjpeg-turbo with warnings as errors; `image` is Pillow's view of the same bytes."""
+    width, height = (
+        min(side, round(SCALED_DECODE_FACTOR * wish)) for side, wish in zip(image.size, wanted, strict=True)
+    )
+    try:
+        if image.mode == "CMYK":
+            # libjpeg-turbo checks the data; Pillow handles Adobe's inverted inks.
+            simplejpeg.decode_jpeg(data, colorspace="CMYK", strict=True)
+            image.load()
+            return image, ()
+        # Scales between 1/2 and 1 take longer than a full decode.
+        pixels = simplejpeg.decode_jpeg(
+            data, colorspace="RGB", strict=True, min_factor=2, min_width=width, min_height=height
+        )
+    except ValueError as error:
+        if "subsampling" in str(error):  # one that libjpeg-turbo has no name for
+            image.load()
+            return image, ("unusual sampling",)
+        raise Rejected("damaged JPEG", str(error)) from None
+    return pixels, ("from grey",) if image.mode == "L" else ()
+
+
+def _to_rgb(image: Image.Image, changes: tuple[str, ...]) -> tuple[Image.Image, tuple[str, ...]]:
+    """Returns the image in 8-bit RGB; its colour space stays as it is."""
+    if image.mode.startswith("I;16") or image.mode == "I":
+        grey = (deep_grey(image).astype(np.int64) + 128) // 257
+        image, changes = Image.fromarray(grey.astype(np.uint8)), (*changes, "from 16 bit")
+    elif image.mode == "F":
+        raise Rejected("unsupported pixels", "floating point samples have no known white")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+        return image, (*changes, "laid on white")
+    if image.mode != "RGB":
+        return image.convert("RGB"), (*changes, f"from {image.mode}")
+    return image, changes
+
+
+def check_planes(image: Image.Image) -> None:
+    """Raises Rejected for a TIFF with more than 8 bit in separate planes, which Pillow decodes to noise."""
+    if not isinstance(image, TiffImageFile) or image.tag_v2.get(_TIFF_PLANES) != 2:
+        return
+    if max(image.tag_v2.get(_TIFF_BITS, (8,))) > 8:
+        raise Rejected("unsupported pixels", "more than 8 bit in separate planes")
+
+
+def deep_grey(image: Image.Image) -> NDArray[np.uint16]:
+    """Returns 16-bit grey (H, W), black is 0, of an image of mode I or I;16. Raises Rejected for more bits."""
+    samples = np.asarray(image)
+    if samples.dtype != np.uint16 and (samples.min() < 0 or samples.max() > 65535):
+        raise Rejected("unsupported pixels", "samples of 32 bit have no known white")
+    grey = samples.astype(np.uint16)
+    if isinstance(image, TiffImageFile):
+        if image.tag_v2.get(_TIFF_BITS) in (12, (12,)):
+            grey = grey * np.uint16(16) + (grey >> np.uint16(8))
+        if image.tag_v2.get(_TIFF_PHOTOMETRIC) == 0:  # white is 0
+            grey = ~grey
+    return grey
+
+
+@lru_cache(maxsize=64)
+def to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """Returns the transform from a profile to sRGB for an image of `mode`, RGB or CMYK.
+
+    None if the profile is sRGB already, or unusable: viewers show such images as if they had none.
+    """
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
+    except (ImageCms.PyCMSError, OSError):
+        return None
+    if mode == "RGB":
+        # Names do not help: sRGB profiles have many, and other profiles mention sRGB in theirs.
+        steps = np.linspace(0, 255, 9).round().astype(np.uint8)
+        colours = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(27, 27, 3)
+        converted = ImageCms.applyTransform(Image.fromarray(colours), transform)
+        assert converted is not None
+        if np.abs(np.asarray(converted).astype(int) - colours).max() <= 2:
+            return None
+    return transform
+
+
+def check_bytes(size: int) -> None:
+    """Raises Rejected for a file that is too large to read."""
+    if size > MAX_BYTES:
+        raise Rejected("too large", f"{size:,} bytes, the largest file that is read has {MAX_BYTES:,}")
+
+
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """Returns the file's bytes. Raises Rejected if it is not a regular file, too large or unreadable."""
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise Rejected("no regular file")  # reading a pipe would wait for ever
+        check_bytes(status.st_size)
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise Rejected("unreadable", error.strerror or str(error)) from None
