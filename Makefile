@@ -23,8 +23,6 @@ install: .venv/installed
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Photochrom needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$(DALI),dev]'
-	@# mypy takes a package's name from its folder's, and the checkout can have any name.
-	@mkdir -p .types && ln -sfn .. .types/photochrom
 	@touch $@
 
 demo: install
@@ -50,4 +48,4 @@ lint: install
 	$(BIN)/mypy
 
 clean:
-	rm -rf demo/shards demo/run demo/report demo/colorized build dist .types .venv/installed .mypy_cache .ruff_cache .pytest_cache *.egg-info
+	rm -rf demo/shards demo/run demo/report demo/colorized build dist .venv/installed .mypy_cache .ruff_cache .pytest_cache .src/*.egg-info

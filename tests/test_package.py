@@ -14,7 +14,7 @@ import networkx
 import photochrom
 import pytest
 
-ROOT = Path(photochrom.__file__).parent
+ROOT = Path(photochrom.__file__).resolve().parent
 FOLDERS = ("bench", "engine", "losses", "models", "pipelines", "recipes")
 # The folders that each folder must not import from; a dotted name allows that module alone.
 FORBIDDEN = {
@@ -44,8 +44,8 @@ def test_only_two_modules_stand_at_the_root() -> None:
 
 def test_the_wheel_holds_every_module_and_nothing_else(tmp_path: Path) -> None:
     # From a copy: setuptools builds in the tree, and would pick up what an older build has left there.
-    hidden = shutil.ignore_patterns(".*", "build", "demo", "*.egg-info", "__pycache__")
-    source = shutil.copytree(ROOT, tmp_path / "source", ignore=hidden)
+    hidden = shutil.ignore_patterns(".git", ".venv", ".*_cache", "build", "demo", "*.egg-info", "__pycache__")
+    source = shutil.copytree(ROOT, tmp_path / "source", symlinks=True, ignore=hidden)
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     subprocess.run([*command, "--wheel-dir", tmp_path, source], check=True)
     (wheel,) = tmp_path.glob("photochrom-*.whl")
@@ -57,7 +57,7 @@ def test_the_wheel_holds_every_module_and_nothing_else(tmp_path: Path) -> None:
         for kind in kinds
         for path in (ROOT / folder).rglob(kind)
     }
-    assert names == expected | {"photochrom/__init__.py", "photochrom/__main__.py"}
+    assert names == expected | {f"photochrom/{name}" for name in ("__init__.py", "__main__.py", "py.typed")}
 
 
 def module_name(path: Path, root: Path = ROOT) -> str:
@@ -173,8 +173,27 @@ def test_importing_does_not_bring_what_it_does_not_need(module: str, absent: str
     assert done.stdout.strip() == ""
 
 
+def test_type_checkers_elsewhere_know_the_package(tmp_path: Path) -> None:
+    (tmp_path / "use.py").write_text(
+        "import photochrom\nfrom photochrom.pipelines import DaliLoader\n\n"
+        "reveal_type(photochrom.load)\nreveal_type(DaliLoader.__iter__)\nphotochrom.nothing\n"
+    )
+    # Reading the libraries below us would take half a minute.
+    libraries = ("torch", "numpy", "numba", "kornia", "nvidia", "accelerate", "matplotlib", "scipy", "yaml", "PIL")
+    sections = "mypy-" + ",".join(f"{name}.*" for name in libraries)
+    (tmp_path / "mypy.ini").write_text(f"[mypy]\n[{sections}]\nfollow_imports = skip\n")
+    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", tmp_path / "cache", "use.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert "photochrom.engine.inference." in done.stdout, done.stdout
+    assert "photochrom.pipelines.loading.batch.LabBatch" in done.stdout
+    assert 'use.py:6: error: Module has no attribute "nothing"' in done.stdout
+    assert "Found 1 error in 1 file" in done.stdout
+
+
 def test_the_public_names() -> None:
     from photochrom import losses, pipelines
+
+    assert "load" in dir(photochrom)
 
     assert callable(photochrom.load)
     assert losses.ab_bins().shape == (313, 2)
