@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import skimage
 import torch
-from photochrom.losses import ab_histogram
 from photochrom.pipelines import PackConfig, ShardSet, pack
 
 # A suite that was started in the background or by nohup would ignore these, and so would the commands it interrupts.
@@ -44,7 +43,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shards(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
     """The nine photographs packed at a short side of 96, in three shards."""
     out = tmp_path_factory.mktemp("packed") / "nine"
-    pack(PackConfig(source=photos, out=out, short_side=96, shard_samples=4, workers=2), ab_histogram=ab_histogram)
+    pack(PackConfig(source=photos, out=out, short_side=96, shard_samples=4, workers=2))
     return ShardSet.open(out)
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from ...losses.quantization import ab_histogram
 from ...pipelines import PackConfig, pack
 from ...pipelines.imaging.decode import Rejected, decode, read_file, reduced_size
 from ...pipelines.imaging.encode import EncodingSettings, encode_jpeg, resize
@@ -128,7 +127,7 @@ def _pack(config: PackingConfig) -> tuple[float, int]:
 
     with tempfile.TemporaryDirectory(prefix="photochrom-", dir=config.photos.parent) as folder:
         settings = PackConfig(source=config.photos, out=Path(folder) / "out", short_side=config.short_side)
-        pack(settings, ab_histogram=ab_histogram, progress=progress)
+        pack(settings, progress=progress)
     ended = time.perf_counter()
     first, started = marks[len(marks) // 10]
     done = marks[-1][0]

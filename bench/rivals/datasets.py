@@ -13,7 +13,6 @@ import numpy as np
 from PIL import Image
 
 from ...engine.output_dir import write_json
-from ...losses.quantization import ab_histogram
 from ...pipelines import PackConfig, ShardSet, pack
 from ...pipelines.loading.reader import LocalReader
 from ...pipelines.loading.threads import own_cores
@@ -108,7 +107,7 @@ class Work:
             squashed.save(out / f"{path.stem}.png")
 
     def _pack(self, source: Path, out: Path, **settings: Any) -> None:
-        pack(PackConfig(source=source, out=out, workers=self._threads, **settings), ab_histogram=ab_histogram)
+        pack(PackConfig(source=source, out=out, workers=self._threads, **settings))
 
 
 @contextmanager

@@ -12,15 +12,15 @@ from ..output_dir import plural, say_outcomes, write_json
 
 def main(argv: list[str]) -> int:
     config = parse_options(IndexConfig, argv, prog="photochrom index", positional=("root",))
-    start_server()  # it loads torch while this process does the same
-    from ...losses.quantization import ab_histogram
+    start_server()
+    from ...losses import quantization  # noqa: F401  # for the statistics; loads torch while the server does
 
     def describe(summary: dict[str, Any]) -> None:
         save_yaml(config, config.root / "config.yaml")
         write_json(config.root / "summary.json", summary)
 
     with progress_bar("indexing") as progress:
-        summary = index(config, ab_histogram=ab_histogram, progress=progress, describe=describe)
+        summary = index(config, progress=progress, describe=describe)
     print(f"{config.root}: {plural(summary['num_indexed'], 'photograph')} in {plural(summary['num_shards'], 'shard')}")
     say_outcomes([config.root], summary)
     return 0

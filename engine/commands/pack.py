@@ -16,8 +16,8 @@ from ..output_dir import plural, say_outcomes, write_json
 def main(argv: list[str]) -> int:
     config = parse_options(PackConfig, argv, prog="photochrom pack", positional=("source", "out"))
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # of batch systems: as Ctrl-C
-    start_server(*config.worker_modules)  # it loads torch while this process does the same
-    from ...losses.quantization import ab_histogram
+    start_server(*config.worker_modules)
+    from ...losses import quantization  # noqa: F401  # for the statistics; loads torch while the server does
 
     def describe(summary: dict[str, Any]) -> None:
         shown = replace(config, source=without_secrets(str(config.source)))
@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
         write_json(config.out / "summary.json", summary)
 
     with progress_bar("packing") as progress:
-        summary = pack(config, ab_histogram=ab_histogram, progress=progress, describe=describe)
+        summary = pack(config, progress=progress, describe=describe)
     if summary["num_resumed"]:
         print(f"went on where a pack was interrupted, after {plural(summary['num_resumed'], 'file')}")
     for root, number in summary["sets"].items():

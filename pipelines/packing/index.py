@@ -11,9 +11,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ..files import exclusive_lock
 from ..imaging.decode import Rejected
 from ..imaging.encode import EncodingSettings
@@ -23,7 +20,7 @@ from ..shards import MANIFEST, REJECTS, Shard, describe, write_index, write_mani
 from .dali_check import DaliCheck, Samples
 from .members import Unfit, members_of
 from .process_image import EncodedImage, ImageWorkers, ProcessedFile
-from .shard_writer import AbCounts, PackStats
+from .shard_writer import PackStats
 from .wds_samples import PackedPhotograph, photographs_in
 from .worker_pool import Progress, check_settings
 
@@ -61,7 +58,6 @@ class IndexConfig:
 def index(
     config: IndexConfig,
     *,
-    ab_histogram: Callable[[AbCounts], NDArray[np.float64]],
     progress: Progress = lambda done, total, unit: None,
     describe: Callable[[dict[str, Any]], None] = lambda summary: None,
 ) -> dict[str, Any]:
@@ -85,7 +81,7 @@ def index(
         summary = {"num_indexed": tally.num_packed, **tally.figures(shards), "seconds": seconds}
         describe(summary)
         write_rejects(root, tally.rejects)
-        write_manifest(root, shards, **_manifest_facts(root, tally, ab_histogram))
+        write_manifest(root, shards, **_manifest_facts(root, tally))
     return summary
 
 
@@ -224,12 +220,10 @@ def _write_index(tar: Path, good: list[_Sample]) -> Shard:
     return describe(tar, samples.sizes)
 
 
-def _manifest_facts(
-    root: Path, tally: PackStats, ab_histogram: Callable[[AbCounts], NDArray[np.float64]]
-) -> dict[str, Any]:
+def _manifest_facts(root: Path, tally: PackStats) -> dict[str, Any]:
     return {
         "source": str(root),
         "seed": None,
         "image": {"adopted": True, "short_side": None, "decoded_by_dali": has_dali()},
-        **tally.manifest_facts(ab_histogram),
+        **tally.manifest_facts(),
     }

@@ -17,9 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ... import __version__
 from ..imaging.decode import MIN_SIDE
 from ..imaging.encode import RESAMPLER, EncodingSettings, Subsampling
@@ -34,7 +31,7 @@ from .external_sorter import ExternalSorter
 from .http import without_secrets
 from .members import Entry, LocalFile
 from .process_image import ImageWorkers, ProcessedFile, sort_key
-from .shard_writer import AbCounts, PackStats, ShardWriter
+from .shard_writer import PackStats, ShardWriter
 from .sources import listed
 from .streams import Stream, open_stream
 from .worker_pool import Progress, check_settings, start_server
@@ -127,14 +124,12 @@ class PackConfig:
 def pack(
     config: PackConfig,
     *,
-    ab_histogram: Callable[[AbCounts], NDArray[np.float64]],
     progress: Progress = lambda done, total, unit: None,
     describe: Callable[[dict[str, Any]], None] = lambda summary: None,
 ) -> dict[str, Any]:
     """Packs config.source into config.out and returns the figures of summary.json.
 
-    `ab_histogram` turns the counts (256, 256) of colours, by a + 128 and b + 128, into the shares (313,) of the ab
-    bins; `progress` is told how much is done, of how much, and in which unit: files, or MiB of a stream; `describe` is
+    `progress` is told how much is done, of how much, and in which unit: files, or MiB of a stream; `describe` is
     handed the figures when all is done but the manifest, which comes last.
 
     Raises ValueError when the source holds no photograph or the target is in use. A pack that is killed, interrupted or
@@ -169,7 +164,7 @@ def pack(
         for name, writer in packing.writers.items():
             root = config.roots[name]
             write_rejects(root, writer.tally.rejects)
-            write_manifest(root, writer.shards, **_manifest_facts(config, writer.tally, ab_histogram))
+            write_manifest(root, writer.shards, **_manifest_facts(config, writer.tally))
     return summary
 
 
@@ -357,9 +352,7 @@ def _num_shared(tallies: Mapping[str, PackStats]) -> int:
     return len(set.intersection(*contents)) if len(contents) > 1 else 0
 
 
-def _manifest_facts(
-    config: PackConfig, tally: PackStats, ab_histogram: Callable[[AbCounts], NDArray[np.float64]]
-) -> dict[str, Any]:
+def _manifest_facts(config: PackConfig, tally: PackStats) -> dict[str, Any]:
     """All that the manifest says beside the shards: a pure function of the source, the settings and the seed."""
     gate = config.gate
     image: dict[str, Any] = {"store": gate.store, "short_side": gate.short_side, "resampler": RESAMPLER}
@@ -369,7 +362,7 @@ def _manifest_facts(
         "source": without_secrets(str(config.source)),
         "seed": config.seed,
         "image": image,
-        **tally.manifest_facts(ab_histogram),
+        **tally.manifest_facts(),
     }
 
 

@@ -76,8 +76,10 @@ class PackStats:
         self.num_duplicates += other.num_duplicates
         self.ab_counts += other.ab_counts
 
-    def manifest_facts(self, ab_histogram: Callable[[AbCounts], NDArray[np.float64]]) -> dict[str, Any]:
-        """What a manifest says of it; `ab_histogram` turns colour counts (256, 256) into shares of the ab bins."""
+    def manifest_facts(self) -> dict[str, Any]:
+        """Returns the statistics that a manifest holds."""
+        from ...losses.quantization import ab_histogram  # loads torch
+
         return {
             "counts": {
                 "packed": self.num_packed,

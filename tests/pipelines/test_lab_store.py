@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from photochrom.engine.commands import stats, verify
-from photochrom.losses import ab_histogram
 from photochrom.pipelines import DaliLoader, PackConfig, ShardSet, TorchLoader, pack
 from photochrom.pipelines.imaging.color import _BAND, lab_codes
 from photochrom.pipelines.imaging.decode import decode
@@ -29,7 +28,7 @@ def packed(source: Path, out: Path, **settings: Any) -> ShardSet:
     config = PackConfig(
         source=source, out=out, **{"store": "lab", "short_side": 96, "shard_samples": 4, "workers": 2, **settings}
     )
-    pack(config, ab_histogram=ab_histogram)
+    pack(config)
     return ShardSet.open(out)
 
 

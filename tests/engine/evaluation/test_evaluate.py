@@ -23,7 +23,7 @@ from photochrom.engine.evaluation.predictors import ModelPredictor
 from photochrom.engine.evaluation.row_file import RowFile
 from photochrom.engine.evaluation.score import score
 from photochrom.engine.training.run import train
-from photochrom.losses import L2, ab_bins, ab_histogram
+from photochrom.losses import L2, ab_bins
 from photochrom.pipelines import DaliLoader, LabBatch, PackConfig, ShardSet, lab_to_rgb, pack
 from PIL import Image
 from torchmetrics.image.fid import FrechetInceptionDistance
@@ -111,7 +111,7 @@ def test_another_prior_weighs_otherwise(evaluated: Path, trained: Path, shards: 
 
 def test_lab_in_bytes_scores_as_jpegs_do(evaluated: Path, trained: Path, photos: Path, tmp_path: Path) -> None:
     config = PackConfig(source=photos, out=tmp_path / "lab", short_side=96, workers=2, store="lab")
-    pack(config, ab_histogram=ab_histogram)
+    pack(config)
     command = ["evaluate", str(trained), "--data", str(tmp_path / "lab"), "--out", str(tmp_path / "out")]
     assert main(command) == 0
     (result,) = json.loads((tmp_path / "out" / "summary.json").read_text())["results"]

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from photochrom.losses import ab_histogram
 from photochrom.pipelines import (
     CachedLoader,
     DaliLoader,
@@ -299,7 +298,7 @@ def test_random_crops_larger_than_a_photograph_are_refused(photos: Path, tmp_pat
     source.mkdir()
     Image.open(photos / "coffee.png").resize((60, 40)).save(source / "small.png")
     shutil.copy(photos / "coffee.png", source)
-    pack(PackConfig(source=source, out=tmp_path / "out", workers=1), ab_histogram=ab_histogram)
+    pack(PackConfig(source=source, out=tmp_path / "out", workers=1))
     with pytest.raises(ValueError, match=r"the smallest in .* has a side of 40: lower the size, or use"):
         loader("torch", ShardSet.open(tmp_path / "out"), crop="random")
 
@@ -316,7 +315,7 @@ def test_more_ranks_than_samples_in_a_batch_are_refused(shards: ShardSet) -> Non
 
 @every_reading_loader
 def test_a_shard_damaged_since_it_was_opened_stops_with_its_name(kind: str, photos: Path, tmp_path: Path) -> None:
-    pack(PackConfig(source=photos, out=tmp_path / "out", short_side=96, workers=2), ab_histogram=ab_histogram)
+    pack(PackConfig(source=photos, out=tmp_path / "out", short_side=96, workers=2))
     shards = ShardSet.open(tmp_path / "out")
     offset, size = shards.places[3].tolist()
     tar = shards.tar(3)
@@ -409,7 +408,7 @@ def test_verify_lists_what_the_sentence_says_it_does(photos: Path, tmp_path: Pat
 
 def damaged(photos: Path, out: Path, number: int) -> ShardSet:
     """A shard set of nine, of which one was damaged after it was packed."""
-    pack(PackConfig(source=photos, out=out, short_side=96, workers=2), ab_histogram=ab_histogram)
+    pack(PackConfig(source=photos, out=out, short_side=96, workers=2))
     shards = ShardSet.open(out)
     offset, size = shards.places[number].tolist()
     write_at(shards.tar(number), offset, bytes(size))

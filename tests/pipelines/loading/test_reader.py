@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from photochrom.losses import ab_histogram
 from photochrom.pipelines import PackConfig, ShardSet, pack
 from photochrom.pipelines.loading import reader as reading
 from photochrom.pipelines.loading.reader import LocalReader
@@ -29,7 +28,7 @@ def test_what_lies_together_is_announced_as_one(shards: ShardSet) -> None:
 
 
 def test_few_files_are_open_at_a_time(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pack(PackConfig(source=photos, out=tmp_path / "out", shard_samples=1, workers=2), ab_histogram=ab_histogram)
+    pack(PackConfig(source=photos, out=tmp_path / "out", shard_samples=1, workers=2))
     shards = ShardSet.open(tmp_path / "out")
     monkeypatch.setattr(reading, "_MAPS", 3)
     reader, before = LocalReader(shards), len(os.listdir("/proc/self/fd"))

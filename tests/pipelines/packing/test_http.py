@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from photochrom.losses import ab_histogram
 from photochrom.pipelines import PackConfig, ShardSet, pack
 from photochrom.pipelines.packing.http import Download, RemoteFile
 
@@ -124,7 +123,7 @@ def test_a_remote_zip_needs_ranges(server: Any) -> None:
 
 
 def pack_from(url: str, out: Path) -> ShardSet:
-    pack(PackConfig(source=url, out=out, short_side=64, workers=1, shard_samples=4), ab_histogram=ab_histogram)
+    pack(PackConfig(source=url, out=out, short_side=64, workers=1, shard_samples=4))
     return ShardSet.open(out)
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from photochrom.losses import ab_histogram
 from photochrom.pipelines import DaliLoader, PackConfig, ShardSet, pack
 from photochrom.pipelines.packing.index import IndexConfig, index
 from photochrom.pipelines.packing.verify import VerifyConfig, verify
@@ -86,7 +85,7 @@ def foreign(photos: Path, tmp_path: Path) -> Path:
 
 
 def indexed(root: Path, **settings: object) -> dict:
-    return index(IndexConfig(root=root, workers=1, **settings), ab_histogram=ab_histogram)
+    return index(IndexConfig(root=root, workers=1, **settings))
 
 
 def digests(root: Path, pattern: str) -> dict[str, str]:
@@ -154,7 +153,7 @@ def test_an_index_of_another_tool_is_kept(foreign: Path) -> None:
 
 
 def test_shards_of_ours_are_known_again(photos: Path, tmp_path: Path) -> None:
-    pack(PackConfig(source=photos, out=tmp_path / "out", short_side=96, workers=1), ab_histogram=ab_histogram)
+    pack(PackConfig(source=photos, out=tmp_path / "out", short_side=96, workers=1))
     ours = ShardSet.open(tmp_path / "out")
     (tmp_path / "lost").mkdir()
     shutil.copy(tmp_path / "out" / "photos-000000.tar", tmp_path / "lost")
@@ -169,17 +168,16 @@ def test_shards_of_ours_are_known_again(photos: Path, tmp_path: Path) -> None:
 
 
 def test_a_webdataset_can_be_packed_again(foreign: Path, photos: Path, tmp_path: Path) -> None:
-    pack(PackConfig(source=photos, out=tmp_path / "large", short_side=96, workers=1), ab_histogram=ab_histogram)
+    pack(PackConfig(source=photos, out=tmp_path / "large", short_side=96, workers=1))
     pack(
         PackConfig(source=tmp_path / "large", out=tmp_path / "small", short_side=48, workers=1),
-        ab_histogram=ab_histogram,
     )
     large, small = ShardSet.open(tmp_path / "large"), ShardSet.open(tmp_path / "small")
     assert [small.sample(i).path for i in range(9)] == [large.sample(i).path for i in range(9)]
     assert small.manifest["classes"] == large.manifest["classes"] == {"": 7, "garage": 2}
     assert small.sizes.min(axis=1).tolist() == [48] * 9
     # Of one tar, and with labels from elsewhere; what needs packing is packed.
-    pack(PackConfig(source=foreign / "set-000.tar", out=tmp_path / "one", workers=1), ab_histogram=ab_histogram)
+    pack(PackConfig(source=foreign / "set-000.tar", out=tmp_path / "one", workers=1))
     assert ShardSet.open(tmp_path / "one").manifest["classes"]["7"] == 1
 
 
@@ -332,7 +330,7 @@ def test_an_index_that_comes_to_nothing_leaves_nothing(foreign: Path, monkeypatc
 def test_a_set_with_its_statistics_can_be_packed_again(shards: ShardSet, tmp_path: Path) -> None:
     root = Path(shutil.copytree(shards.root, tmp_path / "root"))
     Image.new("RGB", (64, 64), "red").save(root / "ab_distribution.png")
-    summary = pack(PackConfig(source=root, out=tmp_path / "out", short_side=48, workers=1), ab_histogram=ab_histogram)
+    summary = pack(PackConfig(source=root, out=tmp_path / "out", short_side=48, workers=1))
     assert summary["num_packed"] == 9
 
 
@@ -357,7 +355,7 @@ def test_an_index_that_is_interrupted_leaves_none_of_its_files(foreign: Path, mo
 
     before = sorted(path.name for path in foreign.iterdir())
     with pytest.raises(KeyboardInterrupt):
-        index(IndexConfig(root=foreign, workers=1), ab_histogram=ab_histogram, describe=describe)
+        index(IndexConfig(root=foreign, workers=1), describe=describe)
     assert sorted(path.name for path in foreign.iterdir()) == before
     assert indexed(foreign)["num_indexed"] == 10
 

@@ -14,7 +14,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from photochrom.losses import ab_histogram
 from photochrom.losses.quantization import ab_bins
 from photochrom.pipelines import PackConfig, ShardSet, pack
 from photochrom.pipelines.files import exclusive_lock
@@ -32,7 +31,7 @@ from skimage.color import rgb2lab
 
 def packed(source: Path, out: Path, **settings: object) -> dict:
     config = PackConfig(source=source, out=out, **{"short_side": 64, "workers": 1, "shard_samples": 4, **settings})
-    return pack(config, ab_histogram=ab_histogram)
+    return pack(config)
 
 
 def digests(folder: Path) -> dict[str, str]:

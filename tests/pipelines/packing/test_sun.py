@@ -21,7 +21,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from photochrom.losses import ab_histogram
 from photochrom.pipelines import PackConfig, ShardSet, pack
 from photochrom.pipelines.packing.claim import WORK
 from PIL import Image
@@ -186,7 +185,7 @@ def write_tar(path: Path, files: dict[str, tuple[bytes, Outcome]], mode: str, *,
 
 def packed(source: Path | str, out: Path, **settings: object) -> dict:
     config = PackConfig(source=source, out=out, **{"short_side": 64, "workers": 2, "shard_samples": 10, **settings})
-    return pack(config, ab_histogram=ab_histogram)
+    return pack(config)
 
 
 def rejects(out: Path) -> dict[str, str]:
