@@ -20,9 +20,8 @@ from rich.table import Column, Table
 
 from ..engine.configuration.config import ClassSpec, Compile, MemoryFormat, Precision, RunConfig, to_plain_dict
 from ..engine.configuration.registry import build_loss, build_model, with_prior
-from ..engine.console import console
+from ..engine.console import console, plural
 from ..engine.distributed import make_trainer, resolve_compile, resolve_device
-from ..engine.output_dir import plural
 from ..engine.training.flops import flops_per_image, published_peak
 from ..engine.training.train_step import Trainer
 from ..losses.quantization import ab_bins

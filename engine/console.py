@@ -21,6 +21,11 @@ _SILENCE = 60.0  # seconds between two lines of a log
 console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
 
 
+def plural(number: int, noun: str, ending: str = "s") -> str:
+    """Returns the number with the noun, which gets the ending unless the number is 1."""
+    return f"{number:,} {noun}{'' if number == 1 else ending}"
+
+
 @contextmanager
 def progress_bar(what: str, unit: str = "", *, enabled: bool = True) -> Iterator[Callable[..., None]]:
     """A bar that is told (done, total) or (done, total, unit); a total that is None is not known yet.

@@ -22,6 +22,7 @@ from .remote import RemotePath, place_of
 FORMAT = 2
 MANIFEST = "manifest.json"
 REJECTS = "rejects.csv"
+WORK = ".packing"  # the folder of a pack that is not finished
 
 Store = Literal["jpeg", "lab"]
 SUFFIXES: dict[Store, str] = {"jpeg": "jpg", "lab": "lab"}  # of the members that hold the pictures
@@ -120,7 +121,7 @@ class ShardSet:
             manifest: dict[str, Any] = json.loads((root / MANIFEST).read_text())
             version = manifest["format"]
         except FileNotFoundError:
-            if (root / ".packing").exists():
+            if (root / WORK).exists():
                 raise ValueError(f"{root} holds an unfinished pack: run its command again") from None
             if (root / "train" / MANIFEST).exists():
                 raise ValueError(f"{root} holds two shard sets: name {root / 'train'} or {root / 'test'}") from None

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from ...engine.commands.train import parse
 from ...engine.configuration.config import RunConfig, to_plain_dict
 from ...engine.configuration.parser import parse_options
-from .results import check
+from ...pipelines.output_dir import check_output_file
 
 _UNUSED = "unused"
 
@@ -22,7 +22,8 @@ class RunOptions:
     def __post_init__(self) -> None:
         if not self.seconds > 0:
             raise ValueError(f"--seconds {self.seconds} is not positive")
-        check(self.out)
+        if self.out:
+            check_output_file(self.out, ".json")
 
 
 O = TypeVar("O", bound=RunOptions)  # noqa: E741

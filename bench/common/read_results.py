@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from ...engine.output_dir import plural
+from ...engine.console import plural
 from .tables import Table, facts, table_of, text_of
 
 Facts = list[tuple[str, str]]

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from ... import __version__
 from ...engine.configuration.parser import parse_options
-from ...engine.console import console
+from ...engine.console import console, plural
 from ...engine.html_page import render
-from ...engine.output_dir import plural
 from ...pipelines.files import atomic_write
+from ...pipelines.output_dir import check_output_file
 from .read_results import READERS, Finding, Picture, read, read_picture
 
 _KEPT = Path(__file__).parent / "results"
@@ -36,8 +36,7 @@ class ReportConfig:
     def __post_init__(self) -> None:
         if len(self.folder) > 1:
             raise ValueError(f"{self.folder[1]} is one argument too many: there is one page for one folder of results")
-        if self.out.suffix != ".html" or not self.out.parent.is_dir():
-            raise ValueError(f"--out {self.out} is no .html file in a folder that exists")
+        check_output_file(self.out, ".html")
 
 
 @dataclass(frozen=True, kw_only=True)

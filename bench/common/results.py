@@ -16,8 +16,8 @@ from ...engine.configuration.config import to_plain_dict
 from ...engine.configuration.parser import parse_options
 from ...engine.console import console
 from ...engine.doctor import versions
-from ...engine.output_dir import write_json
 from ...pipelines.loading.threads import own_cores
+from ...pipelines.output_dir import check_output_file, write_json
 
 Found = dict[str, Any]  # the figures of a benchmark, as `figures` puts them together
 
@@ -80,19 +80,14 @@ def run(
     """A benchmark from its command line to what `publish` makes of it; returns the exit code."""
     config = parse_options(config_class, argv, prog=prog, positional=positional)
     try:
-        check(config.out)
+        if config.out:
+            check_output_file(config.out, ".json")
         found = measure(config)
     except ValueError as error:
         console.print(f"{prog}: {error}")
         return 1
     publish(found, config.out, show=show, notes=notes, draw=draw)
     return 0
-
-
-def check(out: Path | None) -> None:
-    """Before hours of measuring: can the figures be written there? Raises ValueError."""
-    if out and (out.suffix != ".json" or not out.parent.is_dir()):
-        raise ValueError(f"--out {out} is no .json file in a folder that exists")
 
 
 def publish(

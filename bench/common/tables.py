@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...engine.output_dir import plural
+from ...engine.console import plural
 
 DASH = "-"  # where there is no figure
 _ROOM = 1.5  # times the largest median is as far as a bar's line is drawn

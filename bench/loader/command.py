@@ -19,14 +19,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from ...engine.configuration.config import RunConfig
-from ...engine.console import console
+from ...engine.console import console, plural
 from ...engine.distributed import make_trainer
 from ...engine.loaders import resolve_backend, training_loader
-from ...engine.output_dir import plural
 from ...engine.training.loop import endless
 from ...pipelines.files import atomic_write
 from ...pipelines.installed import has_dali
 from ...pipelines.loading.threads import own_cores
+from ...pipelines.output_dir import check_output_file
 from ..common.options import RunOptions, parse_run, told
 from ..common.results import Found, figures, publish
 from ..common.timing import MIN_ROUNDS, Clock
@@ -61,8 +61,8 @@ class LoaderOptions(RunOptions):
         super().__post_init__()
         if self.apply and self.apply.exists() and not self.apply.read_text().startswith(_HEADER):
             raise ValueError(f"--apply {self.apply} is a file of yours, which would be lost: name a new one")
-        if self.apply and not self.apply.parent.is_dir():
-            raise ValueError(f"--apply {self.apply} is in no folder that exists")
+        if self.apply:
+            check_output_file(self.apply, name="--apply")
 
 
 @dataclass(frozen=True, kw_only=True)

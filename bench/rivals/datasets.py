@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ...engine.output_dir import write_json
 from ...pipelines import PackConfig, ShardSet, pack
 from ...pipelines.loading.reader import LocalReader
 from ...pipelines.loading.threads import own_cores
+from ...pipelines.output_dir import write_json
 from .accuracy import write_reference
 from .config import RivalsConfig
 from .entries import SETS, WRITERS

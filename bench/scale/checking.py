@@ -26,8 +26,7 @@ from rich.table import Table
 
 from ...engine.configuration.config import RunConfig, save_yaml
 from ...engine.configuration.registry import build_model
-from ...engine.console import console
-from ...engine.output_dir import plural
+from ...engine.console import console, plural
 from ..common.options import RunOptions, parse_run, told
 from ..common.results import Found, figures, publish
 from . import drawing

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from ...engine.configuration.config import check_image_size, to_plain_dict
-from ...engine.output_dir import plural
+from ...engine.console import plural
 from ..common.results import Found, figures, run
 from .ceilings import load_ceilings
 from .machines import Machine, load_machine

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ...pipelines.files import atomic_write
 from ...pipelines.imaging.decode import Rejected
-from .outfolder import MARK
+from .output_names import MARK
 from .pixels import in_8_bit
 from .read_image import read_picture
 

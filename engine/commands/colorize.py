@@ -11,18 +11,18 @@ import yaml
 
 from ...models import Colorizer
 from ...pipelines.imaging.decode import Rejected
+from ...pipelines.output_dir import SAME_COMMAND, claim_output, differences, write_json
 from ..checkpoints.model_file import load_with_metadata
 from ..colorization.batch import ColorizeResult, colorize_pictures, failed, summary_of
 from ..colorization.contact_sheet import write_contact_sheet
 from ..colorization.inputs import Plan, plan
-from ..colorization.outfolder import CONFIG, SHEET, SUMMARY, results_folder
+from ..colorization.output_names import CONFIG, SHEET, SUMMARY, check_output_names
 from ..colorization.video import colorize_video
-from ..configuration.config import Device, differences, save_yaml, to_plain_dict
+from ..configuration.config import Device, save_yaml, to_plain_dict
 from ..configuration.parser import parse_options
 from ..configuration.registry import import_plugin
-from ..console import console, progress_bar
+from ..console import console, plural, progress_bar
 from ..distributed import resolve_device
-from ..output_dir import plural, write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ def main(argv: list[str]) -> int:
     todo = plan(config.inputs, config.out, overwrite=config.overwrite)
     size = None if config.size == "native" else config.size or metadata.size
     started = time.perf_counter()
-    with results_folder(config.out):
+    with claim_output(config.out, check_output_names, resume_hint=SAME_COMMAND):
         if todo.kept:
             _check_kept(config)
         outcomes = list(_outcomes(model, todo, size, device, config.batch_size))

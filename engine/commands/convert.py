@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ...pipelines.output_dir import check_output_file
 from ..checkpoints.convert import export_weights, import_weights, is_ours
 from ..configuration.config import check_image_size
 from ..configuration.parser import parse_options
@@ -41,16 +42,14 @@ def main(argv: list[str]) -> int:
     config = parse_options(ConvertConfig, argv, prog="photochrom convert", positional=("file", "out"))
     if not config.file.exists():
         raise ValueError(f"there is no file or folder {config.file}")
-    if config.out.exists():
-        raise ValueError(f"{config.out} exists: name a new file, or remove it first")
+    is_foreign = not config.to and not is_ours(config.file)
+    check_output_file(config.out, *((".safetensors",) if is_foreign else ()), name="OUT", new=True)
     if config.to:
         done = export_weights(config.file, config.out, layout=config.to)
-    elif is_ours(config.file):
-        raise ValueError(f"{config.file} is a model of ours: say with --to which layout it is to be written in")
-    elif config.out.suffix != ".safetensors":
-        raise ValueError(f"{config.out} is to be a model file: let its name end in .safetensors")
-    else:
+    elif is_foreign:
         done = import_weights(config.file, config.out, size=config.size, bn_scale=config.bn_scale)
+    else:
+        raise ValueError(f"{config.file} is a model of ours: say with --to which layout it is to be written in")
     way = "written in" if config.to else "read from"
     print(f"{config.out}: {done.num_parameters:,} parameters, {way} the layout {done.layout}")
     for note in done.notes:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...pipelines.output_dir import check_output_file
 from ..checkpoints.onnx import OPSETS, Input, export_onnx
 from ..configuration.parser import parse_options
 from ..configuration.registry import import_plugin
@@ -31,14 +32,11 @@ class ExportConfig:
     def __post_init__(self) -> None:
         if self.opset not in OPSETS:
             raise ValueError(f"--opset {self.opset} is not from {OPSETS[0]} to {OPSETS[-1]}")
-        if self.out.suffix != ".onnx":
-            raise ValueError(f"{self.out} is to be an ONNX file: let its name end in .onnx")
+        check_output_file(self.out, ".onnx", name="OUT", new=True)
 
 
 def main(argv: list[str]) -> int:
     config = parse_options(ExportConfig, argv, prog="photochrom export", positional=("checkpoint", "out"))
-    if config.out.exists():
-        raise ValueError(f"{config.out} exists: name a new file, or remove it first")
     import_plugin(config.plugin)
     with console.status("exporting"):
         done = export_onnx(config.checkpoint, config.out, kind=config.input, opset=config.opset)

@@ -2,12 +2,13 @@
 
 from typing import Any
 
+from ...pipelines.output_dir import write_json
 from ...pipelines.packing.index import IndexConfig, index
 from ...pipelines.packing.worker_pool import start_server
 from ..configuration.config import save_yaml
 from ..configuration.parser import parse_options
-from ..console import progress_bar
-from ..output_dir import plural, say_outcomes, write_json
+from ..console import plural, progress_bar
+from .pack import say_outcomes
 
 
 def main(argv: list[str]) -> int:

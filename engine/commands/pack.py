@@ -1,16 +1,19 @@
 """photochrom pack SOURCE OUT"""
 
 import signal
+from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from ...pipelines.output_dir import write_json
 from ...pipelines.packing.http import without_secrets
 from ...pipelines.packing.pack import PackConfig, pack
 from ...pipelines.packing.worker_pool import start_server
+from ...pipelines.shards import REJECTS
 from ..configuration.config import save_yaml
 from ..configuration.parser import parse_options
-from ..console import progress_bar
-from ..output_dir import plural, say_outcomes, write_json
+from ..console import plural, progress_bar
 
 
 def main(argv: list[str]) -> int:
@@ -43,3 +46,11 @@ def main(argv: list[str]) -> int:
         print(f"  {plural(summary['num_missing'], 'photograph')} of the partition are not in {config.source}")
     say_outcomes(config.roots.values(), summary)
     return 0
+
+
+def say_outcomes(folders: Iterable[Path], summary: dict[str, Any]) -> None:
+    """Prints how many photographs a shard set leaves out, and why; `folders` list the rejected ones."""
+    for outcome in ("dropped", "rejected"):
+        if reasons := ", ".join(f"{number} {reason}" for reason, number in summary[outcome].items()):
+            listed = f", listed in {', '.join(str(folder / REJECTS) for folder in folders)}"
+            print(f"  {outcome}: {reasons}{listed if outcome == 'rejected' else ''}")

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ...pipelines import ShardSet
+from ...pipelines.output_dir import check_output_file
 from ...pipelines.packing.stats import draw_ab_distribution, stats
 from ...pipelines.remote import check_local
 from ..configuration.parser import parse_options
@@ -31,10 +32,8 @@ class StatsConfig:
 
     def __post_init__(self) -> None:
         check_local(self.root, "DIR")
-        if self.out is not None and self.out.suffix not in (".png", ".svg", ".pdf"):
-            raise ValueError(f"--out {self.out} is no picture: its name must end in .png, .svg or .pdf")
-        if self.out is not None and not self.out.parent.is_dir():
-            raise ValueError(f"--out {self.out} lies in no folder that exists")
+        if self.out is not None:
+            check_output_file(self.out, ".png", ".svg", ".pdf")
 
 
 def main(argv: list[str]) -> int:

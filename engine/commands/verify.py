@@ -3,8 +3,7 @@
 from ...pipelines import ShardSet
 from ...pipelines.packing.verify import VerifyConfig, verify
 from ..configuration.parser import parse_options
-from ..console import console, progress_bar
-from ..output_dir import plural
+from ..console import console, plural, progress_bar
 
 
 def main(argv: list[str]) -> int:

@@ -304,15 +304,3 @@ def save_yaml(config: Any, path: Path) -> None:
     """Writes the resolved configuration, which `--config` reads back."""
     with atomic_write(path) as file:
         file.write_text(yaml.safe_dump(to_plain_dict(config), sort_keys=False))
-
-
-def differences(before: Any, now: Any, prefix: str = "") -> list[str]:
-    """One line, 'key: before -> now', for every value in which two plain configurations differ."""
-    if not (isinstance(before, dict) and isinstance(now, dict)):
-        return [] if before == now else [f"{prefix}: {before} -> {now}"]
-    keys = [*before, *(key for key in now if key not in before)]
-    return [
-        line
-        for key in keys
-        for line in differences(before.get(key), now.get(key), f"{prefix}.{key}" if prefix else str(key))
-    ]

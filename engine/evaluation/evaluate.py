@@ -20,6 +20,7 @@ from ...losses.rebalancing import load_prior
 from ...pipelines import ShardSet
 from ...pipelines.files import sha256_of
 from ...pipelines.loading.base import Loader
+from ...pipelines.output_dir import claim_resumable_output, write_json
 from ..checkpoints.model_file import ModelMetadata, load_with_metadata, model_file, model_name
 from ..configuration.config import Device, LoaderConfig, Precision, save_yaml, to_plain_dict
 from ..configuration.registry import build_loss, import_plugin
@@ -27,13 +28,11 @@ from ..console import progress_bar
 from ..distributed import make_accelerator
 from ..doctor import versions
 from ..loaders import make_loader
-from ..output_dir import write_json
 from .gallery import chosen, write_gallery
 from .perceptual import PERCEPTUAL, Fid, load_lpips
 from .predictors import BASELINES, ModelPredictor, Predictor
 from .report import Section, write_report
 from .results import BEST, WORST, Protocol, Result, SetScores, result_folder, write_figures
-from .resumable import resumable_folder
 from .row_file import RowFile
 from .score import TRUTH, Rows, Scorer
 from .summary import METRICS
@@ -207,7 +206,14 @@ class _Evaluation:
 
     def folder(self) -> AbstractContextManager[Path]:
         """The folder of the report, with a place for the rows of what is not finished."""
-        return resumable_folder(self.config.out, self._settings(), resume=self.config.resume)
+        return claim_resumable_output(
+            self.config.out,
+            self._settings(),
+            job="evaluation",
+            work_name=".unfinished",
+            resume=self.config.resume,
+            resume_hint="--resume continues from here",
+        )
 
     def _settings(self) -> dict[str, Any]:
         """What must be the same for a stopped evaluation to go on."""

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...pipelines import ShardSet
+from ...pipelines.output_dir import write_json
 from ..checkpoints.model_file import ModelMetadata
-from ..output_dir import write_json
 from .score import TRUTH, Rows, columns_of
 from .summary import Columns, describe, summarize
 

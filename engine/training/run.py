@@ -18,9 +18,9 @@ from accelerate.utils import broadcast_object_list
 from ...losses import ColorLoss
 from ...models import MODELS, Colorizer
 from ...pipelines import CachedLoader
-from ...pipelines.files import exclusive_lock
 from ...pipelines.loading.base import Loader
 from ...pipelines.loading.order import first_batch_of_epoch
+from ...pipelines.output_dir import check_holds, claim_output, differences, write_json
 from ..checkpoints.checkpoint import (
     CHECKPOINTS,
     MODEL,
@@ -32,12 +32,11 @@ from ..checkpoints.checkpoint import (
     open_checkpoint,
 )
 from ..checkpoints.model_file import load_weights, read_metadata, save_model
-from ..configuration.config import ClassSpec, RunConfig, differences, save_yaml, to_plain_dict
+from ..configuration.config import ClassSpec, RunConfig, save_yaml, to_plain_dict
 from ..configuration.registry import build_loss, build_model, find_class, resolved, with_prior
-from ..console import LiveLine, console
+from ..console import LiveLine, console, plural
 from ..distributed import make_trainer
 from ..loaders import make_loader, training_loader
-from ..output_dir import check_writable, plural, write_json
 from .async_checkpoint import AsyncCheckpointer
 from .flops import flops_per_image, published_peak
 from .lastword import last_word
@@ -76,7 +75,7 @@ def train(config: RunConfig) -> dict[str, Any]:
         for loader in filter(None, (run.loader, run.validation, run.preview)):
             stack.callback(loader.close)
         if accelerator.is_main_process:
-            stack.enter_context(_claimed(config, run.step, say))
+            stack.enter_context(_claim_run(config, run.step, say))
             _check_space(config.out, run.trainer)
             trackers = Trackers(config.log.trackers, config.out, run.step, to_plain_dict(config), say)
             run.log = stack.enter_context(closing(MetricsLogger(config.out, run.step, trackers, say)))
@@ -275,17 +274,11 @@ def _finished(out: Path) -> bool:
 
 
 @contextmanager
-def _claimed(config: RunConfig, step: int, say: Callable[[str], None]) -> Iterator[None]:
-    """The run's folder, kept from others: made, or rid of what it holds of after `step`; says what has changed."""
+def _claim_run(config: RunConfig, step: int, say: Callable[[str], None]) -> Iterator[None]:
+    """Claims the run's folder, removes what is later than `step` from it, and says which settings have changed."""
     out = config.out
-    try:
-        if out.is_dir() and any(out.iterdir()) and not (out / CHECKPOINTS).is_dir():
-            raise ValueError(f"{out} is not empty and holds no run: name a new folder with --out")
-        (out / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-        check_writable(out)
-    except OSError as error:
-        raise ValueError(f"cannot write to {out}: {error.strerror}; name another folder") from None
-    with exclusive_lock(out):
+    with claim_output(out, lambda out: check_holds(out, CHECKPOINTS, "run")):
+        (out / CHECKPOINTS).mkdir(exist_ok=True)
         before = _read_config(out / CONFIG) if (out / CONFIG).exists() else to_plain_dict(config)
         clear_after(out / CHECKPOINTS, step, say)
         for result in (MODEL, SUMMARY):  # of a shorter run

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ..files import exclusive_lock
 from ..imaging.decode import Rejected
 from ..imaging.encode import EncodingSettings
 from ..installed import has_dali
 from ..loading.threads import own_cores
+from ..output_dir import claim_output
 from ..shards import MANIFEST, REJECTS, Shard, describe, write_index, write_manifest, write_rejects
 from .dali_check import DaliCheck, Samples
 from .members import Unfit, members_of
@@ -69,7 +69,7 @@ def index(
     root = config.root
     tars = _tars(root)
     tally = PackStats()
-    with exclusive_lock(root), _marked(root):
+    with claim_output(root, _check_names), _marked(root):
         found = _photographs(tars, tally)
         shards = _examined(config, found, tally, progress)
         if not shards:
@@ -85,14 +85,18 @@ def index(
     return summary
 
 
+def _check_names(root: Path) -> None:
+    """Raises ValueError when a file of others has a name that is written here."""
+    for name in _BESIDE:
+        if (root / name).exists() and not (root / _MARK).exists():
+            raise ValueError(f"{root} holds a {name} that was not made by photochrom index: move it away first")
+
+
 @contextmanager
 def _marked(root: Path) -> Iterator[None]:
-    """Makes sure that no file of others is overwritten; a mark tells those that an interrupted run has left."""
+    """Renames the indices of others, and marks the folder, so that an interrupted run knows which files are its own."""
     mark = root / _MARK
     if not mark.exists():
-        for name in _BESIDE:
-            if (root / name).exists():
-                raise ValueError(f"{root} holds a {name} that is not ours: move it away first")
         for path in root.glob("*.idx"):
             path.rename(path.with_name(path.name + _BEFORE))
         mark.touch()

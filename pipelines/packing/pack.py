@@ -22,9 +22,9 @@ from ..imaging.decode import MIN_SIDE
 from ..imaging.encode import RESAMPLER, EncodingSettings, Subsampling
 from ..installed import has_dali
 from ..loading.threads import own_cores
+from ..output_dir import claim_resumable_output
 from ..remote import check_local
-from ..shards import Store, write_manifest, write_rejects
-from .claim import claimed
+from ..shards import WORK, Store, write_manifest, write_rejects
 from .class_names import part_of, read_partition
 from .dali_check import DaliCheck
 from .external_sorter import ExternalSorter
@@ -147,7 +147,9 @@ def pack(
     with ExitStack() as stack:
         stream = stack.enter_context(closing(open_stream(source))) if entries is None else None
         identity = _identity(config, stream.identity if stream else _names(source, entries or []), partition)
-        work = stack.enter_context(claimed(config.out, identity))
+        work = stack.enter_context(
+            claim_resumable_output(config.out, identity, job="pack", work_name=WORK, has_progress=_has_progress)
+        )
         stack.enter_context(_said_in_a_sentence(config.out))
         packing = _Packing(config, stack, work, partition, progress)
         packing.run(entries, stream)
@@ -317,6 +319,11 @@ def _identity(config: PackConfig, files: str, partition: Mapping[str, str] | Non
     }
     parts = hashlib.sha256(json.dumps(partition, sort_keys=True).encode()).hexdigest()[:16]
     return {"photochrom": __version__, **settings, "files": files, "parts": parts, "dali": has_dali()}
+
+
+def _has_progress(work: Path) -> bool:
+    """Returns whether a pack could continue from what is in its working folder."""
+    return any(work.glob("*/photos-*.json")) or any(work.glob("*/spool/*"))
 
 
 @contextmanager

@@ -73,7 +73,7 @@ def test_a_file_of_somebody_s_own_is_not_lost(tmp_path: Path, capsys: pytest.Cap
     assert "what I like" in mine.read_text()
     with pytest.raises(SystemExit, match="2"):
         sys.exit(main(["loader", "--data", "x", "--apply", str(tmp_path / "nowhere" / "x.yaml")]))
-    assert "is in no folder that exists" in capsys.readouterr().err
+    assert "is in a folder that does not exist" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("beyond", [True, False])

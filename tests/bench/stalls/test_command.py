@@ -119,8 +119,11 @@ def test_from_the_command_line(shards: ShardSet, tmp_path: Path, capsys: pytest.
         (["stall"], "there is no verb 'stall'; did you mean stalls?"),
         (["stalls"], "--data must be given"),
         (["stalls", "--data", "x", "--seconds", "0"], "--seconds 0.0 is not positive"),
-        (["stalls", "--data", "x", "--out", "nowhere/x.json"], "--out nowhere/x.json is no .json file in a folder"),
-        (["stalls", "--data", "x", "--out", "x.png"], "--out x.png is no .json file"),
+        (
+            ["stalls", "--data", "x", "--out", "nowhere/x.json"],
+            "--out nowhere/x.json is in a folder that does not exist",
+        ),
+        (["stalls", "--data", "x", "--out", "x.png"], "--out x.png does not end in .json: name such a file"),
         (["stalls", "--data", "x", "--optim.lrr", "1"], "unknown setting optim.lrr; did you mean optim.lr?"),
     ],
 )

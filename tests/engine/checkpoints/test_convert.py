@@ -207,7 +207,7 @@ def test_what_a_person_can_get_wrong(trained: Path, tmp_path: Path, capsys: pyte
     assert "there is no file or folder" in failure([str(tmp_path / "nothing.pt"), out], capsys)
     foreign("eccv16", tmp_path / "theirs.pth")
     said = failure([str(tmp_path / "theirs.pth"), out], capsys)
-    assert "out.pt is to be a model file: let its name end in .safetensors" in said
+    assert "out.pt does not end in .safetensors: name such a file" in said
     assert "is a model of ours: say with --to" in failure([str(trained), out], capsys)
     assert "holds no model.safetensors and no checkpoints" in failure([str(tmp_path), out], capsys)
     said = failure([str(trained), out, "--to", "eccv16"], capsys)

@@ -169,7 +169,7 @@ def test_what_cannot_be_written_is_said(trained: Path, tmp_path: Path, capfd: py
     assert main(["export", str(file), str(tmp_path / "model.onnx")]) == 1
     said = capfd.readouterr().err
     assert len(said.splitlines()) == 1
-    assert "test_export.Looking cannot be written as ONNX: " in said
+    assert "test_onnx.Looking cannot be written as ONNX: " in said
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
 
 
@@ -192,10 +192,10 @@ def test_a_file_that_is_wrong_does_not_stay(
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
-        (["RUN", "model.pt"], 2, "model.pt is to be an ONNX file: let its name end in .onnx"),
+        (["RUN", "model.pt"], 2, "OUT model.pt does not end in .onnx: name such a file"),
         (["RUN", "model.onnx", "--opset", "9"], 2, "--opset 9 is not from 18 to 23"),
         (["RUN", "model.onnx", "--input", "hsv"], 2, "input=hsv is not one of lab, rgb"),
-        (["RUN", "old.onnx"], 1, "old.onnx exists: name a new file, or remove it first"),
+        (["RUN", "old.onnx"], 2, "OUT old.onnx exists: name a new file, or remove it first"),
         (["nowhere", "model.onnx"], 1, "there is no checkpoint at nowhere"),
     ],
 )

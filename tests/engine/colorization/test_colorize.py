@@ -245,7 +245,7 @@ def test_files_of_somebody_else_s_stay(
 ) -> None:
     (tmp_path / name).write_text(text)
     assert main(["colorize", str(trained), str(photos / "rocket.jpg"), "--out", str(tmp_path)]) == 1
-    assert "is not of photochrom colorize, and would be written over" in capsys.readouterr().err
+    assert "was not made by photochrom colorize and would be overwritten" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_text() == text
 
@@ -263,7 +263,7 @@ def test_an_interrupted_run_goes_on_by_the_same_command(trained: Path, photos: P
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130, error
-    assert "what is finished stays, and the same command goes on from there" in error
+    assert "what is finished is kept, and the same command continues from there" in error
     finished = {path: path.stat().st_mtime_ns for path in out.glob("*.jpg")}
     assert 0 < len(finished) < 60
     assert not [path for path in out.iterdir() if path.suffix != ".jpg"]  # nothing half-written

@@ -365,11 +365,11 @@ def test_an_interrupted_evaluation_goes_on(
     monkeypatch.setattr(RowFile, "append", counted)
     stop_after = 4
     assert main(command) == 130
-    assert "--resume goes on from here" in capsys.readouterr().err
+    assert "--resume continues from here" in capsys.readouterr().err
     assert main(command) == 1
-    assert "holds an unfinished run of this command: --resume goes on with it" in capsys.readouterr().err
+    assert "holds an unfinished evaluation: continue it with --resume, or name a new folder" in capsys.readouterr().err
     assert main([*command, "--resume", "--crop", "center"]) == 1
-    assert "was begun with other settings or files (crop: squash -> center)" in capsys.readouterr().err
+    assert "with other settings or files (crop: squash -> center)" in capsys.readouterr().err
     stop_after = 4 + 6 + 6  # in the second set
     assert main([*command, "--resume"]) == 130
     assert len(json.loads((out / "summary.json").read_text())["results"]) == 1
@@ -383,7 +383,7 @@ def test_an_interrupted_evaluation_goes_on(
     }
     assert (out / "report.html").read_text().count("<article") == 2
     assert main([*command, "--resume"]) == 1
-    assert "holds nothing unfinished" in capsys.readouterr().err
+    assert "holds no unfinished evaluation: name a new folder" in capsys.readouterr().err
 
 
 def test_another_set_under_the_same_name_is_not_gone_on_with(
@@ -407,7 +407,7 @@ def test_another_set_under_the_same_name_is_not_gone_on_with(
     shutil.rmtree(tmp_path / "set")
     pack_at(64)
     assert main([*command, "--resume"]) == 1
-    assert "was begun with other settings or files (sets: " in capsys.readouterr().err
+    assert "with other settings or files (sets: " in capsys.readouterr().err
 
 
 def test_nothing_stays_of_what_did_not_begin(

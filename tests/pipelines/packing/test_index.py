@@ -308,7 +308,7 @@ def test_a_shard_that_is_cut_in_a_header_is_listed(photos: Path, tmp_path: Path)
 @pytest.mark.parametrize("name", ["rejects.csv", "config.yaml", "summary.json"])
 def test_files_of_others_are_not_overwritten(foreign: Path, name: str) -> None:
     (foreign / name).write_text("mine")
-    with pytest.raises(ValueError, match=f"holds a {name} that is not ours: move it away first"):
+    with pytest.raises(ValueError, match=f"holds a {name} that was not made by photochrom index: move it away first"):
         indexed(foreign)
     assert (foreign / name).read_text() == "mine"
 

@@ -15,16 +15,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from photochrom.losses.quantization import ab_bins
-from photochrom.pipelines import PackConfig, ShardSet, pack
+from photochrom.pipelines import PackConfig, ShardSet, output_dir, pack
 from photochrom.pipelines.files import exclusive_lock
-from photochrom.pipelines.packing import claim
 from photochrom.pipelines.packing import shard_writer as shardwriter
-from photochrom.pipelines.packing.claim import DONE, WORK
 from photochrom.pipelines.packing.dali_check import DaliCheck, Samples
 from photochrom.pipelines.packing.http import without_secrets
 from photochrom.pipelines.packing.process_image import EncodedImage, ProcessedFile, sort_key
 from photochrom.pipelines.packing.shard_writer import ShardWriter, key_of
-from photochrom.pipelines.shards import write_manifest
+from photochrom.pipelines.shards import WORK, write_manifest
 from PIL import Image
 from skimage.color import rgb2lab
 
@@ -176,7 +174,7 @@ def test_a_target_in_use_is_left_alone(photos: Path, tmp_path: Path) -> None:
     assert (tmp_path / "diary.txt").read_text() == "dear"
     packed(photos, tmp_path / "out")
     before = digests(tmp_path / "out")
-    with pytest.raises(ValueError, match="already holds a shard set"):
+    with pytest.raises(ValueError, match=r"is not empty .* and holds no unfinished pack: name a new folder"):
         packed(photos, tmp_path / "out")
     assert digests(tmp_path / "out") == before
 
@@ -228,7 +226,7 @@ def test_a_killed_pack_is_done_again_by_the_same_command(photos: Path, tmp_path:
     if kill != signal.SIGKILL:
         assert process.returncode == 130
         assert errors.strip() == (
-            "photochrom pack: interrupted: what is finished stays, and the same command goes on from there"
+            "photochrom pack: interrupted: what is finished is kept, and the same command continues from there"
         )
         assert not list((tmp_path / "out" / WORK).rglob("photos-*.tar")), "half a shard"
     assert not (tmp_path / "out" / "manifest.json").exists()
@@ -342,7 +340,7 @@ def test_an_interrupted_pack_is_not_finished_with_other_settings(
 ) -> None:
     interrupt_after_a_shard(photos, tmp_path / "out", monkeypatch)
     before = digests(tmp_path / "out")
-    with pytest.raises(ValueError, match=f"holds an interrupted pack with {name} .*, where this one has {value}: give"):
+    with pytest.raises(ValueError, match=rf"with other settings or files \({name}: .* -> {value}\): set"):
         packed(photos, tmp_path / "out", **{name: value})
     assert digests(tmp_path / "out") == before
     assert packed(photos, tmp_path / "out", workers=2)["num_resumed"] == 4
@@ -354,7 +352,7 @@ def test_an_interrupted_pack_is_not_finished_from_another_source(
     source = Path(shutil.copytree(photos, tmp_path / "in"))
     interrupt_after_a_shard(source, tmp_path / "out", monkeypatch)
     shutil.copy(source / "coffee.png", source / "another.png")
-    with pytest.raises(ValueError, match=r"interrupted pack with files 9 files .*, where this one has 10 files"):
+    with pytest.raises(ValueError, match=r"other settings or files .files: 9 files .* -> 10 files"):
         packed(source, tmp_path / "out")
 
 
@@ -487,15 +485,15 @@ def test_a_pack_that_is_killed_at_its_very_end_keeps_its_set(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(claim, "shutil", SimpleNamespace(rmtree=stopped))
+        patch.setattr(output_dir, "shutil", SimpleNamespace(rmtree=stopped))
         with pytest.raises(KeyboardInterrupt):
             packed(photos, tmp_path / "out")
     before = {name: digest for name, digest in digests(tmp_path / "out").items() if name.startswith("photos")}
     assert len(before) == 6
-    with pytest.raises(ValueError, match="already holds a shard set"):
+    with pytest.raises(ValueError, match=r"is not empty .* and holds no unfinished pack: name a new folder"):
         packed(photos, tmp_path / "out")
     assert {name: digest for name, digest in digests(tmp_path / "out").items() if name.startswith("photos")} == before
-    assert not (tmp_path / "out" / DONE).exists()
+    assert not list((tmp_path / "out").glob(f"{WORK}*"))
 
 
 def test_refused_photographs_are_the_same_after_an_interruption(
@@ -576,7 +574,7 @@ def test_a_file_that_changes_during_an_interruption_is_another_source(
     source = Path(shutil.copytree(photos, tmp_path / "in"))
     interrupt_after_a_shard(source, tmp_path / "out", monkeypatch)
     shutil.copy(source / "coffee.png", source / "rocket.jpg")
-    with pytest.raises(ValueError, match=r"interrupted pack with files 9 files .*, where this one has 9 files"):
+    with pytest.raises(ValueError, match=r"other settings or files .files: 9 files .* -> 9 files"):
         packed(source, tmp_path / "out")
 
 

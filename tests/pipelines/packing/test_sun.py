@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from photochrom.pipelines import PackConfig, ShardSet, pack
-from photochrom.pipelines.packing.claim import WORK
+from photochrom.pipelines.shards import WORK
 from PIL import Image
 
 Outcome = str  # "packed", "grey", or a reason of rejection
