@@ -1,8 +1,8 @@
-"""Colorizes the files of a plan: pictures while others are read and written, then videos; says what came of each."""
+"""Colorizes image files in a prefetch pipeline, and summarizes the results of images and videos."""
 
 import errno
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,24 +13,23 @@ import torch
 from ...models import Colorizer
 from ...pipelines.imaging.decode import Rejected
 from ...pipelines.loading.threads import own_cores
-from .colorize import Colored, colorize
-from .inputs import ColorizeTask, Plan
-from .prefetch import Reserve, overlapped
-from .read_image import Picture, read_picture
-from .write_image import write_picture
+from .colorize import ColorizedImage, colorize
+from .inputs import ColorizePlan, ColorizeTask
+from .prefetch import Reserve, run_pipeline
+from .read_image import SourceImage, read_image
+from .write_image import write_image
 
-Progress = Callable[[int, int | None], None]
+Progress = Callable[[int, int | None], None]  # called with the number done, and of how many
 
-_MEMORY = 2 << 30  # bytes of pictures that are read, waiting or being written
-_THREADS = 8  # that read, and as many that write
+_MAX_BYTES = 2 << 30  # of images that are read, waiting or being written
+_MAX_THREADS = 8  # of readers, and as many of writers
 
 
 @dataclass(frozen=True, kw_only=True)
 class ColorizeResult:
-    """What came of a file: `num_frames` pictures of so many pixels in all, or the reason why nothing did.
+    """The result of a file: number of frames and of pixels in all, or the reason why it failed.
 
-    `clipped` is the share of the pixels for which sRGB has no colour as strong as the predicted one; `notes` say what
-    was changed or lost beside the colours.
+    `clipped` is the share of pixels with reduced chroma; `notes` list what else was changed or lost.
     """
 
     source: Path
@@ -43,54 +42,54 @@ class ColorizeResult:
     notes: tuple[str, ...] = ()
 
 
-def colorize_pictures(
+def colorize_images(
     model: Colorizer,
-    jobs: list[ColorizeTask],
+    tasks: list[ColorizeTask],
     *,
     size: int | None,
     device: torch.device,
     batch_size: int,
     progress: Progress = lambda done, total: None,
 ) -> Iterator[ColorizeResult]:
-    """Colorizes picture files, as `colorize` does, and says of each what came of it, as they are finished."""
+    """Colorizes image files as `colorize` does; yields their results as they are finished."""
 
-    def read(job: ColorizeTask, reserve: Reserve) -> Picture:
-        return read_picture(job.source, reserve)
+    def read(task: ColorizeTask, reserve: Reserve) -> SourceImage:
+        return read_image(task.source, reserve)
 
-    def work(pictures: list[Picture]) -> list[Colored]:
-        return colorize(model, [picture.pixels for picture in pictures], size=size, device=device)
+    def process(images: list[SourceImage]) -> list[ColorizedImage]:
+        return colorize(model, [image.pixels for image in images], size=size, device=device)
 
-    finished = overlapped(
-        jobs,
+    results = run_pipeline(
+        tasks,
         read=read,
-        work=work,
+        process=process,
         write=_write,
-        together=batch_size,
-        threads=min(_THREADS, own_cores()),
-        memory=_MEMORY,
+        batch_size=batch_size,
+        num_threads=min(_MAX_THREADS, own_cores()),
+        max_bytes=_MAX_BYTES,
     )
-    for done, (job, outcome) in enumerate(finished, start=1):
-        progress(done, len(jobs))
-        yield failed(job, outcome) if isinstance(outcome, Rejected) else outcome
+    for num_done, (task, result) in enumerate(results, start=1):
+        progress(num_done, len(tasks))
+        yield failed_result(task, result) if isinstance(result, Rejected) else result
 
 
-def failed(job: ColorizeTask, rejected: Rejected) -> ColorizeResult:
-    """The outcome of a file that could not be colorized."""
-    return ColorizeResult(source=job.source, target=job.target, is_video=job.is_video, reason=str(rejected))
+def failed_result(task: ColorizeTask, rejected: Rejected) -> ColorizeResult:
+    """Returns the result of a file that cannot be colorized."""
+    return ColorizeResult(source=task.source, target=task.target, is_video=task.is_video, reason=str(rejected))
 
 
-def _write(job: ColorizeTask, picture: Picture, colored: Colored) -> ColorizeResult:
-    with place_for(job.target):
-        notes = write_picture(replace(picture, pixels=colored.pixels), job.target)
-    height, width, _ = colored.pixels.shape
+def _write(task: ColorizeTask, image: SourceImage, colorized: ColorizedImage) -> ColorizeResult:
+    with target_folder(task.target):
+        notes = write_image(replace(image, pixels=colorized.pixels), task.target)
+    height, width, _ = colorized.pixels.shape
     return ColorizeResult(
-        source=job.source, target=job.target, pixels=height * width, clipped=colored.clipped, notes=notes
+        source=task.source, target=task.target, pixels=height * width, clipped=colorized.clipped, notes=notes
     )
 
 
 @contextmanager
-def place_for(target: Path) -> Iterator[None]:
-    """Makes the folders for a file; raises Rejected when its name is in the way, too long, or a folder's."""
+def target_folder(target: Path) -> Iterator[None]:
+    """Makes a target's folder; raises Rejected when the target's name is too long, or taken by a file or folder."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         yield
@@ -98,35 +97,35 @@ def place_for(target: Path) -> Iterator[None]:
         if error.errno == errno.ENAMETOOLONG:
             raise Rejected("with .png or .mkv at its end, its name is too long") from None
         if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
-            raise Rejected("no place", f"{target}: {error.strerror}") from None
+            raise Rejected("name taken", f"{target}: {error.strerror}") from None
         raise
 
 
-def summary_of(outcomes: Iterable[ColorizeResult], plan: Plan, seconds: float) -> dict[str, Any]:
-    """What summary.json says of a run."""
-    done = [outcome for outcome in outcomes if outcome.reason is None]
-    faults = [*plan.unread, *((outcome.source, outcome.reason) for outcome in outcomes if outcome.reason is not None)]
-    pictures = [outcome for outcome in done if not outcome.is_video]
-    frames = sum(outcome.num_frames for outcome in done if outcome.is_video)
-    pixels = sum(outcome.pixels for outcome in done)
+def summarize(results: list[ColorizeResult], plan: ColorizePlan, seconds: float) -> dict[str, Any]:
+    """Returns the content of summary.json."""
+    done = [result for result in results if result.reason is None]
+    failed = [*plan.unreadable, *((result.source, result.reason) for result in results if result.reason is not None)]
+    num_images = sum(not result.is_video for result in done)
+    num_frames = sum(result.num_frames for result in done if result.is_video)
+    pixels = sum(result.pixels for result in done)
     return {
         "num_done": len(done),
         "num_kept": len(plan.kept),
-        "num_failed": len(faults),
-        "failed": [{"path": str(path), "reason": reason} for path, reason in faults],
-        "num_frames": frames,
+        "num_failed": len(failed),
+        "failed": [{"path": str(path), "reason": reason} for path, reason in failed],
+        "num_frames": num_frames,
         "seconds": round(seconds, 3),
-        "images_per_second": round((len(pictures) + frames) / seconds, 3),
+        "images_per_second": round((num_images + num_frames) / seconds, 3),
         "megapixels_per_second": round(pixels / 1e6 / seconds, 3),
-        "clipped_share": sum(outcome.clipped * outcome.pixels for outcome in done) / max(1, pixels),
-        "notes": dict(Counter(note for outcome in done for note in outcome.notes).most_common()),
+        "clipped_share": sum(result.clipped * result.pixels for result in done) / max(1, pixels),
+        "notes": dict(Counter(note for result in done for note in result.notes).most_common()),
         "files": [
             {
-                "path": str(outcome.source),
-                "output": str(outcome.target),
-                "clipped_share": round(outcome.clipped, 6),
-                "notes": list(outcome.notes),
+                "path": str(result.source),
+                "output": str(result.target),
+                "clipped_share": round(result.clipped, 6),
+                "notes": list(result.notes),
             }
-            for outcome in done
+            for result in done
         ],
     }

@@ -1,9 +1,10 @@
-"""Colorizes pictures at full resolution: the network sees a small copy, the lightness stays the picture's own."""
+"""Colorizes images at full resolution: the model sees a reduced copy, the lightness stays that of the image."""
 
 # Shapes: H W pixels.
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -11,25 +12,20 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ...models import Colorizer
 from ...pipelines.imaging.color import lab_to_gamut, rgb_to_lab
-from ...pipelines.loading.threads import Threads, own_cores
+from ...pipelines.loading.threads import own_cores
+from .pixels import Pixels
 
-Pixels = NDArray[np.unsignedinteger[Any]]  # sRGB (H, W, 3), uint8 or uint16
-
-_ROWS = 256  # at once: Lab takes some 100 bytes for each pixel, and there are photographs of 100 megapixels
-_STEPS = 8  # to the strongest chroma that sRGB shows: 1 / 256 of the predicted one
+_ROWS = 256  # at once: Lab takes some 100 bytes for each pixel, and there are images of 100 megapixels
+_GAMUT_STEPS = 8  # of a bisection: chroma is exact to 1 / 256 of the predicted one
 
 
 @dataclass(frozen=True, kw_only=True)
-class Colored:
-    """A colorized picture, sRGB (H, W, 3) of the input's type.
-
-    `clipped` is the share of its pixels for which sRGB has no colour as strong as the predicted one.
-    """
+class ColorizedImage:
+    """A colorized image, sRGB (H, W, 3) of the input's type; `clipped` is the share of pixels with reduced chroma."""
 
     pixels: Pixels
     clipped: float
@@ -37,106 +33,102 @@ class Colored:
 
 @torch.inference_mode()
 def colorize(
-    model: Colorizer, pictures: Sequence[Pixels], *, size: int | None, device: torch.device | str
-) -> list[Colored]:
-    """The pictures, sRGB of any size, uint8 or uint16 (H, W, 3), with the model's colours and their own lightness.
+    model: Colorizer, images: Sequence[Pixels], *, size: int | None, device: torch.device | str
+) -> list[ColorizedImage]:
+    """Returns images, sRGB (H, W, 3) in uint8 or uint16, in the model's colors with their own lightness.
 
-    The model sees each reduced to a short side of `size` pixels, never enlarged; with None, as large as it is. Those
-    that are then of one size go through it together. Where sRGB cannot show a predicted colour, chroma is reduced, at
-    its lightness and hue, until it can.
+    The model sees each image reduced to a short side of `size` pixels, never enlarged; with None, at full size. Images
+    of one reduced size form a batch. Where sRGB cannot show a predicted color, its chroma is reduced, at the same
+    lightness and hue, until sRGB can.
     """
-    lightness = [_lightness(picture, torch.device(device)) for picture in pictures]
-    together = defaultdict(list)
-    for number, L in enumerate(lightness):
-        together[_seen(L, size)].append(number)
-    colored: list[Colored | None] = [None] * len(pictures)
-    for shape, numbers in together.items():
-        prediction = model(torch.cat([_resized(lightness[number], shape) for number in numbers]))
-        for place, number in enumerate(numbers):
-            ab = prediction[place : place + 1].ab(pictures[number].shape[:2])
-            colored[number] = _joined(lightness[number], ab, pictures[number].dtype)
-    return [picture for picture in colored if picture is not None]
+    lightness = [_to_lightness(image, torch.device(device)) for image in images]
+    batches = defaultdict(list)
+    for index, L in enumerate(lightness):
+        batches[_reduced_shape(L, size)].append(index)
+    results: dict[int, ColorizedImage] = {}
+    for shape, indices in batches.items():
+        prediction = model(torch.cat([_resize(lightness[index], shape) for index in indices]))
+        for row, index in enumerate(indices):
+            ab = prediction[row : row + 1].ab(images[index].shape[:2])
+            results[index] = _to_rgb(lightness[index], ab, images[index].dtype)
+    return [results[index] for index in range(len(images))]
 
 
-def _seen(L: Tensor, size: int | None) -> tuple[int, int]:
-    """Height and width at which the network sees L (1, 1, H, W)."""
+def _reduced_shape(L: Tensor, size: int | None) -> tuple[int, int]:
+    """Returns the height and width at which the model sees L (1, 1, H, W)."""
     height, width = L.shape[2:]
     factor = 1.0 if size is None else min(1.0, size / min(height, width))
     return max(1, round(height * factor)), max(1, round(width * factor))
 
 
-def _resized(L: Tensor, shape: tuple[int, int]) -> Tensor:
-    """L (1, 1, H, W) reduced, antialiased."""
+def _resize(L: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Reduces L (1, 1, H, W), antialiased."""
     if L.shape[2:] == shape:
         return L
     return F.interpolate(L, size=shape, mode="bilinear", align_corners=False, antialias=True)
 
 
-def _lightness(picture: Pixels, device: torch.device) -> Tensor:
-    """L (1, 1, H, W) of a picture."""
-    if device.type == "cpu":
-        return _lightness_by_threads(picture)
-    return _lightness_by_tensors(picture, device)
+def _to_lightness(image: Pixels, device: torch.device) -> Tensor:
+    """Returns L (1, 1, H, W) of an image (H, W, 3) on the device."""
+    return _to_lightness_numba(image) if device.type == "cpu" else _to_lightness_torch(image, device)
 
 
-def _lightness_by_tensors(picture: Pixels, device: torch.device) -> Tensor:
-    strips = (picture[start : start + _ROWS] for start in range(0, len(picture), _ROWS))
-    return torch.cat([rgb_to_lab(_rgb(strip, device))[0] for strip in strips], dim=2)
+def _to_lightness_torch(image: Pixels, device: torch.device) -> Tensor:
+    return torch.cat([rgb_to_lab(_to_float(image[rows], device))[0] for rows in _strips(len(image))], dim=2)
 
 
-def _rgb(pixels: Pixels, device: torch.device) -> Tensor:
-    """float32 (1, 3, H, W) in [0, 1]."""
+def _to_float(pixels: Pixels, device: torch.device) -> Tensor:
+    """Returns float32 (1, 3, H, W) in [0, 1]."""
     planes = torch.from_numpy(np.array(pixels)).to(device).permute(2, 0, 1)[None]
     return planes.float() / np.iinfo(pixels.dtype).max
 
 
-def _joined(L: Tensor, ab: Tensor, dtype: np.dtype[np.unsignedinteger[Any]]) -> Colored:
-    """The picture of L (1, 1, H, W) and ab (1, 2, H, W)."""
-    if L.device.type == "cpu":
-        return _joined_by_threads(L, ab, dtype)
-    return _joined_by_tensors(L, ab, dtype)
+def _to_rgb(L: Tensor, ab: Tensor, dtype: np.dtype[np.unsignedinteger[Any]]) -> ColorizedImage:
+    """Returns the image of L (1, 1, H, W) and ab (1, 2, H, W)."""
+    return _to_rgb_numba(L, ab, dtype) if L.device.type == "cpu" else _to_rgb_torch(L, ab, dtype)
 
 
-def _joined_by_tensors(L: Tensor, ab: Tensor, dtype: np.dtype[np.unsignedinteger[Any]]) -> Colored:
-    top = np.iinfo(dtype).max
+def _to_rgb_torch(L: Tensor, ab: Tensor, dtype: np.dtype[np.unsignedinteger[Any]]) -> ColorizedImage:
+    white = np.iinfo(dtype).max
     pixels, clipped = np.empty((*L.shape[2:], 3), dtype), 0.0
-    for start in range(0, L.shape[2], _ROWS):
-        rows = slice(start, start + _ROWS)
-        rgb, outside = lab_to_gamut(L[:, :, rows], ab[:, :, rows], _STEPS)
-        pixels[rows] = (rgb[0].permute(1, 2, 0) * top).round().cpu().numpy()
-        clipped += outside * len(pixels[rows]) / len(pixels)
-    return Colored(pixels=pixels, clipped=clipped)
+    for rows in _strips(len(pixels)):
+        rgb, share = lab_to_gamut(L[:, :, rows], ab[:, :, rows], _GAMUT_STEPS)
+        pixels[rows] = (rgb[0].permute(1, 2, 0) * white).round().cpu().numpy()
+        clipped += share * len(pixels[rows]) / len(pixels)
+    return ColorizedImage(pixels=pixels, clipped=clipped)
 
 
-def _lightness_by_threads(picture: Pixels) -> Tensor:
-    from .lab_kernels import linear_light, write_lightness  # Numba takes its time to load
+def _to_lightness_numba(image: Pixels) -> Tensor:
+    from .lab_kernels import linear_light, write_lightness  # imports Numba, which is slow
 
-    linear = linear_light(picture.dtype)
-    L = np.empty(picture.shape[:2], np.float32)
-
-    def strip(number: int) -> None:
-        rows = slice(number * _ROWS, (number + 1) * _ROWS)
-        write_lightness(np.ascontiguousarray(picture[rows]), linear, L[rows])
-
-    _threads().start(strip, -(-len(L) // _ROWS)).wait()
+    linear = linear_light(image.dtype)
+    L = np.empty(image.shape[:2], np.float32)
+    _map_strips(lambda rows: write_lightness(np.ascontiguousarray(image[rows]), linear, L[rows]), len(L))
     return torch.from_numpy(L)[None, None]
 
 
-def _joined_by_threads(L: Tensor, ab: Tensor, dtype: np.dtype[np.unsignedinteger[Any]]) -> Colored:
+def _to_rgb_numba(L: Tensor, ab: Tensor, dtype: np.dtype[np.unsignedinteger[Any]]) -> ColorizedImage:
     from .lab_kernels import write_joined
 
-    lightness, colours = L[0, 0].numpy(), ab[0].float().numpy()
+    lightness, chroma = L[0, 0].numpy(), ab[0].float().numpy()
     pixels = np.empty((*lightness.shape, 3), dtype)
-    outside = np.zeros(-(-len(pixels) // _ROWS), np.int64)
 
-    def strip(number: int) -> None:
-        rows = slice(number * _ROWS, (number + 1) * _ROWS)
-        outside[number] = write_joined(lightness[rows], np.ascontiguousarray(colours[:, rows]), pixels[rows], _STEPS)
+    def convert(rows: slice) -> int:
+        return int(write_joined(lightness[rows], np.ascontiguousarray(chroma[:, rows]), pixels[rows], _GAMUT_STEPS))
 
-    _threads().start(strip, len(outside)).wait()
-    return Colored(pixels=pixels, clipped=float(outside.sum() / lightness.size))
+    num_clipped = sum(_map_strips(convert, len(pixels)))
+    return ColorizedImage(pixels=pixels, clipped=num_clipped / lightness.size)
+
+
+def _map_strips(function: Callable[[slice], int], height: int) -> list[int]:
+    """Calls the function in threads for all strips of rows."""
+    return list(_threads().map(function, _strips(height)))
+
+
+def _strips(height: int) -> list[slice]:
+    return [slice(start, start + _ROWS) for start in range(0, height, _ROWS)]
 
 
 @cache
-def _threads() -> Threads:
-    return Threads(own_cores())
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(own_cores())

@@ -1,6 +1,4 @@
-"""One picture of many: photographs before and after, side by side."""
-
-# Shapes: H W pixels.
+"""Writes a contact sheet: images before and after, side by side."""
 
 from pathlib import Path
 
@@ -10,18 +8,18 @@ from PIL import Image, ImageDraw, ImageFont
 from ...pipelines.files import atomic_write
 from ...pipelines.imaging.decode import Rejected
 from .output_names import MARK
-from .pixels import in_8_bit
-from .read_image import read_picture
+from .pixels import composite_on_white
+from .read_image import read_image
 
-_MOST = 24  # photographs
+_MAX_PAIRS = 24
 _COLUMNS = 2  # of pairs
-_SIDE = 360  # pixels that a picture is high or wide at most
+_SIDE = 360  # pixels, of the longer side of a thumbnail
 _GAP, _CAPTION = 12, 22
 
 
 def write_contact_sheet(pairs: list[tuple[Path, Path]], path: Path) -> None:
-    """Writes a JPEG of photographs (before, after), with their names; of many, some from all over the list."""
-    chosen = [pairs[place] for place in np.linspace(0, len(pairs) - 1, min(_MOST, len(pairs))).round().astype(int)]
+    """Writes a JPEG of (before, after) pairs with their names; of many pairs, some evenly spaced ones."""
+    chosen = [pairs[i] for i in np.linspace(0, len(pairs) - 1, min(_MAX_PAIRS, len(pairs))).round().astype(int)]
     cells = [cell for before, after in chosen if (cell := _cell(before, after)) is not None]
     if not cells:
         return
@@ -39,24 +37,21 @@ def write_contact_sheet(pairs: list[tuple[Path, Path]], path: Path) -> None:
 
 
 def _cell(before: Path, after: Path) -> Image.Image | None:
-    """The two side by side under a name; None when one cannot be read, such as one that was there before."""
+    """Returns both thumbnails under a name; None when a file cannot be read, such as a kept one."""
     try:
-        small = [_small(path) for path in (before, after)]
+        thumbnails = [_thumbnail(path) for path in (before, after)]
     except Rejected:
         return None
-    cell = Image.new("RGB", (2 * _SIDE + _GAP, _CAPTION + max(it.height for it in small)), "white")
+    cell = Image.new("RGB", (2 * _SIDE + _GAP, _CAPTION + max(image.height for image in thumbnails)), "white")
     name = before.name.encode("utf-8", "replace").decode()
     ImageDraw.Draw(cell).text((0, 0), name[:80], fill=(90, 90, 90), font=ImageFont.load_default(14))
-    for column, picture in enumerate(small):
-        cell.paste(picture, (column * (_SIDE + _GAP) + (_SIDE - picture.width) // 2, _CAPTION))
+    for column, image in enumerate(thumbnails):
+        cell.paste(image, (column * (_SIDE + _GAP) + (_SIDE - image.width) // 2, _CAPTION))
     return cell
 
 
-def _small(path: Path) -> Image.Image:
-    picture = read_picture(path)
-    image = Image.fromarray(np.ascontiguousarray(in_8_bit(picture.pixels)))
-    if picture.alpha is not None:
-        white = Image.new("RGB", image.size, "white")
-        image = Image.composite(image, white, Image.fromarray(np.ascontiguousarray(in_8_bit(picture.alpha))))
+def _thumbnail(path: Path) -> Image.Image:
+    source = read_image(path)
+    image = Image.fromarray(composite_on_white(source.pixels, source.alpha))
     image.thumbnail((_SIDE, _SIDE))
     return image

@@ -1,4 +1,4 @@
-"""What is colorized and where it goes: files, folders, patterns and lists; trees are mirrored, nothing is lost."""
+"""Plans which files are colorized and where the results go: files, folders, patterns and lists."""
 
 import os
 import sys
@@ -10,25 +10,25 @@ from pathlib import Path
 from PIL import Image
 
 from ...pipelines.imaging.decode import FORMATS
-from .write_image import kind_of
+from .write_image import format_of
 
-LIST = "-"  # the input that is a list of files on stdin
+STDIN = "-"  # the input that is a list of files on stdin
 
-# Videos keep these containers; those of the others hold too little, and become Matroska.
-_CONTAINERS = {".mp4", ".m4v", ".mov", ".mkv", ".webm"}
-_VIDEOS = _CONTAINERS | {
+# Videos in these containers keep them; others become Matroska.
+_KEPT_CONTAINERS = {".mp4", ".m4v", ".mov", ".mkv", ".webm"}
+_VIDEOS = _KEPT_CONTAINERS | {
     *(".avi", ".wmv", ".asf", ".flv", ".mpg", ".mpeg", ".m2v", ".vob", ".ts", ".mts", ".m2ts", ".3gp", ".ogv", ".dv"),
     ".mxf",
 }
-# Pictures all the same, which Pillow cannot read.
-_UNREADABLE = {
+# Images that Pillow cannot read.
+_UNSUPPORTED = {
     *(".heic", ".heif", ".jxl", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".pef", ".srw"),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class ColorizeTask:
-    """One file, and the one that is made of it."""
+    """A file and the one that is made of it."""
 
     source: Path
     target: Path
@@ -36,72 +36,73 @@ class ColorizeTask:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What there is to do: `jobs`, without the `kept`, whose targets exist; `unread` are paths that are not there."""
+class ColorizePlan:
+    """The tasks of a run; those `kept` because their targets exist; and paths that cannot be read, with the reason."""
 
-    jobs: list[ColorizeTask]
+    tasks: list[ColorizeTask]
     kept: list[ColorizeTask]
-    unread: list[tuple[Path, str]]
+    unreadable: list[tuple[Path, str]]
 
 
-def plan(inputs: list[str], out: Path, *, overwrite: bool = False) -> Plan:
-    """What is read and written. Files go to `out`; of folders and patterns, pictures and videos, in a mirrored tree.
+def make_plan(inputs: list[str], out: Path, *, overwrite: bool = False) -> ColorizePlan:
+    """Plans the inputs' files into `out`; the images and videos of folders and patterns keep their folders there.
 
-    JPEG, PNG, WebP and TIFF keep their names, all other pictures become PNG; targets that exist are kept, unless
-    `overwrite`. Raises ValueError for an input that does not exist, two for one output, or an output that is an input.
+    JPEG, PNG, WebP and TIFF keep their names, other images become PNG. Targets that exist are kept unless `overwrite`.
+    Raises ValueError for an input that does not exist, two inputs for one target, and a target that is an input.
     """
-    unread: list[tuple[Path, str]] = []
-    jobs: dict[Path, ColorizeTask] = {}
-    for source, relative in _files(inputs, out, unread):
+    unreadable: list[tuple[Path, str]] = []
+    tasks: dict[Path, ColorizeTask] = {}
+    for source, relative in _list_files(inputs, out, unreadable):
         is_video = relative.suffix.lower() in _VIDEOS
-        target = out / _renamed(relative, is_video)
-        if target in jobs and os.path.realpath(source) == os.path.realpath(jobs[target].source):
+        target = out / _target_name(relative, is_video)
+        if target in tasks and os.path.realpath(source) == os.path.realpath(tasks[target].source):
             continue  # named twice
-        if target in jobs:
+        if target in tasks:
             raise ValueError(
-                f"{jobs[target].source} and {source} would both become {target}: colorize them into two folders"
+                f"{tasks[target].source} and {source} would both become {target}: colorize them into two folders"
             )
-        jobs[target] = ColorizeTask(source=source, target=target, is_video=is_video)
-    if not jobs and not unread:
-        raise ValueError(f"{', '.join(inputs)} holds no photographs")
-    _check_originals(list(jobs.values()))
-    kept = [] if overwrite else [job for job in jobs.values() if job.target.exists()]
-    there = {job.target for job in kept}
-    return Plan(jobs=[job for job in jobs.values() if job.target not in there], kept=kept, unread=unread)
+        tasks[target] = ColorizeTask(source=source, target=target, is_video=is_video)
+    if not tasks and not unreadable:
+        raise ValueError(f"there are no images or videos in {', '.join(inputs)}")
+    _check_originals(list(tasks.values()))
+    kept = [task for task in tasks.values() if task.target.exists() and not overwrite]
+    new = [task for task in tasks.values() if overwrite or not task.target.exists()]
+    return ColorizePlan(tasks=new, kept=kept, unreadable=unreadable)
 
 
-def _renamed(relative: Path, is_video: bool) -> Path:
+def _target_name(relative: Path, is_video: bool) -> Path:
     if is_video:
-        keeps = relative.suffix.lower() in _CONTAINERS
-        return relative if keeps else relative.with_name(f"{relative.name}.mkv")
-    return relative if kind_of(relative) else relative.with_name(f"{relative.name}.png")
+        keeps_name = relative.suffix.lower() in _KEPT_CONTAINERS
+        return relative if keeps_name else relative.with_name(f"{relative.name}.mkv")
+    return relative if format_of(relative) else relative.with_name(f"{relative.name}.png")
 
 
-def _check_originals(jobs: list[ColorizeTask]) -> None:
-    sources = {os.path.realpath(job.source) for job in jobs}
-    for job in jobs:
-        if os.path.realpath(job.target) in sources:
-            raise ValueError(f"{job.target} is an original, and would be written over: name another folder")
+def _check_originals(tasks: list[ColorizeTask]) -> None:
+    """Raises ValueError when a target would overwrite a source."""
+    sources = {os.path.realpath(task.source) for task in tasks}
+    for task in tasks:
+        if os.path.realpath(task.target) in sources:
+            raise ValueError(f"{task.target} is an original and would be overwritten: name another folder")
 
 
-def _files(inputs: list[str], out: Path, unread: list[tuple[Path, str]]) -> Iterator[tuple[Path, Path]]:
-    """Every file that is meant, and its place in the output."""
-    for text in inputs:
-        path = Path(text)
-        if text == LIST:
-            yield from _listed(out, unread)
+def _list_files(inputs: list[str], out: Path, unreadable: list[tuple[Path, str]]) -> Iterator[tuple[Path, Path]]:
+    """Yields every file of the inputs, and its path in the output folder."""
+    for name in inputs:
+        path = Path(name)
+        if name == STDIN:
+            yield from _list_stdin(out, unreadable)
         elif path.is_dir():
-            yield from ((file, file.relative_to(path)) for file in _within(path, out, unread))
+            yield from ((file, file.relative_to(path)) for file in _walk(path, out, unreadable))
         elif path.exists():
             yield path, Path(path.name)
-        elif has_magic(text):
-            yield from _matching(text)
+        elif has_magic(name):
+            yield from _glob(name)
         else:
-            raise ValueError(f"there is no photograph or folder {path}")
+            raise ValueError(f"there is no file or folder {path}")
 
 
-def _listed(out: Path, unread: list[tuple[Path, str]]) -> Iterator[tuple[Path, Path]]:
-    """The files in a list on stdin, one a line, or as `find -print0` lists them; mirrored from their common folder."""
+def _list_stdin(out: Path, unreadable: list[tuple[Path, str]]) -> Iterator[tuple[Path, Path]]:
+    """Yields the files listed on stdin, one a line or as `find -print0` lists them, relative to their common folder."""
     data = sys.stdin.buffer.read()
     names = data.split(b"\0") if b"\0" in data else data.splitlines()
     paths = [Path(os.fsdecode(name)) for name in names if name]
@@ -110,49 +111,49 @@ def _listed(out: Path, unread: list[tuple[Path, str]]) -> Iterator[tuple[Path, P
     root = os.path.commonpath([_absolute(path).parent for path in paths])
     for path in paths:
         if path.is_dir():
-            yield from ((file, _absolute(file).relative_to(root)) for file in _within(path, out, unread))
+            yield from ((file, _absolute(file).relative_to(root)) for file in _walk(path, out, unreadable))
         elif path.exists():
             yield path, _absolute(path).relative_to(root)
         else:
-            unread.append((path, "there is no such file"))
+            unreadable.append((path, "there is no such file"))
 
 
 def _absolute(path: Path) -> Path:
-    """The path from the root on, without .., which would lead out of the output's folder."""
+    """Returns an absolute path without .., which would lead out of the output folder."""
     return Path(os.path.abspath(path))
 
 
-def _matching(pattern: str) -> Iterator[tuple[Path, Path]]:
-    """The pictures and videos that match, mirrored from the last folder whose name is no pattern."""
+def _glob(pattern: str) -> Iterator[tuple[Path, Path]]:
+    """Yields the images and videos that match, relative to the last folder before the first wildcard."""
     parts = Path(pattern).parts
-    fixed = next(place for place, part in enumerate(parts) if has_magic(part))
-    root = Path(*parts[:fixed])
-    if ".." in parts[fixed:]:
-        raise ValueError(f"{pattern} goes up again behind its first *: name the folder from there")
-    found = [path for path in map(Path, sorted(glob(pattern, recursive=True))) if _is_known(path) and path.is_file()]
-    if not found:
-        raise ValueError(f"no photograph matches {pattern}")
-    yield from ((path, _absolute(path).relative_to(_absolute(root))) for path in found)
+    first = next(index for index, part in enumerate(parts) if has_magic(part))
+    root = Path(*parts[:first])
+    if ".." in parts[first:]:
+        raise ValueError(f"{pattern} has .. after a wildcard: name the folder that it leads to")
+    paths = [path for path in map(Path, sorted(glob(pattern, recursive=True))) if _is_known(path) and path.is_file()]
+    if not paths:
+        raise ValueError(f"no image or video matches {pattern}")
+    yield from ((path, _absolute(path).relative_to(_absolute(root))) for path in paths)
 
 
-def _within(folder: Path, out: Path, unread: list[tuple[Path, str]]) -> Iterator[Path]:
-    """The pictures and videos in a folder and those in it, but not in `out`; what is hidden is not meant."""
-    made = os.path.realpath(out)
+def _walk(folder: Path, out: Path, unreadable: list[tuple[Path, str]]) -> Iterator[Path]:
+    """Yields the images and videos in a folder and its subfolders, without hidden ones and without `out`."""
+    excluded = os.path.realpath(out)
 
-    def fail(error: OSError) -> None:
-        unread.append((Path(error.filename), f"unreadable: {error.strerror}"))
+    def on_error(error: OSError) -> None:
+        unreadable.append((Path(error.filename), f"unreadable: {error.strerror}"))
 
-    for root, folders, files in os.walk(folder, onerror=fail):
-        shown = sorted(name for name in folders if not name.startswith("."))
-        folders[:] = [name for name in shown if os.path.realpath(os.path.join(root, name)) != made]
+    for root, folders, files in os.walk(folder, onerror=on_error):
+        visible = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = [name for name in visible if os.path.realpath(os.path.join(root, name)) != excluded]
         for path in (Path(root, name) for name in sorted(files) if not name.startswith(".")):
-            if path.suffix.lower() in _UNREADABLE:
-                unread.append((path, f"{path.suffix} files cannot be read: save it as TIFF or PNG"))
+            if path.suffix.lower() in _UNSUPPORTED:
+                unreadable.append((path, f"{path.suffix} files cannot be read: save it as TIFF or PNG"))
             elif _is_known(path):
                 yield path
 
 
 def _is_known(path: Path) -> bool:
-    """Whether the name is that of a picture or a video."""
+    """Returns whether the name is that of an image or a video."""
     suffix = path.suffix.lower()
     return suffix in _VIDEOS or Image.registered_extensions().get(suffix) in (*FORMATS, "MPO")

@@ -1,4 +1,4 @@
-"""Reading ahead and writing behind: threads that keep the network busy, within a bounded amount of memory."""
+"""Prefetching in threads: reading, processing and writing overlap within a bounded amount of memory."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -10,119 +10,119 @@ from typing import Generic, TypeVar
 
 from ...pipelines.imaging.decode import Rejected
 
-J = TypeVar("J")  # what is to be done
-P = TypeVar("P")  # what was read
-W = TypeVar("W")  # what was made of it
-R = TypeVar("R")  # what is said when it is written
+Task = TypeVar("Task")
+Source = TypeVar("Source")  # what `read` returns
+Output = TypeVar("Output")  # what `process` makes of it
+Result = TypeVar("Result")  # what `write` returns
 T = TypeVar("T")
 
-Reserve = Callable[[int], None]  # told the bytes that are about to be needed, it waits until they are there
+Reserve = Callable[[int], None]  # waits until so many bytes are free, and takes them
 
 
 class Cancelled(Exception):
     """The budget was closed while a thread waited for it."""
 
 
-class Budget:
-    """So many bytes, handed out in the order of turns: the one all others wait for is always the first to get some.
+class MemoryBudget:
+    """A number of bytes, handed out in the order of turns: the task that all others wait for never waits for them.
 
-    What needs more than there are gets them once nobody else has any.
+    A request for more bytes than there are is granted once all others are released.
     """
 
-    def __init__(self, total: int) -> None:
-        self._total, self._used, self._turn, self._closed = total, 0, 0, False
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes, self._used, self._turn, self._closed = max_bytes, 0, 0, False
         self._changed = Condition()
 
-    def take(self, turn: int, amount: int) -> None:
+    def acquire(self, turn: int, num_bytes: int) -> None:
         """Waits for the turns before, and for the bytes. Raises Cancelled once the budget is closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or (self._turn == turn and self._fits(amount)))
+            self._changed.wait_for(lambda: self._closed or (self._turn == turn and self._fits(num_bytes)))
             if self._closed:
                 raise Cancelled
-            self._used += amount
+            self._used += num_bytes
             self._turn += 1
             self._changed.notify_all()
 
-    def give(self, amount: int) -> None:
+    def release(self, num_bytes: int) -> None:
         """Gives bytes back."""
         with self._changed:
-            self._used -= amount
+            self._used -= num_bytes
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Sends all away that wait."""
+        """Cancels all that wait."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
-    def _fits(self, amount: int) -> bool:
-        return amount == 0 or self._used == 0 or self._used + amount <= self._total
+    def _fits(self, num_bytes: int) -> bool:
+        return num_bytes == 0 or self._used == 0 or self._used + num_bytes <= self._max_bytes
 
 
-class _Reading(Generic[J, P]):
-    """A job's turn at being read: what came of it, and the bytes that it holds."""
+class _Read(Generic[Task, Source]):
+    """A task that is being read: its result, and the bytes that it holds."""
 
-    def __init__(self, turn: int, job: J, budget: Budget) -> None:
-        self.job = job
-        self.outcome: P | Rejected
-        self._turn, self._budget, self._held, self._waiting = turn, budget, 0, True
+    def __init__(self, turn: int, task: Task, budget: MemoryBudget) -> None:
+        self.task = task
+        self.result: Source | Rejected
+        self._turn, self._budget, self._held, self._is_waiting = turn, budget, 0, True
 
-    def run(self, read: Callable[[J, Reserve], P]) -> "_Reading[J, P]":
+    def run(self, read: Callable[[Task, Reserve], Source]) -> "_Read[Task, Source]":
         try:
-            self.outcome = read(self.job, self._reserve)
+            self.result = read(self.task, self._reserve)
         except Rejected as rejected:
-            self.outcome = rejected
+            self.result = rejected
             self.release()
         finally:
-            if self._waiting:  # it failed before it knew its size: the next one's turn
+            if self._is_waiting:  # it failed before its size was known: the next turn
                 self._reserve(0)
         return self
 
     def release(self) -> None:
-        self._budget.give(self._held)
+        self._budget.release(self._held)
         self._held = 0
 
-    def _reserve(self, amount: int) -> None:
-        self._waiting = False
-        self._budget.take(self._turn, amount)
-        self._held = amount
+    def _reserve(self, num_bytes: int) -> None:
+        self._is_waiting = False
+        self._budget.acquire(self._turn, num_bytes)
+        self._held = num_bytes
 
 
-def overlapped(
-    jobs: Sequence[J],
+def run_pipeline(
+    tasks: Sequence[Task],
     *,
-    read: Callable[[J, Reserve], P],
-    work: Callable[[list[P]], list[W]],
-    write: Callable[[J, P, W], R],
-    together: int,
-    threads: int,
-    memory: int,
-) -> Iterator[tuple[J, R | Rejected]]:
-    """Every job and what `write` returned, or why `read` or `write` rejected it, as they are finished.
+    read: Callable[[Task, Reserve], Source],
+    process: Callable[[list[Source]], list[Output]],
+    write: Callable[[Task, Source, Output], Result],
+    batch_size: int,
+    num_threads: int,
+    max_bytes: int,
+) -> Iterator[tuple[Task, Result | Rejected]]:
+    """Yields each task and what `write` returned, or why `read` or `write` rejected it, as they are finished.
 
-    `read` and `write` run in threads, up to `threads` of each; `work` runs in the caller's, on what has been read by
-    then, up to `together` at once. `read` says, before it decodes, how many bytes its picture takes until it is
-    written: no more than `memory` are taken at a time, or by one alone that needs more. Other exceptions end it all.
+    `read` and `write` run in `num_threads` threads each. `process` runs in the caller's thread on what has been read by
+    then, up to `batch_size` at once. Before it decodes, `read` reserves the bytes that its result takes until it is
+    written: at most `max_bytes` are taken, or more by one task alone. Exceptions other than Rejected end the pipeline.
     """
-    budget = Budget(memory)
-    readers, writers = ThreadPoolExecutor(threads), ThreadPoolExecutor(threads)
-    reading: deque[Future[_Reading[J, P]]] = deque()
-    writing: deque[tuple[J, Future[R | Rejected]]] = deque()
-    waiting = enumerate(jobs)
+    budget = MemoryBudget(max_bytes)
+    readers, writers = ThreadPoolExecutor(num_threads), ThreadPoolExecutor(num_threads)
+    reading: deque[Future[_Read[Task, Source]]] = deque()
+    writing: deque[tuple[Task, Future[Result | Rejected]]] = deque()
+    remaining = enumerate(tasks)
     try:
         while True:
-            while len(reading) < together + threads and (following := next(waiting, None)):
-                one: _Reading[J, P] = _Reading(*following, budget)
-                reading.append(readers.submit(one.run, read))
+            while len(reading) < batch_size + num_threads and (following := next(remaining, None)):
+                submitted: _Read[Task, Source] = _Read(*following, budget)
+                reading.append(readers.submit(submitted.run, read))
             if not reading:
                 break
-            ready = [reading.popleft().result()]
-            while reading and reading[0].done() and len(ready) < together:
-                ready.append(reading.popleft().result())
-            yield from ((it.job, it.outcome) for it in ready if isinstance(it.outcome, Rejected))
-            sound = [it for it in ready if not isinstance(it.outcome, Rejected)]
-            writing.extend(_worked(sound, work, write, writers))
-            del ready, sound  # pictures, of which the budget knows only until they are written
+            batch = [reading.popleft().result()]
+            while reading and reading[0].done() and len(batch) < batch_size:
+                batch.append(reading.popleft().result())
+            yield from ((item.task, item.result) for item in batch if isinstance(item.result, Rejected))
+            accepted = [item for item in batch if not isinstance(item.result, Rejected)]
+            writing.extend(_process(accepted, process, write, writers))
+            del batch, accepted  # their memory counts only until it is written
             while writing and writing[0][1].done():
                 yield _result(*writing.popleft())
         while writing:
@@ -130,68 +130,72 @@ def overlapped(
     finally:
         budget.close()
         readers.shutdown(cancel_futures=True)
-        writers.shutdown(cancel_futures=True)  # what is being written is finished
+        writers.shutdown(cancel_futures=True)  # waits for what is being written
 
 
-def _worked(
-    sound: list[_Reading[J, P]],
-    work: Callable[[list[P]], list[W]],
-    write: Callable[[J, P, W], R],
+def _process(
+    batch: list[_Read[Task, Source]],
+    process: Callable[[list[Source]], list[Output]],
+    write: Callable[[Task, Source, Output], Result],
     writers: ThreadPoolExecutor,
-) -> list[tuple[J, Future[R | Rejected]]]:
-    """Lets the writers write what `work` makes."""
-    if not sound:
+) -> list[tuple[Task, Future[Result | Rejected]]]:
+    """Processes a batch and submits its outputs to the writers."""
+    if not batch:
         return []
-    made = work([one.outcome for one in sound])  # type: ignore[misc]  # sound: none is Rejected
-    return [(one.job, writers.submit(_written, write, one, it)) for one, it in zip(sound, made, strict=True)]
+    outputs = process([item.result for item in batch])  # type: ignore[misc]  # none is Rejected
+    return [
+        (item.task, writers.submit(_write, write, item, output)) for item, output in zip(batch, outputs, strict=True)
+    ]
 
 
-def _written(write: Callable[[J, P, W], R], one: _Reading[J, P], made: W) -> R | Rejected:
+def _write(
+    write: Callable[[Task, Source, Output], Result], item: _Read[Task, Source], output: Output
+) -> Result | Rejected:
     try:
-        return write(one.job, one.outcome, made)  # type: ignore[arg-type]
+        return write(item.task, item.result, output)  # type: ignore[arg-type]
     except Rejected as rejected:
         return rejected
     finally:
-        one.release()
+        item.release()
 
 
-def _result(job: J, future: Future[R | Rejected]) -> tuple[J, R | Rejected]:
-    return job, future.result()
+def _result(task: Task, future: Future[Result | Rejected]) -> tuple[Task, Result | Rejected]:
+    return task, future.result()
 
 
-def ahead(items: Generator[T], number: int) -> Generator[T]:
-    """The items, which a thread gets, up to `number` of them before they are asked for; both end together."""
+def prefetch(items: Generator[T], number: int) -> Generator[T]:
+    """Yields the items of a generator, which runs in a thread up to `number` items ahead; closes it at the end."""
     queue: Queue[tuple[bool, T | BaseException | None]] = Queue(number)
-    left = Event()
+    closed = Event()
 
-    def put(more: bool, item: T | BaseException | None) -> None:
-        while not left.is_set():
+    def put(is_item: bool, item: T | BaseException | None) -> None:
+        while not closed.is_set():
             with suppress(Full):
-                queue.put((more, item), timeout=0.1)
+                queue.put((is_item, item), timeout=0.1)
                 break
 
-    def fetch() -> None:
+    def produce() -> None:
         try:
             with closing(items):
                 for item in items:
                     put(True, item)
-                    if left.is_set():
+                    if closed.is_set():
                         return
             put(False, None)
-        except BaseException as error:  # for the thread that asks
+        except BaseException as error:  # raised in the consumer's thread
             put(False, error)
 
-    thread = Thread(target=fetch, daemon=True)
+    thread = Thread(target=produce, daemon=True)
     thread.start()
     try:
         while True:
-            more, item = queue.get()
-            if more:
+            is_item, item = queue.get()
+            if is_item:
                 yield item  # type: ignore[misc]
             elif isinstance(item, BaseException):
                 raise item
             else:
                 return
     finally:
-        left.set()
+        closed.set()
         thread.join()

@@ -1,4 +1,4 @@
-"""Reads a picture file with all that it carries: 16 bit, opacity, metadata; what is changed or lost is noted."""
+"""Reads an image file with 16 bit, opacity and metadata; notes what is changed or lost."""
 
 # Shapes: H W pixels.
 
@@ -7,44 +7,32 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageFile
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from ...pipelines.imaging.decode import FORMATS, MAX_SIDE, Rejected, read_file, rejecting
-from .metadata import ImageMetadata, metadata_of
-from .pixels import Samples, is_deep, samples_of
+from .metadata import ImageMetadata, extract_metadata
+from .pixels import Pixels, decode_srgb, is_16_bit
 
 MAX_PIXELS = 200_000_000  # the largest cameras have 151 million
 
-_ORIENTATION = 0x0112
-# How what EXIF's orientation describes becomes upright.
-_TURNS: dict[int, Callable[[Samples], Samples]] = {
-    2: lambda a: a[:, ::-1],
-    3: lambda a: a[::-1, ::-1],
-    4: lambda a: a[::-1],
-    5: lambda a: a.swapaxes(0, 1),
-    6: lambda a: a.swapaxes(0, 1)[:, ::-1],
-    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
-    8: lambda a: a.swapaxes(0, 1)[::-1],
-}
-
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
-    """An upright picture, sRGB (H, W, 3) in 8 or 16 bit.
+class SourceImage:
+    """An upright image, sRGB (H, W, 3) in 8 or 16 bit.
 
-    `alpha` (H, W), of the same depth, is its opacity, None where the file has none; `carried` is what else stood in the
-    file, `notes` what was changed or lost on the way, in words that are the same for every file.
+    `alpha` (H, W) is its opacity in the same depth, None where the file has none. `notes` list what was changed or
+    lost; the same change has the same words in every file.
     """
 
-    pixels: Samples
-    alpha: Samples | None
-    carried: ImageMetadata
+    pixels: Pixels
+    alpha: Pixels | None
+    metadata: ImageMetadata
     notes: tuple[str, ...]
 
 
-def read_picture(source: Path, reserve: Callable[[int], None] = lambda amount: None) -> Picture:
-    """The picture in a file; before it is decoded, `reserve` is told the bytes it will take until it is written.
+def read_image(source: Path, reserve: Callable[[int], None] = lambda amount: None) -> SourceImage:
+    """Reads an image file. Before decoding, calls `reserve` with the bytes that the image takes until it is written.
 
     Raises Rejected.
     """
@@ -52,12 +40,24 @@ def read_picture(source: Path, reserve: Callable[[int], None] = lambda amount: N
     if not data:
         raise Rejected("empty file")
     with rejecting():
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = _open(data)
         _check_size(image.size)
     width, height = image.size
-    reserve(2 * 4 * (2 if is_deep(image) else 1) * width * height)  # as it is, and as it will be
+    reserve(2 * 4 * (2 if is_16_bit(image) else 1) * width * height)  # as read, and as written
     with rejecting():
-        return _decoded(image, data)
+        return _decode(image, data)
+
+
+def _open(data: bytes) -> ImageFile.ImageFile:
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError as unidentified:
+        try:
+            TiffImageFile(io.BytesIO(data))
+        except SyntaxError as error:
+            if str(error) == "unknown pixel mode":  # such as floats of RGB
+                raise Rejected("unsupported pixels", "a TIFF whose samples Pillow cannot read") from None
+        raise unidentified from None
 
 
 def _check_size(size: tuple[int, int]) -> None:
@@ -68,13 +68,20 @@ def _check_size(size: tuple[int, int]) -> None:
         raise Rejected("too many pixels", f"{width}x{height}, the largest area that is read is {MAX_PIXELS}")
 
 
-def _decoded(image: ImageFile.ImageFile, data: bytes) -> Picture:
+def _decode(image: ImageFile.ImageFile, data: bytes) -> SourceImage:
     notes = ["only the first of its pictures taken"] if getattr(image, "is_animated", False) else []
-    turned = image.tag_v2.get(_ORIENTATION) if isinstance(image, TiffImageFile) else None  # by Pillow, as it loads
-    pixels, alpha, profile = samples_of(image, data, notes)
-    turn = image.getexif().get(_ORIENTATION)  # after it has told of 16 bit, since of PNGs this loads all
-    if turn in _TURNS:
-        pixels, alpha = _TURNS[turn](pixels), None if alpha is None else _TURNS[turn](alpha)
-    if turn in _TURNS or turned in _TURNS:
+    orientation = image.tag_v2.get(ExifTags.Base.Orientation, 1) if isinstance(image, TiffImageFile) else 1
+    pixels, alpha, profile = decode_srgb(image, data, notes)  # here Pillow turns TIFFs upright
+    remaining = image.getexif().get(ExifTags.Base.Orientation, 1)  # loads a PNG, so not before `is_16_bit`
+    if remaining in range(2, 9):
+        pixels, alpha = _upright(pixels, remaining), None if alpha is None else _upright(alpha, remaining)
+    if remaining in range(2, 9) or orientation in range(2, 9):
         notes.append("turned upright")
-    return Picture(pixels=pixels, alpha=alpha, carried=metadata_of(image, data, profile, notes), notes=tuple(notes))
+    metadata = extract_metadata(image, data, profile, notes)
+    return SourceImage(pixels=pixels, alpha=alpha, metadata=metadata, notes=tuple(notes))
+
+
+def _upright(pixels: Pixels, orientation: int) -> Pixels:
+    """Returns pixels of an EXIF orientation from 2 to 8 upright."""
+    swapped = pixels.swapaxes(0, 1) if orientation > 4 else pixels
+    return swapped[:: -1 if orientation in (3, 4, 7, 8) else 1, :: -1 if orientation in (2, 3, 6, 7) else 1]

@@ -1,4 +1,4 @@
-"""Colorizes videos: decoding, network and encoding at once; sound and subtitles are copied."""
+"""Colorizes videos: decoding, the model and encoding overlap; audio and subtitles are copied."""
 
 # Shapes: H W pixels.
 
@@ -12,34 +12,33 @@ import torch
 from ...models import Colorizer
 from ...pipelines.files import atomic_write
 from ...pipelines.imaging.decode import Rejected
-from .batch import ColorizeResult, place_for
-from .colorize import Colored, colorize
+from .batch import ColorizeResult, target_folder
+from .colorize import ColorizedImage, colorize
 from .inputs import ColorizeTask
-from .prefetch import ahead
+from .prefetch import prefetch
 
 if TYPE_CHECKING:
     from .video_reader import Item
 
 INSTALL_AV = "videos need PyAV: pip install av, or in a clone pip install -e '.[video]'"
 
-_AHEAD = 2  # batches that wait between decoding and network, and between network and encoding
-_BATCH_PIXELS = 40_000_000  # of frames that are one batch: 4 of 4K
-_MOST_PACKETS = 256  # that come with a batch
+_PREFETCH_BATCHES = 2  # between decoding and model, and between model and encoding
+_BATCH_PIXELS = 40_000_000  # of the frames of a batch: 4 of 4K
+_BATCH_PACKETS = 256
 
 
 def colorize_video(
     model: Colorizer,
-    job: ColorizeTask,
+    task: ColorizeTask,
     *,
     size: int | None,
     device: torch.device,
     batch_size: int,
     progress: Callable[[int, int | None], None] = lambda done, total: None,
 ) -> ColorizeResult:
-    """Colorizes a video, each frame as `colorize` does a picture, and says what came of it.
+    """Colorizes each frame of a video as `colorize` does an image; frames keep their times.
 
-    Frames keep their times; sound and subtitles are copied as they are. Raises Rejected for a file that is no video, is
-    damaged, or holds what cannot be colorized, and when PyAV is not installed.
+    Raises Rejected when the file is not a video, is damaged or has unsupported pixels, and when PyAV is not installed.
     """
     try:
         from .video_reader import VideoReader
@@ -48,15 +47,16 @@ def colorize_video(
         if error.name != "av":
             raise
         raise Rejected("unreadable", INSTALL_AV) from None
-    tally = _Tally()
+    counts = _PixelCounts()
     with (
-        VideoReader(job.source) as reader,
-        place_for(job.target),
-        atomic_write(job.target) as file,
-        VideoWriter(file, job.target.suffix, reader) as writer,
+        VideoReader(task.source) as reader,
+        target_folder(task.target),
+        atomic_write(task.target) as file,
+        VideoWriter(file, task.target.suffix, reader) as writer,
     ):
-        read = ahead(_batches(reader.items(writer.copied), batch_size), _AHEAD)
-        with closing(ahead(_coloured(model, read, size, device, tally), _AHEAD)) as batches:
+        decoded = prefetch(_batches(reader.items(writer.copied), batch_size), _PREFETCH_BATCHES)
+        colorized = _colorize_batches(model, decoded, size, device, counts)
+        with closing(prefetch(colorized, _PREFETCH_BATCHES)) as batches:
             for batch in batches:
                 for item in batch:
                     writer.write(item)
@@ -64,60 +64,55 @@ def colorize_video(
         if not writer.num_frames:
             raise Rejected("not a video", "no frames in it")
     return ColorizeResult(
-        source=job.source,
-        target=job.target,
+        source=task.source,
+        target=task.target,
         is_video=True,
-        pixels=tally.pixels,
+        pixels=counts.total,
         num_frames=writer.num_frames,
-        clipped=tally.clipped / tally.pixels,
+        clipped=counts.clipped / counts.total,
         notes=tuple(reader.notes),
     )
 
 
-class _Tally:
-    """How many pixels there were, and how many of them were clipped."""
+class _PixelCounts:
+    """Numbers of pixels, and of those with reduced chroma."""
 
     def __init__(self) -> None:
-        self.pixels, self.clipped = 0, 0.0
+        self.total, self.clipped = 0, 0.0
 
-    def add(self, colored: Colored) -> None:
-        height, width, _ = colored.pixels.shape
-        self.pixels += height * width
-        self.clipped += colored.clipped * height * width
+    def add(self, image: ColorizedImage) -> None:
+        height, width, _ = image.pixels.shape
+        self.total += height * width
+        self.clipped += image.clipped * height * width
 
 
 def _batches(items: Iterable["Item"], batch_size: int) -> Generator[list["Item"]]:
-    """The items, so many at once that they hold `batch_size` frames, or fewer where frames are large."""
+    """Groups items so that a batch has `batch_size` frames, or fewer where frames are large or packets many."""
     from .video_reader import Frame
 
     batch: list[Item] = []
-    pixels = frames = 0
+    num_pixels = num_frames = 0
     for item in items:
         batch.append(item)
         if isinstance(item, Frame):
-            frames, pixels = frames + 1, pixels + item.pixels.shape[0] * item.pixels.shape[1]
-        if frames == batch_size or pixels >= _BATCH_PIXELS or len(batch) - frames == _MOST_PACKETS:
+            num_frames, num_pixels = num_frames + 1, num_pixels + item.pixels.shape[0] * item.pixels.shape[1]
+        if num_frames == batch_size or num_pixels >= _BATCH_PIXELS or len(batch) - num_frames == _BATCH_PACKETS:
             yield batch
-            batch, pixels, frames = [], 0, 0
+            batch, num_pixels, num_frames = [], 0, 0
     yield batch
 
 
-def _coloured(
-    model: Colorizer, batches: Generator[list["Item"]], size: int | None, device: torch.device, tally: _Tally
+def _colorize_batches(
+    model: Colorizer, batches: Generator[list["Item"]], size: int | None, device: torch.device, counts: _PixelCounts
 ) -> Generator[list["Item"]]:
-    """The same with frames in the model's colours."""
+    """Yields the batches with their frames colorized."""
     from .video_reader import Frame
 
     with closing(batches):
         for batch in batches:
-            frames = [item for item in batch if isinstance(item, Frame)]
-            results = iter(colorize(model, [frame.pixels for frame in frames], size=size, device=device))
-            made: list[Item] = []
-            for item in batch:
-                if isinstance(item, Frame):
-                    colored = next(results)
-                    tally.add(colored)
-                    made.append(replace(item, pixels=colored.pixels))
-                else:
-                    made.append(item)
-            yield made
+            frames = {index: item for index, item in enumerate(batch) if isinstance(item, Frame)}
+            images = colorize(model, [frame.pixels for frame in frames.values()], size=size, device=device)
+            for (index, frame), image in zip(frames.items(), images, strict=True):
+                counts.add(image)
+                batch[index] = replace(frame, pixels=image.pixels)
+            yield batch

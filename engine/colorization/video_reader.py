@@ -1,4 +1,4 @@
-"""Reads videos through PyAV: frames in sRGB with their times, and packets of what is only copied."""
+"""Reads videos by PyAV: frames in sRGB with their times, and packets of streams that are copied."""
 
 # Shapes: H W pixels.
 
@@ -18,44 +18,44 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from ...pipelines.imaging.decode import Rejected
-from .pixels import Samples
+from .pixels import Pixels
 
-# FFmpeg's numbers of ranges, and of the matrices that make RGB of YCbCr, each with that which swscale has for it.
+# FFmpeg's numbers of color ranges, and of YCbCr matrices with swscale's number of the same matrix.
 LIMITED, FULL = 1, 2
 _BT709, _SMPTE170M = 1, 6
 MATRICES = {_BT709: 1, 4: 4, 5: 5, _SMPTE170M: 5, 7: 7, 9: 9}
 
-# Formats of FFmpeg's that are one file: others name further files, or addresses, to be opened.
+# FFmpeg's formats that are one file; others can name further files or URLs to open.
 _READABLE = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,asf,flv,mpeg,mpegts,mpegvideo,ogg,dv,mxf"
 _SAFE = {"protocol_whitelist": "file", "format_whitelist": _READABLE}
-_TELL_THEIR_LENGTH = ("mov", "matroska")  # in the header; that of other formats is a guess
-_HDR = {16: "PQ", 18: "HLG"}  # FFmpeg's numbers of curves
-_HD = 720  # lines from which on players take a matrix that is not named for BT.709
+_DURATION_IN_HEADER = ("mov", "matroska")  # that of other formats is a guess
+_HDR = {16: "PQ", 18: "HLG"}  # FFmpeg's numbers of transfer functions
+_HD = 720  # lines from which players assume BT.709 where no matrix is named
 
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """An upright frame, sRGB (H, W, 3) in 8 bit, shown from `pts` on for `duration`, in its stream's unit of time."""
+    """An upright frame, sRGB (H, W, 3) in 8 bit, shown from `pts` for `duration`, in the stream's time base."""
 
-    pixels: Samples
+    pixels: Pixels
     pts: int
     duration: int
 
 
-Item: TypeAlias = "Frame | Packet[Any]"  # at run time, PyAV's has no parameter
+Item: TypeAlias = "Frame | Packet[Any]"  # a string: at run time, PyAV's Packet takes no parameter
 
 
 class VideoReader:
-    """A video file; `notes` say what of it is changed or left out. Raises Rejected when it is none, or damaged."""
+    """A video file; `notes` list what is changed or dropped. Raises Rejected when it is not a video, or is damaged."""
 
     def __init__(self, path: Path) -> None:
-        try:  # named as a file, lest it be taken for an address
+        try:  # with file:, so that FFmpeg does not take the name for a URL
             self.container = _open(f"file:{path}")
         except av.FFmpegError as error:
             raise Rejected("not a video", str(error.strerror)) from None
         self.notes: list[str] = []
         try:
-            self.video = self._chosen()
+            self.video = self._choose_stream()
         except Rejected:
             self.container.close()
             raise
@@ -63,45 +63,45 @@ class VideoReader:
         guess = _BT709 if context.height >= _HD else _SMPTE170M
         self.matrix = context.colorspace if context.colorspace in MATRICES else guess
         self.time_base = self.video.time_base or 1 / self.rate
-        # Broadcasts and discs count from anywhere.
-        self._begins = 0.0 if self._tells_its_length else (self.container.start_time or 0) / 1e6
-        self._last_pts, self._ends, self._quarter_turns = -(1 << 62), 0.0, 0
+        # Timestamps of broadcasts and discs start anywhere.
+        self._start = 0.0 if self._has_duration else (self.container.start_time or 0) / 1e6
+        self._last_pts, self._end, self._quarter_turns = -(1 << 62), 0.0, 0
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.container.close()
 
     @property
     def rate(self) -> Fraction:
-        """Frames a second, on average."""
+        """The average number of frames per second."""
         return self.video.average_rate or self.video.guessed_rate or Fraction(25)
 
     @property
     def pixel_aspect(self) -> Fraction | None:
-        """Width of an upright frame's pixels over their height, if it is told."""
+        """The width of an upright frame's pixels over their height, if the file states it."""
         ratio = self.video.sample_aspect_ratio
         return 1 / ratio if ratio and self._quarter_turns % 2 else ratio
 
     @property
     def num_frames(self) -> int | None:
-        """How many frames there are, as far as is known before they are read."""
+        """The number of frames, as far as the header states it."""
         if self.video.frames:
             return self.video.frames
         return round(self.container.duration / 1e6 * self.rate) if self.container.duration else None
 
     @property
     def streams_to_copy(self) -> list[Stream]:
-        """The streams of sound and of subtitles."""
+        """The audio and subtitle streams."""
         return [stream for stream in self.container.streams if stream.type in ("audio", "subtitle")]
 
     def items(self, copied: list[Stream]) -> Iterator[Item]:
-        """All frames, and all packets of the streams that are `copied`, as they come. Raises Rejected."""
-        held: Frame | None = None  # until the next one tells how long it is shown
+        """Yields all frames, and all packets of the `copied` streams, in the order of the file. Raises Rejected."""
+        held: Frame | None = None  # its duration is known from the next frame
         try:
             for packet in self.container.demux([self.video, *copied]):
-                self._follow(packet)
+                self._update_end(packet)
                 if packet.stream_index == self.video.index:
                     for frame in packet.decode():
                         assert isinstance(frame, VideoFrame)
@@ -109,40 +109,40 @@ class VideoReader:
                         if held is not None:
                             yield replace(held, duration=following.pts - held.pts)
                         held = following
-                elif packet.size:  # else it only says that the stream ends
-                    yield self._shifted(packet)
+                elif packet.size:  # an empty packet marks the end of the stream
+                    yield self._shift(packet)
         except av.FFmpegError as error:
             raise Rejected("damaged", str(error.strerror)) from None
         self._check_end()
         if held is not None:
             yield held
 
-    def _chosen(self) -> VideoStream:
-        """The stream that is colorized; what others there are is noted."""
+    def _choose_stream(self) -> VideoStream:
+        """Returns the video stream to colorize; notes what is dropped."""
         streams = self.container.streams
-        moving = [it for it in streams.video if not it.disposition & Disposition.attached_pic]
-        if not moving or moving[0].codec_context.format is None:
-            raise Rejected("not a video", "no moving pictures in it")
-        if curve := _HDR.get(moving[0].codec_context.color_trc):
-            raise Rejected("unsupported pixels", f"its range is high ({curve}): convert it to the standard range")
-        components = moving[0].codec_context.format.components
+        videos = [stream for stream in streams.video if not stream.disposition & Disposition.attached_pic]
+        if not videos or videos[0].codec_context.format is None:
+            raise Rejected("not a video", "it has no video stream")
+        if transfer := _HDR.get(videos[0].codec_context.color_trc):
+            raise Rejected("unsupported pixels", f"it is HDR ({transfer}): convert it to SDR")
+        components = videos[0].codec_context.format.components
         losses = {
-            "further video streams dropped": len(moving) > 1,
-            "cover picture dropped": len(moving) < len(streams.video),
-            "data streams dropped": any(it.type in ("data", "unknown") for it in streams),
-            "attachments dropped": any(it.type == "attachment" for it in streams),
+            "further video streams dropped": len(videos) > 1,
+            "cover picture dropped": len(videos) < len(streams.video),
+            "data streams dropped": any(stream.type in ("data", "unknown") for stream in streams),
+            "attachments dropped": any(stream.type == "attachment" for stream in streams),
             "reduced to 8 bit": any(component.bits > 8 for component in components),
             "opacity dropped": any(component.is_alpha for component in components),
         }
         self.notes.extend(note for note, is_lost in losses.items() if is_lost)
-        return moving[0]
+        return videos[0]
 
     def _frame(self, frame: VideoFrame) -> Frame:
         if frame.is_corrupt:
             raise Rejected("damaged", f"a frame at {frame.time:.2f} s")
         context = self.video.codec_context
         if (frame.width, frame.height) != (context.width, context.height):
-            raise Rejected("unsupported pixels", "its frames are not of one size")
+            raise Rejected("unsupported pixels", "its frames change size")
         pixels = self._rgb(frame)
         self._quarter_turns = round(frame.rotation / 90) % 4
         if self._quarter_turns:
@@ -151,46 +151,46 @@ class VideoReader:
         if frame.interlaced_frame:
             self._note("interlaced fields became whole frames")
         duration = frame.duration or max(1, round(1 / (self.rate * self.time_base)))
-        pts = self._last_pts + duration if frame.pts is None else frame.pts - round(self._begins / self.time_base)
-        self._last_pts = max(pts, self._last_pts + 1)  # encoders want them to rise
+        pts = self._last_pts + duration if frame.pts is None else frame.pts - round(self._start / self.time_base)
+        self._last_pts = max(pts, self._last_pts + 1)  # encoders need them to increase
         return Frame(pixels=pixels, pts=self._last_pts, duration=duration)
 
-    def _rgb(self, frame: VideoFrame) -> Samples:
+    def _rgb(self, frame: VideoFrame) -> Pixels:
         matrix: dict[str, Any] = {}
         if not frame.format.is_rgb:
-            is_full = frame.color_range == FULL or frame.format.name.startswith("yuvj")
-            named = frame.colorspace if frame.colorspace in MATRICES else self.matrix
-            matrix = {"src_colorspace": MATRICES[named], "src_color_range": FULL if is_full else LIMITED}
+            is_full_range = frame.color_range == FULL or frame.format.name.startswith("yuvj")
+            colorspace = frame.colorspace if frame.colorspace in MATRICES else self.matrix
+            matrix = {"src_colorspace": MATRICES[colorspace], "src_color_range": FULL if is_full_range else LIMITED}
         pixels = frame.to_ndarray(format="rgb24", dst_color_range=FULL, **matrix)
         assert pixels.dtype == np.uint8
         return pixels.astype(np.uint8, copy=False)
 
     @property
-    def _tells_its_length(self) -> bool:
-        return self.container.format.name.startswith(_TELL_THEIR_LENGTH)
+    def _has_duration(self) -> bool:
+        return self.container.format.name.startswith(_DURATION_IN_HEADER)
 
     def _note(self, note: str) -> None:
         if note not in self.notes:
             self.notes.append(note)
 
-    def _shifted(self, packet: "Packet[Any]") -> "Packet[Any]":
-        shift = round(self._begins / packet.time_base)
+    def _shift(self, packet: "Packet[Any]") -> "Packet[Any]":
+        shift = round(self._start / packet.time_base)
         pts = packet.dts if packet.pts is None else packet.pts
         dts = pts if packet.dts is None else packet.dts
         if pts is not None and dts is not None:
             packet.pts, packet.dts = pts - shift, dts - shift
         return packet
 
-    def _follow(self, packet: "Packet[Any]") -> None:
+    def _update_end(self, packet: "Packet[Any]") -> None:
         if packet.dts is not None and (self.video.duration is None or packet.stream_index == self.video.index):
-            self._ends = max(self._ends, float((packet.dts + (packet.duration or 0)) * packet.time_base))
+            self._end = max(self._end, float((packet.dts + (packet.duration or 0)) * packet.time_base))
 
     def _check_end(self) -> None:
-        """A file that was cut off ends like a whole one, but its header tells."""
-        own = self.video.duration
-        told = (self.container.duration or 0) / 1e6 if own is None else float(own * self.time_base)
-        if self._tells_its_length and self._ends < told - max(0.25, 0.01 * told):
-            raise Rejected("damaged", f"it ends after {self._ends:.1f} of {told:.1f} s")
+        """Raises Rejected for a file that ends before the duration in its header."""
+        ticks = self.video.duration
+        duration = (self.container.duration or 0) / 1e6 if ticks is None else float(ticks * self.time_base)
+        if self._has_duration and self._end < duration - max(0.25, 0.01 * duration):
+            raise Rejected("damaged", f"it ends after {self._end:.1f} of {duration:.1f} s")
 
 
 def _open(name: str) -> InputContainer:

@@ -1,4 +1,4 @@
-"""Writes videos through PyAV: frames are encoded, what is copied keeps its bytes."""
+"""Writes videos by PyAV: encodes frames, copies packets of other streams."""
 
 # Shapes: H W pixels.
 
@@ -18,56 +18,56 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from ...pipelines.imaging.decode import Rejected
-from .pixels import Samples
+from .pixels import Pixels
 from .video_reader import FULL, LIMITED, MATRICES, Frame, Item, VideoReader
 
 _FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 _H264 = ("libx264", {"crf": "18"})
-_VP9 = ("libvpx-vp9", {"crf": "24", "b:v": "0", "row-mt": "1", "cpu-used": "4"})  # WebM takes no H.264
-_OF_THE_OLD_FILE = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration", "software"}
+_VP9 = ("libvpx-vp9", {"crf": "24", "b:v": "0", "row-mt": "1", "cpu-used": "4"})  # for WebM, which cannot hold H.264
+_DROPPED_KEYS = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration", "software"}
 
 
 class VideoWriter:
-    """A video file in the container that `suffix` names, with all streams of the one that is read that it can take.
+    """A video file in the container that `suffix` names, with the reader's video and all streams that it can hold.
 
-    `copied` are those whose packets it takes as they are. What is changed or left out, the reader's notes say.
+    `copied` are the streams whose packets are copied. What is changed or dropped is added to the reader's notes.
     """
 
     def __init__(self, path: Path, suffix: str, reader: VideoReader) -> None:
         self.num_frames = 0
         self._reader, self._format = reader, _FORMATS[suffix.lower()]
         self._container = av.open(str(path), "w", format=self._format)
-        self._container.metadata.update(_lasting(reader.container.metadata))
-        self._video: VideoStream | None = None  # until the first frame tells its size
+        self._container.metadata.update(_keep_metadata(reader.container.metadata))
+        self._video: VideoStream | None = None  # until the first frame, whose size it needs
         self._copies: dict[int, Stream] = {}
-        self._early: list[Packet[Any]] = []
-        self.copied = [stream for stream in reader.streams_to_copy if self._takes(stream)]
+        self._pending: list[Packet[Any]] = []
+        self.copied = [stream for stream in reader.streams_to_copy if self._can_hold(stream)]
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if error is None:
             self._mux([] if self._video is None else self._video.encode_lazy())
             self._container.close()
         else:
-            with suppress(av.FFmpegError, ValueError):  # of a file that is given up
+            with suppress(av.FFmpegError, ValueError):  # the file is incomplete
                 self._container.close()
 
     def write(self, item: Item) -> None:
-        """Adds a frame, or a packet of a stream that is copied. Raises Rejected when the container cannot take it."""
+        """Adds a frame, or a packet of a copied stream. Raises Rejected when the container cannot hold it."""
         if isinstance(item, Frame):
-            video = self._video or self._begin(item.pixels)
-            self._mux(video.encode_lazy(self._encodable(item)))
+            video = self._video or self._add_streams(item.pixels)
+            self._mux(video.encode_lazy(self._to_video_frame(item)))
             self.num_frames += 1
         elif self._video is None:
-            self._early.append(item)
+            self._pending.append(item)
         else:
             item.stream = self._copies[item.stream_index]
             self._mux([item])
 
-    def _takes(self, stream: Stream) -> bool:
-        """Whether the container can hold a stream's codec, as a container in memory tells."""
+    def _can_hold(self, stream: Stream) -> bool:
+        """Returns whether the container can hold a stream's codec, by trial in memory."""
         try:
             trial = av.open(io.BytesIO(), "w", format=self._format)
             trial.add_stream_from_template(stream)
@@ -77,62 +77,62 @@ class VideoWriter:
             return False
         return True
 
-    def _begin(self, pixels: Samples) -> VideoStream:
-        """Adds all streams, that of the frames first."""
+    def _add_streams(self, pixels: Pixels) -> VideoStream:
+        """Adds all streams, the video first; returns the video."""
         source, (height, width, _) = self._reader, pixels.shape
         codec, options = _VP9 if self._format == "webm" else _H264
         video = self._container.add_stream(codec, rate=source.rate, options=options)
         assert isinstance(video, VideoStream)
-        context, before = video.codec_context, source.video.codec_context
+        context, original = video.codec_context, source.video.codec_context
         if self._format != "webm" and (height % 2 or width % 2):
             source.notes.append("a row or column of pixels added, as H.264 needs even sides")
             height, width = height + height % 2, width + width % 2
         context.width, context.height, context.pix_fmt = width, height, "yuv420p"
         context.time_base = source.time_base
-        context.flags |= Flags.frame_duration  # the last frame's length is known from it alone
+        context.flags |= Flags.frame_duration  # else the last frame has no duration
         context.colorspace, context.color_range = source.matrix, LIMITED
-        context.color_primaries, context.color_trc = before.color_primaries, before.color_trc
+        context.color_primaries, context.color_trc = original.color_primaries, original.color_trc
         if (ratio := source.pixel_aspect) is not None:
             context.sample_aspect_ratio = ratio
-        _describe(video, source.video)
+        _copy_description(video, source.video)
         for stream in self.copied:
             self._copies[stream.index] = self._container.add_stream_from_template(stream)
-            _describe(self._copies[stream.index], stream)
+            _copy_description(self._copies[stream.index], stream)
         if chapters := source.container.chapters():
             self._container.set_chapters(chapters)
         self._video = video
-        for packet in self._early:
+        for packet in self._pending:
             self.write(packet)
         return video
 
-    def _encodable(self, frame: Frame) -> VideoFrame:
+    def _to_video_frame(self, frame: Frame) -> VideoFrame:
         pixels = frame.pixels
         if self._format != "webm":
             pixels = np.pad(pixels, ((0, pixels.shape[0] % 2), (0, pixels.shape[1] % 2), (0, 0)), mode="edge")
-        encodable = VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24").reformat(
+        video_frame = VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24").reformat(
             format="yuv420p",
             dst_colorspace=MATRICES[self._reader.matrix],
             src_color_range=FULL,
             dst_color_range=LIMITED,
         )
-        encodable.pts, encodable.duration, encodable.time_base = frame.pts, frame.duration, self._reader.time_base
-        return encodable
+        video_frame.pts, video_frame.duration, video_frame.time_base = frame.pts, frame.duration, self._reader.time_base
+        return video_frame
 
     def _mux(self, packets: "Iterable[Packet[Any]]") -> None:
         try:
             for packet in packets:
                 self._container.mux(packet)
         except av.FFmpegError as error:
-            if isinstance(error, OSError):  # a full disk, and the like
+            if isinstance(error, OSError):  # such as a full disk
                 raise
             raise Rejected(f"cannot be written as {self._format}", str(error.strerror)) from None
 
 
-def _describe(stream: Stream, original: Stream) -> None:
-    """Copies a stream's language, title and the like."""
-    stream.metadata.update(_lasting(original.metadata))
+def _copy_description(stream: Stream, original: Stream) -> None:
+    """Copies a stream's metadata, such as language and title, and its disposition."""
+    stream.metadata.update(_keep_metadata(original.metadata))
     stream.disposition = original.disposition
 
 
-def _lasting(metadata: dict[str, str]) -> dict[str, str]:
-    return {key: value for key, value in metadata.items() if key.lower() not in _OF_THE_OLD_FILE}
+def _keep_metadata(metadata: dict[str, str]) -> dict[str, str]:
+    return {key: value for key, value in metadata.items() if key.lower() not in _DROPPED_KEYS}

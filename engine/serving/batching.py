@@ -10,7 +10,8 @@ import torch
 
 from ...models import Colorizer
 from ...pipelines.imaging.decode import reduced_size
-from ..colorization.colorize import Colored, Pixels, colorize
+from ..colorization.colorize import ColorizedImage, colorize
+from ..colorization.pixels import Pixels
 
 MAX_SEEN = 1 << 21  # pixels that a network sees at once: the published one takes about 1 KB for each
 _PATIENCE = 0.005  # seconds that the first of a batch waits for others
@@ -23,7 +24,7 @@ class InferenceRequest:
     model: str
     pixels: Pixels
     size: int | None
-    future: Future[Colored] = field(default_factory=Future)
+    future: Future[ColorizedImage] = field(default_factory=Future)
 
     @property
     def seen(self) -> int:
@@ -36,7 +37,7 @@ class InferenceRequest:
 
 
 def seen_pixels(size: tuple[int, int], short_side: int | None) -> int:
-    """How many pixels a network sees of a picture of a width and height that is reduced_size to a short side."""
+    """How many pixels a network sees of a picture of a width and height that is reduced to a short side."""
     width, height = reduced_size(size, short_side)
     return width * height
 
@@ -52,7 +53,7 @@ class Batcher:
         self._thread = Thread(target=self._work, daemon=True)
         self._thread.start()
 
-    def submit(self, order: InferenceRequest) -> Future[Colored]:
+    def submit(self, order: InferenceRequest) -> Future[ColorizedImage]:
         """Its picture, in time."""
         with self._changed:
             self._waiting.append(order)

@@ -16,7 +16,7 @@ from PIL import Image
 from ...pipelines.imaging.decode import FORMATS, MIN_SIDE, Rejected
 from ...pipelines.imaging.encode import encode_jpeg
 from ...pipelines.packing.worker_pool import TaskFailure
-from ..colorization.colorize import Pixels
+from ..colorization.pixels import Pixels
 from ..inference import TrainedColorizer
 from .batching import MAX_SEEN, seen_pixels
 from .decoding import Measured

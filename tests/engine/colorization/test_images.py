@@ -1,4 +1,4 @@
-"""Files of every kind, read and written again: pixels, depth, opacity and metadata, or a note of what was lost."""
+"""Image files read and written again: pixels, depth, opacity and metadata, or a note of what was lost."""
 
 import io
 import struct
@@ -9,8 +9,9 @@ import av
 import numpy as np
 import pytest
 import tifffile
-from photochrom.engine.colorization.read_image import Picture, read_picture
-from photochrom.engine.colorization.write_image import write_picture
+from photochrom.engine.colorization.pixels import srgb_profile
+from photochrom.engine.colorization.read_image import SourceImage, read_image
+from photochrom.engine.colorization.write_image import write_image
 from photochrom.pipelines.imaging.decode import Rejected
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
@@ -27,7 +28,7 @@ def coffee(photos: Path) -> Image.Image:
 
 @pytest.fixture(scope="module")
 def deep(coffee: Image.Image) -> np.ndarray:
-    """16 bit (40, 60, 3) with something in the lower bytes."""
+    """16 bit (40, 60, 3) with noise in the lower bytes."""
     noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3))
     return (np.asarray(coffee).astype(np.uint16) << 8) + noise.astype(np.uint16)
 
@@ -41,7 +42,7 @@ def exif(orientation: int = 6) -> bytes:
 
 
 def grey_profile(gamma: float) -> bytes:
-    """An ICC profile of greys: v2, a display's, with one curve."""
+    """Returns an ICC profile of greys: v2, of a display, with one curve."""
 
     def tag(kind: bytes, body: bytes) -> bytes:
         return (kind + bytes(4) + body).ljust(-(-(8 + len(body)) // 4) * 4, b"\0")
@@ -59,21 +60,21 @@ def grey_profile(gamma: float) -> bytes:
     return head.ljust(128, b"\0") + table + b"".join(tags.values())
 
 
-def through(source: Path, target: Path | None = None) -> tuple[Path, Picture, tuple[str, ...]]:
-    """The file read and written again."""
-    picture = read_picture(source)
+def through(source: Path, target: Path | None = None) -> tuple[Path, SourceImage, tuple[str, ...]]:
+    """Reads and writes a file; returns the new path, the image and the notes."""
+    image = read_image(source)
     target = target or source.with_name(f"again{source.suffix}")
-    return target, picture, write_picture(picture, target)
+    return target, image, write_image(image, target)
 
 
 def deep_png(path: Path) -> np.ndarray:
-    """What FFmpeg reads, which knows 16-bit PNGs."""
+    """Decodes a 16-bit PNG by FFmpeg, since Pillow cannot."""
     with av.open(str(path)) as container:
         frame = next(container.decode(video=0))
         return frame.to_ndarray(format="rgba64le" if len(frame.format.components) == 4 else "rgb48le")
 
 
-def test_a_jpeg_keeps_all_it_carries_upright(coffee: Image.Image, tmp_path: Path) -> None:
+def test_a_jpeg_keeps_its_metadata_upright(coffee: Image.Image, tmp_path: Path) -> None:
     source = tmp_path / "a.jpg"
     iptc = b"Photoshop 3.0\x008BIM\x04\x04\0\0\0\0\0\x08\x1c\x02\x78\0\x03Hof\0"
     segment = b"\xff\xed" + struct.pack(">H", len(iptc) + 2) + iptc
@@ -95,7 +96,7 @@ def test_a_jpeg_keeps_all_it_carries_upright(coffee: Image.Image, tmp_path: Path
 
 
 def _orientations(*values: int) -> list[bytes]:
-    """The entry of EXIF for the orientation, as Pillow writes it."""
+    """Returns the EXIF entries of orientations as Pillow writes them."""
     return [struct.pack(">HHIHH", 0x0112, 3, 1, value, 0) for value in values]
 
 
@@ -105,18 +106,18 @@ def test_every_orientation(coffee: Image.Image, tmp_path: Path, suffix: str, ori
     source = tmp_path / f"a{suffix}"
     more: dict[str, Any] = {"lossless": True} if suffix == ".webp" else {}
     coffee.save(source, exif=exif(orientation), **more)
-    target, picture, _ = through(source)
+    target, image, _ = through(source)
     reference = Image.open(source)
     from PIL import ImageOps
 
     upright = np.asarray(ImageOps.exif_transpose(reference))
-    assert np.array_equal(picture.pixels, upright)
+    assert np.array_equal(image.pixels, upright)
     assert np.array_equal(np.asarray(Image.open(target)), upright)
     assert Image.open(target).getexif().get(0x0112, 1) == 1
-    assert ("turned upright" in picture.notes) == (orientation > 1)
+    assert ("turned upright" in image.notes) == (orientation > 1)
 
 
-def test_a_thumbnail_of_the_grey_picture_goes(coffee: Image.Image, tmp_path: Path) -> None:
+def test_a_thumbnail_of_the_grey_image_is_dropped(coffee: Image.Image, tmp_path: Path) -> None:
     thumbnail = io.BytesIO()
     coffee.convert("L").save(thumbnail, "JPEG")
     body = thumbnail.getvalue()
@@ -128,7 +129,7 @@ def test_a_thumbnail_of_the_grey_picture_goes(coffee: Image.Image, tmp_path: Pat
     assert Image.open(target).info["exif"] == b"Exif\0\0" + first[:-4] + bytes(4) + second + body
 
 
-def test_a_png_keeps_all_it_carries(coffee: Image.Image, tmp_path: Path) -> None:
+def test_a_png_keeps_its_metadata(coffee: Image.Image, tmp_path: Path) -> None:
     texts = PngInfo()
     texts.add_text("Title", "Caf\xe9")
     texts.add_itxt("Author", "\u0416", lang="ru")
@@ -145,14 +146,14 @@ def test_a_png_keeps_all_it_carries(coffee: Image.Image, tmp_path: Path) -> None
 
 
 def test_16_bit_pngs(deep: np.ndarray, tmp_path: Path) -> None:
-    """Made and read by FFmpeg."""
+    """Written and read by FFmpeg."""
     frame = av.VideoFrame.from_ndarray(deep, format="rgb48le").reformat(format="rgb48be")
     with av.open(str(tmp_path / "a.png"), "w", format="image2") as container:
         stream = container.add_stream("png")
         stream.width, stream.height, stream.pix_fmt = 60, 40, "rgb48be"
         container.mux([*stream.encode(frame), *stream.encode()])
-    target, picture, notes = through(tmp_path / "a.png")
-    assert np.array_equal(picture.pixels, deep)
+    target, image, notes = through(tmp_path / "a.png")
+    assert np.array_equal(image.pixels, deep)
     assert np.array_equal(deep_png(target), deep)
     assert notes == ()
 
@@ -160,9 +161,9 @@ def test_16_bit_pngs(deep: np.ndarray, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["png", "tif"])
 def test_16_bit_greys(deep: np.ndarray, tmp_path: Path, kind: str) -> None:
     Image.fromarray(deep[..., 0]).save(tmp_path / f"a.{kind}", dpi=(600, 600))
-    target, picture, notes = through(tmp_path / f"a.{kind}")
-    assert np.array_equal(picture.pixels, np.repeat(deep[..., :1], 3, axis=2))
-    assert np.array_equal(deep_png(target) if kind == "png" else tifffile.imread(target), picture.pixels)
+    target, image, notes = through(tmp_path / f"a.{kind}")
+    assert np.array_equal(image.pixels, np.repeat(deep[..., :1], 3, axis=2))
+    assert np.array_equal(deep_png(target) if kind == "png" else tifffile.imread(target), image.pixels)
     assert notes == ()
     assert Image.open(target).info["dpi"] == pytest.approx((600, 600), abs=0.1)
 
@@ -173,8 +174,8 @@ def test_16_bit_tiffs(deep: np.ndarray, tmp_path: Path, settings: dict[str, Any]
     pixels = np.dstack([deep, deep[..., 0]])[..., :channels]
     extra = {"extrasamples": ["unassalpha"]} if channels == 4 else {}
     tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", **settings, **extra)
-    target, picture, notes = through(tmp_path / "a.tif")
-    assert np.array_equal(picture.pixels, pixels[..., :3])
+    target, image, notes = through(tmp_path / "a.tif")
+    assert np.array_equal(image.pixels, pixels[..., :3])
     assert np.array_equal(tifffile.imread(target), pixels)
     assert notes == ()
     again = Image.open(target)
@@ -182,9 +183,9 @@ def test_16_bit_tiffs(deep: np.ndarray, tmp_path: Path, settings: dict[str, Any]
     assert np.array_equal(np.asarray(again), pixels >> 8)
 
 
-def test_greys_of_which_0_is_white(deep: np.ndarray, tmp_path: Path) -> None:
+def test_greys_with_white_as_0(deep: np.ndarray, tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", 65535 - deep[..., 0], photometric="miniswhite")
-    assert np.array_equal(read_picture(tmp_path / "a.tif").pixels[..., 0], deep[..., 0])
+    assert np.array_equal(read_image(tmp_path / "a.tif").pixels[..., 0], deep[..., 0])
 
 
 def test_a_tiff_keeps_its_tags(coffee: Image.Image, deep: np.ndarray, tmp_path: Path) -> None:
@@ -195,7 +196,7 @@ def test_a_tiff_keeps_its_tags(coffee: Image.Image, deep: np.ndarray, tmp_path: 
         file.write(deep[::2, ::2], photometric="rgb", metadata=None)
     target, _, notes = through(tmp_path / "a.tif")
     after = tifffile.TiffFile(target).pages[0].tags
-    assert [after[tag].value for tag in (270, 315, 33723, 700)] == ["Hof", "A. Nonym", b"IPTCIPTC", XMP]
+    assert [after[tag].value for tag in (270, 315, 33723, 700)] == ["Hof", "A. Nonym", b"IPTCIPTC", UPRIGHT_XMP]
     assert after[282].value == (300, 1)
     assert after[259].value == COMPRESSED
     assert notes == ("smaller pictures in the TIFF dropped",)
@@ -206,7 +207,7 @@ def test_a_tiff_keeps_its_tags(coffee: Image.Image, deep: np.ndarray, tmp_path: 
 
 
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".tif"])
-def test_opacity_stays(coffee: Image.Image, tmp_path: Path, suffix: str) -> None:
+def test_opacity_is_kept(coffee: Image.Image, tmp_path: Path, suffix: str) -> None:
     layer = coffee.copy()
     layer.putalpha(Image.linear_gradient("L").resize(layer.size))
     more: dict[str, Any] = {"lossless": True, "exact": True} if suffix == ".webp" else {}
@@ -216,14 +217,14 @@ def test_opacity_stays(coffee: Image.Image, tmp_path: Path, suffix: str) -> None
     assert notes == ()
 
 
-def test_opacity_of_palettes_and_of_one_colour(coffee: Image.Image, tmp_path: Path) -> None:
+def test_opacity_of_palettes_and_of_one_color(coffee: Image.Image, tmp_path: Path) -> None:
     coffee.convert("P", palette=Image.Palette.ADAPTIVE).save(tmp_path / "a.gif", transparency=3)
-    target, picture, _ = through(tmp_path / "a.gif", tmp_path / "a.gif.png")
-    assert picture.alpha is not None
-    assert np.array_equal(picture.alpha == 0, np.asarray(Image.open(tmp_path / "a.gif")) == 3)
+    target, image, _ = through(tmp_path / "a.gif", tmp_path / "a.gif.png")
+    assert image.alpha is not None
+    assert np.array_equal(image.alpha == 0, np.asarray(Image.open(tmp_path / "a.gif")) == 3)
     assert Image.open(target).mode == "RGBA"
     Image.fromarray(np.arange(2400, dtype=np.uint16).reshape(40, 60)).save(tmp_path / "b.png", transparency=600)
-    alpha = read_picture(tmp_path / "b.png").alpha
+    alpha = read_image(tmp_path / "b.png").alpha
     assert alpha is not None
     assert np.argwhere(alpha == 0).tolist() == [[10, 0]]
 
@@ -238,31 +239,42 @@ def test_what_a_jpeg_cannot_hold_is_noted(deep: np.ndarray, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("gamma", [1.0, 1.8, 2.2])
 @pytest.mark.parametrize("bits", [8, 16])
-def test_greys_are_brought_to_srgb_by_their_profile(tmp_path: Path, gamma: float, bits: int) -> None:
-    """Against the formulas."""
+def test_greys_are_converted_to_srgb_by_their_profile(tmp_path: Path, gamma: float, bits: int) -> None:
+    """Compared with the formulas."""
     top = 2**bits - 1
     ramp = np.linspace(0, top, 4096).round().astype(np.uint8 if bits == 8 else np.uint16).reshape(64, 64)
     Image.fromarray(ramp).save(tmp_path / "a.tif", icc_profile=grey_profile(gamma))
-    target, picture, notes = through(tmp_path / "a.tif")
+    target, image, notes = through(tmp_path / "a.tif")
     light = (ramp / top) ** gamma
     expected = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055) * 255
-    assert np.abs(picture.pixels[..., 1] / top * 255 - expected).max() < (0.55 if bits == 8 else 0.15)
+    assert np.abs(image.pixels[..., 1] / top * 255 - expected).max() < (0.55 if bits == 8 else 0.15)
     assert notes == ("brought to sRGB",)
     profile = ImageCms.ImageCmsProfile(io.BytesIO(Image.open(target).info["icc_profile"]))
     assert "sRGB" in ImageCms.getProfileDescription(profile)
 
 
-def test_colours_are_brought_to_srgb_by_their_profile(coffee: Image.Image, deep: np.ndarray, tmp_path: Path) -> None:
-    """Its primaries turned round, a profile makes another picture of the same numbers."""
+def test_colors_are_converted_to_srgb_by_their_profile(coffee: Image.Image, deep: np.ndarray, tmp_path: Path) -> None:
+    """By a profile with red and green exchanged."""
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     turned = srgb.replace(b"rXYZ", b"____").replace(b"gXYZ", b"rXYZ").replace(b"____", b"gXYZ")
     coffee.save(tmp_path / "a.png", icc_profile=turned)
-    target, picture, notes = through(tmp_path / "a.png")
-    assert np.abs(picture.pixels[..., [1, 0, 2]].astype(int) - np.asarray(coffee)).max() <= 2
+    target, image, notes = through(tmp_path / "a.png")
+    assert np.abs(image.pixels[..., [1, 0, 2]].astype(int) - np.asarray(coffee)).max() <= 2
     assert notes == ("brought to sRGB",)
     assert Image.open(target).info["icc_profile"] != turned
     tifffile.imwrite(tmp_path / "a.tif", deep, photometric="rgb", iccprofile=turned)
-    assert read_picture(tmp_path / "a.tif").notes == ("reduced to 8 bit", "brought to sRGB")
+    assert read_image(tmp_path / "a.tif").notes == ("reduced to 8 bit", "brought to sRGB")
+
+
+def test_converted_files_are_reproducible(coffee: Image.Image, tmp_path: Path) -> None:
+    """Little CMS puts the time into a new profile."""
+    date = ImageCms.ImageCmsProfile(io.BytesIO(srgb_profile())).profile.creation_date
+    assert date is not None
+    assert date.year == 2000
+    Image.fromarray(np.asarray(coffee.convert("L"))).save(tmp_path / "a.png", icc_profile=grey_profile(1.8))
+    files = [through(tmp_path / "a.png", tmp_path / name)[0].read_bytes() for name in ("b.png", "c.png")]
+    assert files[0] == files[1]
+    assert srgb_profile() in Image.open(tmp_path / "b.png").info["icc_profile"]
 
 
 def test_cmyk_lab_palettes_and_bits(coffee: Image.Image, tmp_path: Path) -> None:
@@ -278,35 +290,39 @@ def test_cmyk_lab_palettes_and_bits(coffee: Image.Image, tmp_path: Path) -> None
         "1.png": (Image.open(tmp_path / "1.png").convert("RGB"), 0, ()),
     }
     for name, (reference, tolerance, notes) in expected.items():
-        picture = read_picture(tmp_path / name)
-        assert np.abs(picture.pixels.astype(int) - np.asarray(reference)).max() <= tolerance, name
-        assert picture.notes == notes
+        image = read_image(tmp_path / name)
+        assert np.abs(image.pixels.astype(int) - np.asarray(reference)).max() <= tolerance, name
+        assert image.notes == notes
 
 
-def test_what_holds_more_than_8_bit_or_one_picture_says_so(coffee: Image.Image, tmp_path: Path) -> None:
+def test_reduced_depth_and_several_images_are_noted(coffee: Image.Image, tmp_path: Path) -> None:
     (tmp_path / "a.ppm").write_bytes(b"P6 40 40 65535\n" + bytes(40 * 40 * 6))
-    assert read_picture(tmp_path / "a.ppm").notes == ("reduced to 8 bit",)
+    assert read_image(tmp_path / "a.ppm").notes == ("reduced to 8 bit",)
     coffee.save(tmp_path / "a.gif", save_all=True, append_images=[coffee.rotate(9)])
-    assert read_picture(tmp_path / "a.gif").notes == ("only the first of its pictures taken",)
+    assert read_image(tmp_path / "a.gif").notes == ("only the first of its pictures taken",)
     coffee.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[coffee.rotate(9)])
-    assert read_picture(tmp_path / "a.jpg").notes == ("only the first of its pictures taken",)
+    assert read_image(tmp_path / "a.jpg").notes == ("only the first of its pictures taken",)
     coffee.save(tmp_path / "b.jpg", extra=b"\xff\xeb\0\x06JUMB")
-    assert read_picture(tmp_path / "b.jpg").notes == ("APP11 segment dropped",)
+    assert read_image(tmp_path / "b.jpg").notes == ("APP11 segment dropped",)
     for path, notes in ((tmp_path / "a.avif", ()), (tmp_path / "a.jp2", ())):
         coffee.save(path)
-        assert read_picture(path).notes == notes
+        assert read_image(path).notes == notes
 
 
-def test_what_cannot_be_read_has_a_reason(coffee: Image.Image, deep: np.ndarray, tmp_path: Path) -> None:
+def test_rejected_files_have_a_reason(coffee: Image.Image, deep: np.ndarray, tmp_path: Path) -> None:
     coffee.save(tmp_path / "whole.jpg")
     coffee.save(tmp_path / "whole.png")
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:-200])
     (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:-200])
     (tmp_path / "empty.png").touch()
-    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.png").write_text("no image")
     (tmp_path / "bomb.png").write_bytes(_png_header(60_000, 60_000))
     Image.fromarray(deep[..., 0].astype(np.float32)).save(tmp_path / "float.tif")
     Image.fromarray(deep[..., 0].astype(np.int32) * 9).save(tmp_path / "long.tif")
+    tifffile.imwrite(tmp_path / "float-rgb.tif", deep.astype(np.float32), photometric="rgb")
+    grey_alpha, extra = deep[..., :2], ["unassalpha"]
+    tifffile.imwrite(tmp_path / "alpha.tif", grey_alpha, photometric="minisblack", extrasamples=extra, planarconfig=1)
+    (tmp_path / "cut.tif").write_bytes((tmp_path / "alpha.tif").read_bytes()[:20])
     tifffile.imwrite(tmp_path / "planes.tif", np.moveaxis(deep, -1, 0), photometric="rgb", planarconfig="separate")
     reasons = {
         "cut.jpg": "damaged JPEG",
@@ -316,12 +332,15 @@ def test_what_cannot_be_read_has_a_reason(coffee: Image.Image, deep: np.ndarray,
         "bomb.png": "too many pixels",
         "float.tif": "unsupported pixels",
         "long.tif": "unsupported pixels",
+        "float-rgb.tif": "unsupported pixels",
+        "alpha.tif": "unsupported pixels",
+        "cut.tif": "not an image",
         "planes.tif": "unsupported pixels",  # Pillow reads these wrongly
         "gone.png": "unreadable",
     }
     for name, reason in reasons.items():
         with pytest.raises(Rejected) as caught:
-            read_picture(tmp_path / name)
+            read_image(tmp_path / name)
         assert caught.value.reason == reason, name
 
 
@@ -333,8 +352,8 @@ def _png_header(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + head + struct.pack(">I4s", 1 << 20, b"IDAT") + bytes(1000)
 
 
-def test_memory_is_asked_for_before_it_is_taken(coffee: Image.Image, tmp_path: Path) -> None:
+def test_memory_is_reserved_before_decoding(coffee: Image.Image, tmp_path: Path) -> None:
     coffee.save(tmp_path / "a.png")
     asked: list[int] = []
-    read_picture(tmp_path / "a.png", asked.append)
+    read_image(tmp_path / "a.png", asked.append)
     assert asked == [2 * 4 * 60 * 40]

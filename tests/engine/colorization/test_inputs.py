@@ -4,12 +4,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from photochrom.engine.colorization.inputs import Plan, plan
+from photochrom.engine.colorization.inputs import ColorizePlan, make_plan
 
 
 @pytest.fixture
 def album(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Empty files in folders, next to the current folder's out."""
+    """A tree of empty files in the current folder."""
     monkeypatch.chdir(tmp_path)
     for name in (
         "a.JPG",
@@ -26,15 +26,15 @@ def album(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return Path("album")
 
 
-def targets(made: Plan) -> list[str]:
-    return sorted(job.target.relative_to("out").as_posix() for job in made.jobs)
+def targets(planned: ColorizePlan) -> list[str]:
+    return sorted(task.target.relative_to("out").as_posix() for task in planned.tasks)
 
 
-def test_a_folder_is_mirrored_without_what_is_hidden_or_no_picture(album: Path) -> None:
-    made = plan(["album"], Path("out"))
-    assert targets(made) == ["1900/a.jpg", "1900/c.tif", "1900/clip.AVI.mkv", "a.JPG"]
-    assert [job.source.name for job in made.jobs if job.is_video] == ["clip.AVI"]
-    assert [path.name for path, _ in made.unread] == ["e.heic"]  # a picture, which is not passed over in silence
+def test_a_folder_is_mirrored_without_hidden_and_other_files(album: Path) -> None:
+    planned = make_plan(["album"], Path("out"))
+    assert targets(planned) == ["1900/a.jpg", "1900/c.tif", "1900/clip.AVI.mkv", "a.JPG"]
+    assert [task.source.name for task in planned.tasks if task.is_video] == ["clip.AVI"]
+    assert [path.name for path, _ in planned.unreadable] == ["e.heic"]  # an image, so it is not skipped silently
 
 
 @pytest.mark.parametrize(
@@ -50,70 +50,70 @@ def test_a_folder_is_mirrored_without_what_is_hidden_or_no_picture(album: Path) 
         ("a.mov", "a.mov"),
         ("a.webm", "a.webm"),
         ("a.mpg", "a.mpg.mkv"),
-        ("summary.json", "summary.json.png"),  # if that is what it is told to colorize
+        ("summary.json", "summary.json.png"),  # a file named as input is always colorized
     ],
 )
-def test_what_keeps_its_name(album: Path, name: str, target: str) -> None:
+def test_target_names(album: Path, name: str, target: str) -> None:
     Path(name).touch()
-    assert targets(plan([name], Path("out"))) == [target]
+    assert targets(make_plan([name], Path("out"))) == [target]
 
 
-def test_patterns_that_no_shell_has_expanded(album: Path) -> None:
-    assert targets(plan(["album/**/*.[jt]*"], Path("out"))) == ["1900/a.jpg", "1900/c.tif"]
-    assert targets(plan(["album/*/a.jpg"], Path("out"))) == ["1900/a.jpg"]
+def test_patterns(album: Path) -> None:
+    assert targets(make_plan(["album/**/*.[jt]*"], Path("out"))) == ["1900/a.jpg", "1900/c.tif"]
+    assert targets(make_plan(["album/*/a.jpg"], Path("out"))) == ["1900/a.jpg"]
     Path("odd[1].jpg").touch()
-    assert targets(plan(["odd[1].jpg"], Path("out"))) == ["odd[1].jpg"]  # the file of that name, where there is one
-    with pytest.raises(ValueError, match=r"no photograph matches album/\*\.gif"):
-        plan(["album/*.gif"], Path("out"))
+    assert targets(make_plan(["odd[1].jpg"], Path("out"))) == ["odd[1].jpg"]  # an existing file is not a pattern
+    with pytest.raises(ValueError, match=r"no image or video matches album/\*\.gif"):
+        make_plan(["album/*.gif"], Path("out"))
 
 
 @pytest.mark.parametrize("end", ["\n", "\0"])
 def test_a_list_on_stdin(album: Path, end: str, monkeypatch: pytest.MonkeyPatch) -> None:
     listed = end.join(["album/1900/a.jpg", "album/a.JPG", "album/gone.jpg", ""]).encode()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(listed)))
-    made = plan(["-"], Path("out"))
-    assert targets(made) == ["1900/a.jpg", "a.JPG"]  # from the folder that all of them are in
-    assert made.unread == [(Path("album/gone.jpg"), "there is no such file")]
+    planned = make_plan(["-"], Path("out"))
+    assert targets(planned) == ["1900/a.jpg", "a.JPG"]  # from the folder that all of them are in
+    assert planned.unreadable == [(Path("album/gone.jpg"), "there is no such file")]
 
 
-def test_what_is_there_is_kept_unless_it_is_to_be_written_over(album: Path) -> None:
+def test_existing_targets_are_kept_unless_overwritten(album: Path) -> None:
     Path("out").mkdir()
     Path("out/a.JPG").touch()
-    made = plan(["album/a.JPG", "album/1900/c.tif"], Path("out"))
-    assert targets(made) == ["c.tif"]
-    assert [job.target for job in made.kept] == [Path("out/a.JPG")]
-    assert targets(plan(["album/a.JPG"], Path("out"), overwrite=True)) == ["a.JPG"]
+    planned = make_plan(["album/a.JPG", "album/1900/c.tif"], Path("out"))
+    assert targets(planned) == ["c.tif"]
+    assert [task.target for task in planned.kept] == [Path("out/a.JPG")]
+    assert targets(make_plan(["album/a.JPG"], Path("out"), overwrite=True)) == ["a.JPG"]
 
 
-def test_results_within_the_folder_are_no_inputs(album: Path) -> None:
+def test_results_within_the_folder_are_not_inputs(album: Path) -> None:
     (album / "done").mkdir()
     (album / "done" / "a.jpg").touch()
-    made = plan(["album"], album / "done")
-    assert not [job.source for job in made.jobs if "done" in job.source.parts]
+    planned = make_plan(["album"], album / "done")
+    assert not [task.source for task in planned.tasks if "done" in task.source.parts]
 
 
 @pytest.mark.parametrize("out", ["album", "album/1900/..", "link"])
-def test_originals_are_not_written_over(album: Path, out: str) -> None:
+def test_originals_are_not_overwritten(album: Path, out: str) -> None:
     Path("link").symlink_to("album")
     for overwrite in (False, True):
-        with pytest.raises(ValueError, match="is an original, and would be written over: name another folder"):
-            plan(["album"], Path(out), overwrite=overwrite)
+        with pytest.raises(ValueError, match="is an original and would be overwritten: name another folder"):
+            make_plan(["album"], Path(out), overwrite=overwrite)
 
 
-def test_two_for_one_output_are_refused(album: Path) -> None:
+def test_two_inputs_for_one_target_are_refused(album: Path) -> None:
     Path("copy").mkdir()
     Path("copy/a.JPG").touch()
     with pytest.raises(ValueError, match="would both become"):
-        plan(["album/a.JPG", "copy/a.JPG"], Path("out"))
-    assert targets(plan(["album/1900/a.jpg", "album/1900/"], Path("out"))) == ["a.jpg", "c.tif", "clip.AVI.mkv"]
+        make_plan(["album/a.JPG", "copy/a.JPG"], Path("out"))
+    assert targets(make_plan(["album/1900/a.jpg", "album/1900/"], Path("out"))) == ["a.jpg", "c.tif", "clip.AVI.mkv"]
 
 
-def test_what_is_not_there_is_said_before_anything_is_done(album: Path) -> None:
-    with pytest.raises(ValueError, match=r"there is no photograph or folder nowhere\.jpg"):
-        plan(["album", "nowhere.jpg"], Path("out"))
+def test_missing_inputs_are_refused(album: Path) -> None:
+    with pytest.raises(ValueError, match=r"there is no file or folder nowhere\.jpg"):
+        make_plan(["album", "nowhere.jpg"], Path("out"))
     Path("empty").mkdir()
-    with pytest.raises(ValueError, match="empty holds no photographs"):
-        plan(["empty"], Path("out"))
+    with pytest.raises(ValueError, match="there are no images or videos in empty"):
+        make_plan(["empty"], Path("out"))
 
 
 def test_a_folder_that_cannot_be_read_is_named(album: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,15 +125,15 @@ def test_a_folder_that_cannot_be_read_is_named(album: Path, monkeypatch: pytest.
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", deny)
-    made = plan(["album"], Path("out"))
-    assert (Path("album/1900"), "unreadable: Permission denied") in made.unread
-    assert targets(made) == ["a.JPG"]
+    planned = make_plan(["album"], Path("out"))
+    assert (Path("album/1900"), "unreadable: Permission denied") in planned.unreadable
+    assert targets(planned) == ["a.JPG"]
 
 
-def test_no_list_leads_out_of_the_output(album: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_lists_do_not_lead_out_of_the_output(album: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"../album/a.JPG\n../album/1900/../1900/a.jpg\n")))
-    assert targets(plan(["-"], Path("out"))) == ["1900/a.jpg", "a.JPG"]
-    with pytest.raises(ValueError, match="goes up again behind its first"):
-        plan(["../album/*/../a.JPG"], Path("out"))
+    assert targets(make_plan(["-"], Path("out"))) == ["1900/a.jpg", "a.JPG"]
+    with pytest.raises(ValueError, match=r"has \.\. after a wildcard"):
+        make_plan(["../album/*/../a.JPG"], Path("out"))

@@ -3,125 +3,128 @@ import time
 from collections.abc import Generator
 
 import pytest
-from photochrom.engine.colorization.prefetch import Budget, Cancelled, Reserve, ahead, overlapped
+from photochrom.engine.colorization.prefetch import Cancelled, MemoryBudget, Reserve, prefetch, run_pipeline
 from photochrom.pipelines.imaging.decode import Rejected
 
 
-class Ledger:
-    """Bytes that are taken, the most there were, and where each step ran."""
+class HeldBytes:
+    """The bytes that are held, and their maximum."""
 
     def __init__(self) -> None:
-        self.held, self.most, self.lock = 0, 0, threading.Lock()
+        self.current, self.maximum, self.lock = 0, 0, threading.Lock()
 
     def add(self, amount: int) -> None:
         with self.lock:
-            self.held += amount
-            self.most = max(self.most, self.held)
+            self.current += amount
+            self.maximum = max(self.maximum, self.current)
 
 
 @pytest.mark.parametrize("sizes", [[10] * 40, [10, 250, 10, 10, 250, 99, 1] * 4, [250] * 5])
-def test_all_is_done_within_the_memory(sizes: list[int]) -> None:
-    """What needs more than there is goes alone; nothing waits for ever."""
-    ledger = Ledger()
+def test_the_memory_limit_is_kept(sizes: list[int]) -> None:
+    """Tasks that need more than the limit run alone; nothing waits forever."""
+    held = HeldBytes()
 
     def read(size: int, reserve: Reserve) -> int:
         reserve(size)
-        ledger.add(size)
+        held.add(size)
         time.sleep(0.001)
         return size
 
-    def write(job: int, size: int, made: int) -> int:
+    def write(task: int, size: int, output: int) -> int:
         time.sleep(0.002)
-        ledger.add(-size)
-        return made
+        held.add(-size)
+        return output
 
-    settings = {"together": 3, "threads": 4, "memory": 100}
-    done = list(overlapped(sizes, read=read, work=lambda some: [2 * it for it in some], write=write, **settings))
+    settings = {"batch_size": 3, "num_threads": 4, "max_bytes": 100}
+    done = list(
+        run_pipeline(sizes, read=read, process=lambda batch: [2 * size for size in batch], write=write, **settings)
+    )
     assert sorted(done) == sorted((size, 2 * size) for size in sizes)
-    assert ledger.most <= max(100, *sizes)
-    assert ledger.held == 0
+    assert held.maximum <= max(100, *sizes)
+    assert held.current == 0
 
 
-def test_the_rejected_do_not_hold_up_the_others() -> None:
-    def read(job: int, reserve: Reserve) -> int:
-        if job % 3 == 0:
+def test_rejected_tasks_do_not_hold_up_others() -> None:
+    def read(task: int, reserve: Reserve) -> int:
+        if task % 3 == 0:
             raise Rejected("before its size was known")
         reserve(60)
-        if job % 3 == 1:
+        if task % 3 == 1:
             raise Rejected("after")
-        return job
+        return task
 
-    def write(job: int, picture: int, made: int) -> str:
-        if job == 8:
+    def write(task: int, source: int, output: int) -> str:
+        if task == 8:
             raise Rejected("no place")
         return "done"
 
-    settings = {"together": 2, "threads": 3, "memory": 100}
-    done = dict(overlapped(range(30), read=read, work=list, write=write, **settings))
-    reasons = {job: it.reason if isinstance(it, Rejected) else it for job, it in done.items()}
+    settings = {"batch_size": 2, "num_threads": 3, "max_bytes": 100}
+    done = dict(run_pipeline(range(30), read=read, process=list, write=write, **settings))
+    reasons = {task: it.reason if isinstance(it, Rejected) else it for task, it in done.items()}
     assert reasons == {
-        job: ["before its size was known", "after", "no place" if job == 8 else "done"][job % 3] for job in range(30)
+        task: ["before its size was known", "after", "no place" if task == 8 else "done"][task % 3]
+        for task in range(30)
     }
 
 
-def test_reading_and_writing_overlap_with_the_work() -> None:
-    """The network has the second while the first is written and the third is read: each waits for the other two."""
+def test_reading_and_writing_overlap_with_processing() -> None:
+    """The second task is processed while the first is written and the third is read: each waits for the other two."""
     together = threading.Barrier(3, timeout=20)
 
-    def read(job: int, reserve: Reserve) -> int:
-        if job == 2:
+    def read(task: int, reserve: Reserve) -> int:
+        if task == 2:
             together.wait()
-        return job
+        return task
 
-    def work(some: list[int]) -> list[int]:
-        if 1 in some:
+    def process(batch: list[int]) -> list[int]:
+        if 1 in batch:
             together.wait()
-        return some
+        return batch
 
-    def write(job: int, read: int, made: int) -> int:
-        if job == 0:
+    def write(task: int, read: int, output: int) -> int:
+        if task == 0:
             together.wait()
-        return job
+        return task
 
-    done = overlapped(range(3), read=read, work=work, write=write, together=1, threads=2, memory=100)
-    assert sorted(job for job, _ in done) == [0, 1, 2]
+    done = run_pipeline(range(3), read=read, process=process, write=write, batch_size=1, num_threads=2, max_bytes=100)
+    assert sorted(task for task, _ in done) == [0, 1, 2]
 
 
-@pytest.mark.parametrize("where", ["read", "work", "write"])
-def test_other_errors_end_it_all_and_every_thread(where: str) -> None:
+@pytest.mark.parametrize("failing", ["read", "process", "write"])
+def test_other_errors_end_the_pipeline_and_its_threads(failing: str) -> None:
     def fail(step: str, result: object) -> object:
-        if step == where:
+        if step == failing:
             raise OSError(28, "No space left on device")
         return result
 
-    def read(job: int, reserve: Reserve) -> object:
+    def read(task: int, reserve: Reserve) -> object:
         reserve(80)  # so that others wait
-        return fail("read", job)
+        return fail("read", task)
 
     before = threading.active_count()
     with pytest.raises(OSError, match="No space left"):
         list(
-            overlapped(
+            run_pipeline(
                 range(20),
                 read=read,
-                work=lambda some: [fail("work", it) for it in some],
+                process=lambda batch: [fail("process", source) for source in batch],
                 write=lambda *_: fail("write", None),
-                together=2,
-                threads=3,
-                memory=100,
+                batch_size=2,
+                num_threads=3,
+                max_bytes=100,
             )
         )
     assert threading.active_count() == before
 
 
-def test_a_closed_budget_sends_away_who_waits() -> None:
-    budget = Budget(100)
-    budget.take(0, 90)
+def test_a_closed_budget_cancels_waiting_threads() -> None:
+    budget = MemoryBudget(100)
+    budget.acquire(0, 90)
     caught: list[Exception] = []
 
     def wait() -> None:
         try:
-            budget.take(1, 20)
+            budget.acquire(1, 20)
         except Cancelled as stopped:
             caught.append(stopped)
 
@@ -132,7 +135,7 @@ def test_a_closed_budget_sends_away_who_waits() -> None:
     assert len(caught) == 1
 
 
-def test_ahead_gets_what_is_next_and_stops_with_who_asks() -> None:
+def test_prefetch_runs_ahead_and_stops_with_its_consumer() -> None:
     got: list[int] = []
     closed = threading.Event()
 
@@ -144,7 +147,7 @@ def test_ahead_gets_what_is_next_and_stops_with_who_asks() -> None:
         finally:
             closed.set()
 
-    items = ahead(numbers(), 3)
+    items = prefetch(numbers(), 3)
     assert [next(items), next(items)] == [0, 1]
     limit = time.monotonic() + 20
     while len(got) < 2 + 3 + 1 and time.monotonic() < limit:  # in the queue, and one in hand
@@ -154,12 +157,12 @@ def test_ahead_gets_what_is_next_and_stops_with_who_asks() -> None:
     assert len(got) == 2 + 3 + 1
 
 
-def test_ahead_hands_errors_on() -> None:
+def test_prefetch_raises_errors_in_the_consumer() -> None:
     def numbers() -> Generator[int]:
         yield 1
         raise Rejected("damaged")
 
-    items = ahead(numbers(), 3)
+    items = prefetch(numbers(), 3)
     assert next(items) == 1
     with pytest.raises(Rejected):
         next(items)

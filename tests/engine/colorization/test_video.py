@@ -1,7 +1,6 @@
-"""Videos made, colorized and read by FFmpeg: frames, their times and their lightness, and the bytes of the sound."""
+"""Videos written, colorized and read by FFmpeg: frames, their times and lightness, and the bytes of the audio."""
 
 import json
-import subprocess
 import sys
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -13,10 +12,9 @@ import numpy as np
 import pytest
 import torch
 from photochrom.engine.cli import main
-from photochrom.engine.colorization import video as module
 from photochrom.engine.colorization.batch import ColorizeResult
-from photochrom.engine.colorization.inputs import plan
-from photochrom.engine.colorization.video import colorize_video
+from photochrom.engine.colorization.inputs import make_plan
+from photochrom.engine.colorization.video import INSTALL_AV, colorize_video
 from photochrom.engine.colorization.video_reader import Frame, VideoReader
 from photochrom.models import Colorizer, ColorPrediction
 from photochrom.pipelines.imaging.decode import Rejected
@@ -26,7 +24,7 @@ RATE = 48_000
 
 
 class Painter(Colorizer):
-    """Paints every frame in one colour, of its lightness."""
+    """Predicts one color for every frame."""
 
     def __init__(self, a: float = 15, b: float = 10) -> None:
         super().__init__()
@@ -39,7 +37,7 @@ class Painter(Colorizer):
 
 @dataclass
 class Video:
-    """What a file holds, frames in rgb24 by FFmpeg's own judgement."""
+    """A file's content, with frames in rgb24 as FFmpeg converts them."""
 
     duration: int
     frames: list[np.ndarray] = field(default_factory=list)
@@ -49,7 +47,7 @@ class Video:
 
 
 def grey_frames(number: int, width: int, height: int) -> list[np.ndarray]:
-    """A ramp that moves, from dark to bright."""
+    """Returns a grey ramp that changes over time."""
     ramp = np.linspace(40, 200, width)[None, :, None] * np.ones((height, 1, 3))
     return [(ramp + 20 * np.sin(step / 3)).astype(np.uint8) for step in range(number)]
 
@@ -105,15 +103,15 @@ def read(path: Path) -> Video:
 
 
 def colorized(source: Path, painter: Painter | None = None) -> tuple[Video, Video, ColorizeResult]:
-    """The video before and after."""
-    (job,) = plan([str(source)], source.parent / "out").jobs
-    outcome = colorize_video(painter or Painter(), job, size=32, device=torch.device("cpu"), batch_size=5)
-    assert [path.name for path in job.target.parent.iterdir()] == [job.target.name]
-    return read(source), read(job.target), outcome
+    """Colorizes a video; returns it before and after, and the result."""
+    (task,) = make_plan([str(source)], source.parent / "out").tasks
+    result = colorize_video(painter or Painter(), task, size=32, device=torch.device("cpu"), batch_size=5)
+    assert [path.name for path in task.target.parent.iterdir()] == [task.target.name]
+    return read(source), read(task.target), result
 
 
 def check_colours(before: Video, after: Video) -> None:
-    """The lightness is the original's, the colour the painter's."""
+    """Asserts that lightness is the original's and color the painter's."""
     for grey, colour in zip(before.frames, after.frames, strict=True):
         lab, reference = rgb2lab(colour), rgb2lab(grey)
         assert np.abs(lab[..., 0] - reference[..., 0]).mean() < 1
@@ -131,16 +129,16 @@ def check_colours(before: Video, after: Video) -> None:
     ],
 )
 def test_containers(tmp_path: Path, name: str, settings: dict[str, Any], target: str, codec: str) -> None:
-    before, after, outcome = colorized(make(tmp_path / name, **settings))
-    assert outcome.target.name == target
-    assert outcome.num_frames == len(after.frames) == 12
+    before, after, result = colorized(make(tmp_path / name, **settings))
+    assert result.target.name == target
+    assert result.num_frames == len(after.frames) == 12
     assert after.times == pytest.approx(before.times, abs=1e-9)
     assert after.packets["audio"] == before.packets["audio"]
     assert after.packet_times["audio"] == pytest.approx(before.packet_times["audio"], abs=1e-3)
     assert after.duration == pytest.approx(before.duration, abs=2000)
-    assert outcome.notes == ()
+    assert result.notes == ()
     check_colours(before, after)
-    with av.open(str(outcome.target)) as container:
+    with av.open(str(result.target)) as container:
         assert container.streams.video[0].codec_context.name == codec
 
 
@@ -157,7 +155,7 @@ def test_frames_of_uneven_length_keep_their_times(tmp_path: Path) -> None:
 @pytest.mark.parametrize("matrix", [1, 6])  # BT.709, SMPTE 170M, as FFmpeg numbers them
 @pytest.mark.parametrize("is_full", [False, True])
 def test_matrix_and_range_are_respected(tmp_path: Path, matrix: int, is_full: bool) -> None:
-    """Of a colour whose lightness depends on them."""
+    """With a color whose lightness depends on them."""
     image = np.full((64, 96, 3), (120, 40, 20), np.uint8)
 
     def tell(container: Any, stream: Any) -> None:
@@ -166,16 +164,16 @@ def test_matrix_and_range_are_respected(tmp_path: Path, matrix: int, is_full: bo
 
     reformat = {"dst_colorspace": {1: 1, 6: 5}[matrix], "dst_color_range": 2 if is_full else 1}
     source = make(tmp_path / "a.mkv", codec="ffv1", frames=[image] * 5, audio=None, before=tell, reformat=reformat)
-    _, _, outcome = colorized(source, Painter(30, 25))
-    with av.open(str(outcome.target)) as container:
+    _, _, result = colorized(source, Painter(30, 25))
+    with av.open(str(result.target)) as container:
         frame = next(container.decode(video=0))
         assert (frame.colorspace, frame.color_range, frame.color_trc) == (matrix, 1, 1)
         lab = rgb2lab(frame.to_ndarray(format="rgb24"))
     assert np.abs(lab - [rgb2lab(image)[0, 0, 0], 30, 25]).max() < 1.5
 
 
-def test_what_is_turned_becomes_upright(tmp_path: Path) -> None:
-    """A quarter to the left, with pixels wider than high, and a white corner."""
+def test_rotated_videos_become_upright(tmp_path: Path) -> None:
+    """Rotated by a quarter to the left, with pixels wider than high, and a white corner."""
     image = np.full((64, 96, 3), 60, np.uint8)
     image[:20, :30] = 220
 
@@ -183,26 +181,26 @@ def test_what_is_turned_becomes_upright(tmp_path: Path) -> None:
         stream.set_display_rotation(90)
         stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
 
-    _, after, outcome = colorized(make(tmp_path / "a.mp4", frames=[image] * 5, audio=None, before=turn))
-    assert outcome.notes == ("turned upright",)
+    _, after, result = colorized(make(tmp_path / "a.mp4", frames=[image] * 5, audio=None, before=turn))
+    assert result.notes == ("turned upright",)
     lightness = rgb2lab(after.frames[2])[..., 0]
     assert lightness.shape == (96, 64)
     assert lightness[76:, :10].min() > 75  # the upper left corner, turned to the left, is the lower left one
     assert lightness[:50].max() < 40
-    with av.open(str(outcome.target)) as container:
+    with av.open(str(result.target)) as container:
         assert container.streams.video[0].sample_aspect_ratio == Fraction(3, 4)
         assert next(container.decode(video=0)).rotation == 0
 
 
 def test_odd_sides_in_h264(tmp_path: Path) -> None:
-    before, after, outcome = colorized(make(tmp_path / "a.mkv", size=(97, 63), codec="ffv1", pixels="yuv444p"))
-    assert outcome.notes == ("a row or column of pixels added, as H.264 needs even sides",)
+    before, after, result = colorized(make(tmp_path / "a.mkv", size=(97, 63), codec="ffv1", pixels="yuv444p"))
+    assert result.notes == ("a row or column of pixels added, as H.264 needs even sides",)
     assert after.frames[0].shape == (64, 98, 3)
     after.frames = [frame[:63, :97] for frame in after.frames]
     check_colours(before, after)
 
 
-def test_what_else_a_video_holds(tmp_path: Path) -> None:
+def test_metadata_and_other_streams(tmp_path: Path) -> None:
     """Titles, a language, chapters, subtitles and a cover picture."""
     cover = np.full((64, 64, 3), 200, np.uint8)
 
@@ -229,11 +227,11 @@ def test_what_else_a_video_holds(tmp_path: Path) -> None:
         line = av.Packet(b"Bonjour")
         line.stream, line.time_base, line.pts, line.dts, line.duration = subtitles, Fraction(1, 1000), 40, 40, 200
         new.mux(line)
-    before, after, outcome = colorized(source)
+    before, after, result = colorized(source)
     assert before.packets["subtitle"] == after.packets["subtitle"] == [b"Bonjour"]
     assert after.packets["audio"] == before.packets["audio"]
-    assert outcome.notes == ("attachments dropped",)
-    with av.open(str(outcome.target)) as container:
+    assert result.notes == ("attachments dropped",)
+    with av.open(str(result.target)) as container:
         assert container.metadata["title"] == "Hof"
         assert [chapter["metadata"]["title"] for chapter in container.chapters()] == ["One"]
         assert [stream.metadata.get("language") for stream in container.streams] == [None, "deu", "fra"]
@@ -250,19 +248,19 @@ def test_broadcasts_begin_at_zero(tmp_path: Path) -> None:
     )
 
 
-def test_deeper_pixels_are_noted(tmp_path: Path) -> None:
-    _, _, outcome = colorized(make(tmp_path / "a.mkv", codec="ffv1", pixels="yuv420p10le", audio=None))
-    assert outcome.notes == ("reduced to 8 bit",)
+def test_reduced_depth_is_noted(tmp_path: Path) -> None:
+    _, _, result = colorized(make(tmp_path / "a.mkv", codec="ffv1", pixels="yuv420p10le", audio=None))
+    assert result.notes == ("reduced to 8 bit",)
 
 
 @pytest.mark.parametrize("batch_size", [1, 64])
 def test_batches_of_every_size(tmp_path: Path, batch_size: int) -> None:
-    told: list[tuple[int, int | None]] = []
-    (job,) = plan([str(make(tmp_path / "a.mp4"))], tmp_path / "out").jobs
+    calls: list[tuple[int, int | None]] = []
+    (task,) = make_plan([str(make(tmp_path / "a.mp4"))], tmp_path / "out").tasks
     settings = {"size": 32, "device": torch.device("cpu"), "batch_size": batch_size}
-    colorize_video(Painter(), job, progress=lambda done, total: told.append((done, total)), **settings)
-    assert told[-1] == (12, 12)
-    assert len(read(job.target).frames) == 12
+    colorize_video(Painter(), task, progress=lambda done, total: calls.append((done, total)), **settings)
+    assert calls[-1] == (12, 12)
+    assert len(read(task.target).frames) == 12
 
 
 def high_range(container: Any, stream: Any) -> None:
@@ -270,7 +268,7 @@ def high_range(container: Any, stream: Any) -> None:
 
 
 def damaged(folder: Path) -> dict[str, tuple[Path, str]]:
-    """Files that cannot be colorized, and why."""
+    """Makes files that cannot be colorized; returns them with the reason."""
     whole = make(folder / "whole.mp4", number=50).read_bytes()
     streamed = make(folder / "whole.mkv", number=50).read_bytes()
     flipped = bytearray(whole)
@@ -297,15 +295,15 @@ def damaged(folder: Path) -> dict[str, tuple[Path, str]]:
         (folder / name).write_bytes(content)
     make(folder / "hdr.mkv", before=high_range, audio=None)
     reasons = {name: reason for name, (_, reason) in contents.items()}
-    reasons |= {"sound.mkv": "not a video: no moving pictures", "hdr.mkv": "unsupported pixels: its range is high (PQ)"}
+    reasons |= {"sound.mkv": "not a video: it has no video stream", "hdr.mkv": "unsupported pixels: it is HDR (PQ)"}
     return {name: (folder / name, reason) for name, reason in reasons.items()}
 
 
-def test_what_cannot_be_colorized_has_a_reason_and_leaves_nothing(tmp_path: Path) -> None:
+def test_rejected_videos_have_a_reason_and_leave_no_file(tmp_path: Path) -> None:
     for source, reason in damaged(tmp_path).values():
-        (job,) = plan([str(source)], tmp_path / "out").jobs
+        (task,) = make_plan([str(source)], tmp_path / "out").tasks
         with pytest.raises(Rejected) as caught:
-            colorize_video(Painter(), job, size=32, device=torch.device("cpu"), batch_size=5)
+            colorize_video(Painter(), task, size=32, device=torch.device("cpu"), batch_size=5)
         assert str(caught.value).startswith(reason), source.name
     assert not list((tmp_path / "out").iterdir())
 
@@ -318,9 +316,9 @@ def test_by_command(trained: Path, photos: Path, tmp_path: Path, capsys: pytest.
     (source / "rocket.jpg").write_bytes((photos / "rocket.jpg").read_bytes())
     command = ["colorize", str(trained), str(source), "--out", str(tmp_path / "out")]
     assert main(command) == 1
-    said = capsys.readouterr()
-    assert "2 files colorized (12 frames of video) in " in said.out
-    assert f"not colorized: {source / 'cut.mp4'}: not a video" in said.err
+    captured = capsys.readouterr()
+    assert "2 files colorized (12 frames of video) in " in captured.out
+    assert f"not colorized: {source / 'cut.mp4'}: not a video" in captured.err
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert (summary["num_done"], summary["num_failed"], summary["num_frames"]) == (2, 1, 12)
     assert len(read(tmp_path / "out" / "film.mp4").frames) == 12
@@ -329,16 +327,16 @@ def test_by_command(trained: Path, photos: Path, tmp_path: Path, capsys: pytest.
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["num_kept"] == 2
 
 
-def test_without_pyav_photographs_are_done_and_videos_say_what_to_install(
-    trained: Path, photos: Path, tmp_path: Path
+def test_without_pyav_images_are_colorized_and_videos_fail(
+    trained: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = tmp_path / "in"
     source.mkdir()
     make(source / "film.mp4", number=3)
     (source / "rocket.jpg").write_bytes((photos / "rocket.jpg").read_bytes())
-    code = "import sys; sys.modules['av'] = None; from photochrom.engine.cli import main; sys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", code, "colorize", trained, source, "--out", tmp_path / "out"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert done.stderr.strip() == f"not colorized: {source / 'film.mp4'}: unreadable: {module.INSTALL_AV}"
+    monkeypatch.setitem(sys.modules, "av", None)
+    for name in ("video_reader", "video_writer"):
+        monkeypatch.delitem(sys.modules, f"photochrom.engine.colorization.{name}", raising=False)
+    assert main(["colorize", str(trained), str(source), "--out", str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().err.strip() == f"not colorized: {source / 'film.mp4'}: unreadable: {INSTALL_AV}"
     assert (tmp_path / "out" / "rocket.jpg").exists()

@@ -1,0 +1,41 @@
+"""The options of `photochrom colorize`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ..configuration.config import Device
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColorizeConfig:
+    """Colorizes images and videos at full resolution with their own lightness.
+
+    Args:
+        checkpoint: Run folder, checkpoint or model.safetensors.
+        inputs: Images, videos, folders of them, patterns such as 'album/**/*.jpg', or - for a list on stdin.
+        out: Folder for the results; other files in it stay.
+        size: Short side in pixels at which the network sees an image, or native for full size. Default: the size of
+            its training.
+        overwrite: Colorize again what is in out already.
+        contact_sheet: Also write before-after.jpg, images beside their results.
+        batch_size: Frames, or images of one size, that go through the network together.
+        device: auto, cuda or cpu.
+        plugin: Python module to import first, for a model class of your own.
+    """
+
+    checkpoint: Path
+    inputs: list[str]
+    out: Path
+    size: int | Literal["native"] | None = None
+    overwrite: bool = False
+    contact_sheet: bool = False
+    batch_size: int = 8
+    device: Device = "auto"
+    plugin: str | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.size, int) and self.size < 8:
+            raise ValueError(f"--size {self.size} is below 8, the network's stride")
+        if self.batch_size < 1:
+            raise ValueError(f"--batch-size {self.batch_size} is not a positive number")
