@@ -27,7 +27,7 @@ from ..engine.training.train_step import Trainer
 from ..losses.quantization import ab_bins
 from ..models.vgg import Dilation
 from ..pipelines import LabBatch
-from ..pipelines.loading.synthetic_loader import colourful
+from ..pipelines.loading.synthetic_loader import random_lab
 from .common.options import RunOptions, parse_run, told
 from .common.results import Found, figures, publish
 from .common.timing import MIN_ROUNDS, Clock, collect, turns
@@ -177,7 +177,7 @@ class Step:
         # Any colours are as rare as any other: what a loss weighs does not change its time.
         loss = build_loss(with_prior(run.loss, [1 / len(ab_bins())] * len(ab_bins())))
         self._learner = Trainer(build_model(run.model), loss, replace(run, train=train), accelerator)
-        L, ab = colourful(batch_size, run.data.size, seed=0)
+        L, ab = random_lab(batch_size, run.data.size, seed=0)
         self._batch = LabBatch(L=L.to(device), ab=ab.to(device), index=torch.arange(batch_size))
         self._device, self._compiled = device, resolve_compile(train, device) != "off"
         self.arithmetic: str = accelerator.mixed_precision

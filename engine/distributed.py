@@ -18,7 +18,7 @@ from accelerate.utils import (
 from torch import nn
 from torch.utils._triton import has_triton
 
-from ..pipelines.loading.threads import own_cores
+from ..pipelines.system import available_cpus
 from .configuration.config import Device, Precision, TrainConfig
 
 T = TypeVar("T")
@@ -134,8 +134,8 @@ def threads_per_process() -> int:
     """
     local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if local == 1 or not hasattr(os, "sched_getaffinity"):
-        return max(1, own_cores() // local)
-    return max(1, min(own_cores(), len(os.sched_getaffinity(os.getppid())) // local))
+        return max(1, available_cpus() // local)
+    return max(1, min(available_cpus(), len(os.sched_getaffinity(os.getppid())) // local))
 
 
 def is_first_process() -> bool:

@@ -14,8 +14,7 @@ import torch
 from PIL import Image
 
 from .. import __version__
-from ..pipelines.installed import INSTALL_DALI
-from ..pipelines.loading.threads import own_cores
+from ..pipelines.system import INSTALL_DALI, available_cpus
 
 Verdict = Literal["ok", "note", "missing", "broken"]
 
@@ -48,7 +47,7 @@ def examine() -> Iterator[Check]:
     """Looks at all that training, evaluation and colorizing need."""
     yield Check(what="photochrom", verdict="ok", found=f"{__version__} on Python {platform.python_version()}")
     capability = torch.backends.cpu.get_cpu_capability()
-    yield Check(what="CPU", verdict="ok", found=f"{own_cores()} of {os.cpu_count()} cores usable, {capability}")
+    yield Check(what="CPU", verdict="ok", found=f"{available_cpus()} of {os.cpu_count()} cores usable, {capability}")
     yield Check(what="disk", verdict="ok", found=f"{shutil.disk_usage('.').free / 1e9:.0f} GB free in this folder")
     yield from map(_package, _PACKAGES)
     yield from _gpus()

@@ -1,13 +1,17 @@
-"""The loaders that a run can name, made for the device and the processes it has."""
+"""Creates the loaders that a run names, for its device and its processes."""
 
+from collections.abc import Sequence
+from os import PathLike
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 
 from ..pipelines import CachedLoader, DaliLoader, ShardSet, SyntheticLoader, TorchLoader
-from ..pipelines.installed import has_dali
+from ..pipelines.loading.augment import Crop
 from ..pipelines.loading.base import Loader
+from ..pipelines.loading.reader import Reader
+from ..pipelines.system import has_dali
 from .configuration.config import LoaderConfig, RunConfig
 from .distributed import resolve_compile, threads_per_process
 
@@ -19,13 +23,61 @@ LOADERS: dict[str, type[Loader]] = {
 }
 
 
-def make_loader(
-    config: LoaderConfig, data: Any, accelerator: Accelerator, *, shared: bool = True, **settings: Any
+def training_loader(
+    config: RunConfig, accelerator: Accelerator, *, reader: Reader | None = None, num_samples: int = 0
 ) -> Loader:
-    """A loader onto this process's device: of its share of each batch, or, if not `shared`, of all of it.
+    """Returns the loader that a run trains on; `reader` and `num_samples` as in Loader."""
+    data, train = config.data, config.train
+    return _create(
+        config.loader,
+        data.train,
+        accelerator,
+        batch_size=train.batch_size,
+        size=data.size,
+        train=True,
+        seed=train.seed,
+        parts=train.grad_accum_steps,
+        crop=data.crop,
+        scale=data.scale,
+        flip=data.flip,
+        compiled=resolve_compile(train, accelerator.device) != "off",
+        reader=reader,
+        num_samples=num_samples,
+    )
 
-    `data` is a shard set or its folder; `settings` are the loader's own.
-    """
+
+def evaluation_loader(
+    config: LoaderConfig,
+    data: ShardSet | str | PathLike[str],
+    accelerator: Accelerator,
+    *,
+    batch_size: int,
+    size: int,
+    crop: Crop = "squash",
+    samples: Sequence[int] | None = None,
+    shared: bool = True,
+) -> Loader:
+    """Returns a loader of one pass over a set or some of its samples; without `shared`, on each process all of it."""
+    return _create(
+        config, data, accelerator, shared, batch_size=batch_size, size=size, train=False, crop=crop, samples=samples
+    )
+
+
+def resolve_backend(backend: str, data: ShardSet, device: torch.device) -> str:
+    """Returns the loader's name; auto is dali where it is installed and has something to decode."""
+    if backend != "auto":
+        return backend
+    only_crops = data.store == "lab" and device.type == "cpu"  # TorchLoader takes half the time
+    return "dali" if has_dali() and not only_crops else "torch"
+
+
+def _create(
+    config: LoaderConfig,
+    data: ShardSet | str | PathLike[str],
+    accelerator: Accelerator,
+    shared: bool = True,
+    **settings: Any,
+) -> Loader:
     data = data if isinstance(data, ShardSet) else ShardSet.open(data)
     backend = resolve_backend(config.backend, data, accelerator.device)
     if backend == "dali":
@@ -42,30 +94,3 @@ def make_loader(
         world_size=accelerator.num_processes if shared else 1,
         **settings,
     )
-
-
-def training_loader(config: RunConfig, accelerator: Accelerator) -> Loader:
-    """The loader that a run trains on."""
-    data, train = config.data, config.train
-    return make_loader(
-        config.loader,
-        data.train,
-        accelerator,
-        batch_size=train.batch_size,
-        size=data.size,
-        train=True,
-        seed=train.seed,
-        parts=train.grad_accum_steps,
-        crop=data.crop,
-        scale=data.scale,
-        flip=data.flip,
-        compiled=resolve_compile(train, accelerator.device) != "off",
-    )
-
-
-def resolve_backend(backend: str, data: ShardSet, device: torch.device) -> str:
-    """The loader that is meant; auto is DALI's where it is installed and has something to decode."""
-    if backend != "auto":
-        return backend
-    only_cuts = data.store == "lab" and device.type == "cpu"  # which threads do in half the time
-    return "dali" if has_dali() and not only_cuts else "torch"

@@ -1,6 +1,6 @@
-"""Makes Lab batches from photographs: packing, shard sets, order, augmentation, loaders.
+"""Photographs to Lab batches: packing, shard sets, loaders.
 
-Names are imported when they are first used, so that neither DALI nor torch is loaded by who needs only the packer.
+Names are imported when they are first used, so that the packer needs neither DALI nor torch.
 """
 
 from importlib import import_module

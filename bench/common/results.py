@@ -16,8 +16,8 @@ from ...engine.configuration.config import to_plain_dict
 from ...engine.configuration.parser import parse_options
 from ...engine.console import console
 from ...engine.doctor import versions
-from ...pipelines.loading.threads import own_cores
 from ...pipelines.output_dir import check_output_file, write_json
+from ...pipelines.system import available_cpus
 
 Found = dict[str, Any]  # the figures of a benchmark, as `figures` puts them together
 
@@ -41,7 +41,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     return {
         "cpu": _processor(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "cores": own_cores(),
+        "cores": available_cpus(),
         "torch_threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
     }

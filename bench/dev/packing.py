@@ -18,8 +18,8 @@ from ...pipelines import PackConfig, pack
 from ...pipelines.imaging.decode import Rejected, decode, read_file, reduced_size
 from ...pipelines.imaging.encode import EncodingSettings, encode_jpeg, resize
 from ...pipelines.imaging.statistics import count_ab, sample_ab
-from ...pipelines.loading.threads import own_cores
 from ...pipelines.packing.process_image import encode_image
+from ...pipelines.system import available_cpus
 from ..common.results import figures, run, shares
 from ..common.timing import collect, spread
 
@@ -65,12 +65,12 @@ def measure(config: PackingConfig) -> dict[str, Any]:
     rows = spread(times, label="what", whole=lambda medians: medians[_GATE])
     rate, num_files = _pack(config)
     gate = next(row for row in rows if row["what"] == _GATE)
-    ceiling = own_cores() * 1e3 / gate["median(ms)"]
+    ceiling = available_cpus() * 1e3 / gate["median(ms)"]
     statistics = sum(row["share(%)"] for row in rows if row["what"] in _STATISTICS)
     counting = next(row["share(%)"] for row in rows if row["what"] == _STATISTICS[1])
     verdict = (
-        f"{rate:.0f} photographs/s while packing {num_files} files on {own_cores()} cores, {100 * rate / ceiling:.0f} "
-        f"% of the {ceiling:.0f} that the gate alone would let through; colours take {statistics:.1f} % of the gate, "
+        f"{rate:.0f} photographs/s while packing {num_files} files on {available_cpus()} cores, "
+        f"{100 * rate / ceiling:.0f} % of the {ceiling:.0f} that the gate alone would let through; colours take {statistics:.1f} % of the gate, "
         f"of which the statistics alone {counting:.1f} %"
     )
     return figures(config, torch.device("cpu"), rows, verdict)

@@ -24,9 +24,8 @@ from ...engine.distributed import make_trainer
 from ...engine.loaders import resolve_backend, training_loader
 from ...engine.training.loop import endless
 from ...pipelines.files import atomic_write
-from ...pipelines.installed import has_dali
-from ...pipelines.loading.threads import own_cores
 from ...pipelines.output_dir import check_output_file
+from ...pipelines.system import available_cpus, has_dali
 from ..common.options import RunOptions, parse_run, told
 from ..common.results import Found, figures, publish
 from ..common.timing import MIN_ROUNDS, Clock
@@ -111,7 +110,7 @@ def measure(config: RunConfig, seconds: float) -> Found:
     console.print(f"{configured} as configured, and others in turn, for {seconds:g} s ...")
     turns: Turns = {}
     _turn(config, accelerator, configured, 0)  # compiles, and brings the first photographs into memory
-    _measure(config, accelerator, by_threads(configured, own_cores()), turns, 0.4 * seconds)
+    _measure(config, accelerator, by_threads(configured, available_cpus()), turns, 0.4 * seconds)
     # What was best is among them again: it is compared in the same minutes.
     _measure(config, accelerator, dict.fromkeys([configured, *by_queue(configured, turns)]), turns, 0.45 * seconds)
     rows = [_row(setting, taken, turns[configured]) for setting, taken in turns.items()]

@@ -12,9 +12,9 @@ import torch
 
 from ...engine.configuration.config import RunConfig
 from ...pipelines import ShardSet, TorchLoader
-from ...pipelines.imaging.color import converter
+from ...pipelines.imaging.color import lab_converter
 from ...pipelines.loading.base import BatchPlan
-from ...pipelines.loading.batch_buffer import Pixels, cut, resized
+from ...pipelines.loading.batch_buffer import Pixels, crop, resize
 from ..common.timing import Clock, collect
 
 READ, DECODE, CUT, TRANSFER, LAB = "read", "decode", "crop and resize", "transfer", "Lab"
@@ -67,11 +67,11 @@ def _round(loader: TorchLoader, plan: BatchPlan, device: torch.device) -> dict[s
     seconds[READ] = clock.lap()
     for index, each, window in zip(plan.index.tolist(), stored, plan.window.tolist(), strict=True):
         clock.lap()
-        picture = loader.picture(index, each)
+        picture = loader.image(index, each)
         seconds[DECODE] += clock.lap()
-        square = cut(picture, window, planar)
+        square = crop(picture, window, planar)
         if window[2:] != [loader.size, loader.size]:
-            square = resized(square, loader.size, is_planar=planar)
+            square = resize(square, loader.size, is_planar=planar)
         seconds[CUT] += clock.lap()
         squares.append(square.copy())  # out of the memory that the next picture is decoded into
     last = _on_cpu(loader, plan, squares) if device.type == "cpu" else _on_device(loader, squares, device)
@@ -79,10 +79,10 @@ def _round(loader: TorchLoader, plan: BatchPlan, device: torch.device) -> dict[s
 
 
 def _on_cpu(loader: TorchLoader, plan: BatchPlan, squares: list[Pixels]) -> dict[str, float]:
-    canvas, whole = loader.canvases.blank(len(squares)), (0, 0, loader.size, loader.size)
+    buffer, whole = loader.buffers.new(len(squares)), (0, 0, loader.size, loader.size)
     clock = Clock(torch.device("cpu"))
     for i, square in enumerate(squares):
-        canvas.put(i, square, whole, bool(plan.flip[i]))
+        buffer.write(i, square, whole, bool(plan.flip[i]))
     return {LAB: clock.lap()}
 
 
@@ -91,5 +91,5 @@ def _on_device(loader: TorchLoader, squares: list[Pixels], device: torch.device)
     clock = Clock(device)
     there = pinned.to(device, non_blocking=True)
     transfer = clock.lap()
-    converter(loader.data.store)(there)
+    lab_converter(loader.data.store)(there)
     return {TRANSFER: transfer, LAB: clock.lap()}

@@ -14,8 +14,8 @@ from PIL import Image
 
 from ...pipelines import PackConfig, ShardSet, pack
 from ...pipelines.loading.reader import LocalReader
-from ...pipelines.loading.threads import own_cores
 from ...pipelines.output_dir import write_json
+from ...pipelines.system import available_cpus
 from .accuracy import write_reference
 from .config import RivalsConfig
 from .entries import SETS, WRITERS
@@ -34,7 +34,7 @@ class Work:
 
     def __init__(self, config: RivalsConfig, folder: Path, write: Writer) -> None:
         self._config, self._folder, self._write = config, folder, write
-        self._threads = config.threads or own_cores()
+        self._threads = config.threads or available_cpus()
         (folder / "import").mkdir(exist_ok=True)
         package = folder / "import" / "photochrom"  # for interpreters that have our libraries, but not us
         package.unlink(missing_ok=True)

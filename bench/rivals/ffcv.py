@@ -67,7 +67,7 @@ def _to_lab() -> Any:
     from ffcv.pipeline.compiler import Compiler
     from ffcv.pipeline.operation import Operation
 
-    from ...pipelines.imaging.kernels import rgb_window_to_lab as kernel
+    from ...pipelines.imaging.kernels import rgb_crop_to_lab as kernel
 
     class ToLab(Operation):  # type: ignore[misc]
         def generate_code(self) -> Callable[..., Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...engine.distributed import resolve_device
-from ...pipelines.loading.threads import own_cores
+from ...pipelines.system import available_cpus
 from .config import RivalsConfig
 from .datasets import Work
 from .entries import RIVALS, Entry
@@ -32,7 +32,7 @@ class EntryRunner:
 
     def __init__(self, config: RivalsConfig, folder: Path) -> None:
         self._config, self._folder = config, folder
-        self._threads = config.threads or own_cores()
+        self._threads = config.threads or available_cpus()
         self._device = resolve_device(config.device).type
         self._python: dict[str, Path] = {}  # of rivals that have been found
         self.work = Work(config, folder, self._write)

@@ -22,8 +22,8 @@ from ...engine.distributed import make_trainer
 from ...engine.training.loop import Run
 from ...engine.training.run import prepare
 from ...pipelines import DaliLoader, ShardSet
-from ...pipelines.loading.threads import own_cores
 from ...pipelines.remote import RemotePath
+from ...pipelines.system import available_cpus
 from ..common.options import RunOptions, parse_run, told
 from ..common.results import Found, figures, publish
 from ..common.timing import Clock, collect
@@ -167,7 +167,7 @@ def _circumstances(run: Run) -> SystemInfo:
     on_gpu = run.accelerator.device.type == "cuda"
     return SystemInfo(
         threads=loader.threads,
-        cores=own_cores(),
+        cores=available_cpus(),
         pixels=float(pixels.mean()),
         needed_pixels=float((pixels * factor**2).mean()),
         fits=_fits(_stored(data)),

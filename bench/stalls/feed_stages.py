@@ -16,7 +16,7 @@ from ...engine.training.loop import Run, endless
 from ...pipelines import LabBatch
 from ...pipelines.loading.base import Loader
 from ...pipelines.loading.reader import Bytes, Reader
-from ...pipelines.loading.synthetic_loader import colourful
+from ...pipelines.loading.synthetic_loader import random_lab
 
 NETWORK, TRANSFER, LAB, DECODE, STORAGE = "network", "transfer", "Lab", "decode", "storage"
 
@@ -96,7 +96,7 @@ def _limit(loader: Loader) -> int:
 def _from_host(run: Run, carry: Carry | None) -> Iterator[LabBatch]:
     """One batch, carried from the host's memory again and again: by default bytes travel, as loaders have it."""
     device, size, number = run.accelerator.device, run.config.data.size, run.config.train.batch_size
-    L, ab = colourful(number, size, seed=0)
+    L, ab = random_lab(number, size, seed=0)
     batch = LabBatch(L=L, ab=ab, index=torch.arange(number))
     if carry:
         while True:

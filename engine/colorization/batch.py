@@ -12,7 +12,7 @@ import torch
 
 from ...models import Colorizer
 from ...pipelines.imaging.decode import Rejected
-from ...pipelines.loading.threads import own_cores
+from ...pipelines.system import available_cpus
 from .colorize import ColorizedImage, colorize
 from .inputs import ColorizePlan, ColorizeTask
 from .prefetch import Reserve, run_pipeline
@@ -65,7 +65,7 @@ def colorize_images(
         process=process,
         write=_write,
         batch_size=batch_size,
-        num_threads=min(_MAX_THREADS, own_cores()),
+        num_threads=min(_MAX_THREADS, available_cpus()),
         max_bytes=_MAX_BYTES,
     )
     for num_done, (task, result) in enumerate(results, start=1):

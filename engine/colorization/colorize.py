@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ...models import Colorizer
 from ...pipelines.imaging.color import lab_to_gamut, rgb_to_lab
-from ...pipelines.loading.threads import own_cores
+from ...pipelines.imaging.srgb import linear_light
+from ...pipelines.system import available_cpus
 from .pixels import Pixels
 
 _ROWS = 256  # at once: Lab takes some 100 bytes for each pixel, and there are images of 100 megapixels
@@ -99,22 +100,22 @@ def _to_rgb_torch(L: Tensor, ab: Tensor, dtype: np.dtype[np.unsignedinteger[Any]
 
 
 def _to_lightness_numba(image: Pixels) -> Tensor:
-    from .lab_kernels import linear_light, write_lightness  # imports Numba, which is slow
+    from ...pipelines.imaging.lightness_kernels import write_lightness  # imports Numba, which is slow
 
-    linear = linear_light(image.dtype)
+    linear = linear_light(np.iinfo(image.dtype).max + 1).astype(np.float32)
     L = np.empty(image.shape[:2], np.float32)
     _map_strips(lambda rows: write_lightness(np.ascontiguousarray(image[rows]), linear, L[rows]), len(L))
     return torch.from_numpy(L)[None, None]
 
 
 def _to_rgb_numba(L: Tensor, ab: Tensor, dtype: np.dtype[np.unsignedinteger[Any]]) -> ColorizedImage:
-    from .lab_kernels import write_joined
+    from ...pipelines.imaging.lightness_kernels import write_rgb
 
     lightness, chroma = L[0, 0].numpy(), ab[0].float().numpy()
     pixels = np.empty((*lightness.shape, 3), dtype)
 
     def convert(rows: slice) -> int:
-        return int(write_joined(lightness[rows], np.ascontiguousarray(chroma[:, rows]), pixels[rows], _GAMUT_STEPS))
+        return int(write_rgb(lightness[rows], np.ascontiguousarray(chroma[:, rows]), pixels[rows], _GAMUT_STEPS))
 
     num_clipped = sum(_map_strips(convert, len(pixels)))
     return ColorizedImage(pixels=pixels, clipped=num_clipped / lightness.size)
@@ -131,4 +132,4 @@ def _strips(height: int) -> list[slice]:
 
 @cache
 def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(own_cores())
+    return ThreadPoolExecutor(available_cpus())

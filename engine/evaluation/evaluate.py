@@ -27,7 +27,7 @@ from ..configuration.registry import build_loss, import_plugin
 from ..console import progress_bar
 from ..distributed import make_accelerator
 from ..doctor import versions
-from ..loaders import make_loader
+from ..loaders import evaluation_loader
 from .gallery import chosen, write_gallery
 from .perceptual import PERCEPTUAL, Fid, load_lpips
 from .predictors import BASELINES, ModelPredictor, Predictor
@@ -309,13 +309,12 @@ class _Evaluation:
             write_figures(result, folder, list(BASELINES), self._protocol)
 
     def _loader(self, job: _Job, *, samples: Sequence[int] | None = None, shared: bool = True) -> Loader:
-        return make_loader(
+        return evaluation_loader(
             LoaderConfig(),
             job.data,
             self.accelerator,
             shared=shared,
             size=job.size,
-            train=False,
             crop=self.config.crop,
             batch_size=min(self.config.batch_size, len(samples)) if samples else self.config.batch_size,
             samples=samples,

@@ -36,7 +36,7 @@ from ..configuration.config import ClassSpec, RunConfig, save_yaml, to_plain_dic
 from ..configuration.registry import build_loss, build_model, find_class, resolved, with_prior
 from ..console import LiveLine, console, plural
 from ..distributed import make_trainer
-from ..loaders import make_loader, training_loader
+from ..loaders import evaluation_loader, training_loader
 from .async_checkpoint import AsyncCheckpointer
 from .flops import flops_per_image, published_peak
 from .lastword import last_word
@@ -201,19 +201,16 @@ def _loaders(config: RunConfig, accelerator: Accelerator) -> tuple[Loader, Loade
     loader = training_loader(config, accelerator)
     validation = None
     if data.val is not None:
-        validation = make_loader(
-            seen_once, data.val, accelerator, batch_size=train.batch_size, size=data.size, train=False
-        )
+        validation = evaluation_loader(seen_once, data.val, accelerator, batch_size=train.batch_size, size=data.size)
     shown = (validation or loader).data
     number = min(config.log.num_previews, shown.num_samples)
-    preview = make_loader(
+    preview = evaluation_loader(
         seen_once,
         shown,
         accelerator,
         shared=False,
         batch_size=number,
         size=data.size,
-        train=False,
         samples=range(number),
     )
     return loader, validation, preview

@@ -1,6 +1,6 @@
-"""sRGB to CIE Lab and back by Kornia, on whatever device the pixels are; and Lab in bytes.
+"""sRGB to CIE Lab and back by Kornia, on the device of the pixels; and Lab in bytes.
 
-Lab is D65, 2 degree observer, always float32: in bfloat16 it errs by up to 0.45.
+Lab is D65, 2 degree observer, always float32: in bfloat16 it is off by up to 0.45.
 """
 
 # Shapes: B samples, H W pixels. L in [0, 100], ab about -110..110; rgb is sRGB.
@@ -15,11 +15,13 @@ from torch import Tensor
 
 from ..shards import Store
 
-_BAND = 64  # rows of a picture that become codes at once: of large ones, float32 would take 1.2 GB
+_ROWS = 64  # converted at once: a whole large image would take 1.2 GB in float32
+
+LabConverter = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 def rgb_to_lab(rgb: Tensor) -> tuple[Tensor, Tensor]:
-    """L (B, 1, H, W) and ab (B, 2, H, W) of sRGB pixels: uint8 (B, H, W, 3), or float (B, 3, H, W) in [0, 1].
+    """Returns L (B, 1, H, W), ab (B, 2, H, W) of sRGB pixels: uint8 (B, H, W, 3), or float (B, 3, H, W) in [0, 1].
 
     Agrees with `skimage.color.rgb2lab` to 1e-3.
     """
@@ -32,38 +34,38 @@ def rgb_to_lab(rgb: Tensor) -> tuple[Tensor, Tensor]:
     return lab[:, :1], lab[:, 1:]
 
 
-def codes_to_lab(codes: Tensor) -> tuple[Tensor, Tensor]:
-    """L (B, 1, H, W) and ab (B, 2, H, W) of Lab in bytes (B, 3, H, W): L * 255 / 100, a + 128, b + 128, rounded."""
-    return codes[:, :1].float() * (100 / 255), codes[:, 1:].float() - 128
+def lab_uint8_to_lab(lab: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns L (B, 1, H, W) and ab (B, 2, H, W) of Lab in bytes (B, 3, H, W): L * 255 / 100, a + 128, b + 128."""
+    return lab[:, :1].float() * (100 / 255), lab[:, 1:].float() - 128
 
 
 @cache
-def converter(store: Store, *, compiled: bool = False) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """What makes L and ab of pictures as a set stores them, sRGB bytes or Lab in bytes; always in float32."""
-    convert = codes_to_lab if store == "lab" else rgb_to_lab
+def lab_converter(store: Store, *, compiled: bool = False) -> LabConverter:
+    """Returns the function from a set's images, sRGB or Lab in bytes, to L and ab in float32."""
+    convert = lab_uint8_to_lab if store == "lab" else rgb_to_lab
     return torch.compile(convert) if compiled else convert
 
 
-def lab_codes(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Lab in bytes (3, H, W), as `codes_to_lab` reads it, of sRGB pixels (H, W, 3); on the CPU.
+def rgb_to_lab_uint8(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Returns Lab in bytes (3, H, W), as `lab_uint8_to_lab` reads it, of sRGB pixels (H, W, 3); on the CPU.
 
-    L is off by at most 0.196 + 1e-3, a and b by 0.5 + 1e-3: half a step, and what the kernel is off.
+    L is off by at most 0.196 + 1e-3, a and b by 0.5 + 1e-3: half a step, plus the kernel's error.
     """
-    from .kernels import rgb_window_to_lab  # Numba takes its time to load
+    from .kernels import rgb_crop_to_lab  # slow to import: Numba
 
     height, width, _ = rgb.shape
-    codes = np.empty((3, height, width), np.uint8)
-    for top in range(0, height, _BAND):
-        rows = slice(top, min(top + _BAND, height))
-        L, ab = np.empty(codes[0, rows].shape, np.float32), np.empty(codes[1:, rows].shape, np.float32)
-        rgb_window_to_lab(rgb, top, 0, False, L, ab)
-        codes[0, rows] = L * np.float32(255 / 100) + np.float32(0.5)  # bytes cut off what is behind the point
-        codes[1:, rows] = ab + np.float32(128.5)
-    return codes
+    lab = np.empty((3, height, width), np.uint8)
+    for top in range(0, height, _ROWS):
+        rows = slice(top, min(top + _ROWS, height))
+        L, ab = np.empty(lab[0, rows].shape, np.float32), np.empty(lab[1:, rows].shape, np.float32)
+        rgb_crop_to_lab(rgb, top, 0, False, L, ab)
+        lab[0, rows] = L * np.float32(255 / 100) + np.float32(0.5)  # uint8 truncates, so this rounds
+        lab[1:, rows] = ab + np.float32(128.5)
+    return lab
 
 
 def lab_to_rgb(L: Tensor, ab: Tensor) -> Tensor:
-    """sRGB (B, 3, H, W) float32 in [0, 1] of L (B, 1, H, W) and ab (B, 2, H, W); colours out of gamut are clipped."""
+    """Returns sRGB (B, 3, H, W) in [0, 1] of L (B, 1, H, W), ab (B, 2, H, W), float32; out of gamut rgb is clipped."""
     from kornia.color import lab_to_rgb as kornia_lab_to_rgb
 
     with torch.autocast(L.device.type, enabled=False):
@@ -71,17 +73,17 @@ def lab_to_rgb(L: Tensor, ab: Tensor) -> Tensor:
 
 
 def lab_to_gamut(L: Tensor, ab: Tensor, steps: int = 8) -> tuple[Tensor, float]:
-    """sRGB (B, 3, H, W) of L (B, 1, H, W) and ab (B, 2, H, W) with L kept, and the share of pixels that were changed.
+    """Returns sRGB (B, 3, H, W) of L (B, 1, H, W) and ab (B, 2, H, W), and the share of pixels outside the gamut.
 
-    Colours that sRGB cannot show lose chroma, at their lightness and hue, until it can, to 1 / 2^steps of their chroma;
-    clipping their rgb, as `lab_to_rgb` does, would change their lightness.
+    Those pixels keep lightness and hue and lose chroma until they are inside, by bisection to 1 / 2^steps of their
+    chroma. (`lab_to_rgb` clips rgb, which changes the lightness.)
     """
     from kornia.color import lab_to_rgb as kornia_lab_to_rgb
 
     rgb = kornia_lab_to_rgb(torch.cat([L, ab], dim=1), clip=False)
     outside = ((rgb < -1e-3) | (rgb > 1 + 1e-3)).any(dim=1)
     if outside.any():
-        # Only the pixels outside, as pictures one pixel wide.
+        # Only the pixels outside, as images one pixel wide.
         L_out, ab_out = L.movedim(1, -1)[outside].T[None, ..., None], ab.movedim(1, -1)[outside].T[None, ..., None]
         low, high = torch.zeros_like(L_out), torch.ones_like(L_out)
         for _ in range(steps):

@@ -1,1 +1,1 @@
-"""Reads shard sets as Lab batches."""
+"""Loaders: shard sets to Lab batches."""

@@ -1,4 +1,4 @@
-"""Crop windows and flips: pure functions of (seed, epoch, sample index), the same for every loader, rank and resume."""
+"""Crop windows and flips: pure functions of (seed, epoch, sample), equal in every loader, rank and resumed run."""
 
 from typing import Any, Literal, get_args
 
@@ -9,7 +9,7 @@ from .hashing import uniform
 
 Crop = Literal["random_resized", "random", "center", "squash"]
 
-# One number per use, so that adding a use changes none of the others.
+# One number per use of randomness: a new use does not change the others.
 _AREA, _ASPECT, _TOP, _LEFT, _FLIP = range(5)
 _ATTEMPTS = 10  # as in torchvision's RandomResizedCrop
 
@@ -25,14 +25,14 @@ def crop_windows(
     scale: tuple[float, float],
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> NDArray[np.int64]:
-    """The window (n, 4) of each sample, as top, left, height and width in pixels, to be resized to size x size.
+    """Returns each sample's window (n, 4) as top, left, height, width in pixels. It will be resized to size x size.
 
-    `sizes` (n, 2) holds each photograph's height and width; `index` and `epoch` (n,) say which sample in which epoch.
+    `sizes` (n, 2) holds each photograph's height and width; `index` and `epoch` (n,) are the samples and their epochs.
 
     - random_resized: a share `scale` of the area, at an aspect `ratio` (Szegedy et al., CVPR 2015)
     - random: a window of size x size pixels, so that nothing is resized
     - center: the largest centred square
-    - squash: the whole photograph, its aspect ratio lost, as the original project does
+    - squash: the whole photograph, without its aspect ratio, like the original project
 
     Raises ValueError for `random` when a photograph is smaller than the window.
     """
@@ -48,28 +48,28 @@ def crop_windows(
                 height, width = sizes[sizes.min(axis=1).argmin()].tolist()
                 raise ValueError(f"crop=random cannot cut {size}x{size} pixels from a photograph of {width}x{height}")
             shape = np.full_like(sizes, size)
-            return np.concatenate([_placed(sizes, shape, key), shape], axis=1)
+            return np.concatenate([_random_corners(sizes, shape, key), shape], axis=1)
         case "random_resized":
             shape = _random_shapes(sizes, key, scale, ratio)
-            return np.concatenate([_placed(sizes, shape, key), shape], axis=1)
+            return np.concatenate([_random_corners(sizes, shape, key), shape], axis=1)
     raise ValueError(f"crop={crop!r} is unknown; known are {', '.join(get_args(Crop))}")
 
 
 def flips(index: NDArray[np.int64], epoch: NDArray[np.int64], *, seed: int) -> NDArray[np.bool_]:
-    """Whether each sample (n,) is mirrored left to right: one time in two."""
+    """Returns True for samples (n,) that are flipped left to right: one in two."""
     return uniform(seed, epoch, index, _FLIP) < 0.5
 
 
-def _placed(sizes: NDArray[np.int64], shape: NDArray[np.int64], key: tuple[Any, ...]) -> NDArray[np.int64]:
-    """Top left corners (n, 2) of windows of `shape` (n, 2), uniform over all places in the photograph."""
-    where = np.stack([uniform(*key, _TOP), uniform(*key, _LEFT)], axis=1)
-    return (where * (sizes - shape + 1)).astype(np.int64)
+def _random_corners(sizes: NDArray[np.int64], shape: NDArray[np.int64], key: tuple[Any, ...]) -> NDArray[np.int64]:
+    """Returns top left corners (n, 2) of windows of `shape` (n, 2), uniform over the photograph."""
+    position = np.stack([uniform(*key, _TOP), uniform(*key, _LEFT)], axis=1)
+    return (position * (sizes - shape + 1)).astype(np.int64)
 
 
 def _random_shapes(
     sizes: NDArray[np.int64], key: tuple[Any, ...], scale: tuple[float, float], ratio: tuple[float, float]
 ) -> NDArray[np.int64]:
-    """Heights and widths (n, 2): the first of ten candidates that fits, or the largest window of an allowed aspect."""
+    """Returns heights and widths (n, 2): the first of ten candidates that fits, or the largest of an allowed aspect."""
     seed, epoch, index = key
     attempt = np.arange(_ATTEMPTS)
     key = (seed, epoch[:, None], index[:, None])

@@ -1,9 +1,11 @@
-"""CachedLoader: what has been decoded once stays in memory; crops and mirroring still vary.
+"""CachedLoader: keeps decoded images in memory; crops and flips still vary.
 
-Nothing is ever thrown out: every sample comes once an epoch, so what would be evicted is as likely to be wanted as what
-takes its place (MinIO, Mohan et al., VLDB 2021).
+Nothing is evicted: every sample comes once an epoch, so the evicted image would be as likely to be needed as the one
+that replaces it (MinIO, Mohan et al., VLDB 2021).
 """
 
+from dataclasses import dataclass
+from os import PathLike
 from threading import Lock
 from typing import Any, Literal, get_args
 
@@ -13,63 +15,68 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..shards import ShardSet
 from .batch_buffer import BatchBuffer, Pixels
 from .torch_loader import TorchLoader
 
-CacheOn = Literal["ram", "device"]
+CacheLocation = Literal["ram", "device"]
 
-_SHARE = 0.5  # of the memory that is free at the beginning
+_DEFAULT_SHARE = 0.5  # of the memory that is free at the start
 
 
+@dataclass(eq=False, repr=False)
 class CachedLoader(TorchLoader):
-    """TorchLoader that keeps decoded pictures in memory, as many as fit; the others are decoded in every epoch.
+    """TorchLoader that keeps as many decoded images as fit in memory; the others are decoded in every epoch.
 
     Args:
-        cache_gib: Memory for them in GiB (1024^3 bytes), of this process; by default half of what is free, and in RAM
-            its share of that among `world_size`.
-        cache_location: Which memory: the machine's, or that of `device`, where they are then cut and resized too.
+        cache_gib: Memory of this process for the cache in GiB (1024^3 bytes); by default half of the free memory, and
+            in RAM this process's share of that half among `world_size`.
+        cache_location: ram, or device to keep images on `device`, where they are then cropped and resized too.
+
+    All other arguments are those of Loader.
     """
 
-    def __init__(
-        self, *args: Any, cache_gib: float | None = None, cache_location: CacheOn = "ram", **kwargs: Any
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        if cache_location not in get_args(CacheOn):
-            raise ValueError(f"cache_location={cache_location!r} is unknown; known are {', '.join(get_args(CacheOn))}")
-        self._on_device = cache_location == "device"
-        self._room = self._left = int(self._free() if cache_gib is None else cache_gib * 2**30)
+    cache_gib: float | None = None
+    cache_location: CacheLocation = "ram"
+
+    def __post_init__(self, source: ShardSet | str | PathLike[str]) -> None:
+        super().__post_init__(source)
+        if self.cache_location not in get_args(CacheLocation):
+            known = ", ".join(get_args(CacheLocation))
+            raise ValueError(f"cache_location={self.cache_location!r} is unknown; known are {known}")
+        self._on_device = self.cache_location == "device"
+        self._capacity = int(self._default_capacity() if self.cache_gib is None else self.cache_gib * 2**30)
+        self._free = self._capacity
         self._cache: dict[int, Pixels | Tensor] = {}
         self._lock = Lock()
 
     @property
     def share(self) -> float:
-        """How many of the photographs will fit, 1 for all."""
+        """The share of the photographs that fit in the cache, 1 for all."""
         needed = 3 * int(self.data.sizes.prod(axis=1).sum())
-        return min(1.0, self._room / needed)
+        return min(1.0, self._capacity / needed)
 
-    def _free(self) -> float:
+    def _default_capacity(self) -> float:
         if self._on_device and self.device.type == "cuda":
-            return _SHARE * torch.cuda.mem_get_info(self.device)[0]
-        return _SHARE * psutil.virtual_memory().available / self.world_size
+            return _DEFAULT_SHARE * torch.cuda.mem_get_info(self.device)[0]
+        return _DEFAULT_SHARE * psutil.virtual_memory().available / self.world_size
 
-    def _blank(self, number: int) -> BatchBuffer:
-        if self._on_device:
-            return self.canvases.for_device(number)
-        return super()._blank(number)
+    def _new_buffer(self, batch_size: int) -> BatchBuffer:
+        return self.buffers.new_for_device_images(batch_size) if self._on_device else super()._new_buffer(batch_size)
 
-    def _wanted(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _index_to_read(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.array([i for i in index.tolist() if i not in self._cache], dtype=np.int64)
 
-    def picture(self, index: int, stored: Any) -> Pixels | Tensor:
-        if (kept := self._cache.get(index)) is not None:
-            return kept
-        picture: Pixels | Tensor = self._decoded(index, stored)
+    def image(self, index: int, stored: Any) -> Pixels | Tensor:
+        if (cached := self._cache.get(index)) is not None:
+            return cached
+        image: Pixels | Tensor = self._decode(index, stored)
         if self._on_device:
-            picture = torch.tensor(picture, device=self.device)
+            image = torch.tensor(image, device=self.device)
         elif self.data.store == "lab" and self.reader.in_memory:
-            return picture
+            return image
         with self._lock:
-            if picture.nbytes <= self._left and index not in self._cache:
-                self._left -= picture.nbytes
-                self._cache[index] = picture
-        return picture
+            if image.nbytes <= self._free and index not in self._cache:
+                self._free -= image.nbytes
+                self._cache[index] = image
+        return image

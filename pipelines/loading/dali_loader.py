@@ -1,102 +1,107 @@
-"""DaliLoader: NVIDIA DALI decodes, crops, resizes and mirrors on the GPU; on the CPU it decodes the crops.
+"""DaliLoader: NVIDIA DALI decodes, crops, resizes and flips on the GPU; on the CPU it decodes the crops.
 
-DALI's own readers know one order, shuffle in a buffer, and their checkpoints load silently into other data. So the
-bytes come from `Reader`, in whatever order the plans say, as arrays over memory maps: one pipeline serves a whole run.
+DALI's own readers know one order, shuffle in a buffer, and load their checkpoints into other data without an error. So
+`Reader` provides the bytes, in the order of the plans, as arrays over memory maps, and one pipeline serves a whole run.
 """
 
 from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from os import PathLike
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..installed import require_dali
+from ..shards import ShardSet
+from ..system import require_dali
 from .base import BatchPlan, Loader
 from .batch import LabBatch
-from .batch_buffer import BatchBuffers
-from .reader import Bytes, planes_of
-from .threads import Threads
+from .batch_buffer import BatchBuffers, submit_range
+from .reader import Bytes, lab_planes
 
 
+@dataclass(eq=False, repr=False)
 class DaliLoader(Loader):
-    """Loader that decodes with DALI, on the GPU when `device` is one.
+    """Loader that decodes with DALI, on the GPU if `device` is one.
 
     Args:
-        hw_decoder_load: Share of the JPEGs that a GPU's hardware decoder takes, where it has one; from 0 to 1.
+        hw_decoder_load: Share of the JPEGs for a GPU's hardware decoder, where it has one; from 0 to 1.
 
-    All else is as in Loader. Raises ImportError when DALI is not installed.
+    All other arguments are those of Loader. Raises ImportError when DALI is not installed.
     """
 
-    def __init__(self, *args: Any, hw_decoder_load: float = 0.9, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        require_dali()
-        self.hw_decoder_load = hw_decoder_load
-        self._pipeline: _Pipeline | None = None
-        self._threads = Threads(self.threads)
-        self._canvases = BatchBuffers(self.size, self.data.store, self.device, self._convert)
+    hw_decoder_load: float = 0.9
 
-    def _batches(self, plans: Iterator[BatchPlan]) -> Iterator[LabBatch]:
-        # Whoever iterates has the pipeline to himself, and gives it back if it is known where it stands: not after an
-        # error, nor an interruption from the keyboard.
+    def __post_init__(self, source: ShardSet | str | PathLike[str]) -> None:
+        super().__post_init__(source)
+        require_dali()
+        self._pipeline: _Pipeline | None = None
+        self._buffers = BatchBuffers(self.size, self.data.store, self.device, self._to_lab)
+        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="photochrom")
+
+    def _load(self, plans: Iterator[BatchPlan]) -> Iterator[LabBatch]:
+        # One iterator has the pipeline at a time, and returns it while its position is known: not after an error or a
+        # keyboard interrupt.
         pipeline, self._pipeline = self._pipeline or _Pipeline(self), None
         try:
-            pipeline.begin(plans)
-        except RuntimeError:  # of a batch that was never asked for
+            pipeline.start(plans)
+        except RuntimeError:  # of an earlier batch that was not asked for
             pipeline = _Pipeline(self)
-            pipeline.begin(plans)
-        while (decoded := self._decoded(pipeline)) is not None:
-            L, ab = self._lab(*decoded)
+            pipeline.start(plans)
+        while (decoded := self._decode(pipeline)) is not None:
+            L, ab = self._convert(*decoded)
             try:
                 yield LabBatch(L=L, ab=ab, index=torch.from_numpy(decoded[0].index))
             except GeneratorExit:
                 break
         self._pipeline = pipeline
 
-    def _decoded(self, pipeline: "_Pipeline") -> tuple[BatchPlan, Any] | None:
+    def _decode(self, pipeline: "_Pipeline") -> tuple[BatchPlan, Any] | None:
         try:
             return pipeline.run()
         except RuntimeError as error:
-            raise self._unreadable(pipeline.failed, error) from error
+            raise self._decoding_error(pipeline.failed_plan, error) from error
 
-    def _lab(self, plan: BatchPlan, decoded: Any) -> tuple[Tensor, Tensor]:
+    def _convert(self, plan: BatchPlan, decoded: Any) -> tuple[Tensor, Tensor]:
         if self.device.type == "cuda":
-            return self._convert(torch.from_dlpack(decoded.as_tensor()))
-        canvas = self._canvases.blank(len(plan))
-        pictures = [np.asarray(decoded[i]) for i in range(len(plan))]
+            return self._to_lab(torch.from_dlpack(decoded.as_tensor()))
+        buffer = self._buffers.new(len(plan))
+        images = [np.asarray(decoded[i]) for i in range(len(plan))]
 
-        def put(i: int) -> None:
+        def write(i: int) -> None:
             _, _, height, width = plan.window[i].tolist()
-            canvas.put(i, pictures[i], (0, 0, height, width), bool(plan.flip[i]))
+            buffer.write(i, images[i], (0, 0, height, width), bool(plan.flip[i]))
 
-        self._threads.start(put, len(plan)).wait()
-        return canvas.lab()
+        for future in submit_range(self._pool, write, len(plan), self.threads):
+            future.result()
+        return buffer.finish()
 
 
 class _Pipeline:
-    """One DALI pipeline, which can be given one stream of plans after another.
+    """A DALI pipeline that runs one iterator of plans after another.
 
-    It runs some batches ahead of what is asked for. What it was told of those stays here for as long, since it reads
-    the bytes where they lie.
+    DALI takes inputs some batches ahead of its outputs and reads the bytes in place, so they are kept here until then.
     """
 
     def __init__(self, loader: DaliLoader) -> None:
         self._loader = loader
         self._plans: Iterator[BatchPlan] = iter(())
-        self._ahead: deque[tuple[BatchPlan, list[Bytes]]] = deque()
+        self._pending: deque[tuple[BatchPlan, list[Bytes]]] = deque()
         self._is_idle = True
-        self._dali = _built(loader, self._inputs)
+        self._dali = _build(loader, self._inputs)
 
-    def begin(self, plans: Iterator[BatchPlan]) -> None:
-        """Goes on with these plans; what is left of those before is let go of."""
+    def start(self, plans: Iterator[BatchPlan]) -> None:
+        """Continues with these plans; batches of earlier plans are dropped."""
         self._plans = iter(())
         while not self._is_idle:
             self.run()
         self._plans, self._is_idle = plans, False
 
     def run(self) -> tuple[BatchPlan, Any] | None:
-        """The next plan and its decoded pictures; None after the last one."""
+        """Returns the next plan and its decoded images; None after the last one."""
         device = self._loader.device
         stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
         try:
@@ -105,32 +110,32 @@ class _Pipeline:
             self._dali.reset()
             self._is_idle = True
             return None
-        return self._ahead.popleft()[0], decoded
+        return self._pending.popleft()[0], decoded
 
     @property
-    def failed(self) -> BatchPlan:
-        """The plan whose run has raised an error."""
-        return self._ahead[0][0]
+    def failed_plan(self) -> BatchPlan:
+        """The plan whose run raised an error."""
+        return self._pending[0][0]
 
     def _inputs(self) -> tuple[Any, ...]:
-        plan = next(self._plans)  # StopIteration is what DALI understands
-        stored = self._loader.reader.read(plan.index)
-        self._ahead.append((plan, stored))
-        if self._loader.data.store == "lab":
+        loader, plan = self._loader, next(self._plans)  # StopIteration ends DALI's epoch
+        stored = loader.reader.read(plan.index)
+        self._pending.append((plan, stored))
+        if loader.data.store == "lab":
             try:
-                stored = [planes_of(*each) for each in zip(stored, self._loader.data.sizes[plan.index], strict=True)]
+                stored = [lab_planes(*each) for each in zip(stored, loader.data.sizes[plan.index], strict=True)]
             except ValueError as error:
-                raise self._loader._unreadable(plan, error) from error
+                raise loader._decoding_error(plan, error) from error
         window = plan.window.astype(np.int32)
-        cuts = stored, np.ascontiguousarray(window[:, :2]), np.ascontiguousarray(window[:, 2:])
-        if self._loader.device.type == "cpu":
-            return cuts
-        width = np.where(plan.flip, -self._loader.size, self._loader.size)  # a negative one mirrors the picture
-        size = np.stack([np.full_like(width, self._loader.size), width], axis=1)
-        return *cuts, size.astype(np.float32)
+        crops = stored, np.ascontiguousarray(window[:, :2]), np.ascontiguousarray(window[:, 2:])
+        if loader.device.type == "cpu":
+            return crops
+        width = np.where(plan.flip, -loader.size, loader.size)  # a negative width flips the image
+        size = np.stack([np.full_like(width, loader.size), width], axis=1)
+        return *crops, size.astype(np.float32)
 
 
-def _built(loader: DaliLoader, inputs: Any) -> Any:
+def _build(loader: DaliLoader, inputs: Any) -> Any:
     from nvidia.dali import Pipeline, fn, types
 
     on_gpu, is_lab = loader.device.type == "cuda", loader.data.store == "lab"
@@ -152,20 +157,19 @@ def _built(loader: DaliLoader, inputs: Any) -> Any:
             no_copy=True,
         )
         if is_lab:
-            codes = stored.gpu() if on_gpu else stored
-            pictures = fn.slice(codes, start=start, shape=shape, axes=[1, 2])
+            images = fn.slice(stored.gpu() if on_gpu else stored, start=start, shape=shape, axes=[1, 2])
         else:
-            pictures = fn.decoders.image_slice(
+            images = fn.decoders.image_slice(
                 stored,
                 start=start,
                 shape=shape,
                 axes=[0, 1],
                 device="mixed" if on_gpu else "cpu",
-                jpeg_fancy_upsampling=True,  # as on the CPU: without it, subsampled chroma comes out blocky
+                jpeg_fancy_upsampling=True,  # as on the CPU; without it, subsampled chroma is blocky
                 hw_decoder_load=loader.hw_decoder_load,
             )
-        if on_gpu:  # on the CPU, torch takes a fifth of the time
-            pictures = fn.resize(pictures, size=size[0], interp_type=types.INTERP_LINEAR, antialias=True)
-        pipeline.set_outputs(pictures)
+        if on_gpu:  # on the CPU, torch resizes in a fifth of the time
+            images = fn.resize(images, size=size[0], interp_type=types.INTERP_LINEAR, antialias=True)
+        pipeline.set_outputs(images)
     pipeline.build()
     return pipeline

@@ -1,8 +1,8 @@
 """Random numbers as pure functions of integers.
 
-Order and augmentation must not depend on who asks, in which sequence or how often: not on the number of ranks, not on
-where a run was resumed. So there is no generator with a state here; a number is a hash of its coordinates (seed, epoch,
-sample, ...). The mixer is the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014, variant 13 of D. Stafford).
+Order and augmentation must not depend on the number of ranks or on where a run was resumed. So there is no generator
+with a state: each number is a hash of its coordinates (seed, epoch, sample, ...). The mixer is the finaliser of
+SplitMix64 (Steele, Lea and Flood, OOPSLA 2014, variant 13 of D. Stafford).
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def random_bits(*key: int | NDArray[np.int64]) -> NDArray[np.uint64]:
-    """64 random bits for each combination of the key's parts, which broadcast against one another."""
+    """Returns 64 random bits for each combination of the key's parts, which broadcast against one another."""
     state = np.zeros((1,), dtype=np.uint64)
     for part in key:
         state = _mix((state + _GOLDEN) ^ np.asarray(part, dtype=np.int64).view(np.uint64))
@@ -20,12 +20,12 @@ def random_bits(*key: int | NDArray[np.int64]) -> NDArray[np.uint64]:
 
 
 def uniform(*key: int | NDArray[np.int64]) -> NDArray[np.float64]:
-    """Numbers in [0, 1), 53 random bits each, for each combination of the key's parts."""
+    """Returns numbers in [0, 1) with 53 random bits for each combination of the key's parts."""
     return (random_bits(*key) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def permutation(size: int, *key: int) -> NDArray[np.int64]:
-    """A random order of 0 .. size - 1: the same for the same key on every machine and NumPy version."""
+    """Returns a random order of 0 .. size - 1, equal for equal keys on every machine and NumPy version."""
     return np.argsort(random_bits(*key, np.arange(size)), kind="stable")
 
 

@@ -1,4 +1,4 @@
-"""The stored bytes of any photographs of a shard set, in any order: memory maps of tars, or ranges of remote ones."""
+"""Reads the stored bytes of a shard set's samples in any order: from memory maps, or by ranges from a server."""
 
 import mmap
 from collections import OrderedDict
@@ -13,45 +13,45 @@ from ..shards import ShardSet
 
 Bytes = NDArray[np.uint8]
 
-_GAP = 1 << 16  # what lies this close together is read ahead as one
-_REQUESTS = 32  # tars of which a server is asked at a time
-_MAPS = 128  # tars that are open at a time, of the 256 or 1,024 files that systems allow
-_HELD = 16  # announcements that are kept for a reader that may have gone elsewhere
+_MAX_GAP = 1 << 16  # bytes between samples that are read as one range
+_MAX_REQUESTS = 32  # tars that are requested at the same time
+_MAX_MAPS = 128  # tars that are open at the same time, of the 256 or 1,024 files that systems allow
+_MAX_PREFETCHES = 16  # kept for samples that are never read
 
 
 class Reader(Protocol):
-    """Hands out stored pictures by their samples' numbers."""
+    """Reads stored images by sample index."""
 
-    read_ahead: int  # batches to prefetch before they are read
-    in_memory: bool  # whether what is read is where the system keeps it anyway
+    read_ahead: int  # batches between prefetch and read
+    in_memory: bool  # True if `read` returns memory that the system caches anyway
 
     def prefetch(self, index: NDArray[np.int64]) -> None:
-        """Lets these samples come while other things are done."""
+        """Starts to read these samples in the background."""
 
     def read(self, index: NDArray[np.int64]) -> list[Bytes]:
-        """The stored pictures, one array (bytes,) each, read only."""
+        """Returns the stored images, each a read-only array (bytes,)."""
 
     def close(self) -> None:
-        """Lets go of what was announced and not read."""
+        """Drops samples that were prefetched and not read."""
 
 
 def open_reader(data: ShardSet) -> Reader:
-    """The reader of a shard set, wherever it lies."""
+    """Returns the reader of a local or remote shard set."""
     return RemoteReader(data) if isinstance(data.root, RemotePath) else LocalReader(data)
 
 
 class LocalReader:
-    """Reads from the page cache, without a copy; what is announced is brought there in the meantime."""
+    """Reads from the page cache without a copy; prefetching brings samples there."""
 
     read_ahead = 2
     in_memory = True
 
     def __init__(self, data: ShardSet) -> None:
         self._data = data
-        self._maps: OrderedDict[int, mmap.mmap] = OrderedDict()  # the one used last at the end
+        self._maps: OrderedDict[int, mmap.mmap] = OrderedDict()  # by shard, the last used one at the end
 
     def prefetch(self, index: NDArray[np.int64]) -> None:
-        if not hasattr(mmap, "MADV_WILLNEED"):  # a Windows without it
+        if not hasattr(mmap, "MADV_WILLNEED"):  # Windows
             return
         for shard, start, stop in self._ranges(index):
             start -= start % mmap.PAGESIZE
@@ -65,10 +65,10 @@ class LocalReader:
         ]
 
     def _ranges(self, index: NDArray[np.int64]) -> list[tuple[int, int, int]]:
-        """Shard, first byte and byte behind the last of what lies together."""
+        """Returns shard, start and stop in bytes of ranges that cover the samples."""
         index = np.sort(index)
         shard, (start, size) = self._data.shard_of(index), self._data.places[index].T
-        cuts = np.flatnonzero((np.diff(shard) != 0) | (start[1:] - (start + size)[:-1] > _GAP))
+        cuts = np.flatnonzero((np.diff(shard) != 0) | (start[1:] - (start + size)[:-1] > _MAX_GAP))
         firsts, lasts = np.append(0, cuts + 1), np.append(cuts, len(index) - 1)
         return list(zip(shard[firsts].tolist(), start[firsts].tolist(), (start + size)[lasts].tolist(), strict=True))
 
@@ -85,10 +85,10 @@ class LocalReader:
                 raise ValueError(
                     f"{self._tar(shard)} was removed since it was opened: restore it or pack again"
                 ) from None
-            if len(self._maps) > _MAPS:  # arrays keep the map that they lie in
+            if len(self._maps) > _MAX_MAPS:  # arrays keep their map alive
                 self._maps.popitem(last=False)
         self._maps.move_to_end(shard)
-        if mapped.size() < self._data.shards[shard].bytes:  # or else the system would end the process, without a word
+        if mapped.size() < self._data.shards[shard].bytes:  # reading past the end would kill the process (SIGBUS)
             raise ValueError(
                 f"{self._tar(shard)} was cut to {mapped.size()} bytes since it was opened: restore it or pack again"
             )
@@ -99,48 +99,48 @@ class LocalReader:
 
 
 class RemoteReader:
-    """Reads by ranges. What is announced is asked for at once, a request for what lies together."""
+    """Reads ranges of tars from a server. Prefetching requests them, with one request for samples that are close."""
 
     read_ahead = 6
     in_memory = False
 
     def __init__(self, data: ShardSet) -> None:
         self._data = data
-        self._pool = ThreadPoolExecutor(_REQUESTS, thread_name_prefix="photochrom-reading")
-        self._largest = 0  # announcement
-        self._coming: dict[int, tuple[Future[list[Any]], int]] = {}  # of each sample, and its number among the ranges
+        self._pool = ThreadPoolExecutor(_MAX_REQUESTS, thread_name_prefix="photochrom-reading")
+        self._largest_prefetch = 0  # samples
+        self._pending: dict[int, tuple[Future[list[Any]], int]] = {}  # by sample: a request, and its place in the reply
 
     def prefetch(self, index: NDArray[np.int64]) -> None:
-        index = np.array([i for i in index.tolist() if i not in self._coming], dtype=np.int64)
+        index = np.array([i for i in index.tolist() if i not in self._pending], dtype=np.int64)
         shards = self._data.shard_of(index)
         for shard in np.unique(shards).tolist():
-            there = index[shards == shard]
-            starts, lengths = self._data.places[there].T.tolist()
-            tar = self._data.tar(int(there[0]))
-            future = self._pool.submit(tar.read_ranges, starts, lengths, gap=_GAP)  # type: ignore[union-attr]
-            self._coming |= {i: (future, number) for number, i in enumerate(there.tolist())}
-        self._largest = max(self._largest, len(index))
-        while len(self._coming) > _HELD * self._largest:
-            self._coming.pop(next(iter(self._coming)))
+            samples = index[shards == shard]
+            starts, lengths = self._data.places[samples].T.tolist()
+            tar = self._data.tar(int(samples[0]))
+            future = self._pool.submit(tar.read_ranges, starts, lengths, gap=_MAX_GAP)  # type: ignore[union-attr]
+            self._pending |= {sample: (future, place) for place, sample in enumerate(samples.tolist())}
+        self._largest_prefetch = max(self._largest_prefetch, len(index))
+        while len(self._pending) > _MAX_PREFETCHES * self._largest_prefetch:
+            self._pending.pop(next(iter(self._pending)))
 
     def read(self, index: NDArray[np.int64]) -> list[Bytes]:
-        places = {i: self._coming.pop(i) for i in set(index.tolist()) if i in self._coming}
-        if missing := [i for i in np.unique(index).tolist() if i not in places]:
+        requests = {i: self._pending.pop(i) for i in set(index.tolist()) if i in self._pending}
+        if missing := [i for i in np.unique(index).tolist() if i not in requests]:
             self.prefetch(np.array(missing))
-            places |= {i: self._coming.pop(i) for i in missing}
+            requests |= {i: self._pending.pop(i) for i in missing}
         return [
-            np.frombuffer(future.result()[number], dtype=np.uint8)
-            for future, number in (places[i] for i in index.tolist())
+            np.frombuffer(future.result()[place], dtype=np.uint8)
+            for future, place in (requests[i] for i in index.tolist())
         ]
 
     def close(self) -> None:
-        for future, _ in self._coming.values():
+        for future, _ in self._pending.values():
             future.cancel()
-        self._coming.clear()
+        self._pending.clear()
 
 
-def planes_of(stored: Bytes, size: NDArray[np.int64]) -> Bytes:
-    """The planes (3, H, W) of stored Lab, `size` being height and width. Raises ValueError."""
+def lab_planes(stored: Bytes, size: NDArray[np.int64]) -> Bytes:
+    """Returns the planes (3, H, W) of stored Lab; `size` is height and width. Raises ValueError for other lengths."""
     height, width = size.tolist()
     if stored.size != 3 * height * width:
         raise ValueError(f"{stored.size:,} bytes of Lab where {width}x{height} pixels have {3 * height * width:,}")

@@ -1,4 +1,4 @@
-"""SyntheticLoader: batches that are on the device already, for measuring what a network could do without waiting."""
+"""SyntheticLoader: batches that are on the device already, to measure the network without waiting for data."""
 
 from collections.abc import Iterator
 
@@ -13,25 +13,25 @@ from .batch import LabBatch
 
 
 class SyntheticLoader(Loader):
-    """Loader that decodes nothing: one batch of random colours, made once, under the numbers that others yield."""
+    """Loader that decodes nothing: one batch of random colours, generated once, with the indices of real batches."""
 
-    def _wanted(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _index_to_read(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
         return index[:0]
 
-    def _batches(self, plans: Iterator[BatchPlan]) -> Iterator[LabBatch]:
+    def _load(self, plans: Iterator[BatchPlan]) -> Iterator[LabBatch]:
         L, ab = torch.empty(0), torch.empty(0)
         for plan in plans:
             if len(L) < len(plan):
-                L, ab = (channels.to(self.device) for channels in colourful(len(plan), self.size, seed=self.seed))
+                L, ab = (channels.to(self.device) for channels in random_lab(len(plan), self.size, seed=self.seed))
             yield LabBatch(L=L[: len(plan)], ab=ab[: len(plan)], index=torch.from_numpy(plan.index))
 
 
-def colourful(number: int, size: int, *, seed: int) -> tuple[Tensor, Tensor]:
-    """L (B, 1, S, S) and ab (B, 2, S, S) of squares of 8 pixels in random colours of sRGB.
+def random_lab(batch_size: int, size: int, *, seed: int) -> tuple[Tensor, Tensor]:
+    """Returns L (B, 1, S, S) and ab (B, 2, S, S) of squares of 8 pixels in random sRGB colours.
 
-    They are as smooth as photographs: noise would have a middle grey on any coarser grid.
+    Squares are as smooth as photographs; noise would average to grey on a coarser grid.
     """
     side = -(-size // 8)
-    colours = torch.rand(number, 3, side, side, generator=torch.Generator().manual_seed(seed))
+    colours = torch.rand(batch_size, 3, side, side, generator=torch.Generator().manual_seed(seed))
     squares = colours.repeat_interleave(8, dim=2).repeat_interleave(8, dim=3)
     return rgb_to_lab(squares[..., :size, :size])

@@ -1,13 +1,15 @@
-"""TorchLoader: decodes on the CPU in threads, without DALI; for machines that have none, and as DALI's reference.
+"""TorchLoader: decodes on the CPU in threads, without DALI; for machines without DALI, and as its reference.
 
-libjpeg-turbo, torch's resize and the Lab kernel let go of Python's lock, so that threads need no copies between
-processes (docs/performance.md has the comparison).
+libjpeg-turbo, torch's resize and the Lab kernel release the GIL, so that threads do without the copies that processes
+need (docs/performance.md has the comparison).
 """
 
 import threading
 from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -15,86 +17,85 @@ import simplejpeg
 import torch
 
 from ..imaging.decode import decode
+from ..shards import ShardSet
 from .base import BatchPlan, Loader, check_size
 from .batch import LabBatch
-from .batch_buffer import BatchBuffer, BatchBuffers, Pixels
-from .reader import Bytes, planes_of
-from .threads import Threads, Work
+from .batch_buffer import BatchBuffer, BatchBuffers, Pixels, submit_range
+from .reader import Bytes, lab_planes
 
 
 class TorchLoader(Loader):
-    """Loader that decodes with libjpeg-turbo; on a GPU, resized bytes travel and become Lab there."""
+    """Loader that decodes with libjpeg-turbo. On a GPU, resized bytes are copied there and converted to Lab."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._threads = Threads(self.threads)
-        self._memory = threading.local()
-        self.canvases = BatchBuffers(self.size, self.data.store, self.device, self._convert)
+    def __post_init__(self, source: ShardSet | str | PathLike[str]) -> None:
+        super().__post_init__(source)
+        self.buffers = BatchBuffers(self.size, self.data.store, self.device, self._to_lab)
+        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="photochrom")
+        self._local = threading.local()
 
-    def _batches(self, plans: Iterator[BatchPlan]) -> Iterator[LabBatch]:
-        started: deque[_Started] = deque()
+    def _load(self, plans: Iterator[BatchPlan]) -> Iterator[LabBatch]:
+        pending: deque[_PendingBatch] = deque()
         try:
             for plan in plans:
-                started.append(self._start(plan))
-                if len(started) > self.prefetch_batches:
-                    yield self._finished(started.popleft())
-            while started:
-                yield self._finished(started.popleft())
+                pending.append(self._start(plan))
+                if len(pending) > self.prefetch_batches:
+                    yield self._finish(pending.popleft())
+            while pending:
+                yield self._finish(pending.popleft())
         finally:
-            for batch in started:
-                batch.work.cancel()
+            wait(future for batch in pending for future in batch.futures if not future.cancel())
 
-    def _start(self, plan: BatchPlan) -> "_Started":
-        canvas = self._blank(len(plan))
-        wanted, windows = self._wanted(plan.index), plan.window.tolist()
-        stored = dict(zip(wanted.tolist(), self.reader.read(wanted), strict=True))
+    def _start(self, plan: BatchPlan) -> "_PendingBatch":
+        buffer = self._new_buffer(len(plan))
+        to_read, windows = self._index_to_read(plan.index), plan.window.tolist()
+        stored = dict(zip(to_read.tolist(), self.reader.read(to_read), strict=True))
 
-        def put(i: int) -> None:
+        def write(i: int) -> None:
             index = int(plan.index[i])
-            picture = self.picture(index, stored.get(index))
-            canvas.put(i, picture, tuple(windows[i]), bool(plan.flip[i]))
+            buffer.write(i, self.image(index, stored.get(index)), tuple(windows[i]), bool(plan.flip[i]))
 
-        return _Started(plan, canvas, self._threads.start(put, len(plan)))
+        return _PendingBatch(plan, buffer, submit_range(self._pool, write, len(plan), self.threads))
 
-    def _blank(self, number: int) -> BatchBuffer:
-        return self.canvases.blank(number)
+    def _new_buffer(self, batch_size: int) -> BatchBuffer:
+        return self.buffers.new(batch_size)
 
-    def _finished(self, batch: "_Started") -> LabBatch:
+    def _finish(self, batch: "_PendingBatch") -> LabBatch:
         try:
-            batch.work.wait()
+            for future in batch.futures:
+                future.result()
         except (ValueError, OSError) as error:
-            raise self._unreadable(batch.plan, error) from error
-        L, ab = batch.canvas.lab()
+            raise self._decoding_error(batch.plan, error) from error
+        L, ab = batch.buffer.finish()
         return LabBatch(L=L, ab=ab, index=torch.from_numpy(batch.plan.index))
 
-    def picture(self, index: int, stored: Any) -> Any:
-        """The whole picture, as the canvas takes it: uint8 (H, W, 3) of sRGB, or (3, H, W) of Lab codes.
+    def image(self, index: int, stored: Any) -> Any:
+        """Returns a sample's whole image: uint8 (H, W, 3) in sRGB, or (3, H, W) in Lab.
 
-        `stored` are its bytes, if they were wanted.
+        `stored` holds its bytes if `_index_to_read` asked for them.
         """
-        return self._decoded(index, stored, self._scratch(index))
+        return self._decode(index, stored, self._decoding_memory(index))
 
-    def _decoded(self, index: int, stored: Bytes, out: Pixels | None = None) -> Pixels:
-        """The picture, in `out` if it fits there."""
+    def _decode(self, index: int, stored: Bytes, out: Pixels | None = None) -> Pixels:
+        """Returns the image, in `out` if it fits there."""
         if self.data.store == "lab":
-            return planes_of(stored, self.data.sizes[index])
+            return lab_planes(stored, self.data.sizes[index])
         try:
-            picture = simplejpeg.decode_jpeg(stored, colorspace="RGB", strict=True, buffer=out)
-        except ValueError:  # it is damaged, or no JPEG: shard sets of others hold PNG, WebP, CMYK too
-            picture = decode(stored.tobytes()).pixels
-        check_size(picture.shape[:2], self.data.sizes[index])
-        return picture
+            image = simplejpeg.decode_jpeg(stored, colorspace="RGB", strict=True, buffer=out)
+        except ValueError:  # a damaged JPEG, or another format: indexed shards hold PNG, WebP and CMYK too
+            image = decode(stored.tobytes()).pixels
+        check_size(image.shape[:2], self.data.sizes[index])
+        return image
 
-    def _scratch(self, index: int) -> Pixels:
-        """This thread's memory for a picture, used again and again: new memory takes a fifth of a decode's time."""
-        needed = 3 * int(self.data.sizes[index].prod())
-        if getattr(self._memory, "size", 0) < needed:
-            self._memory.size, self._memory.bytes = needed, np.empty(needed, dtype=np.uint8)
-        return self._memory.bytes
+    def _decoding_memory(self, index: int) -> Pixels:
+        """Returns this thread's memory for an image. It is reused: new memory takes a fifth of a decode's time."""
+        num_bytes = 3 * int(self.data.sizes[index].prod())
+        if getattr(self._local, "num_bytes", 0) < num_bytes:
+            self._local.num_bytes, self._local.memory = num_bytes, np.empty(num_bytes, dtype=np.uint8)
+        return self._local.memory
 
 
 @dataclass(frozen=True)
-class _Started:
+class _PendingBatch:
     plan: BatchPlan
-    canvas: BatchBuffer
-    work: Work
+    buffer: BatchBuffer
+    futures: list[Future[None]]

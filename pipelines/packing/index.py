@@ -13,10 +13,9 @@ from urllib.parse import quote
 
 from ..imaging.decode import Rejected
 from ..imaging.encode import EncodingSettings
-from ..installed import has_dali
-from ..loading.threads import own_cores
 from ..output_dir import claim_output
 from ..shards import MANIFEST, REJECTS, Shard, describe, write_index, write_manifest, write_rejects
+from ..system import available_cpus, has_dali
 from .dali_check import DaliCheck, Samples
 from .members import Unfit, members_of
 from .process_image import EncodedImage, ImageWorkers, ProcessedFile
@@ -160,7 +159,7 @@ def _examined(
     config: IndexConfig, found: dict[Path, list[PackedPhotograph]], tally: PackStats, progress: Progress
 ) -> list[Shard]:
     """Passes every photograph through the gate, and writes the index of each shard that has any left."""
-    number = config.workers or own_cores()
+    number = config.workers or available_cpus()
     gate = EncodingSettings(short_side=None, quality=95, subsampling="444")  # which matter only to what is left out
     total, done = sum(map(len, found.values())), 0
     shards: list[Shard] = []

@@ -20,11 +20,10 @@ from typing import Any, Literal
 from ... import __version__
 from ..imaging.decode import MIN_SIDE
 from ..imaging.encode import RESAMPLER, EncodingSettings, Subsampling
-from ..installed import has_dali
-from ..loading.threads import own_cores
 from ..output_dir import claim_resumable_output
 from ..remote import check_local
 from ..shards import WORK, Store, write_manifest, write_rejects
+from ..system import available_cpus, has_dali
 from .class_names import part_of, read_partition
 from .dali_check import DaliCheck
 from .external_sorter import ExternalSorter
@@ -183,7 +182,7 @@ class _Packing:
     ) -> None:
         self._config, self._work, self._partition, self._progress = config, work, partition, progress
         self.num_skipped = 0  # files in no partition
-        number = config.workers or own_cores()
+        number = config.workers or available_cpus()
         start_server(*config.worker_modules)
         decodes = config.store == "jpeg" and has_dali()
         dali = stack.enter_context(DaliCheck(threads=number)) if decodes else None

@@ -96,9 +96,9 @@ def encode_image(data: bytes, settings: EncodingSettings) -> EncodedImage:
     ab = sample_ab(pixels)
     ab_codes, ab_counts = count_ab(ab)
     if settings.store == "lab":
-        from ..imaging.color import lab_codes  # Numba takes seconds to load
+        from ..imaging.color import rgb_to_lab_uint8  # Numba takes seconds to load
 
-        stored, changes = lab_codes(pixels).tobytes(), (*changes, "to Lab")
+        stored, changes = rgb_to_lab_uint8(pixels).tobytes(), (*changes, "to Lab")
     elif not changes and is_plain_jpeg(data):
         stored = data
     else:

@@ -7,10 +7,9 @@ from pathlib import Path
 
 from ..files import sha256_of
 from ..imaging.decode import Rejected, decode
-from ..installed import has_dali
-from ..loading.threads import own_cores
 from ..remote import check_local
 from ..shards import MANIFEST, SUFFIXES, Shard, ShardSet, manifest_digest
+from ..system import available_cpus, has_dali
 from .dali_check import DaliCheck, samples_of
 from .members import Slice
 from .worker_pool import Progress, TaskFailure, Workers, check_settings
@@ -105,7 +104,7 @@ def _misshapen(config: VerifyConfig, shards: list[Shard], progress: Progress) ->
 
 def _undecodable(config: VerifyConfig, shards: list[Shard], progress: Progress) -> Iterator[str]:
     """The photographs of shards with sound indices that do not decode to the size that was stored."""
-    number = config.workers or own_cores()
+    number = config.workers or available_cpus()
     samples = {shard.name: samples_of(config.root / f"{shard.name}.tar", shard) for shard in shards}
     total = sum(shard.samples for shard in shards)
     done = 0

@@ -13,7 +13,7 @@ import pytest
 import torch
 from photochrom.engine.commands import stats, verify
 from photochrom.pipelines import DaliLoader, PackConfig, ShardSet, TorchLoader, pack
-from photochrom.pipelines.imaging.color import _BAND, lab_codes
+from photochrom.pipelines.imaging.color import _ROWS, rgb_to_lab_uint8
 from photochrom.pipelines.imaging.decode import decode
 from photochrom.pipelines.imaging.encode import EncodingSettings, resize
 from photochrom.pipelines.packing.process_image import EncodedImage, ProcessedFile, encode_image
@@ -59,11 +59,11 @@ def test_what_is_stored_is_the_lab_of_the_reduced_photograph(lab: ShardSet, phot
         assert sample.class_name == ("garage" if "motorcycle" in sample.path else "")
 
 
-@pytest.mark.parametrize("height", [1, _BAND - 1, _BAND, 2 * _BAND + 1])
+@pytest.mark.parametrize("height", [1, _ROWS - 1, _ROWS, 2 * _ROWS + 1])
 def test_every_row_of_a_picture_is_converted(height: int) -> None:
     pixels = np.random.default_rng(height).integers(0, 256, (height, 33, 3), np.uint8)
     pixels[-1, -1], pixels[0, 0] = 255, 0
-    codes = lab_codes(pixels)
+    codes = rgb_to_lab_uint8(pixels)
     assert (off(codes.tobytes(), pixels) <= HALF_STEPS).all()
     assert codes[:, -1, -1].tolist() == [255, 128, 128]
     assert codes[:, 0, 0].tolist() == [0, 128, 128]

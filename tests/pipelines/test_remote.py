@@ -120,11 +120,11 @@ def test_what_is_coming_is_not_asked_for_again(remote: ShardSet, asked: list[int
 def test_what_is_there_stays_when_more_is_asked_for(remote: ShardSet) -> None:
     """Reading samples, of which some were announced long ago, among so many that the oldest are let go of."""
     reader = RemoteReader(remote)
-    reader._largest = 1
+    reader._largest_prefetch = 1
     for i in (0, 1):
         reader.prefetch(np.array([i]))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("photochrom.pipelines.loading.reader._HELD", 1)
+        patch.setattr("photochrom.pipelines.loading.reader._MAX_PREFETCHES", 1)
         stored = reader.read(np.arange(9))
     assert [bytes(each) for each in stored] == [remote.sample(i).stored() for i in range(9)]
 
@@ -134,7 +134,7 @@ def test_what_is_announced_and_never_read_does_not_pile_up(remote: ShardSet) -> 
     for _ in range(50):
         reader.prefetch(np.array([0, 1]))
         reader.prefetch(np.array([5, 8]))
-    assert len(reader._coming) <= 9
+    assert len(reader._pending) <= 9
     for i in (3, 3, 0):
         assert bytes(reader.read(np.array([i, i]))[1]) == remote.sample(i).stored()
 

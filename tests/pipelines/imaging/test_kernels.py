@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 from photochrom.pipelines import rgb_to_lab
-from photochrom.pipelines.imaging.color import codes_to_lab
-from photochrom.pipelines.imaging.kernels import codes_window_to_lab, rgb_window_to_lab
+from photochrom.pipelines.imaging.color import lab_uint8_to_lab
+from photochrom.pipelines.imaging.kernels import lab_uint8_crop_to_lab, rgb_crop_to_lab
 from skimage.color import rgb2lab
 
 # Every red and green beside 4 blues, dark ones among them, and every grey: 1024 x 257.
@@ -21,7 +21,7 @@ def lab(kernel, pixels: np.ndarray, top: int, left: int, shape: tuple[int, int],
 
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_lab_agrees_with_skimage_and_kornia(mirrored: bool) -> None:
-    L, ab = lab(rgb_window_to_lab, RGB, 0, 0, RGB.shape[:2], mirrored)
+    L, ab = lab(rgb_crop_to_lab, RGB, 0, 0, RGB.shape[:2], mirrored)
     rgb = np.ascontiguousarray(RGB[:, ::-1] if mirrored else RGB)
     expected = rgb2lab(rgb)
     assert np.abs(L - expected[..., 0]).max() < 1e-3
@@ -33,15 +33,15 @@ def test_lab_agrees_with_skimage_and_kornia(mirrored: bool) -> None:
 
 def test_black_and_white_are_exact() -> None:
     ends = np.array([[[0, 0, 0], [255, 255, 255]]], np.uint8)
-    L, _ = lab(rgb_window_to_lab, ends, 0, 0, (1, 2), False)
+    L, _ = lab(rgb_crop_to_lab, ends, 0, 0, (1, 2), False)
     assert L[0, 0] == 0
     assert L[0, 1] == pytest.approx(100, abs=1e-5)
 
 
-@pytest.mark.parametrize("kernel", [rgb_window_to_lab, codes_window_to_lab])
+@pytest.mark.parametrize("kernel", [rgb_crop_to_lab, lab_uint8_crop_to_lab])
 @pytest.mark.parametrize("size", [1, 7, 64])
 def test_a_window_is_that_part_of_the_whole(kernel, size: int) -> None:  # type: ignore[no-untyped-def]
-    pixels = RGB if kernel is rgb_window_to_lab else np.ascontiguousarray(RGB.transpose(2, 0, 1))
+    pixels = RGB if kernel is rgb_crop_to_lab else np.ascontiguousarray(RGB.transpose(2, 0, 1))
     pixels.flags.writeable = False  # as memory maps are
     whole_L, whole_ab = lab(kernel, pixels, 0, 0, RGB.shape[:2], False)
     for mirrored in (False, True):
@@ -54,8 +54,8 @@ def test_a_window_is_that_part_of_the_whole(kernel, size: int) -> None:  # type:
 
 def test_codes_become_lab_as_on_a_device() -> None:
     codes = np.ascontiguousarray(RGB.transpose(2, 0, 1))
-    L, ab = lab(codes_window_to_lab, codes, 0, 0, RGB.shape[:2], False)
-    expected_L, expected_ab = codes_to_lab(torch.from_numpy(codes)[None])
+    L, ab = lab(lab_uint8_crop_to_lab, codes, 0, 0, RGB.shape[:2], False)
+    expected_L, expected_ab = lab_uint8_to_lab(torch.from_numpy(codes)[None])
     np.testing.assert_allclose(L, expected_L[0, 0].numpy(), rtol=1e-6)
     assert np.array_equal(ab, expected_ab[0].numpy())
     assert L.max() == 100

@@ -1,10 +1,10 @@
-"""The canvases of devices, tried on the CPU: what a GPU does with the same bytes is the same arithmetic."""
+"""The buffers of devices, tested on the CPU: a GPU does the same arithmetic with the same bytes."""
 
 import numpy as np
 import pytest
 import torch
-from photochrom.pipelines.imaging.color import converter
-from photochrom.pipelines.loading.batch_buffer import Buffers, CpuBatchBuffer, DeviceBatchBuffer, DeviceImageBuffer
+from photochrom.pipelines.imaging.color import lab_converter
+from photochrom.pipelines.loading.batch_buffer import ArrayPool, CpuBatchBuffer, DeviceBatchBuffer, DeviceImageBuffer
 from photochrom.pipelines.shards import Store
 from skimage.data import astronaut
 
@@ -14,18 +14,18 @@ WINDOWS = [(0, 0, 512, 512), (10, 20, 64, 64), (100, 3, 200, 301), (7, 90, 31, 5
 
 @pytest.mark.parametrize("store", ["jpeg", "lab"])
 @pytest.mark.parametrize("kind", ["bytes that travel", "pictures that are there"])
-def test_every_canvas_shows_the_same(store: Store, kind: str) -> None:
+def test_every_buffer_shows_the_same(store: Store, kind: str) -> None:
     picture = astronaut() if store == "jpeg" else np.ascontiguousarray(astronaut().transpose(2, 0, 1))
-    reference = CpuBatchBuffer(8, 64, store, Buffers())
+    reference = CpuBatchBuffer(8, 64, store, ArrayPool())
     if kind == "bytes that travel":
-        other, put = DeviceBatchBuffer(8, 64, store, CPU, converter(store)), picture
+        other, put = DeviceBatchBuffer(8, 64, store, CPU, lab_converter(store)), picture
     else:
-        other, put = DeviceImageBuffer(8, 64, store, converter(store)), torch.from_numpy(picture)
+        other, put = DeviceImageBuffer(8, 64, store, lab_converter(store)), torch.from_numpy(picture)
     for place in range(8):
         window, mirrored = WINDOWS[place // 2], place % 2 == 1
-        reference.put(place, picture, window, mirrored)
-        other.put(place, put, window, mirrored)
-    (L, ab), (other_L, other_ab) = reference.lab(), other.lab()
+        reference.write(place, picture, window, mirrored)
+        other.write(place, put, window, mirrored)
+    (L, ab), (other_L, other_ab) = reference.finish(), other.finish()
     # Resized pictures may differ by a rounding of bytes here and there; others not at all.
     tolerance = 0.1 if kind == "pictures that are there" else 2e-3
     assert (L - other_L).abs().mean() < tolerance
@@ -35,24 +35,25 @@ def test_every_canvas_shows_the_same(store: Store, kind: str) -> None:
 
 
 def test_buffers_are_used_again_when_nobody_holds_them() -> None:
-    buffers = Buffers()
-    one = CpuBatchBuffer(2, 24, "jpeg", buffers).lab()
+    buffers = ArrayPool()
+    one = CpuBatchBuffer(2, 24, "jpeg", buffers).finish()
     where = one[0].data_ptr()
-    assert CpuBatchBuffer(2, 24, "jpeg", buffers).lab()[0].data_ptr() != where
+    assert CpuBatchBuffer(2, 24, "jpeg", buffers).finish()[0].data_ptr() != where
     part = one[0][1:]
     del one
-    assert CpuBatchBuffer(2, 24, "jpeg", buffers).lab()[0].data_ptr() != where
+    assert CpuBatchBuffer(2, 24, "jpeg", buffers).finish()[0].data_ptr() != where
     del part
-    assert CpuBatchBuffer(2, 24, "jpeg", buffers).lab()[0].data_ptr() == where
+    assert CpuBatchBuffer(2, 24, "jpeg", buffers).finish()[0].data_ptr() == where
 
 
 @pytest.mark.parametrize("store", ["jpeg", "lab"])
+@pytest.mark.slow
 def test_lab_is_the_same_when_it_is_compiled(store: Store, device: torch.device) -> None:
     shape = (3, 16, 16, 3) if store == "jpeg" else (3, 3, 16, 16)
     pixels = torch.randint(0, 256, shape, dtype=torch.uint8).to(device)
     for part in (pixels, pixels[:1]):
         with torch.autocast(device.type, dtype=torch.bfloat16):
-            (L, ab), (compiled_L, compiled_ab) = (converter(store, compiled=c)(part) for c in (False, True))
+            (L, ab), (compiled_L, compiled_ab) = (lab_converter(store, compiled=c)(part) for c in (False, True))
         assert compiled_L.dtype == compiled_ab.dtype == torch.float32
         torch.testing.assert_close(compiled_L, L, rtol=0, atol=1e-3)
         torch.testing.assert_close(compiled_ab, ab, rtol=0, atol=1e-3)

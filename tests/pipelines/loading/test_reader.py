@@ -30,7 +30,7 @@ def test_what_lies_together_is_announced_as_one(shards: ShardSet) -> None:
 def test_few_files_are_open_at_a_time(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pack(PackConfig(source=photos, out=tmp_path / "out", shard_samples=1, workers=2))
     shards = ShardSet.open(tmp_path / "out")
-    monkeypatch.setattr(reading, "_MAPS", 3)
+    monkeypatch.setattr(reading, "_MAX_MAPS", 3)
     reader, before = LocalReader(shards), len(os.listdir("/proc/self/fd"))
     for i in [*range(9), 8, 0, 4]:
         assert bytes(reader.read(np.array([i]))[0]) == shards.sample(i).stored()

@@ -1,18 +1,25 @@
-"""Whether NVIDIA DALI is there, asked without loading it."""
+"""What this process can use: CPU cores and NVIDIA DALI. Imports neither DALI nor torch."""
 
 import importlib.util
+import os
 
 INSTALL_DALI = (
     "pip install nvidia-dali-cuda130, or nvidia-dali-cuda120 for V100 and older drivers; both also run without a GPU"
 )
 
 
+def available_cpus() -> int:
+    """Returns the number of CPU cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def has_dali() -> bool:
+    """True where NVIDIA DALI is installed; it is not imported."""
     return importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.dali") is not None
 
 
 def require_dali() -> None:
-    """Raises ImportError that says what to install when DALI is missing, or does not load."""
+    """Raises ImportError that says what to install when DALI is missing or cannot be imported."""
     try:
         import nvidia.dali  # noqa: F401
     except ImportError as error:
