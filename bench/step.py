@@ -28,7 +28,7 @@ from ..losses.quantization import ab_bins
 from ..models.vgg import Dilation
 from ..pipelines import LabBatch
 from ..pipelines.loading.synthetic_loader import random_lab
-from .common.options import RunOptions, parse_run, told
+from .common.options import RunOptions, parse_run, used_settings
 from .common.results import Found, figures, publish
 from .common.timing import MIN_ROUNDS, Clock, collect, turns
 
@@ -119,7 +119,7 @@ def measure(config: RunConfig, options: StepOptions) -> Found:
     )
     names = (CONFIGURED, best["variant"]) if options.find_max_batch else ()
     return figures(config, device, rows, verdict) | {
-        "settings": told(config, **to_plain_dict(options)),
+        "settings": used_settings(config, **to_plain_dict(options)),
         "skipped": skipped,
         "largest_batch": _largest(runs, names, device),
     }

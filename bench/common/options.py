@@ -1,12 +1,12 @@
-"""The command line of verbs that measure a run as it is configured: their own options, and the run's settings."""
+"""Command lines of benchmarks that measure a configured run: their own options, and the run's settings."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ...engine.commands.train import parse
 from ...engine.configuration.config import RunConfig, to_plain_dict
-from ...engine.configuration.parser import parse_options
+from ...engine.configuration.parser import build, constructor_arguments, description
+from ...engine.configuration.run_parser import RunParser
 from ...pipelines.output_dir import check_output_file
 
 _UNUSED = "unused"
@@ -14,7 +14,7 @@ _UNUSED = "unused"
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """What every such verb is told besides the run's settings; raises ValueError for what is out of range."""
+    """Options of every such benchmark; raises ValueError for what is out of range."""
 
     seconds: float
     out: Path | None
@@ -29,24 +29,30 @@ class RunOptions:
 O = TypeVar("O", bound=RunOptions)  # noqa: E741
 
 
-def parse_run(options: type[O], argv: list[str], prog: str, *, data: str = _UNUSED) -> tuple[O, RunConfig]:
-    """A verb's own `options`, and the run that all else describes, on the set `data` where no option names one."""
-    names = {f"--{field.name.replace('_', '-')}" for field in fields(options)} | {"--help", "-h"}
-    own: list[str] = []
-    rest: list[str] = []
-    current = rest
-    for word in argv:
-        if word.startswith("-"):
-            current = own if word.partition("=")[0] in names else rest
-        current.append(word)
-    found = parse_options(options, own, prog=prog)
-    return found, parse([*rest, "--data.train", getattr(found, "data", data), "--out", _UNUSED], prog=prog)
+def parse_run(options: type[O], argv: list[str], prog: str) -> tuple[O, RunConfig]:
+    """Returns a benchmark's own `options`, and the run that all other settings describe.
+
+    The run trains on the benchmark's option `data`, if it has one.
+    """
+    usage = f"{prog} [--config RECIPE] [OPTION ...] [--SETTING VALUE ...]"
+    parser = RunParser(
+        argv, skip=("out", "resume", "data.train"), prog=prog, usage=usage, description=description(options)
+    )
+    parser.add_options(options)
+    values = parser.parse(argv)
+    own = {name: values.pop(name) for name in constructor_arguments(options) if name in values}
+    try:
+        built = build(options, own)
+    except ValueError as error:
+        parser.error(str(error))
+    data = getattr(built, "data", _UNUSED)
+    return built, parser.run_config({**values, "data.train": data, "out": _UNUSED})
 
 
-def told(config: RunConfig, **own: Any) -> dict[str, Any]:
-    """What a verb was told: its `own` settings, and those of the run which mean something to it."""
-    found = to_plain_dict(config)
-    del found["out"], found["resume"]
+def used_settings(config: RunConfig, **own: Any) -> dict[str, Any]:
+    """Returns a benchmark's own settings and those of the run that it uses, as plain values."""
+    settings = to_plain_dict(config)
+    del settings["out"], settings["resume"]
     if config.data.train == _UNUSED:
-        del found["data"]["train"], found["data"]["val"]
-    return found | own
+        del settings["data"]["train"], settings["data"]["val"]
+    return settings | own

@@ -26,7 +26,7 @@ from ...engine.training.loop import endless
 from ...pipelines.files import atomic_write
 from ...pipelines.output_dir import check_output_file
 from ...pipelines.system import available_cpus, has_dali
-from ..common.options import RunOptions, parse_run, told
+from ..common.options import RunOptions, parse_run, used_settings
 from ..common.results import Found, figures, publish
 from ..common.timing import MIN_ROUNDS, Clock
 from .stage_costs import stage_costs
@@ -117,7 +117,7 @@ def measure(config: RunConfig, seconds: float) -> Found:
     best = fastest(turns, configured.batch_size)
     found = figures(config, accelerator.device, rows, _verdict(best, configured, turns))
     return found | {
-        "settings": told(config, seconds=seconds),
+        "settings": used_settings(config, seconds=seconds),
         "configured": asdict(configured),
         "fastest": asdict(best),
         "is_beyond_noise": _is_faster(best, configured, turns),

@@ -27,7 +27,7 @@ from rich.table import Table
 from ...engine.configuration.config import RunConfig, save_yaml
 from ...engine.configuration.registry import build_model
 from ...engine.console import console, plural
-from ..common.options import RunOptions, parse_run, told
+from ..common.options import RunOptions, parse_run, used_settings
 from ..common.results import Found, figures, publish
 from . import drawing
 from .network import Bucket, buckets, of_model, segments
@@ -99,7 +99,7 @@ def measure(config: RunConfig, options: CheckOptions) -> Found:
                 rounds[ranks].append(_round(config, options, ranks, cores, found, Path(folder)))
     rows = [_row(ranks, config, found, rounds[ranks], options.seed) for ranks in _RANKS]
     report = figures(options, torch.device("cpu"), rows, verdict(rows))
-    return report | {"settings": told(config, seconds=options.seconds, rounds=options.rounds)}
+    return report | {"settings": used_settings(config, seconds=options.seconds, rounds=options.rounds)}
 
 
 def verdict(rows: Sequence[Row]) -> str:

@@ -24,7 +24,7 @@ from ...engine.training.run import prepare
 from ...pipelines import DaliLoader, ShardSet
 from ...pipelines.remote import RemotePath
 from ...pipelines.system import available_cpus
-from ..common.options import RunOptions, parse_run, told
+from ..common.options import RunOptions, parse_run, used_settings
 from ..common.results import Found, figures, publish
 from ..common.timing import Clock, collect
 from ..dev.order import cold_seconds
@@ -86,7 +86,7 @@ def measure(config: RunConfig, seconds: float, carry: Carry | None = None) -> Fo
     report = figures(config, run.accelerator.device, rows, diagnosis.sentence)
     return report | {
         "diagnosis": to_plain_dict(diagnosis),
-        "settings": told(config, seconds=seconds),
+        "settings": used_settings(config, seconds=seconds),
         "cold_reading(img/s)": [1 / it for it in cold],
     }
 

@@ -1,7 +1,8 @@
-"""The configuration of a training run: plain frozen data, checked where it is made."""
+"""Settings of a training run: frozen dataclasses that check their values when they are made."""
 
-import operator
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,23 +17,32 @@ MemoryFormat = Literal["auto", "channels_last", "contiguous"]
 Device = Literal["auto", "cuda", "cpu"]
 
 
-def _positive(name: str, value: int) -> None:
-    if value < 1:
-        raise ValueError(f"{name}={value} is not a positive number")
+def _check_positive(section: str, config: Any, *names: str) -> None:
+    """Raises ValueError when one of the named settings is zero or less; None is allowed."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"{section}.{name}={value} is not a positive number")
+
+
+def _check_not_negative(section: str, config: Any, *names: str) -> None:
+    """Raises ValueError when one of the named settings is below zero; None is allowed."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not value >= 0:
+            raise ValueError(f"{section}.{name}={value} is negative")
 
 
 def check_image_size(size: int, name: str) -> None:
-    """Raises ValueError for a size of training and evaluation that cannot be."""
-    if size < 16 or size % 8:
+    """Raises ValueError when squares of `size` pixels cannot be used; the message begins with `name`."""
+    if size < 16 or size % 8:  # the network's stride is 8, and SSIM's window needs 16
         near = max(16, round(size / 8) * 8)
-        raise ValueError(
-            f"{name}{size} is not a multiple of 8, the network's stride, from 16, SSIM's window, on: try {near}"
-        )
+        raise ValueError(f"{name}{size} is not a multiple of 8 that is at least 16: try {near}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassSpec:
-    """A model or loss to be built: its class, by known name or import path, and its constructor's arguments."""
+    """A model or loss to build: its class, by known name or import path, and its constructor's arguments."""
 
     class_path: str
     init_args: dict[str, Any] = field(default_factory=dict)
@@ -40,15 +50,15 @@ class ClassSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """What to train on.
+    """Training data.
 
     Args:
         train: Shard set to train on: a folder, or s3://bucket/folder.
         val: Shard set to validate on.
-        size: Side of the square crops in pixels, a multiple of 8, at least 16.
-        crop: How training cuts a square: random_resized, random, center or squash.
-        scale: Share of the photograph's area in a random_resized crop, smallest and largest.
-        flip: Mirror one photograph in two.
+        size: Side of the square crops in pixels: a multiple of 8, at least 16.
+        crop: How training crops a square. squash resizes the whole photograph without keeping its aspect ratio.
+        scale: Smallest and largest share of the photograph's area in a random_resized crop.
+        flip: Mirror half of the photographs.
     """
 
     train: str
@@ -62,24 +72,25 @@ class DataConfig:
         check_image_size(self.size, "data.size=")
         low, high = self.scale
         if not 0 < low <= high <= 1:
-            raise ValueError(f"data.scale={list(self.scale)} is no range within (0, 1]: try [0.25, 1]")
+            raise ValueError(f"data.scale={list(self.scale)} is not a range within (0, 1]: try [0.25, 1]")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderConfig:
-    """How to load it.
+    """Data loader.
 
     Args:
-        backend: What decodes: dali; torch, without DALI; cached, which keeps in memory what torch has decoded; or
-            synthetic, which makes colours up, to see what the network could do. auto takes dali where it is installed,
-            and torch for Lab in bytes on a CPU.
-        threads: CPU threads that decode, per process; by default all cores shared among this machine's processes.
-        prefetch_batches: Batches prepared ahead.
-        shuffle_block_size: Neighbouring samples that stay together in training order. 1 shuffles best; larger values
-            read more sequentially, for slow disks.
-        hw_decoder_load: Share of the JPEGs for a GPU's hardware decoder, where it has one (dali).
-        cache_gib: Memory to keep pictures in, per process, in GiB; by default they share half of what is free (cached).
-        cache_location: Where to keep them, ram or device, the GPU's own (cached).
+        backend: Loader to use. dali decodes on the GPU or CPU; torch needs no DALI; cached keeps in memory what torch
+            has decoded; synthetic makes up images, to measure the network alone. auto takes dali where it is installed,
+            and torch for Lab shards on a CPU.
+        threads: Decoding threads per process. Default: the machine's cores, shared among its processes.
+        prefetch_batches: Batches to prepare ahead.
+        shuffle_block_size: Neighbouring samples that stay together in the training order. 1 shuffles best; larger
+            values read more sequentially, for slow disks.
+        hw_decoder_load: Share of JPEGs for the GPU's hardware decoder, if it has one (dali).
+        cache_gib: Memory for decoded images in GiB per process. Default: the machine's processes share half of the free
+            memory (cached).
+        cache_location: Where to keep decoded images: ram, or device for the GPU's memory (cached).
     """
 
     backend: Literal["auto", "dali", "torch", "cached", "synthetic"] = "auto"
@@ -91,31 +102,28 @@ class LoaderConfig:
     cache_location: Literal["ram", "device"] = "ram"
 
     def __post_init__(self) -> None:
-        if self.threads is not None:
-            _positive("loader.threads", self.threads)
-        _positive("loader.prefetch_batches", self.prefetch_batches)
-        _positive("loader.shuffle_block_size", self.shuffle_block_size)
+        _check_positive("loader", self, "threads", "prefetch_batches", "shuffle_block_size")
+        _check_not_negative("loader", self, "cache_gib")
         if not 0 <= self.hw_decoder_load <= 1:
-            raise ValueError(f"loader.hw_decoder_load={self.hw_decoder_load} is no share from 0 to 1")
-        if self.cache_gib is not None and not self.cache_gib >= 0:
-            raise ValueError(f"loader.cache_gib={self.cache_gib} is negative")
+            raise ValueError(f"loader.hw_decoder_load={self.hw_decoder_load} is not between 0 and 1")
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """Adam, and how fast it learns when.
+    """Adam optimizer and learning rate schedule.
 
     Args:
-        lr: Learning rate, the highest that the schedule takes.
-        schedule: constant; step, at the milestones; cosine, down to nothing at the last step; or one_cycle, up to lr in
-            the first part of the run and down again.
-        milestones: Steps after which another rate holds, and which, such as [[200000, 1e-5], [375000, 3e-6]] (step).
-        warmup_steps: Steps in which the rate first rises to lr; of one_cycle 0 means three tenths of all.
-        lr_scaling: Multiply lr by batch_size / reference_batch_size (linear), or by its square root (sqrt).
-        reference_batch_size: Photographs per step for which lr was found (lr_scaling).
-        betas: Decay of the two moments.
+        lr: Highest learning rate of the schedule.
+        schedule: constant; step, which changes at the milestones; cosine, which falls to 0 at the last step; one_cycle,
+            which rises to lr and falls to 0.
+        milestones: Steps after which the learning rate changes, with the new rate, such as
+            [[200000, 1e-5], [375000, 3e-6]] (step).
+        warmup_steps: Steps in which the learning rate rises to lr. With one_cycle, 0 means 30 % of all steps.
+        lr_scaling: Multiply lr by batch_size / reference_batch_size (linear) or by its square root (sqrt).
+        reference_batch_size: Batch size for which lr was chosen (lr_scaling).
+        betas: Decay rates of Adam's two moments.
         weight_decay: L2 penalty on the weights.
-        max_grad_norm: Longer gradients, over all weights, are shortened to this length.
+        max_grad_norm: Clip the norm of the gradients, over all weights, to this value.
     """
 
     lr: float = 1e-4
@@ -129,48 +137,42 @@ class OptimConfig:
     max_grad_norm: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.lr > 0:
-            raise ValueError(f"optim.lr={self.lr} is not positive: nothing would be learnt")
-        if self.warmup_steps < 0:
-            raise ValueError(f"optim.warmup_steps={self.warmup_steps} is negative")
-        _positive("optim.reference_batch_size", self.reference_batch_size)
-        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
-            raise ValueError(f"optim.max_grad_norm={self.max_grad_norm} is not positive: leave it away to clip nothing")
+        _check_positive("optim", self, "lr", "reference_batch_size", "max_grad_norm")
+        _check_not_negative("optim", self, "warmup_steps", "weight_decay")
         steps = [0, *(step for step, _ in self.milestones)]
-        if not all(map(operator.lt, steps, steps[1:])) or not all(lr > 0 for _, lr in self.milestones):
+        if any(later <= earlier for earlier, later in pairwise(steps)) or any(lr <= 0 for _, lr in self.milestones):
             shown = [list(milestone) for milestone in self.milestones]
-            raise ValueError(f"optim.milestones={shown} are not steps that rise, each with a positive rate")
-        if bool(self.milestones) != (self.schedule == "step"):
-            need, have = ("needs", "none") if self.schedule == "step" else ("has no", "some")
-            raise ValueError(f"optim.schedule={self.schedule} {need} milestones, and optim.milestones has {have}")
+            raise ValueError(f"optim.milestones={shown} must be increasing steps, each with a positive learning rate")
+        if self.schedule == "step" and not self.milestones:
+            raise ValueError("optim.schedule=step needs optim.milestones, such as [[200000, 1e-5]]")
+        if self.milestones and self.schedule != "step":
+            raise ValueError(f"optim.schedule={self.schedule} takes no optim.milestones: omit them, or set step")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"optim.betas={list(self.betas)} are not in [0, 1)")
-        if not self.weight_decay >= 0:
-            raise ValueError(f"optim.weight_decay={self.weight_decay} is negative")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How long, how much at once, and on what.
+    """Training loop.
 
     Args:
         epochs: Passes over the training set.
-        steps: Optimizer steps; when given, it replaces epochs.
+        steps: Optimizer steps, in place of epochs.
         batch_size: Photographs per optimizer step, over all processes.
         grad_accum_steps: Micro-batches per optimizer step, to save memory.
-        precision: Of the network's arithmetic; auto takes bf16 on GPUs and CPUs that have it, fp16 on other GPUs, fp32
-            on other CPUs. fp32 uses TF32 on GPUs that have it.
-        device: Where to train; auto takes the GPU if there is one.
-        seed: Of weights, order and augmentation.
-        compile: Mode of torch.compile for network and loss, or off; reduce-overhead uses CUDA graphs. auto takes
-            default on GPUs where Triton and a C compiler are installed, off elsewhere. Lab is compiled with it.
-        memory_format: Of feature maps in memory; auto takes channels_last on GPUs, which CPUs are slower by.
-        activation_checkpointing: Computes hidden features again for the gradients: less memory, more time.
-        ema: Decay of an average of the weights over the steps, such as 0.999; it is validated and saved as the model.
+        precision: Precision of the network. auto: bf16 on GPUs and CPUs that support it, fp16 on other GPUs, fp32 on
+            other CPUs. fp32 uses TF32 on GPUs that have it.
+        device: Device to train on. auto takes the GPU if there is one.
+        seed: Seed of weights, order and augmentation.
+        compile: Mode of torch.compile for network, loss and Lab conversion, or off. reduce-overhead uses CUDA graphs.
+            auto: default on GPUs where Triton and a C compiler are installed, off elsewhere.
+        memory_format: Memory format of feature maps. auto: channels_last on GPUs; it is slower on CPUs.
+        activation_checkpointing: Compute hidden features again in the backward pass: less memory, more time.
+        ema: Decay of an average of the weights, such as 0.999. The average is validated and saved as the model.
         max_nonfinite_steps: Consecutive steps with a non-finite loss or gradient to skip before the run stops.
-        grad_compression: Travelling gradients as fp16 or bf16, of several processes.
-        sync_batchnorm: Statistics of BatchNorm over all processes' photographs, of several GPUs.
-        timeout: Seconds that a process waits for another.
+        grad_compression: All-reduce gradients in fp16 or bf16 (several processes only).
+        sync_batchnorm: Compute BatchNorm statistics over all processes (several GPUs only).
+        timeout: Seconds to wait for another process.
     """
 
     epochs: int = 100
@@ -190,31 +192,26 @@ class TrainConfig:
     timeout: int = 600
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "grad_accum_steps", "timeout"):
-            _positive(f"train.{name}", getattr(self, name))
-        if self.max_nonfinite_steps < 0:
-            raise ValueError(f"train.max_nonfinite_steps={self.max_nonfinite_steps} is negative")
+        _check_positive("train", self, "epochs", "steps", "batch_size", "grad_accum_steps", "timeout")
+        _check_not_negative("train", self, "max_nonfinite_steps", "seed")
         if self.ema is not None and not 0 < self.ema < 1:
-            raise ValueError(f"train.ema={self.ema} is no decay between 0 and 1: try 0.999")
+            raise ValueError(f"train.ema={self.ema} is not between 0 and 1: try 0.999")
         if self.activation_checkpointing and self.compile not in ("auto", "off"):
             raise ValueError(
-                "train.activation_checkpointing=true and train.compile exclude each other: compiled, torch decides"
+                f"train.activation_checkpointing=true has no effect with train.compile={self.compile}, where torch "
+                "decides what to recompute: set train.compile=off, or omit activation_checkpointing"
             )
-        if self.steps is not None:
-            _positive("train.steps", self.steps)
-        if self.seed < 0:
-            raise ValueError(f"train.seed={self.seed} is negative")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """When to save.
+    """Checkpoints.
 
     Args:
         every: Steps between checkpoints.
-        keep: Newest checkpoints that are kept; older ones are removed.
-        keep_every: Checkpoints of every so many steps are kept for good.
-        on_error: What happens when one cannot be written, on a full disk: warn goes on, stop ends the run.
+        keep: Newest checkpoints to keep; older ones are removed.
+        keep_every: Also keep every checkpoint whose step is a multiple of this number.
+        on_error: What to do when a checkpoint cannot be written, such as on a full disk: warn and continue, or stop.
     """
 
     every: int = 1000
@@ -223,24 +220,22 @@ class CheckpointConfig:
     on_error: Literal["warn", "stop"] = "warn"
 
     def __post_init__(self) -> None:
-        _positive("checkpoint.every", self.every)
-        _positive("checkpoint.keep", self.keep)
-        if self.keep_every is not None:
-            _positive("checkpoint.keep_every", self.keep_every)
+        _check_positive("checkpoint", self, "every", "keep", "keep_every")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LogConfig:
-    """What to report.
+    """Metrics, validation and previews.
 
     Args:
         every: Steps between lines of metrics.jsonl.
         validate_every: Steps between validations on data.val.
-        preview_every: Steps between preview pictures.
+        preview_every: Steps between preview images.
         num_previews: Photographs in a preview.
-        trackers: Where figures and previews go besides metrics.jsonl: tensorboard, wandb or any other of Accelerate's.
-        peak_tflops: What one device can do, in 10^12 operations a second, to tell which share is used (MFU); by default
-            what its maker publishes, where that is known.
+        trackers: Where to send metrics and previews besides metrics.jsonl: tensorboard, wandb or another of
+            Accelerate's trackers. Default: [tensorboard].
+        peak_tflops: Peak of one device in TFLOP/s, to compute its utilization (MFU). Default: the maker's number, if
+            known.
     """
 
     every: int = 20
@@ -251,19 +246,18 @@ class LogConfig:
     peak_tflops: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("every", "validate_every", "preview_every", "num_previews"):
-            _positive(f"log.{name}", getattr(self, name))
-        if self.peak_tflops is not None and not self.peak_tflops > 0:
-            raise ValueError(f"log.peak_tflops={self.peak_tflops} is not positive: leave it away where it is not known")
+        _check_positive("log", self, "every", "validate_every", "preview_every", "num_previews", "peak_tflops")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Trains a colorizer.
+    """Trains a colorizer on a shard set.
 
     Args:
-        out: Folder of the run; a run that is there already is continued.
-        resume: auto continues the run in out, never refuses to, and the path of a checkpoint starts from that one.
+        out: Folder of the run.
+        model: Network.
+        loss: Loss.
+        resume: auto: continue the run in `out` if there is one. never: start anew. PATH: start from that checkpoint.
     """
 
     out: Path
@@ -279,7 +273,7 @@ class RunConfig:
 
 
 def to_plain_dict(config: Any) -> Any:
-    """A configuration as JSON values: what config.yaml and the checkpoints hold."""
+    """Returns a configuration as JSON values, as config.yaml and the checkpoints hold it."""
     if is_dataclass(config) and not isinstance(config, type):
         return {f.name: to_plain_dict(getattr(config, f.name)) for f in fields(config)}
     if isinstance(config, dict):
@@ -289,15 +283,15 @@ def to_plain_dict(config: Any) -> Any:
     return str(config) if isinstance(config, Path) else config
 
 
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
-    """Plain values under dotted names, lists as text."""
-    found: dict[str, bool | int | float | str] = {}
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
+    """Returns nested values under dotted names, with lists and None as text."""
+    flat: dict[str, bool | int | float | str] = {}
     for key, value in values.items():
         if isinstance(value, dict):
-            found |= flat(value, f"{prefix}{key}.")
+            flat |= flatten(value, f"{prefix}{key}.")
         else:
-            found[prefix + key] = value if isinstance(value, bool | int | float | str) else str(value)
-    return found
+            flat[prefix + key] = value if isinstance(value, bool | int | float | str) else str(value)
+    return flat
 
 
 def save_yaml(config: Any, path: Path) -> None:

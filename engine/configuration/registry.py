@@ -1,125 +1,161 @@
-"""From a specification, a class by name and its arguments, to a model or a loss; what such a name may mean."""
+"""Models and losses by name: which classes a name may mean, their arguments, and how they are built."""
 
 import importlib
 import inspect
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Union, get_args, get_origin
+
+import yaml
 
 from ...losses import LOSSES, ColorLoss
 from ...losses.rebalancing import load_prior
 from ...models import MODELS, Colorizer
 from .config import ClassSpec, to_plain_dict
+from .parser import constructor_arguments, convert, nearest
+
+CLASSES: dict[str, tuple[type, dict[str, Any]]] = {"model": (Colorizer, MODELS), "loss": (ColorLoss, LOSSES)}
 
 
 def build_model(spec: ClassSpec) -> Colorizer:
-    """The untrained model; see `find_class` for what it may name."""
+    """Builds the untrained model; see `find_class` for the classes that it may name."""
     model: Colorizer = _build(spec, Colorizer, MODELS)
     return model
 
 
 def build_loss(spec: ClassSpec) -> ColorLoss:
-    """The loss, and the losses that it wraps; see `find_class` for what it may name."""
+    """Builds the loss, and the losses that it wraps; see `find_class` for the classes that it may name."""
     loss: ColorLoss = _build(spec, ColorLoss, LOSSES)
     return loss
 
 
-def with_prior(spec: ClassSpec, prior: list[float]) -> ClassSpec:
-    """The loss's specification, self-contained: `prior`, where it wants one and names none; no files.
+def _build(spec: ClassSpec, base: type, known: Mapping[str, type]) -> Any:
+    cls = find_class(spec.class_path, base, known)
+    try:
+        inspect.signature(cls).bind(**spec.init_args)
+    except TypeError as error:
+        raise ValueError(f"{spec.class_path} cannot be made with {spec.init_args}: {error}") from None
+    arguments = dict(spec.init_args)
+    for name, kind in wrapped_losses(cls).items():
+        if isinstance(value := arguments.get(name), dict):
+            try:
+                arguments[name] = _build(ClassSpec(**value), kind, LOSSES)
+            except ValueError as error:  # a wrapped loss names its settings loss.k, as if it were not wrapped
+                raise ValueError(re.sub(r"^loss\.", f"loss.{name}.", str(error))) from None
+    return cls(**arguments)
 
-    Raises ValueError when a file that is named as the prior holds none.
+
+def find_class(class_path: str, base: type, known: Mapping[str, type], *, may_import: bool = False) -> type[Any]:
+    """Returns the subclass of `base` with that known name or import path.
+
+    Without `may_import`, only modules that are imported already count: a path in a file must not run code.
+    """
+    if class_path in known:
+        return known[class_path]
+    module, _, name = class_path.rpartition(".")
+    if may_import and module:
+        _import(module, class_path)
+    cls = getattr(sys.modules.get(module), name, None)
+    if isinstance(cls, type) and issubclass(cls, base):
+        return cls
+    raise ValueError(
+        f"{class_path} is not a known {base.__name__}{nearest(class_path, known) or '.'} Known are {', '.join(known)}, "
+        "and your own classes by their import path, once their module is imported (--plugin MODULE)"
+    )
+
+
+def class_spec(setting: str, values: Mapping[str, Any], *, typed: Collection[str] = ()) -> ClassSpec:
+    """Returns the class that `setting`, "model" or "loss", names in `values`, with all its arguments.
+
+    `values` has dotted names: {"loss": "Focal", "loss.base": "L2", "loss.gamma": "2"}. Only names in `typed`, which a
+    person has typed, may import a module. Raises ValueError naming the setting and its value.
+    """
+    return _class_spec(setting, values, *CLASSES[setting], typed)
+
+
+def _class_spec(
+    setting: str, values: Mapping[str, Any], base: type, known: Mapping[str, type], typed: Collection[str]
+) -> ClassSpec:
+    class_path = values.get(setting)
+    if class_path is None:
+        raise ValueError(f"{setting} must be given")
+    if not isinstance(class_path, str):
+        raise ValueError(f"{setting}={class_path} is not the name of a class, nor class_path and init_args")
+    try:
+        cls = find_class(class_path, base, known, may_import=setting in typed)
+    except ValueError as error:
+        raise ValueError(f"{setting}={error}") from None
+    arguments, wrapped = constructor_arguments(cls), wrapped_losses(cls)
+    for name in (name.removeprefix(f"{setting}.") for name in values if name.startswith(f"{setting}.")):
+        if name not in arguments and name.partition(".")[0] not in wrapped:
+            guess = nearest(f"{setting}.{name}", [f"{setting}.{argument}" for argument in arguments])
+            raise ValueError(f"unknown setting {setting}.{name}{guess}")
+    init_args: dict[str, Any] = {}
+    for name, argument in arguments.items():
+        dotted = f"{setting}.{name}"
+        value = values.get(dotted, argument.default)
+        if name in wrapped and (value is not None or any(other.startswith(f"{dotted}.") for other in values)):
+            init_args[name] = asdict(_class_spec(dotted, values, wrapped[name], LOSSES, typed))
+        elif dotted in values:
+            untyped = argument.type is Any and isinstance(value, str)
+            init_args[name] = yaml.safe_load(value) if untyped else convert(value, argument.type, dotted)
+        elif argument.required:
+            raise ValueError(f"{dotted} must be given")
+        elif argument.own:
+            init_args[name] = argument.default
+    short = {known_cls: name for name, known_cls in known.items()}
+    return ClassSpec(class_path=short.get(cls, class_path), init_args=init_args)
+
+
+def with_prior(spec: ClassSpec, prior: list[float]) -> ClassSpec:
+    """Returns the loss's spec with `prior` wherever an argument `prior` is None, and the numbers of named files.
+
+    Raises ValueError when a named file holds no prior.
     """
     cls = find_class(spec.class_path, ColorLoss, LOSSES)
-    arguments = {
-        name: asdict(with_prior(ClassSpec(**value), prior))
-        if name in wrapped_losses(cls) and value is not None
-        else value
-        for name, value in spec.init_args.items()
-    }
+    arguments = dict(spec.init_args)
+    for name in wrapped_losses(cls):
+        if arguments.get(name) is not None:
+            arguments[name] = asdict(with_prior(ClassSpec(**arguments[name]), prior))
     if "prior" in inspect.signature(cls).parameters:
         given = arguments.get("prior")
         arguments["prior"] = prior if given is None else load_prior(Path(given)) if isinstance(given, str) else given
     return replace(spec, init_args=arguments)
 
 
-def resolved(spec: ClassSpec, known: Mapping[str, type]) -> dict[str, Any]:
-    """A specification as plain values, its class's defaults included."""
+def with_defaults(spec: ClassSpec, known: Mapping[str, type]) -> dict[str, Any]:
+    """Returns a spec as plain values, with its class's defaults."""
     bound = inspect.signature(find_class(spec.class_path, object, known)).bind(**spec.init_args)
     bound.apply_defaults()
     return {"class_path": spec.class_path, **to_plain_dict(bound.arguments)}
 
 
-def find_class(class_path: str, base: type, known: Mapping[str, type]) -> type[Any]:
-    """The class of that name or import path.
-
-    Only modules that are imported already are looked at: a path read from a file must not import, which runs code.
-    """
-    if class_path in known:
-        return known[class_path]
-    module, _, name = class_path.rpartition(".")
-    found = getattr(sys.modules.get(module), name, None)
-    if isinstance(found, type) and issubclass(found, base):
-        return found
-    raise ValueError(
-        f"{class_path} is no known {base.__name__}; known are {', '.join(known)}, and your own once its module is "
-        "imported (--plugin MODULE)"
-    )
-
-
-def argument_types(cls: type) -> dict[str, Any]:
-    """The type of each argument of the constructor, those that it hands on to its bases' included."""
-    types: dict[str, Any] = {}
-    for base in reversed(cls.__mro__):
-        constructor = vars(base).get("__init__")
-        if inspect.isfunction(constructor):
-            hints = get_type_hints(constructor)
-            types |= {name: hints.get(name, Any) for name in list(inspect.signature(constructor).parameters)[1:]}
-    return types
-
-
 def wrapped_losses(cls: type) -> dict[str, type[ColorLoss]]:
-    """Those arguments of a constructor that are losses, maybe None, with what each must be."""
+    """Returns the arguments of a constructor that are losses, or may be, with their classes."""
     return {
         name: part
-        for name, kind in argument_types(cls).items()
-        for part in (get_args(kind) if get_origin(kind) in (Union, UnionType) else [kind])
+        for name, argument in constructor_arguments(cls).items()
+        for part in (get_args(argument.type) if get_origin(argument.type) in (Union, UnionType) else [argument.type])
         if isinstance(part, type) and issubclass(part, ColorLoss)
     }
 
 
 def import_plugin(module: str | None) -> None:
-    """Imports the module in which a user's own models and losses are defined, when one is named."""
-    if module is None:
-        return
-    look_in_this_folder()
+    """Imports the module that defines a user's own models and losses, if there is one."""
+    if module is not None:
+        _import(module, f"--plugin {module}")
+
+
+def _import(module: str, label: str) -> None:
+    """Imports a module that a person has named, also from the current folder, which is searched last."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     try:
         importlib.import_module(module)
     except ImportError as error:
-        raise ValueError(f"--plugin {module} cannot be imported: {error}") from None
-
-
-def look_in_this_folder() -> None:
-    """Lets modules of the current folder be imported, when a person has named one; never first, never unasked."""
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-
-
-def _build(spec: ClassSpec, base: type, known: Mapping[str, type]) -> Any:
-    found = find_class(spec.class_path, base, known)
-    try:
-        inspect.signature(found).bind(**spec.init_args)
-    except TypeError as error:
-        raise ValueError(f"{spec.class_path} cannot be made with {spec.init_args}: {error}") from None
-    arguments = dict(spec.init_args)
-    for name, kind in wrapped_losses(found).items():
-        if isinstance(value := arguments.get(name), dict):
-            try:
-                arguments[name] = _build(ClassSpec(**value), kind, LOSSES)
-            except ValueError as error:  # it names its own settings, loss.k, as if it were not wrapped
-                raise ValueError(re.sub(r"^loss\.", f"loss.{name}.", str(error))) from None
-    return found(**arguments)
+        raise ValueError(f"{label} cannot be imported: {error}") from None

@@ -33,7 +33,7 @@ from ..checkpoints.checkpoint import (
 )
 from ..checkpoints.model_file import load_weights, read_metadata, save_model
 from ..configuration.config import ClassSpec, RunConfig, save_yaml, to_plain_dict
-from ..configuration.registry import build_loss, build_model, find_class, resolved, with_prior
+from ..configuration.registry import build_loss, build_model, find_class, with_defaults, with_prior
 from ..console import LiveLine, console, plural
 from ..distributed import make_trainer
 from ..loaders import evaluation_loader, training_loader
@@ -263,7 +263,7 @@ def _check_steps(config: RunConfig, checkpoint: Checkpoint, total_steps: int) ->
 def _network(spec: ClassSpec) -> Any:
     """A model's class and arguments, defaults included, but for those that leave what it computes as it is."""
     execution = find_class(spec.class_path, Colorizer, MODELS).execution
-    return {name: value for name, value in resolved(spec, MODELS).items() if name not in execution}
+    return {name: value for name, value in with_defaults(spec, MODELS).items() if name not in execution}
 
 
 def _finished(out: Path) -> bool:

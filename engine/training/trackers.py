@@ -8,7 +8,7 @@ import numpy as np
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_available_trackers
 from numpy.typing import NDArray
 
-from ..configuration.config import flat
+from ..configuration.config import flatten
 
 _PROJECT = "photochrom"
 
@@ -76,9 +76,9 @@ def _make(name: str, folder: Path, step: int) -> GeneralTracker:
 
 def _describe(name: str, tracker: GeneralTracker, config: dict[str, Any]) -> None:
     if name == "tensorboard":  # it would make a folder of its own for every start
-        tracker.tracker.add_text("config", "\n".join(f"    {key}: {value}" for key, value in flat(config).items()))
+        tracker.tracker.add_text("config", "\n".join(f"    {key}: {value}" for key, value in flatten(config).items()))
     else:
-        tracker.store_init_configuration(flat(config))
+        tracker.store_init_configuration(flatten(config))
 
 
 def _show(name: str, tracker: GeneralTracker, picture: NDArray[np.uint8], step: int) -> None:

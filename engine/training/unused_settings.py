@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from ...pipelines import DaliLoader
-from ..configuration.config import DataConfig, RunConfig, flat, to_plain_dict
+from ..configuration.config import DataConfig, RunConfig, flatten, to_plain_dict
 from .loop import Run
 
 
@@ -36,8 +36,8 @@ _NEEDS: dict[str, _Need] = {
 
 def without_effect(run: Run) -> Iterator[str]:
     """A sentence for each such setting."""
-    defaults = flat(to_plain_dict(RunConfig(out=run.config.out, data=DataConfig(train=run.config.data.train))))
-    for name, value in flat(to_plain_dict(run.config)).items():
+    defaults = flatten(to_plain_dict(RunConfig(out=run.config.out, data=DataConfig(train=run.config.data.train))))
+    for name, value in flatten(to_plain_dict(run.config)).items():
         need = _NEEDS.get(name)
         if need and value != defaults.get(name) and not need.is_met(run):
             yield f"{name}={value} has no effect without {need.said}"

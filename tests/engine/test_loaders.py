@@ -51,7 +51,7 @@ def test_auto_takes_torch_where_dali_is_of_no_use(shards: ShardSet, monkeypatch:
     ("settings", "sentence"),
     [
         ({"shuffle_block_size": 0}, "loader.shuffle_block_size=0 is not a positive number"),
-        ({"hw_decoder_load": 1.5}, r"loader.hw_decoder_load=1.5 is no share from 0 to 1"),
+        ({"hw_decoder_load": 1.5}, r"loader.hw_decoder_load=1.5 is not between 0 and 1"),
         ({"cache_gib": -1.0}, "loader.cache_gib=-1.0 is negative"),
     ],
 )

@@ -189,7 +189,7 @@ def assert_drawn(picture: Path, num_colors: int) -> None:
     [
         (["--nodes", "0"], "--nodes 0 is not a positive number"),
         (["--size", "100"], "--size 100 is not a multiple of 8"),
-        (["--stored", "tape"], "stored=tape is not one of original-recipe, originals, packed, lab"),
+        (["--stored", "tape"], "--stored=tape: it should be 'original-recipe', 'originals', 'packed' or 'lab'"),
         (["--check", "--data", "x", "--rounds", "0"], "--rounds 0 is not a positive number"),
     ],
 )

@@ -223,7 +223,7 @@ def test_what_a_person_can_get_wrong(trained: Path, tmp_path: Path, capsys: pyte
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--to", "keras"], "to=keras is not one of original, eccv16, caffe, caffe-torch"),
+        (["--to", "keras"], "--to=keras: it should be 'original', 'eccv16', 'caffe' or 'caffe-torch'"),
         (["--size", "100"], "--size 100 is not a multiple of 8"),
         (["--bn-scale", "0"], "--bn-scale 0.0 is not positive"),
     ],

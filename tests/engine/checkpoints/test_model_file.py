@@ -8,8 +8,8 @@ import pytest
 import torch
 from photochrom.engine.checkpoints.model_file import load_with_metadata, model_file
 from photochrom.engine.configuration.config import ClassSpec
-from photochrom.engine.configuration.config_file import check_file
 from photochrom.engine.configuration.registry import build_loss, build_model, import_plugin, with_prior
+from photochrom.engine.configuration.run_parser import read_settings, run_config
 from photochrom.losses import L2, ColorLoss, ElementLoss, LossOutput, RebalancedCrossEntropy
 from photochrom.models import Colorizer, ColorPrediction, VGGColorizer
 from photochrom.pipelines import LabBatch
@@ -134,21 +134,25 @@ def test_losses_that_wrap_losses_are_built_with_them() -> None:
 
 
 def test_a_file_may_leave_a_wrapped_loss_out_and_name_known_ones_only(tmp_path: Path) -> None:
-    for second, refused in (("null", False), ("L2", False), ("antigravity.Loss", True)):
+    required = {"out": tmp_path, "data.train": "shards"}
+    for second in ("null", "L2", "antigravity.Loss"):
         (tmp_path / "run.yaml").write_text(
             f"loss: {{class_path: {__name__}.Sum, init_args: {{first: SmoothL1, second: {second}}}}}"
         )
-        if refused:
-            with pytest.raises(ValueError, match=r"antigravity\.Loss is no known ElementLoss"):
-                check_file(tmp_path / "run.yaml")
+        settings = {"model": "VGGColorizer", **required, **read_settings(tmp_path / "run.yaml")}
+        if second == "antigravity.Loss":
+            with pytest.raises(ValueError, match=r"loss\.second=antigravity\.Loss is not a known ElementLoss"):
+                run_config(settings)
         else:
-            check_file(tmp_path / "run.yaml")
+            assert run_config(settings).loss.init_args["first"]["class_path"] == "SmoothL1"
     assert "antigravity" not in sys.modules
 
 
 @pytest.mark.parametrize("class_path", ["Nothing", "os.system", "photochrom.losses.L2", "antigravity.Model"])
 def test_a_file_cannot_name_anything_else(class_path: str) -> None:
-    with pytest.raises(ValueError, match=f"{class_path} is no known Colorizer; known are VGGColorizer, and your own"):
+    with pytest.raises(
+        ValueError, match=f"{class_path} is not a known Colorizer.* Known are VGGColorizer, and your own"
+    ):
         build_model(ClassSpec(class_path=class_path))
     assert "antigravity" not in sys.modules
 
@@ -164,7 +168,7 @@ def test_a_plugin_is_imported_by_name(tmp_path: Path, monkeypatch: pytest.Monkey
     )
     monkeypatch.syspath_prepend(tmp_path)
     spec = ClassSpec(class_path="my_networks.Mine", init_args={"width": 0.0625})
-    with pytest.raises(ValueError, match="your own once its module is imported"):
+    with pytest.raises(ValueError, match="once their module is imported"):
         build_model(spec)
     import_plugin("my_networks")
     assert type(build_model(spec)).__name__ == "Mine"

@@ -194,7 +194,7 @@ def test_a_file_that_is_wrong_does_not_stay(
     [
         (["RUN", "model.pt"], 2, "OUT model.pt does not end in .onnx: name such a file"),
         (["RUN", "model.onnx", "--opset", "9"], 2, "--opset 9 is not from 18 to 23"),
-        (["RUN", "model.onnx", "--input", "hsv"], 2, "input=hsv is not one of lab, rgb"),
+        (["RUN", "model.onnx", "--input", "hsv"], 2, "--input=hsv: it should be 'lab' or 'rgb'"),
         (["RUN", "old.onnx"], 2, "OUT old.onnx exists: name a new file, or remove it first"),
         (["nowhere", "model.onnx"], 1, "there is no checkpoint at nowhere"),
     ],

@@ -573,7 +573,7 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
     ("arguments", "sentence"),
     [
         ([], "name a checkpoint, or a baseline that needs none: --baseline grey"),
-        (["--baseline", "blue"], "baseline=blue is not one of grey, mean"),
+        (["--baseline", "blue"], "--baseline=blue: it should be 'grey' or 'mean'"),
         (["RUN", "--metrics", "lpips,niqe"], "--metrics niqe is unknown; known are lpips, fid"),
         (["RUN", "--gallery-by", "colorfulness"], "ranks no photographs; known are loss, rmse_ab"),
         (["RUN", "--gallery-by", "lpips"], "--gallery-by lpips ranks no photographs"),

@@ -515,7 +515,7 @@ def test_ctrl_c_ends_it(models: list[Path], photos: Path, tmp_path: Path) -> Non
         (["RUN", "--size", "4"], 2, "--size 4 is below 8, the network's stride"),
         (["RUN", "--max-megabytes", "0"], 2, "--max-megabytes 0 is not positive"),
         (["RUN", "--max-megapixels", "200"], 2, "--max-megapixels 200 is not above 0 and up to 100"),
-        ([], 2, "checkpoints must be given"),
+        ([], 2, "the following arguments are required: checkpoints"),
     ],
 )
 def test_what_cannot_be_is_said(
