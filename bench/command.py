@@ -1,4 +1,4 @@
-"""photochrom bench VERB ...: each verb is the module of its name"""
+"""photochrom bench VERB ...: finds the verb's module and runs it"""
 
 import signal
 import sys
@@ -8,14 +8,14 @@ from ..engine.configuration.parser import nearest
 from ..engine.console import console
 
 VERBS = {
-    "loader": "how fast loaders are by their settings, what each stage costs, and the fastest",
-    "step": "how fast the training step is, by precision, layout, dilation and compilation",
-    "rivals": "what people use today beside ours, from the same photographs to the same batches",
-    "stalls": "where training waits, which resource bottleneck, and what would help",
-    "scale": "what training makes of many machines, which resource bottleneck there, and what would help",
-    "report": "all results that were kept, by machine, on one page",
+    "loader": "finds the fastest loader settings, and measures what each stage costs",
+    "step": "measures the training step by precision, memory format, dilation and compilation",
+    "rivals": "measures other data loaders and this project's on the same photographs",
+    "stalls": "finds the bottleneck of a training run, and ranks fixes",
+    "scale": "predicts throughput and the bottleneck on many machines",
+    "report": "prints all results in a folder as Markdown",
 }
-_MODULES = {"step": ".step", "report": ".common.report"}
+_MODULES = {"report": ".common.report"}
 _USAGE = "usage: photochrom bench VERB ...\n\n" + "\n".join(f"  {verb:10} {what}" for verb, what in VERBS.items())
 
 
@@ -27,7 +27,6 @@ def main(argv: list[str]) -> int:
     if verb not in VERBS:
         console.print(f"photochrom bench: there is no verb {verb!r}{nearest(verb, VERBS)}\n\n{_USAGE}")
         return 2
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: temporary folders are taken away
-    return int(
-        import_module(_MODULES.get(verb, f".{verb}.command"), __package__).main(rest, prog=f"photochrom bench {verb}")
-    )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: temporary folders are removed
+    module = import_module(_MODULES.get(verb, f".{verb}.command"), __package__)
+    return int(module.main(rest, prog=f"photochrom bench {verb}"))

@@ -1,4 +1,4 @@
-"""What becomes of the figures of a benchmark: a table, a sentence, a JSON file, and a picture beside it."""
+"""Results of a benchmark: printed as a table and a verdict, written as JSON, drawn as a chart."""
 
 import platform
 import re
@@ -6,38 +6,40 @@ import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-import torch
 from rich.console import Console, RenderableType
 from rich.table import Table
 
 from ...engine.configuration.config import to_plain_dict
 from ...engine.configuration.parser import parse_options
 from ...engine.console import console
-from ...engine.doctor import versions
 from ...pipelines.output_dir import check_output_file, write_json
 from ...pipelines.system import available_cpus
 
-Found = dict[str, Any]  # the figures of a benchmark, as `figures` puts them together
+if TYPE_CHECKING:
+    import torch
+
+Results = dict[str, Any]  # the keys of `make_results`, and those that a benchmark adds
+
+_WIDTH = 140  # of tables that are not printed to a terminal
 
 
-_WIDTH = 140  # where no terminal has one
-
-
-class Config(Protocol):
-    """What every benchmark is told: where its figures go."""
+class Options(Protocol):
+    """The options that every benchmark has."""
 
     @property
     def out(self) -> Path | None:
-        """File for the figures as JSON."""
+        """JSON file for the results."""
 
 
-C = TypeVar("C", bound=Config)
+O = TypeVar("O", bound=Options)  # noqa: E741
 
 
-def machine(device: torch.device) -> dict[str, Any]:
-    """What the figures were measured on."""
+def machine(device: "torch.device") -> dict[str, Any]:
+    """Returns the machine's description for results."""
+    import torch
+
     return {
         "cpu": _processor(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
@@ -48,75 +50,77 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """The processor's model where Linux names it, as on PCs; what Python knows elsewhere."""
+    """Returns the processor's model name as Linux or, elsewhere, Python reports it."""
     with suppress(OSError):
-        if named := re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE):
-            return named[1]
+        if model := re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE):
+            return model[1]
     return platform.processor() or platform.machine()
 
 
-def figures(config: Config, device: torch.device, rows: list[Any], verdict: str) -> Found:
-    """What a benchmark found, on what, and with which settings."""
+def make_results(options: Any, device: "torch.device", rows: list[Any], verdict: str) -> Results:
+    """Returns the rows and the verdict with the machine, the versions and the settings that they were measured with."""
+    from ...engine.doctor import versions
+
     return {
         "machine": machine(device),
         "versions": versions(),
-        "settings": to_plain_dict(config),
+        "settings": to_plain_dict(options),
         "rows": rows,
         "verdict": verdict,
     }
 
 
-def run(
+def run_benchmark(
     argv: list[str],
-    config_class: type[C],
-    measure: Callable[[C], Found],
+    options_class: type[O],
+    measure: Callable[[O], Results],
     *,
     prog: str,
-    show: Callable[[Found], RenderableType],
-    notes: Callable[[Found], Iterable[str]] = lambda found: (),
-    draw: Callable[[Found, Path], None] | None = None,
+    table: Callable[[Results], RenderableType],
+    notes: Callable[[Results], Iterable[str]] = lambda results: (),
+    plot: Callable[[Results, Path], None] | None = None,
     positional: Iterable[str] = (),
 ) -> int:
-    """A benchmark from its command line to what `publish` makes of it; returns the exit code."""
-    config = parse_options(config_class, argv, prog=prog, positional=positional)
+    """Parses a command line, measures and reports; returns the exit code."""
+    options = parse_options(options_class, argv, prog=prog, positional=positional)
     try:
-        if config.out:
-            check_output_file(config.out, ".json")
-        found = measure(config)
+        if options.out:
+            check_output_file(options.out, ".json")
+        results = measure(options)
     except ValueError as error:
         console.print(f"{prog}: {error}")
         return 1
-    publish(found, config.out, show=show, notes=notes, draw=draw)
+    report(results, options.out, table=table, notes=notes, plot=plot)
     return 0
 
 
-def publish(
-    found: Found,
+def report(
+    results: Results,
     out: Path | None,
     *,
-    show: Callable[[Found], RenderableType],
-    notes: Callable[[Found], Iterable[str]] = lambda found: (),
-    draw: Callable[[Found, Path], None] | None = None,
+    table: Callable[[Results], RenderableType],
+    notes: Callable[[Results], Iterable[str]] = lambda results: (),
+    plot: Callable[[Results, Path], None] | None = None,
 ) -> None:
-    """Prints what `show` makes a table of, the verdict and, below it, the notes; writes `out`, and draws beside it."""
+    """Prints the table, the verdict and the notes; writes the results to `out` and the chart beside it."""
     width = None if sys.stdout.isatty() else _WIDTH
-    Console(file=sys.stdout, width=width).print(show(found))
-    print(found["verdict"])
-    for note in notes(found):
+    Console(file=sys.stdout, width=width).print(table(results))
+    print(results["verdict"])
+    for note in notes(results):
         print(f"  {note}")
     if out:
-        write_json(out, found)
-        if draw:
-            draw(found, out.with_suffix(".png"))
+        write_json(out, results)
+        if plot:
+            plot(results, out.with_suffix(".png"))
 
 
-def shares(name: str, median: str, share: str) -> Callable[[Found], RenderableType]:
-    """How rows of `spread` are shown: the headings of what was measured, of its median and of its share."""
+def shares_table(name: str, median: str, share: str) -> Callable[[Results], RenderableType]:
+    """Returns a function that makes a table of rows of `summarize` under these headings."""
 
-    def show(found: Found) -> Table:
-        table = Table(name, median, "smallest", "largest", share, box=None, header_style="bold")
-        for what, *milliseconds, percent, _ in (row.values() for row in found["rows"]):
-            table.add_row(what, *(f"{value:.3f}" for value in milliseconds), f"{percent:.3g} %")
-        return table
+    def table(results: Results) -> Table:
+        lines = Table(name, median, "smallest", "largest", share, box=None, header_style="bold")
+        for what, *milliseconds, percent, _ in (row.values() for row in results["rows"]):
+            lines.add_row(what, *(f"{value:.3f}" for value in milliseconds), f"{percent:.3g} %")
+        return lines
 
-    return show
+    return table

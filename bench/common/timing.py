@@ -1,28 +1,27 @@
-"""How times are taken.
-
-What is compared is measured in turn, round after round, so that a machine's moods fall on all of it alike. Each figure
-is the median over the rounds, with the smallest and the largest beside it.
-"""
+"""Timing. What is compared is measured in turn, round after round, so that a busy machine slows all of it alike."""
 
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 MIN_ROUNDS = 3
 
 
 class Clock:
-    """Laps in seconds; each ends when the device has done what it was told."""
+    """Measures laps in seconds; each lap waits until the device has finished its work."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: "torch.device") -> None:
         self._device = device
         self.lap()
 
     def lap(self) -> float:
         if self._device.type == "cuda":
+            import torch
+
             torch.cuda.synchronize(self._device)
         now = time.perf_counter()
         seconds, self._last = now - getattr(self, "_last", now), now
@@ -30,32 +29,32 @@ class Clock:
 
 
 def collect(rounds: Iterator[dict[str, float]], seconds: float) -> dict[str, list[float]]:
-    """The seconds that each thing took in each round, for so long and at least 3 rounds, after one to warm up."""
+    """Returns the times by name of all rounds in so many seconds, at least 3 rounds, after a warm-up round."""
     next(rounds)
     deadline = time.perf_counter() + seconds
     times: dict[str, list[float]] = {}
-    for number, taken in enumerate(rounds, start=1):
-        for name, value in taken.items():
+    for number, round_ in enumerate(rounds, start=1):
+        for name, value in round_.items():
             times.setdefault(name, []).append(value)
         if number >= MIN_ROUNDS and time.perf_counter() > deadline:
             break
     return times
 
 
-def turns(works: dict[str, Callable[[], None]], device: torch.device) -> Iterator[dict[str, float]]:
-    """Endless rounds: the seconds that each work took once."""
+def interleave(functions: dict[str, Callable[[], Any]], device: "torch.device") -> Iterator[dict[str, float]]:
+    """Yields endless rounds: the seconds of one call of each function."""
     clock = Clock(device)
     while True:
-        seconds = {}
-        for name, work in works.items():
+        times = {}
+        for name, function in functions.items():
             clock.lap()
-            work()
-            seconds[name] = clock.lap()
-        yield seconds
+            function()
+            times[name] = clock.lap()
+        yield times
 
 
-def spread(times: dict[str, list[float]], *, label: str, whole: Callable[[dict[str, float]], float]) -> list[Any]:
-    """A row for each thing: median, smallest and largest in milliseconds, and the share of the `whole` of medians."""
+def summarize(times: dict[str, list[float]], *, label: str, whole: Callable[[dict[str, float]], float]) -> list[Any]:
+    """Returns a row for each name: median, smallest and largest in ms, and the median's share of `whole(medians)`."""
     medians = {name: statistics.median(values) for name, values in times.items()}
     return [
         {

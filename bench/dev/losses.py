@@ -1,13 +1,12 @@
-"""What colour quantisation and losses cost, beside a training step: python -m photochrom.bench.dev.losses
+"""Measures soft encoding and losses beside a training step: python -m photochrom.bench.dev.losses
 
-All are measured on the same random batch; the step is that of the 313-bin network with rebalanced cross-entropy.
+All run on one random batch. The step is that of the 313-bin network with rebalanced cross-entropy.
 """
 
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,23 +16,23 @@ from ...engine.distributed import resolve_device
 from ...losses import L2, ColorLoss, Focal, RebalancedCrossEntropy, SmoothL1, ab_bins, soft_encode
 from ...models import ColorPrediction, VGGColorizer
 from ...pipelines import LabBatch
-from ..common.results import figures, run, shares
-from ..common.timing import collect, spread, turns
+from ..common.results import Results, make_results, run_benchmark, shares_table
+from ..common.timing import collect, interleave, summarize
 
 _STEP = "training step"
 
 
 @dataclass(frozen=True, kw_only=True)
-class LossesConfig:
+class LossesOptions:
     """Measures soft encoding and every loss, forward and backward, beside a whole training step.
 
     Args:
         size: Side of the photographs in pixels; targets have a quarter of it.
         batch_size: Photographs in a step.
-        width: Of the network.
+        width: Width of the network.
         device: auto, cuda or cpu.
-        seconds: How long to measure, after one round to warm up; at least 3 rounds.
-        out: File for the figures as JSON.
+        seconds: Measuring time after a warm-up round; at least three rounds are measured.
+        out: JSON file for the results.
     """
 
     size: int = 224
@@ -45,43 +44,43 @@ class LossesConfig:
 
 
 def main(argv: list[str]) -> int:
-    return run(
+    return run_benchmark(
         argv,
-        LossesConfig,
+        LossesOptions,
         measure,
         prog="python -m photochrom.bench.dev.losses",
-        show=shares("what", "ms", "of the step"),
+        table=shares_table("what", "ms", "of the step"),
     )
 
 
-def measure(config: LossesConfig) -> dict[str, Any]:
-    """Milliseconds of each, its share of the training step, and what they were measured on."""
-    device = resolve_device(config.device)
-    rows = spread(
-        collect(turns(_works(config, device), device), config.seconds),
+def measure(options: LossesOptions) -> Results:
+    """Returns the milliseconds of each function, and its share of the training step."""
+    device = resolve_device(options.device)
+    rows = summarize(
+        collect(interleave(_functions(options, device), device), options.seconds),
         label="what",
         whole=lambda medians: medians[_STEP],
     )
     encoding, step = rows[0], rows[-1]
     verdict = f"soft encoding takes {encoding['share(%)']:.2f} % of a training step's {step['median(ms)']:.0f} ms"
-    return figures(config, device, rows, verdict)
+    return make_results(options, device, rows, verdict)
 
 
-def _works(config: LossesConfig, device: torch.device) -> dict[str, Callable[[], None]]:
-    """What is measured, each as a function that does it once."""
+def _functions(options: LossesOptions, device: torch.device) -> dict[str, Callable[[], None]]:
+    """Returns the functions to measure, by name."""
     torch.manual_seed(0)
-    shape = (config.batch_size, 2, config.size, config.size)
-    # Smooth pictures of many colours: which candidates a colour has depends on where it lies.
-    coarse = torch.randn(config.batch_size, 2, 8, 8) * 30
+    shape = (options.batch_size, 2, options.size, options.size)
+    # Smooth pictures of many colours, as soft encoding depends on the colours.
+    coarse = torch.randn(options.batch_size, 2, 8, 8) * 30
     ab = torch.nn.functional.interpolate(coarse, size=shape[2:], mode="bicubic").clamp(-100, 90).to(device)
-    L = torch.rand(config.batch_size, 1, config.size, config.size, device=device) * 100
-    batch = LabBatch(L=L, ab=ab, index=torch.arange(config.batch_size))
+    L = torch.rand(options.batch_size, 1, options.size, options.size, device=device) * 100
+    batch = LabBatch(L=L, ab=ab, index=torch.arange(options.batch_size))
     target = torch.nn.functional.avg_pool2d(ab, 4)
 
-    model = VGGColorizer(width=config.width, head="bins").to(device).train()
+    model = VGGColorizer(width=options.width, head="bins").to(device).train()
     cross_entropy = RebalancedCrossEntropy(prior=torch.arange(1.0, 314).tolist()).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-5, fused=device.type == "cuda")
-    logits = torch.randn(config.batch_size, 313, *target.shape[2:], device=device)
+    logits = torch.randn(options.batch_size, 313, *target.shape[2:], device=device)
     colours = target + torch.randn_like(target)
 
     def step() -> None:
@@ -92,11 +91,13 @@ def _works(config: LossesConfig, device: torch.device) -> dict[str, Callable[[],
     def score(loss: ColorLoss, output: Tensor) -> Callable[[], None]:
         bins = ab_bins(device) if output.shape[1] == 313 else None
 
-        def work() -> None:
+        def forward_backward() -> None:
             leaf = output.detach().requires_grad_()
-            loss(ColorPrediction(output=leaf, input_size=(config.size, config.size), bins=bins), batch).total.backward()
+            loss(
+                ColorPrediction(output=leaf, input_size=(options.size, options.size), bins=bins), batch
+            ).total.backward()
 
-        return work
+        return forward_backward
 
     return {
         "soft_encode, k = 5": lambda: _discard(soft_encode(target, k=5)),
@@ -113,7 +114,7 @@ def _works(config: LossesConfig, device: torch.device) -> dict[str, Callable[[],
 
 
 def _by_all_distances(ab: Tensor, k: int = 5, sigma: float = 5.0) -> tuple[Tensor, Tensor]:
-    """Soft encoding as it is usually written."""
+    """Soft encoding as usually written."""
     squares = torch.cdist(ab.permute(0, 2, 3, 1), ab_bins(ab.device)).square()
     smallest, index = squares.topk(k, dim=-1, largest=False)
     return index, torch.softmax(-smallest / (2 * sigma**2), dim=-1)

@@ -1,6 +1,6 @@
-"""What reading in blocks saves, and what it costs the mixing: python -m photochrom.bench.dev.order SHARDS
+"""Measures shuffled reads by block size, and how well blocks mix: python -m photochrom.bench.dev.order SHARDS
 
-The page cache is emptied of the set before each measurement, so that all comes from the disk.
+The set is dropped from the page cache before each measurement.
 """
 
 import os
@@ -8,7 +8,6 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,23 +16,23 @@ from numpy.typing import NDArray
 from ...pipelines import ShardSet
 from ...pipelines.loading import order
 from ...pipelines.loading.reader import LocalReader
-from ..common.results import figures, run, shares
-from ..common.timing import spread
+from ..common.results import Results, make_results, run_benchmark, shares_table
+from ..common.timing import summarize
 
-_AHEAD = 2  # batches that are announced before they are read, as loaders do
+_PREFETCH = 2  # batches, as loaders do
 
 
 @dataclass(frozen=True, kw_only=True)
-class OrderConfig:
-    """Measures reading in shuffled order, by size of the blocks that lie together.
+class OrderOptions:
+    """Measures reading in shuffled order by shuffle_block_size.
 
     Args:
-        data: Shard set to read; larger than some GB, or the disk's own memory answers.
+        data: Shard set to read; larger than some GB, or the disk's cache is measured.
         batch_size: Photographs in a batch.
-        blocks: Sizes of blocks to compare.
-        batches: How many to read of each.
-        rounds: How often.
-        out: File for the figures as JSON.
+        blocks: Block sizes to compare.
+        batches: Batches to read in each measurement.
+        rounds: Measurements of each block size.
+        out: JSON file for the results.
     """
 
     data: Path
@@ -45,27 +44,31 @@ class OrderConfig:
 
 
 def main(argv: list[str]) -> int:
-    show = shares("block", "ms per image", "of block 1")
-    return run(argv, OrderConfig, measure, prog="python -m photochrom.bench.dev.order", show=show, positional=("data",))
+    table = shares_table("block", "ms per image", "of block 1")
+    return run_benchmark(
+        argv, OrderOptions, measure, prog="python -m photochrom.bench.dev.order", table=table, positional=("data",)
+    )
 
 
-def measure(config: OrderConfig) -> dict[str, Any]:
-    """Milliseconds per image to read from a cold disk, by block; the last round's order differs from the first's."""
-    data = ShardSet.open(config.data)
+def measure(options: OrderOptions) -> Results:
+    """Returns the milliseconds per image to read from the disk, by block; each round has another order."""
+    data = ShardSet.open(options.data)
     times: dict[str, list[float]] = {}
-    for seed in range(config.rounds):
-        for block in config.blocks:
-            times.setdefault(str(block), []).append(cold_seconds(data, config.batch_size, config.batches, block, seed))
-    rows = spread(times, label="block", whole=lambda medians: next(iter(medians.values())))
-    for row, block in zip(rows, config.blocks, strict=True):
-        row["batch_overlap"] = batch_overlap(data.num_samples, config.batch_size, block)
-    met = ", ".join(f"{row['batch_overlap']:.2f} at {row['block']}" for row in rows)
-    verdict = f"pairs of a batch that shared one in the epoch before, over those that would by chance: {met}"
-    return figures(config, torch.device("cpu"), rows, verdict)
+    for seed in range(options.rounds):
+        for block in options.blocks:
+            times.setdefault(str(block), []).append(
+                cold_seconds(data, options.batch_size, options.batches, block, seed)
+            )
+    rows = summarize(times, label="block", whole=lambda medians: next(iter(medians.values())))
+    for row, block in zip(rows, options.blocks, strict=True):
+        row["batch_overlap"] = batch_overlap(data.num_samples, options.batch_size, block)
+    overlaps = ", ".join(f"{row['batch_overlap']:.2f} at {row['block']}" for row in rows)
+    verdict = f"pairs of a batch that shared a batch in the epoch before, relative to chance: {overlaps}"
+    return make_results(options, torch.device("cpu"), rows, verdict)
 
 
 def batch_overlap(num_samples: int, batch_size: int, block: int, seed: int = 0) -> float:
-    """How often two samples that share a batch have shared one in the epoch before, over how often by chance."""
+    """Returns how often two samples of a batch shared a batch in the epoch before, relative to chance."""
     before, now = (
         order.epoch_order(num_samples, seed, epoch, block)[: num_samples - num_samples % batch_size]
         for epoch in range(2)
@@ -78,14 +81,14 @@ def batch_overlap(num_samples: int, batch_size: int, block: int, seed: int = 0) 
 
 
 def _pairs(batch: NDArray[np.int64]) -> float:
-    """Pairs of equal numbers."""
+    """Returns the number of pairs of equal numbers, without those of -1."""
     counts = np.unique(batch[batch >= 0], return_counts=True)[1]
     return float((counts * (counts - 1) / 2).sum())
 
 
 def cold_seconds(data: ShardSet, batch_size: int, num_batches: int, block: int, seed: int) -> float:
-    """Seconds per photograph to read so many training batches from an empty page cache; nobody else may map the set."""
-    _forget(data)
+    """Returns the seconds per photograph to read batches from an empty page cache; the set must not be mapped."""
+    _drop_from_page_cache(data)
     reader = LocalReader(data)
     batches = [
         np.sort(order.training_batch(data.num_samples, batch_size, seed, number, block)[0])
@@ -93,15 +96,15 @@ def cold_seconds(data: ShardSet, batch_size: int, num_batches: int, block: int, 
     ]
     started = time.perf_counter()
     for number, batch in enumerate(batches):
-        for ahead in batches[number + _AHEAD : number + _AHEAD + 1]:
-            reader.prefetch(ahead)
+        if number + _PREFETCH < len(batches):
+            reader.prefetch(batches[number + _PREFETCH])
         for stored in reader.read(batch):
             stored[::4096].max()  # touches every page
     return (time.perf_counter() - started) / batch_size / num_batches
 
 
-def _forget(data: ShardSet) -> None:
-    """Lets the system drop the set's pages, which it can once nobody maps them."""
+def _drop_from_page_cache(data: ShardSet) -> None:
+    """Asks the system to drop the set's pages; it keeps pages that are mapped."""
     for shard in data.shards:
         with open(str(data.root / f"{shard.name}.tar"), "rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

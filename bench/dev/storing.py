@@ -1,10 +1,9 @@
-"""What storing photographs costs their colours, and their bytes: python -m photochrom.bench.dev.storing PHOTOS
+"""Measures the ab error and the bytes of stored JPEGs: python -m photochrom.bench.dev.storing PHOTOS
 
-Photographs are reduced as pack does. Each row is one way to do it: a quality and a chroma subsampling of the JPEG that
-is stored, or a scale at which large JPEGs are decoded; beside it the error of ab against the exact reduction.
+Photographs are reduced as pack does. Each row is a quality and a chroma subsampling of the stored JPEG, or a scale at
+which large JPEGs are decoded, with the error of ab against the exact reduction.
 """
 
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,14 +16,13 @@ import simplejpeg
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from rich.console import Console
+from rich.console import Group, RenderableType
 from rich.table import Table
 from skimage.color import rgb2lab
 
-from ...engine.configuration.parser import parse_options
 from ...pipelines.imaging.decode import Pixels, Rejected, decode, read_file, reduced_size
 from ...pipelines.imaging.encode import Subsampling, encode_jpeg, resize
-from ..common.results import figures
+from ..common.results import Results, make_results, run_benchmark
 
 _QUALITIES = (98, 95, 92, 90, 85, 75)
 _SUBSAMPLINGS: tuple[Subsampling, ...] = ("444", "422", "420")
@@ -32,14 +30,14 @@ _SCALES = (1.0, 1.25, 1.5, 2.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoringConfig:
-    """Measures the error of ab, and the bytes, of each quality and subsampling, and of decoding at smaller scales.
+class StoringOptions:
+    """Measures the error of ab and the bytes by quality and subsampling, and the error of decoding at smaller scales.
 
     Args:
         photos: Folder of photographs.
         samples: Photographs to measure on, the largest of the folder.
         short_side: As that of pack.
-        out: File for the figures as JSON.
+        out: JSON file for the results.
     """
 
     photos: Path
@@ -49,50 +47,51 @@ class StoringConfig:
 
 
 def main(argv: list[str]) -> int:
-    config = parse_options(StoringConfig, argv, prog="python -m photochrom.bench.dev.storing", positional=("photos",))
-    found = measure(config)
-    if config.out:
-        config.out.write_text(json.dumps(found, indent=1) + "\n")
-    for rows in (found["rows"], found["scaled"]):
-        table = Table(*rows[0], box=None, header_style="bold") if rows else Table()
+    prog = "python -m photochrom.bench.dev.storing"
+    return run_benchmark(argv, StoringOptions, measure, prog=prog, table=table, positional=("photos",))
+
+
+def table(results: Results) -> RenderableType:
+    """Returns a table of the ways to store, and one of the scales."""
+    tables = []
+    for rows in filter(None, (results["rows"], results["scaled"])):
+        tables.append(Table(*rows[0], box=None, header_style="bold"))
         for row in rows:
-            table.add_row(*(value if isinstance(value, str) else f"{value:.3f}" for value in row.values()))
-        Console(file=sys.stdout).print(table)
-    print(found["verdict"])
-    return 0
+            tables[-1].add_row(*(value if isinstance(value, str) else f"{value:.3f}" for value in row.values()))
+    return Group(*tables)
 
 
-def measure(config: StoringConfig) -> dict[str, Any]:
-    """Error and bytes of each way to store, error and speed of each scale."""
+def measure(options: StoringOptions) -> Results:
+    """Returns the error and bytes of each way to store, and the error and speed of each scale."""
     torch.set_num_threads(1)
-    photographs = _largest(config)
-    small = [_exact(data, config.short_side) for data in photographs]
+    photographs = _largest(options)
+    small = [_exact(data, options.short_side) for data in photographs]
     rows = [_stored(small, quality, subsampling) for subsampling in _SUBSAMPLINGS for quality in _QUALITIES]
-    large = [data for data in photographs if _ratio(data, config.short_side) >= 2 * max(_SCALES[:2])]
-    scaled = _scaled(large, config.short_side) if large else []
+    large = [data for data in photographs if _ratio(data, options.short_side) >= 2 * max(_SCALES[:2])]
+    scaled = _scaled(large, options.short_side) if large else []
     default = next(row for row in rows if row["quality"] == "95" and row["subsampling"] == "444")
     verdict = (
-        f"{len(photographs)} photographs; quality 95 at 444 costs ab {default['rmse_ab']:.2f} of RMSE and takes "
-        f"{default['KB']:.0f} KB; {len(large)} are large enough to be decoded at a smaller scale"
+        f"{len(photographs)} photographs; quality 95 at 444 has an RMSE of ab of {default['rmse_ab']:.2f} and takes "
+        f"{default['KB']:.0f} KB; {len(large)} are large enough to decode at a smaller scale"
     )
-    return figures(config, torch.device("cpu"), rows, verdict) | {"scaled": scaled}
+    return make_results(options, torch.device("cpu"), rows, verdict) | {"scaled": scaled}
 
 
-def _largest(config: StoringConfig) -> list[bytes]:
-    """The JPEGs with the longest short sides that are to be reduced_size."""
-    found: list[tuple[int, bytes]] = []
-    for path in sorted(path for path in config.photos.rglob("*") if path.is_file()):
+def _largest(options: StoringOptions) -> list[bytes]:
+    """Returns the JPEGs with the longest short sides above --short-side."""
+    jpegs: list[tuple[int, bytes]] = []
+    for path in sorted(path for path in options.photos.rglob("*") if path.is_file()):
         data = read_file(path)
         try:
             _, size, done = decode(data)
         except Rejected:
             continue
-        if not done and min(size) > config.short_side:
-            found.append((min(size), data))
-    if not found:
-        raise ValueError(f"{config.photos} holds no JPEGs with sides above {config.short_side}")
-    found.sort(key=lambda photograph: -photograph[0])
-    return [data for _, data in found[: config.samples]]
+        if not done and min(size) > options.short_side:
+            jpegs.append((min(size), data))
+    if not jpegs:
+        raise ValueError(f"{options.photos} holds no JPEGs with sides above {options.short_side}")
+    jpegs.sort(key=lambda photograph: -photograph[0])
+    return [data for _, data in jpegs[: options.samples]]
 
 
 def _size(data: bytes) -> tuple[int, int]:
@@ -105,7 +104,7 @@ def _ratio(data: bytes, short_side: int) -> float:
 
 
 def _exact(data: bytes, short_side: int) -> Pixels:
-    """The reduction of a full decode."""
+    """Returns the reduction of a full decode."""
     pixels = simplejpeg.decode_jpeg(data, colorspace="RGB")
     return resize(pixels, reduced_size(_size(data), short_side))
 
@@ -115,7 +114,7 @@ def _ab(pixels: Pixels) -> NDArray[np.float64]:
 
 
 def _rmse(pairs: Iterator[tuple[Pixels, Pixels]]) -> float:
-    """Of ab, in Lab units, pooled over all pixels of all pictures."""
+    """Returns the RMSE of ab in Lab units, pooled over all pixels of all pictures."""
     errors = [((_ab(one) - _ab(other)) ** 2).ravel() for one, other in pairs]
     return float(np.sqrt(np.concatenate(errors).mean()))
 
@@ -132,18 +131,18 @@ def _stored(small: list[Pixels], quality: int, subsampling: Subsampling) -> dict
 
 
 def _scaled(large: list[bytes], short_side: int) -> list[dict[str, Any]]:
-    """Each scale in turn, three times; the error is the same each time, the times are those of the fastest."""
-    ways: dict[str, Callable[[bytes], Pixels]] = {
+    """Returns a row for each scale: the error, and the fastest time of three."""
+    decoders: dict[str, Callable[[bytes], Pixels]] = {
         "full, Pillow": _by_pillow(short_side),
         "full": _by_scale(short_side, None),
     }
-    ways |= {f"at least {scale}x": _by_scale(short_side, scale) for scale in _SCALES}
-    best = dict.fromkeys(ways, float("inf"))
+    decoders |= {f"at least {scale}x": _by_scale(short_side, scale) for scale in _SCALES}
+    best = dict.fromkeys(decoders, float("inf"))
     results: dict[str, list[Pixels]] = {}
     for _ in range(3):
-        for name, way in ways.items():
+        for name, decoder in decoders.items():
             started = time.perf_counter()
-            results[name] = [way(data) for data in large]
+            results[name] = [decoder(data) for data in large]
             best[name] = min(best[name], (time.perf_counter() - started) / len(large))
     return [
         {
@@ -152,25 +151,25 @@ def _scaled(large: list[bytes], short_side: int) -> list[dict[str, Any]]:
             "times as fast": best["full"] / best[name],
             "rmse_ab": _rmse(zip(results["full"], results[name], strict=True)),
         }
-        for name in ways
+        for name in decoders
     ]
 
 
 def _by_scale(short_side: int, scale: float | None) -> Callable[[bytes], Pixels]:
-    def way(data: bytes) -> Pixels:
+    def decode_scaled(data: bytes) -> Pixels:
         size = reduced_size(_size(data), short_side)
         least = {} if scale is None else {"min_width": round(scale * size[0]), "min_height": round(scale * size[1])}
         return resize(simplejpeg.decode_jpeg(data, colorspace="RGB", min_factor=2, **least), size)
 
-    return way
+    return decode_scaled
 
 
 def _by_pillow(short_side: int) -> Callable[[bytes], Pixels]:
-    def way(data: bytes) -> Pixels:
+    def decode_scaled(data: bytes) -> Pixels:
         picture = Image.fromarray(simplejpeg.decode_jpeg(data, colorspace="RGB"))
         return np.array(picture.resize(reduced_size(picture.size, short_side), Image.Resampling.BICUBIC))
 
-    return way
+    return decode_scaled
 
 
 if __name__ == "__main__":

@@ -1,7 +1,4 @@
-"""What a photograph costs on its way from the disk to Lab, stage by stage, by what TorchLoader is made of.
-
-Each stage works alone, in one thread, on the photographs of one batch after another. What DALI does is not told apart.
-"""
+"""Measures the stages of TorchLoader, from stored bytes to Lab, each alone in one thread. DALI's are not separated."""
 
 import statistics
 from collections.abc import Iterator
@@ -19,15 +16,15 @@ from ..common.timing import Clock, collect
 
 READ, DECODE, CUT, TRANSFER, LAB = "read", "decode", "crop and resize", "transfer", "Lab"
 
-_SAMPLES = 32  # of a round, at most
+_MAX_SAMPLES = 32  # in a round
 
 
 def stage_costs(config: RunConfig, device: torch.device, seconds: float) -> list[dict[str, Any]]:
-    """A row for each stage: microseconds per photograph, of one core or of the device, measured for so long."""
+    """Returns a row for each stage: microseconds per photograph of one core or of the device."""
     data = config.data
     loader = TorchLoader(
         ShardSet.open(data.train),
-        batch_size=min(_SAMPLES, config.train.batch_size),
+        batch_size=min(_MAX_SAMPLES, config.train.batch_size),
         size=data.size,
         train=True,
         crop=data.crop,
@@ -52,7 +49,7 @@ def stage_costs(config: RunConfig, device: torch.device, seconds: float) -> list
 
 
 def _rounds(loader: TorchLoader, device: torch.device) -> Iterator[dict[str, float]]:
-    """Endless rounds: the seconds of each stage for a batch, as the loader plans it."""
+    """Yields endless rounds: the seconds of each stage for a batch that the loader plans."""
     number = 0
     while True:
         yield _round(loader, loader.plan(number), device)
@@ -63,19 +60,19 @@ def _round(loader: TorchLoader, plan: BatchPlan, device: torch.device) -> dict[s
     planar = loader.data.store == "lab"
     seconds = dict.fromkeys((READ, DECODE, CUT), 0.0)
     clock, squares = Clock(torch.device("cpu")), []
-    stored = [np.array(each) for each in loader.reader.read(plan.index)]  # a memory map reads what is looked at
+    stored = [np.array(picture) for picture in loader.reader.read(plan.index)]  # copied: a memory map reads lazily
     seconds[READ] = clock.lap()
-    for index, each, window in zip(plan.index.tolist(), stored, plan.window.tolist(), strict=True):
+    for index, encoded, window in zip(plan.index.tolist(), stored, plan.window.tolist(), strict=True):
         clock.lap()
-        picture = loader.image(index, each)
+        picture = loader.image(index, encoded)
         seconds[DECODE] += clock.lap()
         square = crop(picture, window, planar)
         if window[2:] != [loader.size, loader.size]:
             square = resize(square, loader.size, is_planar=planar)
         seconds[CUT] += clock.lap()
-        squares.append(square.copy())  # out of the memory that the next picture is decoded into
-    last = _on_cpu(loader, plan, squares) if device.type == "cpu" else _on_device(loader, squares, device)
-    return seconds | last
+        squares.append(square.copy())  # the next picture is decoded into the same memory
+    to_lab = _on_cpu(loader, plan, squares) if device.type == "cpu" else _on_device(loader, squares, device)
+    return seconds | to_lab
 
 
 def _on_cpu(loader: TorchLoader, plan: BatchPlan, squares: list[Pixels]) -> dict[str, float]:
@@ -89,7 +86,7 @@ def _on_cpu(loader: TorchLoader, plan: BatchPlan, squares: list[Pixels]) -> dict
 def _on_device(loader: TorchLoader, squares: list[Pixels], device: torch.device) -> dict[str, float]:
     pinned = torch.from_numpy(np.stack(squares)).pin_memory()
     clock = Clock(device)
-    there = pinned.to(device, non_blocking=True)
+    on_device = pinned.to(device, non_blocking=True)
     transfer = clock.lap()
-    lab_converter(loader.data.store)(there)
+    lab_converter(loader.data.store)(on_device)
     return {TRANSFER: transfer, LAB: clock.lap()}

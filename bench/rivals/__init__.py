@@ -1,12 +1,5 @@
-"""photochrom bench rivals --data DIR: what people use today, beside ours
+"""photochrom bench rivals --data DIR: measures other data loaders beside this project's
 
-Each rival is a module here, named in entries.py, and runs in a process of its own (runner.py), in which nothing is
-imported but what it needs.
+Each rival is a module here, listed in entries.py, and runs in a process of its own (runner.py) that imports only what
+the rival needs.
 """
-
-
-def main(argv: list[str], prog: str) -> int:
-    """The verb; returns the exit code."""
-    from .command import main  # heavier than what a rival's process should begin with
-
-    return main(argv, prog)

@@ -1,37 +1,38 @@
-"""What the verb is told."""
+"""Options of the verb."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...engine.configuration.config import Device, check_image_size
 from ...engine.configuration.parser import nearest
-from .entries import CONTESTANTS, Entry
+from ...pipelines.output_dir import check_output_file
+from .entries import ENTRIES, Entry
 
-_STEP = "step"  # what --only calls the training step
+_STEP = "step"  # name of the training step for --only
 
 
 @dataclass(frozen=True, kw_only=True)
-class RivalsConfig:
-    """Measures the loaders that people use today beside ours, from the same photographs to the same L and ab, each in a
-    process of its own, round after round on the same cores; and the original's training step beside the engine's.
+class RivalsOptions:
+    """Measures other data loaders and this project's, from the same photographs to the same L and ab, each in its own
+    process, in turn on the same cores; and the original project's training step beside the engine's.
 
     Args:
         data: Folder or archive of photographs, as pack takes it.
-        samples: How many of them to take, at most.
-        size: Side of what is made of them in pixels.
+        samples: Photographs to take at most.
+        size: Side of the batches in pixels.
         batch_size: Photographs in a batch.
         step_batch_size: Photographs in a training step; by default batch_size on a GPU, 2 on a CPU.
-        step_width: Of the network that takes it.
-        threads: Cores for each, and the threads or workers that it is told to use; by default all of this process.
-        seconds: How long to measure in all, divided over entries and rounds. What they read is made before, and
-            each turn begins with a start and a pass over the photographs, which come on top.
-        rounds: How often all take their turn.
-        only: Contestants, separated by commas; each can be narrowed, as in DaliLoader:originals:squash; 'step' is the
-            training step. By default all.
-        device: Where batches are to be, auto, cuda or cpu; those of others are copied there.
-        python: Interpreters of other environments, for rivals that cannot be installed beside us.
-        work: Folder for what they read, which stays there and serves again; by default a temporary one.
-        out: File for the figures as JSON; a picture of them goes beside it.
+        step_width: Width of the network of the training step.
+        threads: Cores of each entry, and its threads or workers; by default all cores of this process.
+        seconds: Measuring time in all, divided over entries and rounds. Making the data sets, starting processes and a
+            first pass over the photographs come on top.
+        rounds: Measurements of each entry.
+        only: Entries, separated by commas: a loader, as DaliLoader:originals:squash or a part of it from the left, or
+            step, the training step. By default all.
+        device: Device of the batches: auto, cuda or cpu.
+        python: Interpreters of other environments, for rivals that cannot be installed beside this project.
+        work: Folder for the data sets, which are kept and used again; by default a temporary one.
+        out: JSON file for the results; a chart is written beside it.
     """
 
     data: Path
@@ -57,22 +58,24 @@ class RivalsConfig:
             raise ValueError(f"--seconds {self.seconds} is not positive")
         if self.samples < self.batch_size:
             raise ValueError(f"--samples {self.samples} is fewer than a batch of {self.batch_size}: change one of them")
+        if self.out:
+            check_output_file(self.out, ".json")
         check_image_size(self.size, "--size ")
-        known = {_STEP, *(name for each in CONTESTANTS for name in each.names)}
+        known = {_STEP, *(name for entry in ENTRIES for name in entry.names)}
         if unknown := sorted(self._only - known):
-            names = dict.fromkeys(each.loader for each in CONTESTANTS)
+            names = dict.fromkeys(entry.loader for entry in ENTRIES)
             raise ValueError(
-                f"no entry is called {unknown[0]}{nearest(unknown[0], known)}; known are {', '.join(names)} and {_STEP}"
+                f"there is no entry {unknown[0]}{nearest(unknown[0], known)}; known are {', '.join(names)} and {_STEP}"
             )
 
     @property
     def entries(self) -> list[Entry]:
-        """Those of the loaders that are to run."""
-        return [each for each in CONTESTANTS if not self.only or not self._only.isdisjoint(each.names)]
+        """Loaders to measure."""
+        return [entry for entry in ENTRIES if not self.only or not self._only.isdisjoint(entry.names)]
 
     @property
-    def steps(self) -> bool:
-        """Whether the training step is to be measured."""
+    def measures_step(self) -> bool:
+        """True if the training step is measured."""
         return not self.only or _STEP in self._only
 
     @property

@@ -1,4 +1,4 @@
-"""DALI as its guides have it, on the GPU where the batches are to be there, and Kornia's rgb_to_lab as it comes."""
+"""DALI as in its guides, on a GPU if the batches go there, and Kornia's rgb_to_lab."""
 
 from .task import AREA, RATIO, Batches, Task, files
 
@@ -12,7 +12,7 @@ def batches(task: Task) -> Batches:
     from nvidia.dali.plugin.pytorch import DALIGenericIterator, LastBatchPolicy
 
     on_gpu = task.device == "cuda"
-    decoder = "mixed" if on_gpu else "cpu"  # what follows runs where the pictures are
+    decoder = "mixed" if on_gpu else "cpu"  # the operations after it run on the same device
     pipeline = Pipeline(batch_size=task.batch_size, num_threads=task.threads, device_id=0 if on_gpu else None, seed=0)
     with pipeline:
         jpegs, numbers = fn.readers.file(files=files(task.data), random_shuffle=True, name="files")

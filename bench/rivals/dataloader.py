@@ -1,4 +1,4 @@
-"""torch's DataLoader, as rivals that have nothing of their own in its place use it."""
+"""torch's DataLoader, for rivals without a loader of their own."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -8,7 +8,7 @@ from .task import Task, files
 
 
 class Files:
-    """A torch dataset of a folder's photographs: L, ab, and the number, by `planes` of a path."""
+    """Dataset of a folder's photographs: L, ab and the number; `planes` makes L and ab from a path."""
 
     def __init__(self, task: Task, planes: Callable[[str, Task], Planes]) -> None:
         self._paths, self._task, self._planes = files(task.data), task, planes
@@ -21,7 +21,7 @@ class Files:
 
 
 def endless(dataset: Any, task: Task) -> Iterator[Any]:
-    """Batches of one epoch that does not end, so that no queue runs empty: each photograph once, then each again."""
+    """Yields batches of one endless epoch, so that queues stay full: each photograph once, then each again."""
     from torch.utils.data import DataLoader, RandomSampler
 
     sampler = RandomSampler(dataset, num_samples=len(dataset) * 10**6)

@@ -1,4 +1,4 @@
-"""The folder of what entries read: everything is made of the same photographs, once."""
+"""Data sets that entries read, all made from the same photographs, once."""
 
 import json
 import shutil
@@ -17,31 +17,31 @@ from ...pipelines.loading.reader import LocalReader
 from ...pipelines.output_dir import write_json
 from ...pipelines.system import available_cpus
 from .accuracy import write_reference
-from .config import RivalsConfig
+from .config import RivalsOptions
 from .entries import SETS, WRITERS
 
-Writer = Callable[[str, Path, Path], None]  # the rival, the folder of photographs, what to make of it
+Writer = Callable[[str, Path, Path], None]  # rival, folder of photographs, output
 
 
-class Work:
-    """Makes what is not there yet, and keeps how long it took.
+class Datasets:
+    """Makes data sets on first use, and notes how long it took.
 
     Args:
-        config: Of the verb.
-        folder: For all of it.
-        write: Has a rival write its format.
+        options: Options of the verb.
+        folder: Folder for all data sets.
+        write: Makes a rival write its format.
     """
 
-    def __init__(self, config: RivalsConfig, folder: Path, write: Writer) -> None:
-        self._config, self._folder, self._write = config, folder, write
-        self._threads = config.threads or available_cpus()
+    def __init__(self, options: RivalsOptions, folder: Path, write: Writer) -> None:
+        self._options, self._folder, self._write = options, folder, write
+        self._threads = options.threads or available_cpus()
         (folder / "import").mkdir(exist_ok=True)
-        package = folder / "import" / "photochrom"  # for interpreters that have our libraries, but not us
+        package = folder / "import" / "photochrom"  # for interpreters of other environments
         package.unlink(missing_ok=True)
         package.symlink_to(Path(__file__).resolve().parents[2])
 
     def path(self, reads: str) -> Path:
-        """Where it lies. What `write` raises when it cannot be made comes through."""
+        """Returns the path of a data set, made if it is not there yet."""
         out = self._folder / reads
         if out.exists():
             return out
@@ -57,11 +57,11 @@ class Work:
 
     @property
     def num_photographs(self) -> int:
-        """How many all of them read."""
+        """Photographs in every data set."""
         return len(list(self.path("files").iterdir()))
 
     def formats(self) -> list[dict[str, Any]]:
-        """How long each took to be made, and how large it is."""
+        """Returns the time to make each data set, and its size."""
         notes = self._folder / "formats.json"
         return list(json.loads(notes.read_text()).values()) if notes.exists() else []
 
@@ -74,33 +74,33 @@ class Work:
         if source is None:
             self._write_files(out)
         elif reads in SETS:
-            settings = {"short_side": self._config.size * 9 // 8, "keep_grey": True} | SETS[reads][1]
+            settings = {"short_side": self._options.size * 9 // 8, "keep_grey": True} | SETS[reads][1]
             self._pack(source, out, **settings)
         elif reads == "squares":
             self._write_squares(source, out)
         elif reads == "reference":
-            write_reference(source, out, self._config.size)
+            write_reference(source, out, self._options.size)
         else:
             self._write(WRITERS[reads], source, out)
 
     def _write_files(self, out: Path) -> None:
-        config, gate = self._config, self._folder / "gate"
-        self._pack(config.data, gate, short_side="none")
-        shards = ShardSet.open(gate)
+        options, packed = self._options, self._folder / "packed"
+        self._pack(options.data, packed, short_side="none")
+        shards = ShardSet.open(packed)
         out.mkdir()
-        large = [i for i, sides in enumerate(shards.sizes.tolist()) if min(sides) >= config.size]
-        chosen = large[: config.samples]  # at random: packing has shuffled them
+        large = [i for i, sides in enumerate(shards.sizes.tolist()) if min(sides) >= options.size]
+        chosen = large[: options.samples]  # a random choice, as packing has shuffled them
         for i, jpeg in enumerate(LocalReader(shards).read(np.array(chosen, dtype=np.int64))):
             (out / f"{i:06}.jpg").write_bytes(jpeg.tobytes())
-        if len(chosen) < config.batch_size:
+        if len(chosen) < options.batch_size:
             raise ValueError(
-                f"{len(large)} of {shards.num_samples} photographs in {config.data} are no smaller than "
-                f"{config.size} pixels, too few for a batch of {config.batch_size}: lower --batch-size or --size"
+                f"{len(large)} of {shards.num_samples} photographs in {options.data} are no smaller than "
+                f"{options.size} pixels, too few for a batch of {options.batch_size}: lower --batch-size or --size"
             )
-        shutil.rmtree(gate)
+        shutil.rmtree(packed)
 
     def _write_squares(self, source: Path, out: Path) -> None:
-        side = self._config.size
+        side = self._options.size
         out.mkdir()
         for path in source.iterdir():
             squashed = Image.open(path).convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
@@ -111,18 +111,18 @@ class Work:
 
 
 @contextmanager
-def work_folder(config: RivalsConfig) -> Iterator[Path]:
-    """The folder that is meant, or a temporary one. One that was made of other photographs raises ValueError."""
-    if config.work is None:
+def work_folder(options: RivalsOptions) -> Iterator[Path]:
+    """Yields the folder --work or a temporary one. Raises ValueError if it holds data sets of other photographs."""
+    if options.work is None:
         with tempfile.TemporaryDirectory(prefix="photochrom-") as folder:
             yield Path(folder)
         return
-    config.work.mkdir(parents=True, exist_ok=True)
-    label = config.work / "made-of.json"
-    made_of = {"data": str(config.data.resolve()), "samples": config.samples, "size": config.size}
-    if label.exists() and (found := json.loads(label.read_text())) != made_of:
-        raise ValueError(f"{config.work} was made of {found}, not of {made_of}: name another folder by --work")
-    if not label.exists() and any(config.work.iterdir()):
-        raise ValueError(f"{config.work} holds other things: name a new folder by --work")
+    options.work.mkdir(parents=True, exist_ok=True)
+    label = options.work / "made-of.json"
+    made_of = {"data": str(options.data.resolve()), "samples": options.samples, "size": options.size}
+    if label.exists() and (others := json.loads(label.read_text())) != made_of:
+        raise ValueError(f"{options.work} was made of {others}, not of {made_of}: name another folder with --work")
+    if not label.exists() and any(options.work.iterdir()):
+        raise ValueError(f"{options.work} holds other files: name a new folder with --work")
     write_json(label, made_of)
-    yield config.work
+    yield options.work

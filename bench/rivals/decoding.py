@@ -1,4 +1,4 @@
-"""From a photograph to L and ab as people do it, for rivals that bring the bytes only: by Pillow or by OpenCV.
+"""Decodes photographs to L and ab with Pillow or OpenCV, for rivals that only load bytes.
 
 Both return L (1, S, S) and ab (2, S, S), float32 in Lab units.
 """
@@ -13,7 +13,7 @@ Planes = tuple[Any, Any]
 
 
 def by_pillow(picture: Any, task: Task) -> Planes:
-    """Of a PIL picture: the bicubic filter, and scikit-image in float64."""
+    """Converts a PIL picture with the bicubic filter, and scikit-image in float64."""
     import numpy as np
     from skimage.color import rgb2lab
 
@@ -21,7 +21,7 @@ def by_pillow(picture: Any, task: Task) -> Planes:
 
 
 def by_opencv(jpeg: bytes, task: Task) -> Planes:
-    """Of a file's bytes: OpenCV's decoder, its filter for making pictures smaller, its Lab in float32."""
+    """Converts a JPEG with OpenCV: its decoder, its area filter, its Lab in float32."""
     import numpy as np
 
     cv2 = _opencv()
@@ -35,7 +35,7 @@ def by_opencv(jpeg: bytes, task: Task) -> Planes:
 
 
 def opencv_lab(picture: Any, *, from_bgr: bool = False) -> Planes:
-    """Of an array (S, S, 3) of sRGB in bytes."""
+    """Converts an array (S, S, 3) of sRGB bytes with OpenCV."""
     import numpy as np
 
     cv2 = _opencv()
@@ -44,7 +44,7 @@ def opencv_lab(picture: Any, *, from_bgr: bool = False) -> Planes:
 
 
 def cut(picture: Any, task: Task) -> Any:
-    """A PIL picture as the job says, by Pillow's bicubic filter."""
+    """Returns a PIL picture cropped or squashed for the task, with Pillow's bicubic filter."""
     from PIL import Image
 
     size = (task.size, task.size)
@@ -59,7 +59,7 @@ def cut(picture: Any, task: Task) -> Any:
 def _opencv() -> Any:
     import cv2
 
-    cv2.setNumThreads(0)  # as many of its own in each worker would wait for each other
+    cv2.setNumThreads(0)  # its threads in each worker would compete
     return cv2
 
 

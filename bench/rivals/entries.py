@@ -1,9 +1,9 @@
-"""Who takes part, at which job, and what each of them reads."""
+"""Entries of the comparison: loaders, their jobs, and the data sets that they read."""
 
 from dataclasses import dataclass
 from typing import Any
 
-# A rival is the module of its name. It reads the photographs as files, or what its `write` makes of them.
+# Rivals and the data sets they read. A rival is the module of its name; its `write` makes its data set.
 RIVALS = {
     "original": "files",
     "opencv": "files",
@@ -16,10 +16,10 @@ RIVALS = {
 }
 WRITERS = {reads: rival for rival, reads in RIVALS.items() if reads != "files"}
 
-# Whose squash shows another part of the photograph, and which: its pixels cannot be compared.
+# Rivals whose squash shows another part of the photograph, so that pixels cannot be compared.
 OTHER_PARTS = {"ffcv": "the largest square"}
 
-# The shard sets: what is packed, and how. Reduced ones have a short side of 9/8 of the size, 288 for 256.
+# Shard sets: source and options of pack. Reduced sets have a short side of 9/8 of the size, 288 for 256.
 SETS: dict[str, tuple[str, dict[str, Any]]] = {
     "originals": ("files", {"short_side": "none"}),
     "reduced": ("files", {}),
@@ -32,12 +32,12 @@ SQUASH, RANDOM, NOTHING, STEP = "squash", "random_resized", "nothing", "training
 BASELINE = "original"
 
 _DECODERS = ("DaliLoader", "TorchLoader")
-_KINDS = ("", "lab_")
+_PREFIXES = ("", "lab_")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A rival or a loader of ours, at one job: what it reads, how it cuts if not as the job says."""
+    """A loader at a job: the data set it reads, and its crop if not the job's."""
 
     job: str
     loader: str
@@ -46,17 +46,17 @@ class Entry:
 
     @property
     def names(self) -> tuple[str, str, str]:
-        """What --only may call it."""
+        """Names for --only."""
         return self.loader, f"{self.loader}:{self.reads}", f"{self.loader}:{self.reads}:{self.job}"
 
 
-def _prepared(job: str, made: str, crop: str = "") -> list[Entry]:
-    """Ours on sets that were made for the job."""
-    decoders = [Entry(job, loader, kind + made, crop) for loader in _DECODERS for kind in _KINDS]
-    return [*decoders, Entry(job, "CachedLoader", made, crop)]
+def _prepared(job: str, dataset: str, crop: str = "") -> list[Entry]:
+    """Returns this project's loaders on shard sets made for the job."""
+    decoders = [Entry(job, loader, prefix + dataset, crop) for loader in _DECODERS for prefix in _PREFIXES]
+    return [*decoders, Entry(job, "CachedLoader", dataset, crop)]
 
 
-CONTESTANTS = (
+ENTRIES = (
     *(Entry(job, rival, reads) for job in (SQUASH, RANDOM) for rival, reads in RIVALS.items()),
     *(Entry(job, loader, "originals") for job in (SQUASH, RANDOM) for loader in (*_DECODERS, "CachedLoader")),
     *_prepared(SQUASH, "squashed"),

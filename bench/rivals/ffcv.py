@@ -1,4 +1,4 @@
-"""FFCV over JPEGs, with a Lab kernel as fast as ours. In place of a squash it cuts the largest square."""
+"""FFCV over JPEGs, with this project's Lab kernel. In place of a squash it cuts the largest square."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,9 +7,9 @@ from typing import Any
 from .task import AREA, RATIO, Batches, Task, files
 
 NEEDS = ("ffcv",)
-INSTALL = "it wants OpenCV and libjpeg-turbo of the system: name an environment that has it by --python"
+INSTALL = "needs the system's OpenCV and libjpeg-turbo: name an environment that has it with --python"
 
-_PASSES = 1000  # that are one epoch
+_PASSES = 1000  # in an epoch
 
 
 def batches(task: Task) -> Batches:
@@ -30,7 +30,7 @@ def batches(task: Task) -> Batches:
         batch_size=task.batch_size,
         num_workers=task.threads,
         os_cache=True,
-        order=OrderOption.SEQUENTIAL,  # of passes, each in random order: an epoch begins with empty queues
+        order=OrderOption.SEQUENTIAL,  # of passes, each in random order, as an epoch begins with empty queues
         indices=np.concatenate(passes).astype(np.uint64),
         pipelines={"rgb": [*cut, _to_lab(), ToTensor()], "number": [IntDecoder(), ToTensor()]},
     )
@@ -40,7 +40,7 @@ def batches(task: Task) -> Batches:
 
 
 def write(folder: str, out: str, threads: int) -> None:
-    """A folder's JPEG files as FFCV's file, encoded anew at its default quality of 90."""
+    """Writes a folder's JPEGs as FFCV's file, encoded again at its default quality of 90."""
     from ffcv.fields import IntField, RGBImageField
     from ffcv.writer import DatasetWriter
     from PIL import Image
@@ -59,7 +59,7 @@ def write(folder: str, out: str, threads: int) -> None:
 
 
 def _to_lab() -> Any:
-    """FFCV's operation from sRGB (S, S, 3) to Lab (3, S, S)."""
+    """Returns FFCV's operation from sRGB (S, S, 3) to Lab (3, S, S)."""
     from dataclasses import replace
 
     import numpy as np
@@ -71,10 +71,10 @@ def _to_lab() -> Any:
 
     class ToLab(Operation):  # type: ignore[misc]
         def generate_code(self) -> Callable[..., Any]:
-            each = Compiler.get_iterator()
+            prange = Compiler.get_iterator()
 
             def to_lab(pictures, lab):  # type: ignore[no-untyped-def]
-                for i in each(len(pictures)):
+                for i in prange(len(pictures)):
                     kernel(pictures[i], 0, 0, False, lab[i, 0], lab[i, 1:])
                 return lab[: len(pictures)]
 

@@ -1,4 +1,4 @@
-"""Hugging Face datasets: Arrow files of encoded photographs, its Image feature, that is Pillow, and OpenCV's Lab."""
+"""Hugging Face datasets: Arrow files of JPEGs, its Image feature (Pillow), and OpenCV's Lab."""
 
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ def batches(task: Task) -> Batches:
     from datasets import load_from_disk
 
     def planes(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        made = [opencv_lab(np.asarray(cut(picture, task))) for picture in rows["photograph"]]
-        return {"L": [L for L, _ in made], "ab": [ab for _, ab in made], "number": rows["number"]}
+        lab = [opencv_lab(np.asarray(cut(picture, task))) for picture in rows["photograph"]]
+        return {"L": [L for L, _ in lab], "ab": [ab for _, ab in lab], "number": rows["number"]}
 
     dataset = load_from_disk(task.data).with_transform(planes)
     for batch in endless(dataset, task):
@@ -25,7 +25,7 @@ def batches(task: Task) -> Batches:
 
 
 def write(folder: str, out: str, threads: int) -> None:
-    """A dataset of photographs as they are."""
+    """Writes a dataset of photographs as they are."""
     from datasets import Dataset, Features, Image, Value
 
     paths = files(folder)

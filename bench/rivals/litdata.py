@@ -1,4 +1,4 @@
-"""LitData: chunks made by `optimize`, read by a StreamingDataset; OpenCV in its workers."""
+"""LitData: chunks written by `optimize`, read by a StreamingDataset; OpenCV in its workers."""
 
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,14 @@ def batches(task: Task) -> Batches:
         (sample,) = samples
         return *by_opencv(sample["jpeg"], task), sample["number"]
 
-    # In parallel with nothing: the one of its classes that begins anew without an end, so that no queue runs empty.
+    # A ParallelStreamingDataset of one, as only this class is endless and keeps its queues full.
     photographs = StreamingDataset(task.data, shuffle=True)
     endless = ParallelStreamingDataset([photographs], length=float("inf"), transform=planes)
     yield from StreamingDataLoader(endless, batch_size=task.batch_size, num_workers=task.threads)
 
 
 def write(folder: str, out: str, threads: int) -> None:
-    """Chunks of photographs as they are."""
+    """Writes chunks of photographs as they are."""
     from litdata import optimize
 
     optimize(fn=_sample, inputs=files(folder), output_dir=out, chunk_bytes="8MB", num_workers=threads, verbose=False)

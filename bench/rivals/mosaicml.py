@@ -7,9 +7,9 @@ from .decoding import by_opencv
 from .task import Batches, Task, files
 
 NEEDS = ("streaming", "cv2")
-INSTALL = "it wants older packages than we do: name an environment of its own, with rivals-mosaicml, by --python"
+INSTALL = "needs older packages: name an environment of its own, with rivals-mosaicml, with --python"
 
-_PASSES = 1000  # that are one epoch
+_PASSES = 1000  # in an epoch
 
 
 def batches(task: Task) -> Batches:
@@ -17,20 +17,20 @@ def batches(task: Task) -> Batches:
     from torch.utils.data import DataLoader
 
     class Photographs(StreamingDataset):  # type: ignore[misc]
-        """Lab of the photographs."""
+        """Dataset of the photographs as Lab."""
 
         def __getitem__(self, index: int) -> tuple[Any, Any, int]:
             sample = super().__getitem__(index)
             return *by_opencv(sample["jpeg"], task), sample["number"]
 
-    again = Stream(local=task.data, repeat=_PASSES)
-    photographs: Any = Photographs(streams=[again], batch_size=task.batch_size, shuffle=True)
+    stream = Stream(local=task.data, repeat=_PASSES)
+    photographs: Any = Photographs(streams=[stream], batch_size=task.batch_size, shuffle=True)
     while True:
         yield from DataLoader(photographs, task.batch_size, num_workers=task.threads)
 
 
 def write(folder: str, out: str, threads: int) -> None:
-    """Shards of photographs as they are."""
+    """Writes shards of photographs as they are."""
     from streaming import MDSWriter
 
     with MDSWriter(out=out, columns={"jpeg": "bytes", "number": "int"}, size_limit="8mb") as writer:

@@ -1,4 +1,4 @@
-"""torch's DataLoader over files, and OpenCV for all else."""
+"""torch's DataLoader over files, with OpenCV."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Our loaders, as they train."""
+"""This project's loaders, as in training."""
 
 from importlib import import_module
 from pathlib import Path
@@ -17,7 +17,7 @@ def batches(task: Task) -> Batches:
         size=task.size,
         train=True,
         crop=task.crop,
-        flip=task.crop != "squash",  # as in the others' squash
+        flip=task.crop != "squash",  # as rivals do
         threads=task.threads,
         device=task.device,
     )

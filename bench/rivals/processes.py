@@ -1,4 +1,4 @@
-"""Runs entries, each in a process of its own, in the first environment that has what it needs."""
+"""Runs each entry in a process of its own, in the first environment that has its packages."""
 
 import json
 import os
@@ -10,51 +10,51 @@ from typing import Any
 
 from ...engine.distributed import resolve_device
 from ...pipelines.system import available_cpus
-from .config import RivalsConfig
-from .datasets import Work
+from .config import RivalsOptions
+from .datasets import Datasets
 from .entries import RIVALS, Entry
 from .rows import Row
 
-_PATIENCE = 600.0  # seconds beyond those of measuring, in which a process must have done what it was asked for
+_TIMEOUT = 600.0  # seconds of a process besides its measuring time
 
 
-class Missing(Exception):
-    """A entry cannot run here; says why."""
+class EntryUnavailable(Exception):
+    """The reason why an entry cannot run on this machine."""
 
 
 class EntryRunner:
-    """Where they run.
+    """Runs entries in processes.
 
     Args:
-        config: Of the verb.
-        folder: For what they read.
+        options: Options of the verb.
+        folder: Folder for the data sets.
     """
 
-    def __init__(self, config: RivalsConfig, folder: Path) -> None:
-        self._config, self._folder = config, folder
-        self._threads = config.threads or available_cpus()
-        self._device = resolve_device(config.device).type
-        self._python: dict[str, Path] = {}  # of rivals that have been found
-        self.work = Work(config, folder, self._write)
+    def __init__(self, options: RivalsOptions, folder: Path) -> None:
+        self._options, self._folder = options, folder
+        self._threads = options.threads or available_cpus()
+        self._device = resolve_device(options.device).type
+        self._python: dict[str, Path] = {}  # interpreter by rival
+        self.datasets = Datasets(options, folder, self._write)
 
     def check(self, entry: Entry) -> Row:
-        """Makes what it reads, and compares what it makes. Raises Missing when it cannot be."""
-        return self._load("check", entry, reference=str(self.work.path("reference")))
+        """Makes the entry's data set, and checks its batches. Raises EntryUnavailable."""
+        return self._load("check", entry, reference=str(self.datasets.path("reference")))
 
     def measure(self, entry: Entry, seconds: float) -> Row:
-        """One turn. Raises Missing when it cannot be."""
+        """Measures the entry once. Raises EntryUnavailable."""
         return self._load("measure", entry, seconds=seconds)
 
     def measure_steps(self, seconds: float) -> Row:
-        """All rounds of the training step. Raises Missing when it cannot be."""
-        config = self._config
+        """Measures all rounds of the training step. Raises EntryUnavailable."""
+        options = self._options
         return self._call(
             "train_step",
             "steps",
-            data=str(self.work.path("originals")),
-            size=config.size,
-            batch_size=config.step_batch_size or (config.batch_size if self._device == "cuda" else 2),
-            width=config.step_width,
+            data=str(self.datasets.path("originals")),
+            size=options.size,
+            batch_size=options.step_batch_size or (options.batch_size if self._device == "cuda" else 2),
+            width=options.step_width,
             threads=self._threads,
             device=self._device,
             seconds=seconds,
@@ -65,12 +65,12 @@ class EntryRunner:
             entry.loader,
             verb,
             loader=entry.loader,
-            data=str(self.work.path(entry.reads)),
+            data=str(self.datasets.path(entry.reads)),
             crop=entry.crop or entry.job,
-            size=self._config.size,
-            batch_size=self._config.batch_size,
+            size=self._options.size,
+            batch_size=self._options.batch_size,
             threads=self._threads,
-            num_photographs=self.work.num_photographs,
+            num_photographs=self.datasets.num_photographs,
             device=self._device,
             **more,
         )
@@ -79,17 +79,16 @@ class EntryRunner:
         self._call(rival, "write", folder=str(folder), out=str(out), threads=self._threads)
 
     def _call(self, name: str, verb: str, **fields: Any) -> Row:
-        """What the process found."""
+        """Returns the process's result."""
         reasons = []
-        here = Path(sys.executable)
-        others = self._config.python if name in RIVALS else []
-        for python in [self._python[name]] if name in self._python else [here, *others]:
-            found = self._run(python, name, verb, fields)
-            if "skipped" not in found:
+        others = self._options.python if name in RIVALS else []
+        for python in [self._python[name]] if name in self._python else [Path(sys.executable), *others]:
+            result = self._run(python, name, verb, fields)
+            if "skipped" not in result:
                 self._python[name] = python
-                return found
-            reasons.append(str(found["skipped"]))
-        raise Missing(reasons[-1])
+                return result
+            reasons.append(str(result["skipped"]))
+        raise EntryUnavailable(reasons[-1])
 
     def _run(self, python: Path, name: str, verb: str, fields: Row) -> Row:
         if verb in ("check", "measure"):
@@ -98,13 +97,13 @@ class EntryRunner:
         paths = [str(self._folder.resolve() / "import"), os.environ.get("PYTHONPATH", "")]
         env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
         try:
-            patience = _PATIENCE + fields.get("seconds", 0)
-            done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=patience)
+            timeout = _TIMEOUT + fields.get("seconds", 0)
+            done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=timeout)
         except subprocess.TimeoutExpired as error:
-            raise Missing(f"it did not end in {error.timeout:.0f} s") from None
+            raise EntryUnavailable(f"it did not end in {error.timeout:.0f} s") from None
         except OSError as error:
             raise ValueError(f"--python {python} cannot be started: {error.strerror}") from None
         if done.returncode:
-            raise Missing(f"it failed: {(done.stderr.strip().splitlines() or ['without a word'])[-1]}")
-        found: Row = json.loads(done.stdout.splitlines()[-1])
-        return found
+            raise EntryUnavailable(f"it failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+        result: Row = json.loads(done.stdout.splitlines()[-1])
+        return result

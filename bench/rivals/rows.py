@@ -1,4 +1,4 @@
-"""What was measured as rows, and in a sentence."""
+"""Makes rows and the verdict of measurements."""
 
 import statistics
 from collections.abc import Sequence
@@ -6,16 +6,16 @@ from typing import Any
 
 from .entries import BASELINE, NOTHING, OTHER_PARTS, RIVALS, SQUASH, STEP, Entry
 
-# Mean absolute differences from scikit-image, in Lab units, up to which L and ab count as the same. Filters make 0.4 to
-# 0.8 and 0.3 to 0.5 (area, linear, bicubic), JPEGs of squashed photographs up to 0.6 and 1.4.
+# Mean absolute differences of L and ab from scikit-image, in Lab units, that count as the same. Filters differ by 0.4
+# to 0.8 and 0.3 to 0.5 (area, linear, bicubic), JPEGs of squashed photographs by up to 0.6 and 1.4.
 TOLERANCE_L, TOLERANCE_AB = 1.0, 1.5
 TOLERANCE_LOSS = 1e-4  # relative, of the first step in fp32
 
 Row = dict[str, Any]
 
 
-def loader_row(entry: Entry, turns: Sequence[Row], baseline: Sequence[Row], check: Row | None) -> Row:
-    """A entry's turns, beside the baseline's of the same rounds, and what was checked."""
+def loader_row(entry: Entry, measurements: Sequence[Row], baseline: Sequence[Row], check: Row | None) -> Row:
+    """Returns the row of an entry's measurements, relative to the baseline's of the same rounds, and of its check."""
     other_part = OTHER_PARTS.get(entry.loader) if entry.job == SQUASH else None
     return {
         "job": entry.job,
@@ -23,34 +23,34 @@ def loader_row(entry: Entry, turns: Sequence[Row], baseline: Sequence[Row], chec
         "reads": entry.reads,
         "crop": other_part or entry.crop or entry.job,
         "is_ours": entry.loader not in RIVALS,
-        **_rates(_of("rate(img/s)", turns), _of("rate(img/s)", baseline)),
-        **{key: statistics.median(_of(key, turns)) for key in ("cpu(ms/img)", "first_batch(s)")},
-        "others(cores)": max(_of("others(cores)", turns)),
+        **_throughputs(_of("rate(img/s)", measurements), _of("rate(img/s)", baseline)),
+        **{key: statistics.median(_of(key, measurements)) for key in ("cpu(ms/img)", "first_batch(s)")},
+        "others(cores)": max(_of("others(cores)", measurements)),
         **(_quality(check, comparable=other_part is None) if check else {}),
-        "versions": turns[0]["versions"],
+        "versions": measurements[0]["versions"],
     }
 
 
-def step_rows(found: Row) -> list[Row]:
-    """What stepping.py has found. The engine's in fp32 is the same if it begins with the same loss."""
-    rates, losses = found["rates(img/s)"], found["first_loss"]
+def step_rows(result: Row) -> list[Row]:
+    """Returns the rows of train_step.py. The engine's fp32 step is the same if its first loss is."""
+    throughputs, losses = result["rates(img/s)"], result["first_loss"]
     return [
         {
             "job": STEP,
             "loader": name,
-            "reads": f"one batch of {found['batch_size']}",
+            "reads": f"one batch of {result['batch_size']}",
             "crop": SQUASH,
             "is_ours": name != BASELINE,
-            **_rates(values, rates[BASELINE]),
+            **_throughputs(values, throughputs[BASELINE]),
             "first_loss": losses[name],
             "is_same": _same_loss(losses[name], losses[BASELINE]) if "fp32" in name else None,
         }
-        for name, values in rates.items()
+        for name, values in throughputs.items()
     ]
 
 
 def verdict(rows: Sequence[Row]) -> str:
-    """The fastest of each kind at each job, and who does not do the same."""
+    """Returns the fastest entry of each kind at each job, and the entries whose results differ."""
     fastest: dict[tuple[str, str], Row] = {}
     for row in sorted(rows, key=lambda row: float(row["median(img/s)"])):
         if row["job"] not in (NOTHING, STEP):
@@ -67,15 +67,15 @@ def verdict(rows: Sequence[Row]) -> str:
     different = [f"{row['loader']}:{row['reads']}" for row in rows if row.get("is_same") is False]
     parts = [*(["fastest at " + "; ".join(best)] if best else []), *steps]
     parts += ["NOT THE SAME RESULT: " + ", ".join(different)] if different else []
-    return "; ".join(parts) or "none of them could run"
+    return "; ".join(parts) or "no entry could run"
 
 
-def _rates(rates: list[float], baseline: list[float]) -> Row:
-    """Median and spread of rates, and of their ratios to those of the baseline in the same rounds."""
-    found = {**_spread("img/s", rates), "num_rounds": len(rates)}
+def _throughputs(values: list[float], baseline: list[float]) -> Row:
+    """Returns the median and spread of throughputs, and of their ratios to the baseline's in the same rounds."""
+    columns = {**_spread("img/s", values), "num_rounds": len(values)}
     if baseline:
-        found |= _spread("ratio", [rate / base for rate, base in zip(rates, baseline, strict=True)])
-    return found
+        columns |= _spread("ratio", [value / base for value, base in zip(values, baseline, strict=True)])
+    return columns
 
 
 def _spread(what: str, values: list[float]) -> Row:
@@ -83,7 +83,7 @@ def _spread(what: str, values: list[float]) -> Row:
 
 
 def _quality(check: Row, *, comparable: bool) -> Row:
-    """What was checked, and whether it is the same; no errors where another part of the photograph is shown."""
+    """Returns the check and whether results are the same; without errors if another part of the photograph is shown."""
     if not comparable:
         return {key: value for key, value in check.items() if not key.startswith("error")} | {"is_same": None}
     return check | {"is_same": check["error_L"] <= TOLERANCE_L and check["error_ab"] <= TOLERANCE_AB}
@@ -96,8 +96,8 @@ def _same_loss(loss: float, baseline: float) -> bool:
 def _kind(row: Row) -> str:
     if not row["is_ours"]:
         return "others"
-    return "ours" if row["reads"] == "originals" else "ours, prepared"
+    return "photochrom" if row["reads"] == "originals" else "photochrom, prepared"
 
 
-def _of(key: str, turns: Sequence[Row]) -> list[float]:
-    return [turn[key] for turn in turns]
+def _of(key: str, measurements: Sequence[Row]) -> list[float]:
+    return [measurement[key] for measurement in measurements]

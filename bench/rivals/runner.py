@@ -1,9 +1,9 @@
-"""The process of one entry, which prints what it found as the last line, in JSON:
+"""Process of one entry. Prints its result as JSON in the last line:
 
     python -m photochrom.bench.rivals.runner NAME write|check|measure|steps FIELDS
 
-A module here has `batches`, a function of a task, and `NEEDS`, the modules that it imports where it uses them. One that
-reads a format of its own has `write`, one that may be missing `INSTALL`, what to do about that.
+A rival's module has `batches`, a function of a task, and `NEEDS`, the modules that it imports inside functions. A rival
+with a format of its own has `write`; one that is not installed with this project has `INSTALL`, how to get it.
 """
 
 import json
@@ -25,15 +25,15 @@ Row = dict[str, Any]
 def main(argv: list[str]) -> int:
     name, verb, fields = argv[0], argv[1], json.loads(argv[2])
     module = import_module(f".{name if name in RIVALS or verb == 'steps' else 'ours'}", __package__)
-    # Before anything counts them.
+    # Before libraries count the cores.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: fields["threads"]])
     try:
         for needed in module.NEEDS:
             import_module(needed)
-        found = _VERBS[verb](module, fields)
+        result = _VERBS[verb](module, fields)
     except ImportError as error:
-        found = {"skipped": ": ".join(filter(None, (str(error), getattr(module, "INSTALL", ""))))}
-    print("\n" + json.dumps(found))
+        result = {"skipped": ": ".join(filter(None, (str(error), getattr(module, "INSTALL", ""))))}
+    print("\n" + json.dumps(result))
     return 0
 
 
@@ -68,25 +68,25 @@ def _seeded(module: ModuleType, task: Task) -> Any:
 
 
 def _steps(module: ModuleType, fields: Row) -> Row:
-    found: Row = module.measure(**fields)
-    return found
+    result: Row = module.measure(**fields)
+    return result
 
 
 _VERBS = {"write": _write, "check": _check, "measure": _measure, "steps": _steps}
 
 
 def _versions(module: ModuleType) -> dict[str, str]:
-    """Of what it needs: as its package says, since not every module knows its own; else as the module does."""
-    packages = packages_distributions()
-    found = {}
+    """Returns the versions of the rival's packages, or of its modules if no package is known."""
+    distributions = packages_distributions()
+    versions = {}
     for name in ("torch", "numpy", *module.NEEDS):
-        of = set(packages.get(name.split(".")[0], ()))
-        if len(of) == 1:
-            package = of.pop()
-            found[package] = version(package)
+        packages = set(distributions.get(name.split(".")[0], ()))
+        if len(packages) == 1:
+            package = packages.pop()
+            versions[package] = version(package)
         else:
-            found[name] = str(getattr(sys.modules[name], "__version__", "?"))
-    return found
+            versions[name] = str(getattr(sys.modules[name], "__version__", "?"))
+    return versions
 
 
 if __name__ == "__main__":

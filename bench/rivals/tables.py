@@ -1,78 +1,79 @@
-"""What was found, for people: a table for each job, one of what was made, notes, and a picture."""
+"""Tables, notes and the chart of the results."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from ..common.results import Found
+from ..common.results import Results
 from .entries import NOTHING, RANDOM, SQUASH, STEP
 
 _TITLES = {
     SQUASH: "the whole photograph, squashed",
     RANDOM: "random crops, mirrored or not",
     STEP: "the training step",
-    NOTHING: "colours made up: the most that can be measured",
+    NOTHING: "synthetic batches: the upper limit of the measurement",
 }
 _OURS, _OTHERS = "#0072b2", "#999999"
-_BUSY = 0.2  # cores that others took while one was measured, from which it is said
+_BUSY = 0.2  # cores that other programs used during a measurement, above which a note says so
 
 
-def show(found: Found) -> RenderableType:
-    """How fast, by job, and whether it is the same."""
-    tables = (*_speeds(found), _qualities(found), _formats(found))
+def table(results: Results) -> RenderableType:
+    """Returns tables of throughput by job, of the checks, and of the data sets."""
+    tables = (*_throughputs(results), _checks(results), _formats(results))
     return Group(*(part for table in tables for part in (table, "")))
 
 
-def _speeds(found: Found) -> Iterator[Table]:
-    for job in dict.fromkeys(row["job"] for row in found["rows"]):
+def _throughputs(results: Results) -> Iterator[Table]:
+    for job in dict.fromkeys(row["job"] for row in results["rows"]):
         table = Table(_TITLES[job], "images/s", "over the original", "CPU ms", "first batch", box=None)
-        for row in (row for row in found["rows"] if row["job"] == job):
+        for row in (row for row in results["rows"] if row["job"] == job):
             cpu = _number(row["cpu(ms/img)"]) if "cpu(ms/img)" in row else ""
             first = f"{row['first_batch(s)']:.1f} s" if "first_batch(s)" in row else ""
             table.add_row(_name(row), _spread(row, "img/s"), _spread(row, "ratio"), cpu, first)
         yield table
 
 
-def _qualities(found: Found) -> Table:
-    table = Table("what is made, squashed", "mean L", "mean |ab|", "error of L", "of ab", "the same?", box=None)
-    for row in (row for row in found["rows"] if "mean_L" in row):
+def _checks(results: Results) -> Table:
+    table = Table("squashed photographs", "mean L", "mean |ab|", "error of L", "of ab", "the same?", box=None)
+    for row in (row for row in results["rows"] if "mean_L" in row):
         means = (f"{row[key]:.2f}" if key in row else "" for key in ("mean_L", "mean_abs_ab", "error_L", "error_ab"))
         same = {True: "yes", False: "NO", None: f"cuts {row['crop']}"}[row["is_same"]]
-        if row["num_checked"] < found["num_photographs"]:
+        if row["num_checked"] < results["num_photographs"]:
             same += f" ({row['num_checked']} seen)"
         table.add_row(_name(row), *means, same)
     return table
 
 
-def _formats(found: Found) -> Table:
-    table = Table("what is read", "made by", "seconds", "MB", box=None)
-    for each in found["formats"]:
-        table.add_row(each["reads"], each["made_by"], f"{each['seconds']:.1f}", f"{each['MB']:.0f}")
+def _formats(results: Results) -> Table:
+    table = Table("data set", "made by", "seconds", "MB", box=None)
+    for made in results["formats"]:
+        table.add_row(made["reads"], made["made_by"], f"{made['seconds']:.1f}", f"{made['MB']:.0f}")
     return table
 
 
-def notes(found: Found) -> Iterator[str]:
-    """Who could not run, and what may have disturbed others."""
-    reasons = [(f"{each['loader']}:{each['reads']}", each["reason"]) for each in found["skipped"]]
+def notes(results: Results) -> Iterator[str]:
+    """Yields the entries that could not run, first losses, and measurements that other programs disturbed."""
+    reasons = [(f"{entry['loader']}:{entry['reads']}", entry["reason"]) for entry in results["skipped"]]
     for name, reason in dict.fromkeys(reasons):
         yield f"skipped: {name}: {reason}"
-    for row in found["rows"]:
+    for row in results["rows"]:
         if "first_loss" in row:
             yield f"{row['loader']}: the first step's loss is {row['first_loss']:.6g}"
         if row.get("others(cores)", 0) > _BUSY:
-            yield f"{_name(row)}, {row['job']}: others took {row['others(cores)']:.1f} cores of the machine meanwhile"
+            yield f"{_name(row)}, {row['job']}: other programs used {row['others(cores)']:.1f} cores"
 
 
-def draw(found: Found, path: Path) -> None:
-    """Bars with their spread, a panel for each job."""
-    jobs = [job for job in _TITLES if job != NOTHING and any(row["job"] == job for row in found["rows"])]
+def plot(results: Results, path: Path) -> None:
+    """Draws bars with their spread, a panel for each job."""
+    from matplotlib.figure import Figure
+
+    jobs = [job for job in _TITLES if job != NOTHING and any(row["job"] == job for row in results["rows"])]
     if not jobs:
         return
-    rows = {job: [row for row in found["rows"] if row["job"] == job] for job in jobs}
+    rows = {job: [row for row in results["rows"] if row["job"] == job] for job in jobs}
     heights = [len(rows[job]) + 2 for job in jobs]
     figure = Figure(figsize=(10, 1 + 0.28 * sum(heights)), layout="constrained")
     panels = figure.subplots(len(jobs), squeeze=False, height_ratios=heights)[:, 0]
@@ -99,7 +100,7 @@ def _panel(axes: Any, rows: list[dict[str, Any]]) -> None:
             va="center",
             fontsize=8,
         )
-    axes.set(xlabel="images/s: ours in blue, others in grey; the line is the slowest to the fastest round")
+    axes.set(xlabel="images/s (photochrom in blue, others in grey; the line spans all rounds)")
     axes.margins(x=0.1)
     axes.tick_params(labelsize=8)
     axes.xaxis.label.set_size(8)

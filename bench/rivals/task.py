@@ -1,4 +1,4 @@
-"""What a entry is asked to do, and what all of them share: files, and how a crop is drawn."""
+"""Task of an entry, and what all entries share: the list of files, and random crops."""
 
 import math
 import random
@@ -10,16 +10,23 @@ from typing import Any
 # L (B, 1, S, S) and ab (B, 2, S, S), float32 in Lab units, and the numbers (B,) of the photographs.
 Batches = Iterator[tuple[Any, Any, Any]]
 
-AREA, RATIO = (0.25, 1.0), (3 / 4, 4 / 3)  # of random_resized crops, as our loaders cut them
+AREA, RATIO = (0.25, 1.0), (3 / 4, 4 / 3)  # of random_resized crops, as in this project's loaders
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What one process loads.
+    """Task of one process.
 
-    `loader` is the entry; `data` a folder of JPEG files, what a rival's `write` has made, or a shard set; `crop`
-    squash, random_resized or, of ours, any other; `num_photographs` is how many there are; `device` where the batches
-    are to be. `started` is when the process was asked for, by the clock of time.monotonic.
+    Args:
+        loader: Name of the entry.
+        data: Folder of JPEG files, output of a rival's `write`, or shard set.
+        crop: squash, random_resized or, for this project's loaders, any other.
+        size: Side of the batches in pixels.
+        batch_size: Photographs in a batch.
+        threads: Threads or workers.
+        num_photographs: Photographs in the data set.
+        device: Device of the batches.
+        started: Start of the process, by time.monotonic.
     """
 
     loader: str
@@ -34,12 +41,12 @@ class Task:
 
 
 def files(folder: str) -> list[str]:
-    """The photographs of a folder; the number of each is its place in this list, and its name."""
+    """Returns the photographs of a folder, sorted; the number of each is its index and its name."""
     return sorted(str(path) for path in Path(folder).iterdir())
 
 
 def random_box(width: int, height: int) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of a random crop, as torchvision draws it; the whole picture if none fits."""
+    """Returns left, top, right and bottom of a random crop as torchvision draws it; the whole picture if none fits."""
     for _ in range(10):
         area = width * height * random.uniform(*AREA)
         ratio = math.exp(random.uniform(*map(math.log, RATIO)))

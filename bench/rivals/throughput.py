@@ -1,4 +1,4 @@
-"""Images per second of one entry, and what they cost."""
+"""Measures the images per second and the CPU time of one entry."""
 
 import time
 from typing import Any
@@ -8,45 +8,45 @@ import torch
 
 from .task import Batches, Task
 
-_SETTLING = 4  # batches for each worker before the clock starts: those that queues hold were made while nobody waited
+_WARM_UP = 4  # batches for each worker: those in the queues before the clock starts do not count
 
 
 def measure(batches: Batches, task: Task, seconds: float) -> dict[str, Any]:
-    """Takes a batch after the other for so long, after a pass over the photographs, with queues as they stay."""
-    arrived = ((L.to(task.device), ab.to(task.device)) for L, ab, _ in batches)
-    L, _ = next(arrived)
-    L.mean().item()  # it is there, on the device
+    """Takes batches for `seconds`, after a pass over the photographs, so that queues are full."""
+    on_device = ((L.to(task.device), ab.to(task.device)) for L, ab, _ in batches)
+    L, _ = next(on_device)
+    L.mean().item()  # waits until it is on the device
     first = time.monotonic() - task.started
-    for _ in range(max(task.num_photographs // task.batch_size, _SETTLING * task.threads)):
-        next(arrived)
-    _wait(task)
+    for _ in range(max(task.num_photographs // task.batch_size, _WARM_UP * task.threads)):
+        next(on_device)
+    _synchronize(task)
     began, own, busy, num_images = time.perf_counter(), _cpu_seconds(), _busy_seconds(), 0
     while time.perf_counter() - began < seconds or not num_images:
-        num_images += len(next(arrived)[0])
-    _wait(task)
-    taken = time.perf_counter() - began
+        num_images += len(next(on_device)[0])
+    _synchronize(task)
+    elapsed = time.perf_counter() - began
     own, busy = _cpu_seconds() - own, _busy_seconds() - busy
     return {
-        "rate(img/s)": num_images / taken,
+        "rate(img/s)": num_images / elapsed,
         "cpu(ms/img)": 1e3 * own / num_images,
-        "others(cores)": max(0.0, busy - own) / taken,
+        "others(cores)": max(0.0, busy - own) / elapsed,
         "first_batch(s)": first,
     }
 
 
-def _wait(task: Task) -> None:
+def _synchronize(task: Task) -> None:
     if task.device == "cuda":
         torch.cuda.synchronize()
 
 
 def _cpu_seconds() -> float:
-    """What this process and those that it has started have spent, in user and system mode."""
+    """Returns the CPU seconds of this process and its children."""
     process = psutil.Process()
-    times = [each.cpu_times() for each in (process, *process.children(recursive=True))]
+    times = [one.cpu_times() for one in (process, *process.children(recursive=True))]
     return sum(spent.user + spent.system for spent in times)
 
 
 def _busy_seconds() -> float:
-    """What the whole machine has spent."""
+    """Returns the CPU seconds of the whole machine."""
     spent = psutil.cpu_times()
     return float(spent.user + spent.nice + spent.system + spent.irq + spent.softirq + spent.steal)

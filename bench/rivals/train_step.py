@@ -1,7 +1,7 @@
-"""The training step: the loop of the original project, as PyTorch has it, beside the engine's.
+"""Measures the training step of the original project, as in PyTorch's tutorials, beside the engine's.
 
-Both learn from the same photographs, in turn, from the same weights: the network and loss of recipe l2, the squared
-error of ab on the photograph's pixels, Adam at its rate.
+Both train in turn on the same batch from the same weights: the network and loss of recipe l2 (squared error of ab at
+the photograph's resolution), with Adam at its learning rate.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,14 +19,14 @@ from ...engine.training.train_step import Trainer
 from ...losses import L2
 from ...models import VGGColorizer
 from ...pipelines import LabBatch, TorchLoader
-from ..common.timing import collect, turns
+from ..common.timing import collect, interleave
 from .entries import BASELINE
 
 NEEDS = ()
 
 _ARGUMENTS = {"normalization": "seed", "upsampling": "bicubic"}  # of the network, as in recipe l2
-_RATE = 1e-4
-_IN_A_ROW = {"cpu": 1, "cuda": 10}  # steps: what does not wait for the device is to show
+_LR = 1e-4
+_NUM_STEPS = {"cpu": 1, "cuda": 10}  # timed together, so that asynchronous launches count
 
 Step = Callable[[], Any]
 
@@ -34,19 +34,22 @@ Step = Callable[[], Any]
 def measure(
     data: str, size: int, batch_size: int, width: float, threads: int, device: Device, seconds: float
 ) -> dict[str, Any]:
-    """The rates of each round, and the loss of each one's first step."""
+    """Returns the throughputs of each round, and the loss of the first step of each."""
     torch.set_num_threads(threads)
-    place = resolve_device(device)
-    batch = _batch(data, size, batch_size, threads, place)
-    learners = {BASELINE: _original(width, batch, place), "engine fp32": _engine(width, batch, device, "fp32")}
-    auto = resolve_precision("auto", place.type)
+    torch_device = resolve_device(device)
+    batch = _batch(data, size, batch_size, threads, torch_device)
+    steps = {
+        BASELINE: _original(width, batch, torch_device),
+        "engine fp32": _engine(width, batch, device, "fp32"),
+    }
+    auto = resolve_precision("auto", torch_device.type)
     if auto != "fp32":
-        learners[f"engine {auto}"] = _engine(width, batch, device, auto)
-    first = {name: float(step()) for name, step in learners.items()}
-    in_a_row = _IN_A_ROW[place.type]
-    times = collect(turns({name: _several(step, in_a_row) for name, step in learners.items()}, place), seconds)
-    rates = {name: [in_a_row * batch_size / taken for taken in values] for name, values in times.items()}
-    return {"rates(img/s)": rates, "first_loss": first, "batch_size": batch_size}
+        steps[f"engine {auto}"] = _engine(width, batch, device, auto)
+    first = {name: float(step()) for name, step in steps.items()}
+    num_steps = _NUM_STEPS[torch_device.type]
+    times = collect(interleave({name: _repeat(step, num_steps) for name, step in steps.items()}, torch_device), seconds)
+    throughputs = {name: [num_steps * batch_size / seconds for seconds in values] for name, values in times.items()}
+    return {"rates(img/s)": throughputs, "first_loss": first, "batch_size": batch_size}
 
 
 def _batch(data: str, size: int, batch_size: int, threads: int, device: torch.device) -> LabBatch:
@@ -63,7 +66,7 @@ def _network(width: float) -> VGGColorizer:
 def _original(width: float, batch: LabBatch, device: torch.device) -> Step:
     torch.manual_seed(0)
     model = _network(width).to(device).train()
-    optimizer, criterion = torch.optim.Adam(model.parameters(), lr=_RATE), nn.MSELoss()
+    optimizer, criterion = torch.optim.Adam(model.parameters(), lr=_LR), nn.MSELoss()
 
     def step() -> float:
         with torch_defaults(device):
@@ -78,7 +81,7 @@ def _original(width: float, batch: LabBatch, device: torch.device) -> Step:
 
 @contextmanager
 def torch_defaults(device: torch.device) -> Iterator[None]:
-    """On a GPU, the settings that torch comes with, then again those that `make_trainer` makes; elsewhere nothing."""
+    """Applies torch's default settings on a GPU, and restores those of `make_trainer` after."""
     if device.type == "cpu":
         yield
         return
@@ -99,16 +102,16 @@ def _engine(width: float, batch: LabBatch, device: Device, precision: Precision)
         model=ClassSpec(class_path="VGGColorizer", init_args={**_ARGUMENTS, "width": width}),
         train=TrainConfig(batch_size=len(batch), device=device, precision=precision),
     )
-    AcceleratorState._reset_state()  # it allows one precision in a process
+    AcceleratorState._reset_state()  # Accelerate keeps one precision in a process
     accelerator = make_trainer(run.train)
     torch.manual_seed(0)
     trainer = Trainer(_network(width), L2(resolution="input"), run, accelerator)
-    return lambda: trainer.train_step(batch, step=0, lr=_RATE)[0]["loss"]
+    return lambda: trainer.train_step(batch, step=0, lr=_LR)[0]["loss"]
 
 
-def _several(step: Step, number: int) -> Callable[[], None]:
-    def steps() -> None:
+def _repeat(step: Step, number: int) -> Callable[[], None]:
+    def repeat() -> None:
         for _ in range(number):
             step()
 
-    return steps
+    return repeat

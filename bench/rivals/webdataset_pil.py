@@ -1,4 +1,4 @@
-"""WebDataset as its guides have it: tars, decoded by Pillow in the workers of a WebLoader; scikit-image."""
+"""WebDataset as in its guides: tars, decoded by Pillow in the workers of a WebLoader; scikit-image."""
 
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,12 @@ def batches(task: Task) -> Batches:
 
 
 def write(folder: str, out: str, threads: int) -> None:
-    """Tars of photographs, some for each worker."""
+    """Writes tars of photographs, some for each worker."""
     import webdataset as wds
 
     paths = [Path(path) for path in files(folder)]
     Path(out).mkdir()
-    each = -(-len(paths) // (_TARS_PER_WORKER * threads))
-    with wds.ShardWriter(f"{out}/%06d.tar", maxcount=each, verbose=0) as writer:
+    samples_per_tar = -(-len(paths) // (_TARS_PER_WORKER * threads))
+    with wds.ShardWriter(f"{out}/%06d.tar", maxcount=samples_per_tar, verbose=0) as writer:
         for path in paths:
             writer.write({"__key__": path.stem, "jpg": path.read_bytes()})

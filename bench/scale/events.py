@@ -1,7 +1,7 @@
-"""Discrete events: a clock, processes that say what they wait for, and what they share.
+"""Discrete-event simulation: an environment with a clock, processes, and resources (named as in SimPy).
 
-A process is a generator of effects. What is shared, a disk or cores, is shared fairly among those that work at that
-moment.
+A process is a generator of effects, each of which it waits for. SimPy's resources are exclusive; a SharedResource here,
+such as a disk or the cores of a node, is divided fairly among its users at every moment.
 """
 
 import math
@@ -11,22 +11,22 @@ from functools import partial
 from heapq import heappop, heappush
 from itertools import count
 
-_INSTANT = 1e-9  # seconds of work that count as done, for what rounding leaves
+_EPSILON = 1e-9  # seconds of work that count as done, against rounding
 
 Resume = Callable[[], None]
-Effect = Callable[[Resume], None]  # begins something, and sees to it that Resume is called at its end
+Effect = Callable[[Resume], None]  # starts something that calls Resume at its end
 Process = Generator[Effect, None, None]
 
 
-class World:
-    """The clock, and what is to happen when."""
+class Environment:
+    """The clock and the schedule of events."""
 
     def __init__(self) -> None:
         self.now = 0.0
         self._events: list[tuple[float, int, Resume]] = []
-        self._numbers = count()  # of two events at the same time, the one planned first comes first
+        self._numbers = count()  # of simultaneous events, the one scheduled first runs first
 
-    def at(self, time: float, do: Resume) -> None:
+    def schedule(self, time: float, do: Resume) -> None:
         heappush(self._events, (time, next(self._numbers), do))
 
     def start(self, process: Process) -> None:
@@ -35,10 +35,10 @@ class World:
             if effect:
                 effect(resume)
 
-        self.at(self.now, resume)
+        self.schedule(self.now, resume)
 
     def run(self) -> None:
-        """Until nothing more is to happen."""
+        """Runs all events."""
         while self._events:
             self.now, _, do = heappop(self._events)
             do()
@@ -52,19 +52,19 @@ class _Job:
     speed: float = 0.0
 
 
-class Shared:
-    """A capacity in units per second that all jobs share fairly, none taking more than its width."""
+class SharedResource:
+    """A capacity in units per second that jobs share fairly, none taking more than its width."""
 
-    def __init__(self, world: World, capacity: float) -> None:
-        self._world, self._capacity = world, capacity
+    def __init__(self, env: Environment, capacity: float) -> None:
+        self._env, self._capacity = env, capacity
         self._jobs: list[_Job] = []
         self._since = 0.0
-        self._plan = 0  # number of the one that holds
+        self._plan = 0  # number of the current plan
 
     def work(self, amount: float, width: float = math.inf) -> Effect:
         def begin(resume: Resume) -> None:
             if amount == 0 or math.isinf(min(width, self._capacity)):
-                self._world.at(self._world.now, resume)
+                self._env.schedule(self._env.now, resume)
                 return
             self._advance()
             self._jobs.append(_Job(amount, width, resume))
@@ -73,12 +73,12 @@ class Shared:
         return begin
 
     def _advance(self) -> None:
-        passed, self._since = self._world.now - self._since, self._world.now
+        passed, self._since = self._env.now - self._since, self._env.now
         for job in self._jobs:
             job.left -= job.speed * passed
 
     def _share(self) -> None:
-        """Divides the capacity anew, and plans for the first job that ends so."""
+        """Divides the capacity among the jobs, and schedules the end of the first."""
         self._plan += 1
         if not self._jobs:
             return
@@ -87,51 +87,51 @@ class Shared:
             job.speed = min(job.width, free / waiting)
             free, waiting = free - job.speed, waiting - 1
         soonest = min(job.left / job.speed for job in self._jobs)
-        self._world.at(self._world.now + max(0.0, soonest), partial(self._finish, self._plan))
+        self._env.schedule(self._env.now + max(0.0, soonest), partial(self._finish, self._plan))
 
     def _finish(self, plan: int) -> None:
-        if plan != self._plan:  # somebody has come since, and all ends later
+        if plan != self._plan:  # a new job has changed the plan
             return
         self._advance()
-        done = [job for job in self._jobs if job.left <= job.speed * _INSTANT]
-        self._jobs = [job for job in self._jobs if job.left > job.speed * _INSTANT]
+        done = [job for job in self._jobs if job.left <= job.speed * _EPSILON]
+        self._jobs = [job for job in self._jobs if job.left > job.speed * _EPSILON]
         self._share()
         for job in done:
             job.resume()
 
 
-class Own:
-    """What nobody else works on."""
+class Resource:
+    """A resource with one user."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, env: Environment) -> None:
+        self._env = env
 
     def work(self, seconds: float, width: float = 1) -> Effect:
-        world = self._world
-        return lambda resume: world.at(world.now + seconds, resume)
+        env = self._env
+        return lambda resume: env.schedule(env.now + seconds, resume)
 
 
-class Tokens:
-    """A number of things of which each taker waits for one: free places in a queue, or what lies in it."""
+class Semaphore:
+    """A counter whose users wait for it to be positive: the free places in a queue, or its items."""
 
-    def __init__(self, world: World, number: int = 0) -> None:
-        self._world, self._number = world, number
-        self._takers: list[Resume] = []
+    def __init__(self, env: Environment, number: int = 0) -> None:
+        self._env, self._number = env, number
+        self._waiting: list[Resume] = []
 
-    def give(self, number: int = 1) -> None:
+    def release(self, number: int = 1) -> None:
         self._number += number
-        while self._number and self._takers:
+        while self._number and self._waiting:
             self._number -= 1
-            self._world.at(self._world.now, self._takers.pop(0))
+            self._env.schedule(self._env.now, self._waiting.pop(0))
 
-    def take(self, resume: Resume) -> None:
-        """An effect: ends when there is one for who asks."""
-        self._takers.append(resume)
-        self.give(0)
+    def acquire(self, resume: Resume) -> None:
+        """Effect that ends once the counter could be decremented."""
+        self._waiting.append(resume)
+        self.release(0)
 
 
-def together(effects: Sequence[Effect]) -> Effect:
-    """All of them at once; ends with the last."""
+def all_of(effects: Sequence[Effect]) -> Effect:
+    """Returns an effect that starts all effects, and ends with the last."""
 
     def begin(resume: Resume) -> None:
         left = len(effects)

@@ -1,25 +1,28 @@
-"""Machines, read from files in which every figure has its source.
+"""Machines as YAML files in which every value has its source.
 
-A key is a figure's name with its unit; `value` is a positive number, and `source` a measurement, a document, or what is
-assumed, and then begins with that word.
+A key is a name with its unit. `value` is a positive number. `source` is a measurement or a document, or begins with
+"assumed".
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
 from ...engine.configuration.parser import nearest
 
+Precision = Literal["auto", "half", "fp32"]
+
+ORIGINAL_MACHINE = "v100-n1-highmem-16"  # of the original project
 _FOLDER = "photochrom.bench.scale.machine_files"
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourcedValue:
-    """A number and where it is from."""
+    """A number and its source."""
 
     value: float
     source: str
@@ -27,22 +30,22 @@ class SourcedValue:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What one node is made of, and what joins nodes.
+    """A node and the network between nodes.
 
     Args:
         gpus: Devices of a node.
-        fp32_peak, half_peak: Operations per second of one device, by its maker: in fp32, or TF32 where there is such,
-            and in fp16 or bf16.
-        fp32_attained, half_attained: Share of that which training reaches.
-        cores: Processors that the system counts, of a node.
-        core_speed: Of one of them, decoding while all are at work, over those on which photographs.yaml was measured.
-        memory: Of a node; a set that fits into half of it is read from the disk once.
-        disk: Reading.
-        link, link_latency: Between devices of a node: bytes per second that a ring all-reduce moves through each of
-            them, which NCCL's tests call bus bandwidth, and the time that a step of the ring takes at least.
-        network, network_latency: The same between nodes, through all network cards of one.
-        gpu_decode: Pixels of photographs that one device's decoder makes ready, where it is to decode.
-        step_jitter, load_jitter: How much the times of steps and of batches scatter: standard deviation.
+        fp32_peak, half_peak: Operations per second of one device, published by its maker: in fp32 (TF32 where
+            available), and in fp16 or bf16.
+        fp32_attained, half_attained: Share of the peak that training reaches.
+        cores: Processors of a node, as the system counts them.
+        core_speed: Decoding speed of a core while all are busy, relative to the machine of photographs.yaml.
+        memory: Memory of a node; a set that fits into half of it is read from the disk once.
+        disk: Read bandwidth.
+        link, link_latency: Between devices of a node: bandwidth of a ring all-reduce through each device (the bus
+            bandwidth of NCCL's tests), and the least time of a step of the ring.
+        network, network_latency: The same between nodes, through all network cards of a node.
+        gpu_decode: Pixels per second that one device's decoder decodes.
+        step_jitter, load_jitter: Standard deviation of the times of steps and of batches.
         on_cores: The devices are the cores.
     """
 
@@ -67,13 +70,13 @@ class Machine:
     load_jitter: SourcedValue
 
     def sources(self) -> dict[str, Any]:
-        """Every figure as its file has it."""
-        return {key: {"value": figure.value, "source": figure.source} for key, figure in self._figures()}
+        """Returns every value and source under its key in the file."""
+        return {key: {"value": item.value, "source": item.source} for key, item in self._items()}
 
-    def _figures(self) -> Iterator[tuple[str, SourcedValue]]:
+    def _items(self) -> Iterator[tuple[str, SourcedValue]]:
         for key, name in _KEYS.items():
-            if figure := getattr(self, name):
-                yield key, figure
+            if item := getattr(self, name):
+                yield key, item
 
 
 _UNITS = {
@@ -85,25 +88,25 @@ _UNITS = {
     "us": ("link_latency", "network_latency"),
     "MP/s": ("gpu_decode",),
 }
-_NAMES = [each.name for each in fields(Machine) if each.name not in ("name", "about", "on_cores")]
-_KEYS = {  # of a file, and the names they have here
+_NAMES = [field.name for field in fields(Machine) if field.name not in ("name", "about", "on_cores")]
+_KEYS = {  # key in a file to field
     next((f"{name}({unit})" for unit, names in _UNITS.items() if name in names), name): name for name in _NAMES
 }
-_NEEDED = {key for key, name in _KEYS.items() if name not in ("half_peak", "half_attained", "gpu_decode")}
+_REQUIRED = {key for key, name in _KEYS.items() if name not in ("half_peak", "half_attained", "gpu_decode")}
 
 
 def known_machines() -> list[str]:
-    """Names of the machines that come along."""
+    """Returns the names of the machines in machine_files."""
     return sorted(Path(file.name).stem for file in files(_FOLDER).iterdir() if file.name.endswith(".yaml"))
 
 
 def load_machine(name: str) -> Machine:
-    """A machine by its name or from a file. Raises ValueError for one that cannot be used."""
+    """Returns a machine by its name or from a file. Raises ValueError for an unknown or invalid one."""
     if name not in known_machines():
         if not name.endswith(".yaml"):
             known = ", ".join(known_machines())
             raise ValueError(
-                f"--machine {name} is neither a .yaml file nor a machine that comes along"
+                f"--machine {name} is neither a .yaml file nor a known machine"
                 f"{nearest(name, known_machines())}; known are {known}"
             )
         return _machine(Path(name).stem, _read(Path(name)), Path(name).name)
@@ -114,39 +117,41 @@ def _read(path: Path) -> Any:
     try:
         return yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"--machine {path} cannot be read ({error}): name a file that is there") from None
+        raise ValueError(f"--machine {path} cannot be read ({error}): name an existing file") from None
     except yaml.YAMLError as error:
-        where = " ".join(str(error).split())
-        raise ValueError(f"--machine {path} is no YAML ({where}): begin with a copy of one that comes along") from None
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"--machine {path} is not YAML ({reason}): start from a copy of one in machine_files"
+        ) from None
 
 
 def _machine(name: str, values: Any, file: str) -> Machine:
     if not isinstance(values, dict):
-        raise ValueError(f"{file} holds no figures: begin with a copy of one that comes along")
+        raise ValueError(f"{file} is not a mapping: start from a copy of one in machine_files")
     about, on_cores = values.pop("about", ""), values.pop("on_cores", False)
     if not isinstance(about, str) or not isinstance(on_cores, bool):
-        raise ValueError(f"{file}: about is a text, and on_cores true or false")
-    return Machine(name=name, about=about, on_cores=on_cores, **figures_of(values, _KEYS, _NEEDED, file))
+        raise ValueError(f"{file}: about must be text, and on_cores true or false")
+    return Machine(name=name, about=about, on_cores=on_cores, **sourced_values(values, _KEYS, _REQUIRED, file))
 
 
-def figures_of(
-    values: Mapping[str, Any], keys: Mapping[str, str], needed: set[str], where: str
+def sourced_values(
+    values: Mapping[str, Any], keys: Mapping[str, str], required: set[str], where: str
 ) -> dict[str, SourcedValue]:
-    """The figures of a mapping, by their names. Raises ValueError, naming file and key, for what is wrong with one."""
+    """Returns the values of a mapping by field. Raises ValueError that names the file and the invalid key."""
     if unknown := [key for key in values if key not in keys]:
         guess = nearest(str(unknown[0]), keys)
-        raise ValueError(f"{where} has {unknown[0]!r}, which is unknown{guess}: known are {', '.join(keys)}")
-    if missing := sorted(needed - values.keys()):
+        raise ValueError(f"{where} has the unknown key {unknown[0]!r}{guess}: known are {', '.join(keys)}")
+    if missing := sorted(required - values.keys()):
         raise ValueError(f"{where} lacks {missing[0]!r}: add it with a value and a source")
     return {keys[key]: _checked(entry, f"{where}, {key}") for key, entry in values.items()}
 
 
 def _checked(entry: Any, where: str) -> SourcedValue:
     if not isinstance(entry, dict) or entry.keys() != {"value", "source"}:
-        raise ValueError(f"{where}: write it as {{value: NUMBER, source: WHERE IT IS FROM}}")
+        raise ValueError(f"{where}: write it as {{value: NUMBER, source: TEXT}}")
     value, source = entry["value"], entry["source"]
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
         raise ValueError(f"{where}: value {value!r} is not a positive number")
     if not isinstance(source, str) or not source.strip():
-        raise ValueError(f"{where}: source is empty: name the measurement or document, or begin with 'assumed:'")
+        raise ValueError(f"{where}: source is empty: name the measurement or document, or start with 'assumed:'")
     return SourcedValue(value=float(value), source=source.strip())

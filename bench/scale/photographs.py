@@ -1,4 +1,4 @@
-"""What a photograph costs to read and to make ready, by how the set is stored."""
+"""Costs of reading and decoding a photograph, by storage format."""
 
 from dataclasses import dataclass
 from importlib.resources import files
@@ -6,16 +6,21 @@ from typing import Literal, get_args
 
 import yaml
 
-from .machines import SourcedValue, figures_of
+from .machines import SourcedValue, sourced_values
 
 Stored = Literal["original-recipe", "originals", "packed", "lab"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Photograph:
-    """Pixels in millions, bytes on the disk in KB, and time of a core in ms until it is Lab.
+    """Costs of a photograph.
 
-    `what` says which photographs, by which loader; `on_device` whether that can decode on a GPU that has a decoder.
+    Args:
+        what: Photographs and loader that were measured.
+        on_device: A GPU with a decoder can decode it.
+        size: Pixels in millions.
+        bytes: Stored bytes in KB.
+        cpu: Time of one core to decode it to Lab, in ms.
     """
 
     what: str
@@ -29,10 +34,10 @@ _KEYS = {"size(MP)": "size", "bytes(KB)": "bytes", "cpu(ms)": "cpu"}
 
 
 def load_photograph(stored: Stored) -> Photograph:
-    """One of those that come along."""
-    values = yaml.safe_load((files("photochrom.bench.scale") / "photographs.yaml").read_text())
-    assert values.keys() == set(get_args(Stored))
-    entry = values[stored]
+    """Returns the costs of a storage format."""
+    formats = yaml.safe_load((files("photochrom.bench.scale") / "photographs.yaml").read_text())
+    assert formats.keys() == set(get_args(Stored))
+    entry = formats[stored]
     what, on_device = entry.pop("what"), entry.pop("on_device")
-    figures = figures_of(entry, _KEYS, set(_KEYS), f"photographs.yaml, {stored}")
-    return Photograph(what=what, on_device=on_device, **figures)
+    values = sourced_values(entry, _KEYS, set(_KEYS), f"photographs.yaml, {stored}")
+    return Photograph(what=what, on_device=on_device, **values)

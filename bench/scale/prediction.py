@@ -1,33 +1,33 @@
-"""From a machine and a run to what a number of such machines make of it, and what would help."""
+"""Predicts a training run on a number of machines, and its bottleneck."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
-from .machines import Machine
+from .machines import Machine, Precision
 from .network import Bucket, NetworkProfile, buckets, segments
 from .photographs import Photograph
 from .simulation import Cluster, SimulationResult, simulate
 
-Precision = Literal["auto", "half", "fp32"]
-
 STORAGE, DECODING, COMPUTING, REDUCING, SCATTER = "storage", "decoding", "computing", "all-reduce", "scatter"
-_NOTHING = 1e-3  # share of the time: what waits no longer than that cannot be relieved
-_BASE = 8.4e-6  # seconds that an all-reduce takes at least (NCCL src/graph/tuning.cc, baseLat, ring, simple)
+_MIN_WAIT = 1e-3  # share of the time; a shorter wait gains nothing
+_BASE_LATENCY = 8.4e-6  # seconds of an all-reduce at least (NCCL src/graph/tuning.cc, baseLat, ring, simple)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ceilings:
-    """What was measured on a machine, where its file only estimates.
+    """Measurements on a machine, in place of the estimates of its file.
 
-    Seconds of a device for a photograph's step; and where they were measured: seconds that one process takes to make a
-    photograph ready, of all its cores or, `on_device`, of the device's decoder, the threads that it had, and
-    photographs per second from the disk.
+    Args:
+        step: Seconds of a device for one photograph of a step.
+        load: Seconds of one process to load a photograph, with all its threads or on the device.
+        threads: Threads of that process.
+        on_device: The device's decoder decoded.
+        disk: Photographs per second from the disk.
     """
 
     step: float
-    ready: float | None = None
+    load: float | None = None
     threads: int = 1
     on_device: bool = False
     disk: float | None = None
@@ -35,7 +35,7 @@ class Ceilings:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingJob:
-    """What is trained, and on which set: `images` photographs, each device learning from `batch` at a step."""
+    """A network to train on `images` photographs, with `batch` photographs on each device in a step."""
 
     network: NetworkProfile
     photograph: Photograph
@@ -49,61 +49,68 @@ class TrainingJob:
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """What so many nodes come to: by what factor each resource, were it free, would raise the rate, and which most.
+    """The prediction for a number of nodes.
 
-    `rate` and `outcome` are those of a set that is in memory if it fits, `cold` the rate while all is read from the
-    disk, `ideal` what the devices would do that never wait, `mfu` which share of their peak they use.
+    Args:
+        nodes: Machines.
+        devices: Devices of all machines.
+        result: Simulation with the set in memory if it fits.
+        cold: Images per second while the set is read from the disk.
+        ideal: Images per second of devices that never wait.
+        mfu: Share of the devices' peak.
+        gains: Factor by which throughput would rise without each resource.
     """
 
     nodes: int
     devices: int
-    outcome: SimulationResult
+    result: SimulationResult
     cold: float
     ideal: float
     mfu: float
     gains: dict[str, float] = field(default_factory=dict)
 
     @property
-    def rate(self) -> float:
-        return self.outcome.rate
+    def throughput(self) -> float:
+        """Images per second of all devices."""
+        return self.result.throughput
 
     @property
     def bottleneck(self) -> str:
-        """The resource whose relief would gain most."""
+        """The resource without which throughput would rise most."""
         return max(self.gains, key=lambda name: self.gains[name])
 
 
 def predict(
     machine: Machine, job: TrainingJob, nodes: int, gpus: int, *, seed: int = 0, steps: int = 30, relieve: bool = True
 ) -> Point:
-    """Simulates the run on so many nodes, then again with each resource free in turn."""
+    """Simulates the run, then, if `relieve`, again without each resource in turn."""
     cold = cluster(machine, job, nodes, gpus)
     warm = replace(cold, read_bytes=0.0) if in_memory(machine, job) else cold
-    outcome = simulate(warm, steps=steps, seed=seed)
+    result = simulate(warm, steps=steps, seed=seed)
     reads = warm if warm is cold or cold.disk == math.inf else cold
     return Point(
         nodes=nodes,
         devices=nodes * gpus,
-        outcome=outcome,
-        cold=outcome.rate if reads is warm else simulate(reads, steps=steps, seed=seed).rate,
+        result=result,
+        cold=result.throughput if reads is warm else simulate(reads, steps=steps, seed=seed).throughput,
         ideal=nodes * gpus * job.batch / (sum(cold.segments) + cold.optimizer),
-        mfu=outcome.rate / (nodes * gpus) * job.network.flops / arithmetic(machine, job.precision)[0],
-        gains=_gains(warm, outcome, steps, seed) if relieve else {},
+        mfu=result.throughput / (nodes * gpus) * job.network.flops / flops_per_second(machine, job.precision)[0],
+        gains=_gains(warm, result, steps, seed) if relieve else {},
     )
 
 
 def in_memory(machine: Machine, job: TrainingJob) -> bool:
-    """Whether a node keeps the set in memory once it has read it."""
+    """True if the set fits into half of a node's memory."""
     return job.images * 1e3 * job.photograph.bytes.value < 1e9 * machine.memory.value / 2
 
 
 def seconds(point: Point, machine: Machine, job: TrainingJob, epochs: int) -> float:
-    """Time of so many epochs. In each a node reads what it has not had yet, in the mean.
+    """Returns the expected seconds of a number of epochs, in which each node reads every photograph from disk once.
 
-    Of n nodes, each has a share of every epoch that is drawn anew: a photograph has not come to it in k epochs with
-    probability (1 - 1/n)^k.
+    Each of n nodes gets a random share of every epoch, so it has not read a photograph in k epochs with probability
+    (1 - 1/n)^k.
     """
-    warm, cold = job.images / point.rate, job.images / point.cold
+    warm, cold = job.images / point.throughput, job.images / point.cold
     if not in_memory(machine, job):
         return epochs * cold
     unread = sum((1 - 1 / point.nodes) ** epoch for epoch in range(epochs))
@@ -111,11 +118,11 @@ def seconds(point: Point, machine: Machine, job: TrainingJob, epochs: int) -> fl
 
 
 def cluster(machine: Machine, job: TrainingJob, nodes: int, gpus: int) -> Cluster:
-    """The run as the simulation takes it, with all photographs still on the disk."""
+    """Returns the simulation's input, with all photographs read from the disk."""
     ceilings = job.ceilings
-    step = ceilings.step if ceilings else job.network.flops / arithmetic(machine, job.precision)[1]
-    found = list(buckets(job.network.layers))
-    to_buckets, optimizer = segments(found, step * job.batch)
+    step = ceilings.step if ceilings else job.network.flops / flops_per_second(machine, job.precision)[1]
+    gradient_buckets = list(buckets(job.network.layers))
+    to_buckets, optimizer = segments(gradient_buckets, step * job.batch)
     cores, threads, decode = _decoding(machine, job, gpus)
     read_bytes = 1e3 * job.photograph.bytes.value
     return Cluster(
@@ -124,7 +131,7 @@ def cluster(machine: Machine, job: TrainingJob, nodes: int, gpus: int) -> Cluste
         batch=job.batch,
         segments=to_buckets,
         optimizer=optimizer,
-        reduce=[_all_reduce(machine, bucket, nodes, gpus, job.grad_compression) for bucket in found],
+        reduce=[_all_reduce(machine, bucket, nodes, gpus, job.grad_compression) for bucket in gradient_buckets],
         decode=decode,
         cores=cores,
         threads=threads,
@@ -140,10 +147,10 @@ def cluster(machine: Machine, job: TrainingJob, nodes: int, gpus: int) -> Cluste
 def ring_seconds(
     bytes_: float, nodes: int, per_node: int, bandwidths: tuple[float, float], latencies: tuple[float, float]
 ) -> float:
-    """Seconds of an all-reduce in a ring through all devices, which enters and leaves every node once.
+    """Returns the seconds of an all-reduce in a ring through all devices that enters and leaves every node once.
 
-    Bandwidths in bytes per second and latencies in seconds are those within nodes and between them. Each link carries
-    2 (n - 1) / n of the bytes in 2 (n - 1) steps, as fast as the slowest of them, as in NCCL's src/graph/tuning.cc.
+    Bandwidths (bytes per second) and latencies (seconds) are those within a node and between nodes. Each link carries
+    2 (n - 1) / n of the bytes in 2 (n - 1) steps at the speed of the slowest link, as in NCCL's src/graph/tuning.cc.
     """
     ranks = nodes * per_node
     if ranks == 1:
@@ -151,7 +158,7 @@ def ring_seconds(
     steps, between = 2 * (ranks - 1), 2 * (nodes - 1) if per_node > 1 else 2 * (ranks - 1)
     (link, network), (near, far) = bandwidths, latencies
     slowest = min(link if per_node > 1 else network, network if nodes > 1 else link)
-    return _BASE + (steps - between) * near + between * far + steps / ranks * bytes_ / slowest
+    return _BASE_LATENCY + (steps - between) * near + between * far + steps / ranks * bytes_ / slowest
 
 
 def _all_reduce(machine: Machine, bucket: Bucket, nodes: int, gpus: int, grad_compression: bool) -> float:
@@ -160,8 +167,8 @@ def _all_reduce(machine: Machine, bucket: Bucket, nodes: int, gpus: int, grad_co
     return ring_seconds(bucket.bytes / (2 if grad_compression else 1), nodes, gpus, bandwidths, latencies)
 
 
-def arithmetic(machine: Machine, precision: Precision) -> tuple[float, float]:
-    """Operations per second of a device, by its maker and in training. Raises ValueError where its file has none."""
+def flops_per_second(machine: Machine, precision: Precision) -> tuple[float, float]:
+    """Returns FLOP/s of a device, its peak and in training. Raises ValueError if the machine's file lacks them."""
     half = machine.half_peak if precision != "fp32" else None
     if precision == "half" and not half:
         raise ValueError(f"machine {machine.name} has no half_peak(TFLOP/s): use --precision fp32, or add it")
@@ -172,24 +179,23 @@ def arithmetic(machine: Machine, precision: Precision) -> tuple[float, float]:
 
 
 def _decoding(machine: Machine, job: TrainingJob, gpus: int) -> tuple[float, float, float]:
-    """Cores of a node, those that one process decodes on, and seconds of one for a photograph."""
+    """Returns the decoding cores of a node, those of one process, and the seconds of a core for a photograph."""
     ceilings, cores = job.ceilings, machine.cores.value
-    if ceilings and ceilings.ready is not None:
+    if ceilings and ceilings.load is not None:
         if ceilings.on_device:
-            return gpus, 1, ceilings.ready
-        return cores, cores / gpus, ceilings.ready * ceilings.threads
-    decodes = job.photograph.on_device
-    if decodes and machine.gpu_decode and not machine.on_cores:
+            return gpus, 1, ceilings.load
+        return cores, cores / gpus, ceilings.load * ceilings.threads
+    if job.photograph.on_device and machine.gpu_decode and not machine.on_cores:
         return gpus, 1, job.photograph.size.value / machine.gpu_decode.value
     speed = machine.core_speed.value
     return cores, cores / gpus, 1e-3 * job.photograph.cpu.value / speed
 
 
-def _gains(cluster: Cluster, outcome: SimulationResult, steps: int, seed: int) -> dict[str, float]:
-    """By what factor the rate rises when a resource takes no time; what nobody waits for is not simulated."""
-    waits_for_data = outcome.data > _NOTHING or cluster.on_cores
-    waits_for_others = outcome.others + outcome.reducing > _NOTHING or cluster.on_cores
-    free: Sequence[tuple[str, bool, Cluster]] = [
+def _gains(cluster: Cluster, result: SimulationResult, steps: int, seed: int) -> dict[str, float]:
+    """Returns the factor by which throughput rises without each resource; 1 for those that nothing waits for."""
+    waits_for_data = result.data > _MIN_WAIT or cluster.on_cores
+    waits_for_others = result.others + result.reducing > _MIN_WAIT or cluster.on_cores
+    cases: Sequence[tuple[str, bool, Cluster]] = [
         (COMPUTING, True, replace(cluster, segments=[0.0] * len(cluster.segments), optimizer=0.0)),
         (DECODING, waits_for_data, replace(cluster, decode=0.0)),
         (STORAGE, waits_for_data and cluster.read_bytes > 0, replace(cluster, read_bytes=0.0)),
@@ -197,6 +203,6 @@ def _gains(cluster: Cluster, outcome: SimulationResult, steps: int, seed: int) -
         (SCATTER, waits_for_others or waits_for_data, replace(cluster, step_jitter=0.0, load_jitter=0.0)),
     ]
     return {
-        name: simulate(relieved, steps=steps, seed=seed).rate / outcome.rate if matters else 1.0
-        for name, matters, relieved in free
+        name: simulate(relieved, steps=steps, seed=seed).throughput / result.throughput if matters else 1.0
+        for name, matters, relieved in cases
     }

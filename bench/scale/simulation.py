@@ -1,7 +1,7 @@
-"""Data-parallel training as a discrete-event simulation: readers, decoders, steps, and all-reduce in buckets.
+"""Discrete-event simulation of data-parallel training: reading, decoding, steps, and all-reduce in buckets.
 
-Numbers in, numbers out. Every rank has three processes, which read, decode and train, and hand batches on; disks and
-cores are shared fairly among the ranks of a node.
+Every rank has three processes that read, decode and train, joined by queues. The ranks of a node share its disk and
+cores fairly.
 """
 
 import math
@@ -10,32 +10,32 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .events import Own, Process, Resume, Shared, Tokens, World, together
+from .events import Environment, Process, Resource, Resume, Semaphore, SharedResource, all_of
 
-_SHARES = ("computing", "data", "others", "reducing")  # of an SimulationResult
+_SHARES = ("computing", "data", "others", "reducing")  # of a SimulationResult
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """A run on `nodes` equal machines with `ranks` devices each; all times are in seconds.
+    """A run on equal machines. All times are in seconds.
 
     Args:
         nodes: Machines.
-        ranks: Devices of each, with a process of the run on each.
-        batch: Photographs that a device learns from in a step.
-        segments: Time of the device until each gradient bucket is there: forward, and backward up to the first bucket,
-            then backward from one to the next.
-        optimizer: Time of the device once all buckets are reduced.
-        reduce: Time that the all-reduce of each bucket takes by itself.
-        decode: Time of a core to make a photograph ready.
-        cores: Of a machine, for all its processes.
-        threads: Cores that one process can decode on.
-        read_bytes: Bytes of a photograph that come from the disk.
+        ranks: Devices of a machine; each has a process of the run.
+        batch: Photographs on a device in a step.
+        segments: Time of the device until each gradient bucket is full: forward and backward to the first bucket, then
+            backward from one bucket to the next.
+        optimizer: Time of the optimizer, after all buckets are reduced.
+        reduce: Time of the all-reduce of each bucket.
+        decode: Time of a core to decode a photograph to Lab.
+        cores: Cores of a machine.
+        threads: Cores that one process decodes on.
+        read_bytes: Bytes of a photograph read from the disk.
         disk: Bytes per second that a machine reads.
-        prefetch_batches: Batches prepared ahead by each process, as loader.prefetch_batches.
-        on_cores: The devices are the cores: steps, decoding and all-reduce take them from one another.
-        step_jitter, load_jitter: How much the times of steps, and of reading and decoding batches, scatter: standard
-            deviation of their logarithm, at each step and process anew.
+        prefetch_batches: Batches prefetched by each process, as loader.prefetch_batches.
+        on_cores: The devices are the cores: steps, decoding and all-reduce compete for them.
+        step_jitter, load_jitter: Standard deviation of the logarithm of the times of steps, and of reading and decoding
+            a batch; independent for each step and process.
     """
 
     nodes: int = 1
@@ -57,13 +57,17 @@ class Cluster:
 
 @dataclass(frozen=True, kw_only=True)
 class SimulationResult:
-    """Photographs per second of all devices, and what a device does meanwhile, as shares of the time.
+    """Photographs per second of all devices, and the shares of a device's time.
 
-    It computes, waits for data, its own or that of the device which is last, waits for that device for other reasons,
-    or waits for an all-reduce that computing does not hide.
+    Args:
+        throughput: Photographs per second.
+        computing: Share of the time that a device computes.
+        data: Share that it waits for data, its own or the slowest device's.
+        others: Share that it waits for the slowest device for other reasons.
+        reducing: Share that it waits for all-reduce not hidden by computing.
     """
 
-    rate: float
+    throughput: float
     computing: float
     data: float
     others: float
@@ -71,14 +75,14 @@ class SimulationResult:
 
 
 def simulate(cluster: Cluster, *, steps: int = 40, warm_up: int = 10, seed: int = 0) -> SimulationResult:
-    """What so many steps come to after those to warm up: the same for the same seed."""
-    world = World()
-    run = _Run(world, cluster, warm_up + steps, warm_up, seed)
-    world.run()
+    """Simulates `steps` steps after a warm-up; deterministic for a seed."""
+    env = Environment()
+    run = _Run(env, cluster, warm_up + steps, warm_up, seed)
+    env.run()
     span = run.ended[-1] - run.ended[warm_up - 1]
     total = sum(run.spent.values())
     return SimulationResult(
-        rate=steps * cluster.batch * cluster.ranks * cluster.nodes / span,
+        throughput=steps * cluster.batch * cluster.ranks * cluster.nodes / span,
         **{name: seconds / total for name, seconds in run.spent.items()},
     )
 
@@ -86,118 +90,126 @@ def simulate(cluster: Cluster, *, steps: int = 40, warm_up: int = 10, seed: int 
 class _AllReduce:
     """Reduces buckets in their order, one at a time, each as soon as all ranks have it."""
 
-    def __init__(self, world: World, carriers: Sequence[Shared | Own], seconds: Sequence[float], ranks: int) -> None:
-        self._world, self._carriers, self._seconds, self._ranks = world, carriers, seconds, ranks
+    def __init__(
+        self, env: Environment, carriers: Sequence[SharedResource | Resource], seconds: Sequence[float], ranks: int
+    ) -> None:
+        self._env, self._carriers, self._seconds, self._ranks = env, carriers, seconds, ranks
         self._missing = [ranks] * len(seconds)
-        self._complete, self._done = Tokens(world), Tokens(world)
-        self.completed = 0.0  # when the last rank had its last bucket,
-        self.waited = 0.0  # and how long that one had waited for data
-        world.start(self._reducing())
+        self._complete, self._done = Semaphore(env), Semaphore(env)
+        self.completed = 0.0  # time at which the last rank filled a bucket
+        self.waited = 0.0  # seconds that this rank had waited for data
+        env.start(self._reducing())
 
     def arrive(self, bucket: int, waited: float) -> None:
-        """A rank that has waited so long for its data has this bucket of gradients."""
+        """Notes that a rank, which waited `waited` seconds for its data, has filled a bucket."""
         self._missing[bucket] -= 1
         if not self._missing[bucket]:
             self._missing[bucket] = self._ranks
-            self.completed, self.waited = self._world.now, waited
-            self._complete.give()
+            self.completed, self.waited = self._env.now, waited
+            self._complete.release()
 
     def done(self, resume: Resume) -> None:
-        """An effect: ends when the step's last bucket is reduced."""
-        self._done.take(resume)
+        """Effect that ends when the last bucket of the step is reduced."""
+        self._done.acquire(resume)
 
     def _reducing(self) -> Process:
         while True:
             for seconds in self._seconds:
-                yield self._complete.take
-                yield together([carrier.work(seconds, 1) for carrier in self._carriers])
-            self._done.give(self._ranks)
+                yield self._complete.acquire
+                yield all_of([carrier.work(seconds, 1) for carrier in self._carriers])
+            self._done.release(self._ranks)
 
 
 @dataclass
 class _Run:
-    """The processes of a run, and what they have come to."""
+    """The processes of a run, and their times."""
 
-    world: World
+    env: Environment
     cluster: Cluster
     steps: int
     warm_up: int
     seed: int
     spent: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_SHARES, 0.0))
-    ended: list[float] = field(default_factory=list)  # when the all-reduce of each step did
+    ended: list[float] = field(default_factory=list)  # end of the all-reduce of each step
 
     def __post_init__(self) -> None:
-        cluster, world = self.cluster, self.world
+        cluster, env = self.cluster, self.env
         number = cluster.nodes * cluster.ranks
-        cores = [Shared(world, cluster.cores) for _ in range(cluster.nodes)]
-        disks = [Shared(world, cluster.disk) for _ in range(cluster.nodes)]
-        # Where the cores carry the buckets, each rank's part of it is work; a network carries them by itself.
-        carriers: list[Shared | Own] = [Own(world)]
+        cores = [SharedResource(env, cluster.cores) for _ in range(cluster.nodes)]
+        disks = [SharedResource(env, cluster.disk) for _ in range(cluster.nodes)]
+        # On CPUs, the all-reduce is work for each rank's core; a network needs no device for it.
+        carriers: list[SharedResource | Resource] = [Resource(env)]
         if cluster.on_cores:
             carriers = [cores[rank // cluster.ranks] for rank in range(number)]
         seconds = cluster.reduce or [0.0] * len(cluster.segments)
-        self._all_reduce = _AllReduce(world, carriers, seconds, number)
+        self._all_reduce = _AllReduce(env, carriers, seconds, number)
         for rank in range(number):
             node = rank // cluster.ranks
             self._start(rank, cores[node], disks[node])
 
-    def _start(self, rank: int, cores: Shared, disk: Shared) -> None:
-        world, cluster = self.world, self.cluster
+    def _start(self, rank: int, cores: SharedResource, disk: SharedResource) -> None:
+        env, cluster = self.env, self.cluster
         rng = np.random.default_rng([self.seed, rank])
-        device = cores if cluster.on_cores else Own(world)
-        places, read = Tokens(world, cluster.prefetch_batches), Tokens(world)
-        free, ready = Tokens(world, cluster.prefetch_batches), Tokens(world)
-        step = self._scatter(rng, cluster.step_jitter, self.steps)
-        load = self._scatter(
+        device = cores if cluster.on_cores else Resource(env)
+        places, read = Semaphore(env, cluster.prefetch_batches), Semaphore(env)
+        free, ready = Semaphore(env, cluster.prefetch_batches), Semaphore(env)
+        step = self._jitter(rng, cluster.step_jitter, self.steps)
+        load = self._jitter(
             rng, cluster.load_jitter, self.steps + 2 * cluster.prefetch_batches
-        )  # to the end as before it
-        world.start(self._reading(disk, load, places, read))
-        world.start(self._decoding(cores, load, (places, read), (free, ready)))
-        world.start(self._training(rank, device, step, free, ready))
+        )  # queues stay full to the end
+        env.start(self._reading(disk, load, places, read))
+        env.start(self._decoding(cores, load, (places, read), (free, ready)))
+        env.start(self._training(rank, device, step, free, ready))
 
-    def _scatter(self, rng: np.random.Generator, jitter: float, number: int) -> list[float]:
-        """Factors that are 1 in the mean."""
+    def _jitter(self, rng: np.random.Generator, jitter: float, number: int) -> list[float]:
+        """Returns random factors with mean 1."""
         return np.exp(jitter * rng.standard_normal(number) - jitter**2 / 2).tolist()
 
-    def _reading(self, disk: Shared, load: list[float], places: Tokens, read: Tokens) -> Process:
+    def _reading(self, disk: SharedResource, load: list[float], places: Semaphore, read: Semaphore) -> Process:
         for factor in load:
-            yield places.take
+            yield places.acquire
             yield disk.work(self.cluster.read_bytes * self.cluster.batch * factor)
-            read.give()
+            read.release()
 
     def _decoding(
-        self, cores: Shared, load: list[float], source: tuple[Tokens, Tokens], to: tuple[Tokens, Tokens]
+        self,
+        cores: SharedResource,
+        load: list[float],
+        source: tuple[Semaphore, Semaphore],
+        to: tuple[Semaphore, Semaphore],
     ) -> Process:
         (places, read), (free, ready) = source, to
         for factor in load:
-            yield free.take
-            yield read.take
-            places.give()
+            yield free.acquire
+            yield read.acquire
+            places.release()
             yield cores.work(self.cluster.decode * self.cluster.batch * factor, self.cluster.threads)
-            ready.give()
+            ready.release()
 
-    def _training(self, rank: int, device: Shared | Own, step: list[float], free: Tokens, ready: Tokens) -> Process:
-        world = self.world
+    def _training(
+        self, rank: int, device: SharedResource | Resource, step: list[float], free: Semaphore, ready: Semaphore
+    ) -> Process:
+        env = self.env
         for number, factor in enumerate(step):
-            started = world.now
-            yield ready.take
-            free.give()  # the next batch is begun as this one is taken
-            fed = world.now
+            started = env.now
+            yield ready.acquire
+            free.release()  # decoding of the next batch starts as this one is taken
+            fed = env.now
             for bucket, seconds in enumerate(self.cluster.segments):
                 yield device.work(seconds * factor, 1)
                 self._all_reduce.arrive(bucket, fed - started)
-            computed = world.now
+            computed = env.now
             yield self._all_reduce.done
-            reduced = world.now
+            reduced = env.now
             if rank == 0:
                 self.ended.append(reduced)
             yield device.work(self.cluster.optimizer * factor, 1)
             if number >= self.warm_up:
-                self._tally(fed - started, computed - fed + world.now - reduced, computed, reduced)
+                self._add_times(fed - started, computed - fed + env.now - reduced, computed, reduced)
 
-    def _tally(self, data: float, computing: float, computed: float, reduced: float) -> None:
+    def _add_times(self, data: float, computing: float, computed: float, reduced: float) -> None:
         others = max(0.0, self._all_reduce.completed - computed)
-        starved = min(others, max(0.0, self._all_reduce.waited - data))  # the last one's data came so much later
+        starved = min(others, max(0.0, self._all_reduce.waited - data))  # the slowest rank's data was late
         self.spent["data"] += data + starved
         self.spent["computing"] += computing
         self.spent["others"] += others - starved

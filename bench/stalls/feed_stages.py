@@ -1,6 +1,6 @@
-"""The same training step, fed from ever farther away: from the device, from memory, decoded or not, from the disk.
+"""The stages of a differential analysis: one training step, fed from the device, from memory and from the disk.
 
-Each level adds one thing to those before it; what a photograph takes longer there is that thing's.
+Each stage adds one resource to the stages before it. The time that a photograph takes longer is that resource's.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,22 +13,22 @@ from numpy.typing import NDArray
 
 from ...engine.loaders import training_loader
 from ...engine.training.loop import Run, endless
-from ...pipelines import LabBatch
+from ...pipelines import LabBatch, ShardSet
 from ...pipelines.loading.base import Loader
-from ...pipelines.loading.reader import Bytes, Reader
+from ...pipelines.loading.reader import Bytes, Reader, open_reader
 from ...pipelines.loading.synthetic_loader import random_lab
 
 NETWORK, TRANSFER, LAB, DECODE, STORAGE = "network", "transfer", "Lab", "decode", "storage"
 
-_IN_MEMORY = 1 << 30  # bytes of decoded pictures that are replayed, at most
-_BATCHES = 16  # of them, at most
+_MAX_MEMORY = 1 << 30  # bytes of decoded pictures that are replayed
+_MAX_BATCHES = 16  # that are replayed
 
-Carry = Callable[[LabBatch], LabBatch]  # what brings a batch to the device
+ToDevice = Callable[[LabBatch], LabBatch]
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeedStage:
-    """What it adds to those before it, and the endless batches from there."""
+    """A resource that a stage adds to the stages before it, and endless batches that need all of them."""
 
     adds: str
     batches: Iterator[LabBatch]
@@ -36,7 +36,7 @@ class FeedStage:
 
 
 class MemoryReader:
-    """Hands out stored pictures that were read at the beginning."""
+    """Reader that keeps the stored pictures of the first samples in memory."""
 
     read_ahead = 0
     in_memory = True
@@ -45,64 +45,66 @@ class MemoryReader:
         self._stored = [np.array(stored) for stored in reader.read(np.arange(num_samples))]
 
     def prefetch(self, index: NDArray[np.int64]) -> None:
-        """All is there."""
+        """Does nothing: all samples are in memory."""
 
     def read(self, index: NDArray[np.int64]) -> list[Bytes]:
         return [self._stored[i] for i in index.tolist()]
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Does nothing: no file is open."""
 
 
-def feed_stages(run: Run, carry: Carry | None = None) -> Iterator[FeedStage]:
-    """The feed_stages of a run, nearest first. Where they are not on the device yet, `carry` brings batches there.
+def feed_stages(run: Run, to_device: ToDevice | None = None) -> Iterator[FeedStage]:
+    """Yields the stages of a run, nearest to the device first.
 
-    By default that is what the loaders do, and on a CPU nothing. Pictures are replayed from memory, 16 batches of them.
+    Stages that replay pictures from memory replay at most 16 batches. `to_device` copies batches to the device in
+    place of the loaders; without it there is no transfer stage on a CPU.
     """
-    yield _level(NETWORK, _loader(run, backend="synthetic"))
-    if run.accelerator.device.type == "cuda" or carry:
-        yield FeedStage(adds=TRANSFER, batches=_from_host(run, carry))
-    cached = _loader(run, backend="cached", cache_gib=2 * _IN_MEMORY / 2**30, cache_location="ram")
-    _limit(cached)
-    for _ in cached:  # all of them are decoded
+    yield _stage(NETWORK, _loader(run, backend="synthetic"))
+    if run.accelerator.device.type == "cuda" or to_device:
+        yield FeedStage(adds=TRANSFER, batches=_host_batches(run, to_device))
+    data = ShardSet.open(run.config.data.train)
+    num_samples = _num_replayed(data, run.config.train.batch_size)
+    cache = {"backend": "cached", "cache_gib": 2 * _MAX_MEMORY / 2**30, "cache_location": "ram"}
+    cached = _loader(run, {"num_samples": num_samples}, **cache)
+    for _ in cached:  # decodes the whole cache
         pass
-    yield _level(LAB, cached, carry)
-    keeps = run.config.loader.backend in ("cached", "synthetic")
-    decoding = _loader(run, backend="auto") if keeps else _loader(run)
-    decoding.reader = MemoryReader(decoding.reader, _limit(decoding))
-    yield _level(DECODE, decoding, carry)
-    yield _level(STORAGE, _loader(run), carry)
+    yield _stage(LAB, cached, to_device)
+    reader = open_reader(data)
+    memory = {"reader": MemoryReader(reader, num_samples), "num_samples": num_samples}
+    reader.close()
+    decodes_nothing = run.config.loader.backend in ("cached", "synthetic")
+    yield _stage(DECODE, _loader(run, memory, **({"backend": "auto"} if decodes_nothing else {})), to_device)
+    yield _stage(STORAGE, _loader(run), to_device)
 
 
-def _loader(run: Run, **settings: Any) -> Loader:
-    """The loader that the run trains on, but for some settings of it."""
+def _loader(run: Run, arguments: dict[str, Any] | None = None, **settings: Any) -> Loader:
+    """Returns the run's training loader with other `settings` of the section loader and more constructor arguments."""
     config = replace(run.config, loader=replace(run.config.loader, **settings))
-    return training_loader(config, run.accelerator)
+    return training_loader(config, run.accelerator, **(arguments or {}))
 
 
-def _level(adds: str, loader: Loader, carry: Carry | None = None) -> FeedStage:
+def _stage(adds: str, loader: Loader, to_device: ToDevice | None = None) -> FeedStage:
     batches = endless(loader)
-    return FeedStage(adds=adds, batches=map(carry, batches) if carry else batches, close=loader.close)
+    return FeedStage(adds=adds, batches=map(to_device, batches) if to_device else batches, close=loader.close)
 
 
-def _limit(loader: Loader) -> int:
-    """Lets a loader read no more samples than can be kept in memory; returns how many."""
-    of_one = 3 * float(loader.data.sizes.prod(axis=1).mean())
-    kept = min(_BATCHES * loader.batch_size, int(_IN_MEMORY / of_one))
-    loader.num_samples = min(loader.num_samples, max(1, kept))
-    return loader.num_samples
+def _num_replayed(data: ShardSet, batch_size: int) -> int:
+    """Returns how many samples are replayed from memory."""
+    bytes_per_sample = 3 * float(data.sizes.prod(axis=1).mean())
+    return min(data.num_samples, max(1, min(_MAX_BATCHES * batch_size, int(_MAX_MEMORY / bytes_per_sample))))
 
 
-def _from_host(run: Run, carry: Carry | None) -> Iterator[LabBatch]:
-    """One batch, carried from the host's memory again and again: by default bytes travel, as loaders have it."""
-    device, size, number = run.accelerator.device, run.config.data.size, run.config.train.batch_size
-    L, ab = random_lab(number, size, seed=0)
-    batch = LabBatch(L=L, ab=ab, index=torch.arange(number))
-    if carry:
+def _host_batches(run: Run, to_device: ToDevice | None) -> Iterator[LabBatch]:
+    """Yields one batch again and again, copied from the host each time; by default as bytes, as loaders do."""
+    device, size, batch_size = run.accelerator.device, run.config.data.size, run.config.train.batch_size
+    L, ab = random_lab(batch_size, size, seed=0)
+    batch = LabBatch(L=L, ab=ab, index=torch.arange(batch_size))
+    if to_device:
         while True:
-            yield carry(batch)
-    there = LabBatch(L=L.to(device), ab=ab.to(device), index=batch.index)
-    pixels = torch.empty(number, size, size, 3, dtype=torch.uint8, pin_memory=device.type == "cuda")
+            yield to_device(batch)
+    on_device = LabBatch(L=L.to(device), ab=ab.to(device), index=batch.index)
+    pixels = torch.empty(batch_size, size, size, 3, dtype=torch.uint8, pin_memory=device.type == "cuda")
     while True:
         pixels.to(device, non_blocking=True)
-        yield there
+        yield on_device

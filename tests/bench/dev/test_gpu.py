@@ -34,6 +34,6 @@ def test_it_knows_the_verbs_that_there_are() -> None:
     text = SCRIPT.read_text()
     assert subprocess.run(["bash", "-n", str(SCRIPT)]).returncode == 0
     assert set(re.findall(r"\bbench ([a-z]+) --", text)) == VERBS.keys() - {"scale", "report"}
-    modules = re.findall(r"-m photochrom\.bench\.(\w+)", text)
+    modules = re.findall(r"-m photochrom\.bench\.([\w.]+)", text)
     assert modules
-    assert all((SCRIPT.parent / f"{module}.py").exists() for module in modules)
+    assert all((SCRIPT.parent / f"{module.replace('.', '/')}.py").exists() for module in modules)

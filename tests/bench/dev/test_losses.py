@@ -11,15 +11,15 @@ def test_every_loss_is_measured_beside_the_step(tmp_path: Path, capsys: pytest.C
     out = tmp_path / "losses.json"
     command = ["--size", "32", "--batch-size", "2", "--width", "0.0625", "--seconds", "0.1", "--device", "cpu"]
     assert main([*command, "--out", str(out)]) == 0
-    figures = json.loads(out.read_text())
-    assert figures.keys() == {"machine", "versions", "settings", "rows", "verdict"}
-    *_, step = figures["rows"]
+    results = json.loads(out.read_text())
+    assert results.keys() == {"machine", "versions", "settings", "rows", "verdict"}
+    *_, step = results["rows"]
     assert step["what"] == "training step"
-    for row in figures["rows"]:
+    for row in results["rows"]:
         assert 0 < row["min(ms)"] <= row["median(ms)"] <= row["max(ms)"]
         assert row["share(%)"] == pytest.approx(100 * row["median(ms)"] / step["median(ms)"])
         assert row["num_rounds"] >= 3
-    assert figures["verdict"] in capsys.readouterr().out
+    assert results["verdict"] in capsys.readouterr().out
 
 
 def test_what_encoding_is_compared_with_gives_the_same() -> None:

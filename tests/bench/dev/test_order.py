@@ -12,7 +12,7 @@ def test_every_block_is_measured(shards: ShardSet, tmp_path: Path, capsys: pytes
     assert main([str(shards.root), *settings]) == 0
     rows = json.loads(out.read_text())["rows"]
     assert [(row["block"], row["num_rounds"]) for row in rows] == [("1", 2), ("2", 2)]
-    assert "by chance" in capsys.readouterr().out
+    assert "relative to chance" in capsys.readouterr().out
 
 
 def test_neighbours_meet_again_more_often_than_by_chance() -> None:

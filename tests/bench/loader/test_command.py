@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 from photochrom.bench.command import main
-from photochrom.bench.loader.command import Setting, Turn, apply, by_queue, by_threads, fastest
+from photochrom.bench.loader.command import apply
+from photochrom.bench.loader.measurement import Measurement, Setting, by_queue, by_threads, fastest
 from photochrom.engine.commands.train import parse
 from photochrom.pipelines import ShardSet
 from PIL import Image
@@ -13,11 +14,11 @@ from PIL import Image
 BASE = Setting(backend="dali", threads=2, prefetch_batches=2, batch_size=8)
 
 
-def turns(**rates: float) -> dict[Setting, list[Turn]]:
+def measurements(**throughputs: float) -> dict[Setting, list[Measurement]]:
     """A setting for each backend."""
     return {
-        Setting(backend=name, threads=1, prefetch_batches=2, batch_size=8): [Turn(wall=1 / rate, cpu=0.0)]
-        for name, rate in rates.items()
+        Setting(backend=name, threads=1, prefetch_batches=2, batch_size=8): [Measurement(wall=1 / throughput, cpu=0.0)]
+        for name, throughput in throughputs.items()
     }
 
 
@@ -26,23 +27,23 @@ def test_from_the_command_line(shards: ShardSet, tmp_path: Path, capsys: pytest.
     command = ["loader", "--config", "demo", "--data", str(shards.root), "--seconds", "1", "--data.size", "32"]
     command += ["--train.batch_size", "4", "--train.device", "cpu", "--loader.threads", "1"]
     assert main([*command, "--out", str(out), "--apply", str(recipe)]) == 0
-    found = json.loads(out.read_text())
-    assert found["configured"] == {"backend": "dali", "threads": 1, "prefetch_batches": 2, "batch_size": 4}
-    assert {row["backend"] for row in found["rows"]} == {"dali", "torch"}
-    assert {row["prefetch_batches"] for row in found["rows"]} == {1, 2, 4}
-    assert {row["batch_size"] for row in found["rows"]} == {2, 4, 8}
-    for row in found["rows"]:
+    results = json.loads(out.read_text())
+    assert results["configured"] == {"backend": "dali", "threads": 1, "prefetch_batches": 2, "batch_size": 4}
+    assert {row["backend"] for row in results["rows"]} == {"dali", "torch"}
+    assert {row["prefetch_batches"] for row in results["rows"]} == {1, 2, 4}
+    assert {row["batch_size"] for row in results["rows"]} == {2, 4, 8}
+    for row in results["rows"]:
         assert 0 < row["min(img/s)"] <= row["median(img/s)"] <= row["max(img/s)"]
         assert row["cpu(ms/img)"] > 0
         assert row["num_rounds"] >= 3
-    assert [row["stage"] for row in found["stages"]] == ["read", "decode", "crop and resize", "Lab"]
-    assert all(row["median(us/img)"] > 0 for row in found["stages"])
+    assert [row["stage"] for row in results["stages"]] == ["read", "decode", "crop and resize", "Lab"]
+    assert all(row["median(us/img)"] > 0 for row in results["stages"])
     assert Image.open(tmp_path / "loader.png").width > 500
-    assert found["verdict"] in capsys.readouterr().out
+    assert results["verdict"] in capsys.readouterr().out
 
-    best = max((row for row in found["rows"] if row["batch_size"] == 4), key=lambda row: row["median(img/s)"])
-    assert found["fastest"] == {name: best[name] for name in found["fastest"]}
-    best = best if found["is_beyond_noise"] else found["configured"]
+    best = max((row for row in results["rows"] if row["batch_size"] == 4), key=lambda row: row["median(img/s)"])
+    assert results["fastest"] == {name: best[name] for name in results["fastest"]}
+    best = best if results["is_beyond_noise"] else results["configured"]
     config = parse(["--config", "demo", "--config", str(recipe), "--out", "x", "--data.train", "y"])
     chosen = (config.loader.backend, config.loader.threads, config.loader.prefetch_batches)
     assert chosen == (best["backend"], best["threads"], best["prefetch_batches"])
@@ -53,14 +54,20 @@ def test_what_is_swept() -> None:
     swept = by_threads(BASE, cores=6)
     assert {setting.threads for setting in swept} == {1, 2, 4, 6}
     assert swept[0] == BASE
-    around = list(by_queue(BASE, turns(dali=1.0, torch=2.0)))
-    assert {(each.prefetch_batches, each.batch_size) for each in around} == {(1, 8), (2, 8), (4, 8), (2, 4), (2, 16)}
-    assert {each.backend for each in around} == {"dali", "torch"}
+    around = list(by_queue(BASE, measurements(dali=1.0, torch=2.0)))
+    assert {(setting.prefetch_batches, setting.batch_size) for setting in around} == {
+        (1, 8),
+        (2, 8),
+        (4, 8),
+        (2, 4),
+        (2, 16),
+    }
+    assert {setting.backend for setting in around} == {"dali", "torch"}
 
 
 def test_the_fastest_has_the_batches_that_are_trained_with() -> None:
     larger = Setting(backend="dali", threads=1, prefetch_batches=2, batch_size=16)
-    measured = turns(dali=1.0, torch=2.0) | {larger: [Turn(wall=0.1, cpu=0.0)]}
+    measured = measurements(dali=1.0, torch=2.0) | {larger: [Measurement(wall=0.1, cpu=0.0)]}
     assert fastest(measured, 8).backend == "torch"
 
 
@@ -69,7 +76,7 @@ def test_a_file_of_somebody_s_own_is_not_lost(tmp_path: Path, capsys: pytest.Cap
     mine.write_text("loader:\n  threads: 3  # what I like\n")
     with pytest.raises(SystemExit, match="2"):
         sys.exit(main(["loader", "--data", "x", "--apply", str(mine)]))
-    assert f"--apply {mine} is a file of yours, which would be lost: name a new one" in capsys.readouterr().err
+    assert f"--apply {mine} exists and was not written by bench loader: name a new file" in capsys.readouterr().err
     assert "what I like" in mine.read_text()
     with pytest.raises(SystemExit, match="2"):
         sys.exit(main(["loader", "--data", "x", "--apply", str(tmp_path / "nowhere" / "x.yaml")]))
@@ -81,7 +88,7 @@ def test_noise_changes_no_recipe(beyond: bool, tmp_path: Path) -> None:
     settings = {
         name: {"backend": name, "threads": 1, "prefetch_batches": 2, "batch_size": 8} for name in ("dali", "torch")
     }
-    found = {"fastest": settings["torch"], "configured": settings["dali"], "is_beyond_noise": beyond, "verdict": "so"}
-    apply(found, tmp_path / "fast.yaml")
+    results = {"fastest": settings["torch"], "configured": settings["dali"], "is_beyond_noise": beyond, "verdict": "so"}
+    apply(results, tmp_path / "fast.yaml")
     written = yaml.safe_load((tmp_path / "fast.yaml").read_text())
     assert written == {"loader": {"backend": "torch" if beyond else "dali", "threads": 1, "prefetch_batches": 2}}

@@ -96,14 +96,14 @@ def test_what_is_packed_costs_less() -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"corse": {"value": 1, "source": "x"}}, "mine.yaml has 'corse', which is unknown; did you mean cores?"),
-        ({"cores": None}, "mine.yaml, cores: write it as {value: NUMBER, source: WHERE IT IS FROM}"),
+        ({"corse": {"value": 1, "source": "x"}}, "mine.yaml has the unknown key 'corse'; did you mean cores?"),
+        ({"cores": None}, "mine.yaml, cores: write it as {value: NUMBER, source: TEXT}"),
         ({"cores": {"value": 4}}, "mine.yaml, cores: write it as"),
         ({"cores": {"value": 0, "source": "x"}}, "mine.yaml, cores: value 0 is not a positive number"),
         ({"cores": {"value": True, "source": "x"}}, "mine.yaml, cores: value True is not a positive number"),
         ({"cores": {"value": float("nan"), "source": "x"}}, "mine.yaml, cores: value nan is not a positive number"),
         ({"cores": {"value": 4, "source": " "}}, "mine.yaml, cores: source is empty"),
-        ({"on_cores": 3}, "mine.yaml: about is a text, and on_cores true or false"),
+        ({"on_cores": 3}, "mine.yaml: about must be text, and on_cores true or false"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said(change: dict[str, object], sentence: str, tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_a_figure_that_is_missing_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("h10", "--machine h10 is neither a .yaml file nor a machine that comes along; did you mean h100?"),
+        ("h10", "--machine h10 is neither a .yaml file nor a known machine; did you mean h100?"),
         ("nowhere.yaml", "--machine nowhere.yaml cannot be read"),
     ],
 )
@@ -141,7 +141,7 @@ def test_a_machine_that_nobody_knows(name: str, sentence: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
-    [("a: [", "is no YAML (while parsing"), ("- 1", "mine.yaml holds no figures")],
+    [("a: [", "is not YAML (while parsing"), ("- 1", "mine.yaml is not a mapping")],
 )
 def test_files_of_another_kind(text: str, sentence: str, tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
@@ -154,6 +154,6 @@ def test_files_of_another_kind(text: str, sentence: str, tmp_path: Path) -> None
 def test_a_file_runs_nothing(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(f"cores: !!python/object/apply:os.mkdir [{tmp_path / 'made'}]")
-    with pytest.raises(ValueError, match=r"mine\.yaml is no YAML \(could not determine a constructor for the tag"):
+    with pytest.raises(ValueError, match=r"mine\.yaml is not YAML \(could not determine a constructor for the tag"):
         load_machine(str(file))
     assert not (tmp_path / "made").exists()

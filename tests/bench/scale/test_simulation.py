@@ -6,47 +6,47 @@ from functools import partial
 
 import numpy as np
 import pytest
-from photochrom.bench.scale.events import Shared, World
+from photochrom.bench.scale.events import Environment, SharedResource
 from photochrom.bench.scale.simulation import Cluster, simulate
 
 STEP = Cluster(batch=8, segments=[0.2, 0.1], optimizer=0.05)
 MANY = replace(STEP, nodes=3, ranks=4)
 
 
-def rate(cluster: Cluster) -> float:
-    return simulate(cluster).rate
+def throughput(cluster: Cluster) -> float:
+    return simulate(cluster).throughput
 
 
 def test_without_limits_it_is_the_step() -> None:
-    outcome = simulate(STEP)
-    assert outcome.rate == pytest.approx(8 / 0.35)
-    assert (outcome.computing, outcome.data, outcome.others, outcome.reducing) == pytest.approx((1, 0, 0, 0))
-    assert rate(MANY) == pytest.approx(12 * 8 / 0.35)
+    result = simulate(STEP)
+    assert result.throughput == pytest.approx(8 / 0.35)
+    assert (result.computing, result.data, result.others, result.reducing) == pytest.approx((1, 0, 0, 0))
+    assert throughput(MANY) == pytest.approx(12 * 8 / 0.35)
 
 
 def test_decoding_binds_at_cores_over_cost() -> None:
-    outcome = simulate(replace(MANY, decode=0.4, cores=16))
-    assert outcome.rate == pytest.approx(3 * 16 / 0.4, rel=1e-6)
-    assert outcome.data == pytest.approx(1 - outcome.rate / rate(MANY), rel=1e-6)
+    result = simulate(replace(MANY, decode=0.4, cores=16))
+    assert result.throughput == pytest.approx(3 * 16 / 0.4, rel=1e-6)
+    assert result.data == pytest.approx(1 - result.throughput / throughput(MANY), rel=1e-6)
 
 
 def test_decoding_binds_at_the_threads_of_a_process() -> None:
-    assert rate(replace(MANY, decode=0.1, cores=16, threads=1)) == pytest.approx(12 / 0.1, rel=1e-6)
+    assert throughput(replace(MANY, decode=0.1, cores=16, threads=1)) == pytest.approx(12 / 0.1, rel=1e-6)
 
 
 def test_storage_binds_at_bandwidth_over_bytes() -> None:
-    assert rate(replace(MANY, read_bytes=100, disk=1000)) == pytest.approx(3 * 10, rel=1e-6)
+    assert throughput(replace(MANY, read_bytes=100, disk=1000)) == pytest.approx(3 * 10, rel=1e-6)
 
 
 def test_what_is_slowest_binds_and_the_rest_is_hidden() -> None:
-    assert rate(replace(STEP, read_bytes=100, disk=1000, decode=0.2, cores=3)) == pytest.approx(10, rel=1e-6)
-    assert rate(replace(STEP, read_bytes=100, disk=9000, decode=0.2, cores=3)) == pytest.approx(15, rel=1e-6)
+    assert throughput(replace(STEP, read_bytes=100, disk=1000, decode=0.2, cores=3)) == pytest.approx(10, rel=1e-6)
+    assert throughput(replace(STEP, read_bytes=100, disk=9000, decode=0.2, cores=3)) == pytest.approx(15, rel=1e-6)
 
 
 def test_all_reduce_after_the_backward_pass_adds_to_the_step() -> None:
-    outcome = simulate(replace(MANY, segments=[0.3], reduce=[0.15]))
-    assert outcome.rate == pytest.approx(12 * 8 / 0.5)
-    assert (outcome.computing, outcome.reducing) == pytest.approx((0.7, 0.3))
+    result = simulate(replace(MANY, segments=[0.3], reduce=[0.15]))
+    assert result.throughput == pytest.approx(12 * 8 / 0.5)
+    assert (result.computing, result.reducing) == pytest.approx((0.7, 0.3))
 
 
 def test_all_reduce_hides_behind_the_rest_of_the_backward_pass() -> None:
@@ -55,36 +55,36 @@ def test_all_reduce_hides_behind_the_rest_of_the_backward_pass() -> None:
     for segment, seconds in zip(segments, reduce, strict=True):
         ready += segment
         done = max(done, ready) + seconds
-    outcome = simulate(replace(MANY, segments=segments, reduce=reduce))
-    assert outcome.rate == pytest.approx(12 * 8 / (done + 0.05))
-    assert outcome.reducing == pytest.approx((done - ready) / (done + 0.05))
+    result = simulate(replace(MANY, segments=segments, reduce=reduce))
+    assert result.throughput == pytest.approx(12 * 8 / (done + 0.05))
+    assert result.reducing == pytest.approx((done - ready) / (done + 0.05))
 
 
 def test_on_a_cpu_all_times_add_up() -> None:
     alone = replace(STEP, decode=0.03, cores=1, threads=1, on_cores=True)
-    assert rate(alone) == pytest.approx(8 / (0.35 + 8 * 0.03), rel=1e-6)
+    assert throughput(alone) == pytest.approx(8 / (0.35 + 8 * 0.03), rel=1e-6)
     both = replace(alone, ranks=2, cores=2, reduce=[0.04, 0.06])
-    assert rate(both) == pytest.approx(16 / (0.35 + 8 * 0.03 + 0.1), rel=1e-6)
+    assert throughput(both) == pytest.approx(16 / (0.35 + 8 * 0.03 + 0.1), rel=1e-6)
 
 
 def test_one_lags_and_all_wait() -> None:
     cluster = replace(MANY, segments=[0.3], optimizer=0.0, step_jitter=0.1)
-    outcome = simulate(cluster, steps=400)
+    result = simulate(cluster, steps=400)
     normal = np.random.default_rng(1).standard_normal((20_000, 12))
     slowest = float(np.exp(0.1 * normal - 0.005).max(axis=1).mean())
-    assert outcome.rate == pytest.approx(12 * 8 / 0.3 / slowest, rel=0.01)
-    assert outcome.others == pytest.approx(1 - 1 / slowest, rel=0.05)
+    assert result.throughput == pytest.approx(12 * 8 / 0.3 / slowest, rel=0.01)
+    assert result.others == pytest.approx(1 - 1 / slowest, rel=0.05)
 
 
 def test_what_the_last_waited_for_is_what_the_others_wait_for() -> None:
-    outcome = simulate(replace(MANY, decode=0.5, cores=16, load_jitter=0.2), steps=100)
-    assert outcome.data > 0.5
-    assert outcome.others < 0.01
+    result = simulate(replace(MANY, decode=0.5, cores=16, load_jitter=0.2), steps=100)
+    assert result.data > 0.5
+    assert result.others < 0.01
 
 
 def test_batches_ahead_even_out_what_scatters() -> None:
     scattered = replace(STEP, decode=0.04, cores=1, load_jitter=0.5)
-    assert rate(replace(scattered, prefetch_batches=1)) < rate(replace(scattered, prefetch_batches=8)) <= 25
+    assert throughput(replace(scattered, prefetch_batches=1)) < throughput(replace(scattered, prefetch_batches=8)) <= 25
 
 
 def test_the_same_seed_gives_the_same_and_another_does_not() -> None:
@@ -94,14 +94,16 @@ def test_the_same_seed_gives_the_same_and_another_does_not() -> None:
 
 @pytest.mark.parametrize("limits", [{}, {"decode": 0.5, "cores": 16}, {"read_bytes": 100, "disk": 1000}])
 def test_more_nodes_are_never_slower_where_all_reduce_is_free(limits: dict[str, float]) -> None:
-    rates = [rate(replace(STEP, nodes=nodes, ranks=2, step_jitter=0.05, **limits)) for nodes in (1, 2, 4, 8)]  # type: ignore[arg-type]
-    assert rates == sorted(rates)
+    throughputs = [
+        throughput(replace(STEP, nodes=nodes, ranks=2, step_jitter=0.05, **limits)) for nodes in (1, 2, 4, 8)
+    ]  # type: ignore[arg-type]
+    assert throughputs == sorted(throughputs)
 
 
 def test_shares_are_of_the_whole_time() -> None:
-    outcome = simulate(replace(MANY, decode=0.05, cores=16, reduce=[0.1, 0.1], step_jitter=0.1, load_jitter=0.1))
-    assert outcome.computing + outcome.data + outcome.others + outcome.reducing == pytest.approx(1)
-    assert min(outcome.computing, outcome.data, outcome.others, outcome.reducing) >= 0
+    result = simulate(replace(MANY, decode=0.05, cores=16, reduce=[0.1, 0.1], step_jitter=0.1, load_jitter=0.1))
+    assert result.computing + result.data + result.others + result.reducing == pytest.approx(1)
+    assert min(result.computing, result.data, result.others, result.reducing) >= 0
 
 
 @pytest.mark.parametrize(
@@ -114,10 +116,10 @@ def test_shares_are_of_the_whole_time() -> None:
     ],
 )
 def test_a_capacity_is_shared_fairly(capacity: float, jobs: list[tuple[float, float]], ends: list[float]) -> None:
-    world = World()
-    shared = Shared(world, capacity)
-    found: dict[int, float] = {}
+    env = Environment()
+    shared = SharedResource(env, capacity)
+    ended: dict[int, float] = {}
     for number, (amount, width) in enumerate(jobs):
-        shared.work(amount, width)(partial(lambda number: found.setdefault(number, world.now), number))
-    world.run()
-    assert [found[number] for number in range(len(jobs))] == pytest.approx(ends)
+        shared.work(amount, width)(partial(lambda number: ended.setdefault(number, env.now), number))
+    env.run()
+    assert [ended[number] for number in range(len(jobs))] == pytest.approx(ends)

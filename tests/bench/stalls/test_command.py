@@ -1,4 +1,4 @@
-"""The analysis on cases whose answer is known, with real loaders and networks."""
+"""The differential analysis on runs whose bottleneck is known, with real loaders and networks."""
 
 import json
 import sys
@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 import torch
 from photochrom.bench.command import main
-from photochrom.bench.stalls.command import advice, measure, significant
-from photochrom.bench.stalls.feed_stages import DECODE, NETWORK, STORAGE, TRANSFER, Carry, MemoryReader
+from photochrom.bench.common.timing import Clock
+from photochrom.bench.stalls.feed_stages import DECODE, LAB, NETWORK, STORAGE, TRANSFER, MemoryReader, ToDevice
+from photochrom.bench.stalls.measurement import advice, measure, significant
 from photochrom.engine.configuration.config import ClassSpec, DataConfig, LoaderConfig, RunConfig, TrainConfig
+from photochrom.engine.training.train_step import Trainer
 from photochrom.pipelines import LabBatch, ShardSet
 from photochrom.pipelines.loading.reader import LocalReader
 from PIL import Image
@@ -43,32 +45,89 @@ def config(data: Path, *, width: float = 0.03125, size: int = 32, **loader: Any)
     )
 
 
-def verdict(expected: str, run: RunConfig, carry: Carry | None = None) -> str:
-    """What bottleneck the run, and in which words; what disturbs a measurement may do so once."""
+def verdict(bottleneck: str, run: RunConfig, to_device: ToDevice | None = None) -> str:
+    """Returns the verdict; measures once more if it names another bottleneck, as other programs may disturb."""
     for _ in range(2):
-        found = measure(run, SECONDS, carry)
-        print(found["verdict"])
-        if found["diagnosis"]["bottleneck"] == expected:
-            return str(found["verdict"])
-    raise AssertionError(found["verdict"])
+        results = measure(run, SECONDS, to_device)
+        print(results["verdict"])
+        if results["diagnosis"]["bottleneck"] == bottleneck:
+            return str(results["verdict"])
+    raise AssertionError(results["verdict"])
 
 
-def slowed(real: Callable[..., Any]) -> Callable[..., Any]:
-    def read(self: LocalReader, index: Any) -> Any:
-        time.sleep(0.01 * len(index))
-        return real(self, index)
+def before(action: Callable[..., None], function: Callable[..., Any]) -> Callable[..., Any]:
+    def both(*args: Any, **kwargs: Any) -> Any:
+        action(*args)
+        return function(*args, **kwargs)
 
-    return read
+    return both
 
 
+@pytest.mark.parametrize(
+    ("costs", "bottleneck", "stall"),
+    [
+        ({NETWORK: 3.0, TRANSFER: 1.0, STORAGE: 1.0}, NETWORK, 40 / 100),
+        ({NETWORK: 1.0, TRANSFER: 3.0, STORAGE: 1.0}, TRANSFER, 80 / 100),
+        ({NETWORK: 1.0, TRANSFER: 1.0, STORAGE: 8.0}, STORAGE, 90 / 100),
+    ],
+)
+def test_stalls_by_a_clock_on_which_only_three_things_take_time(
+    costs: dict[str, float], bottleneck: str, stall: float, shards: ShardSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+
+    class VirtualClock(Clock):
+        def lap(self) -> float:
+            nonlocal now
+            seconds, now = now, 0.0
+            return seconds
+
+    def take(name: str, number: int = 1) -> None:
+        nonlocal now
+        now += costs[name] * number
+
+    def to_device(batch: LabBatch) -> LabBatch:
+        take(TRANSFER)
+        return batch
+
+    monkeypatch.setattr("photochrom.bench.stalls.measurement.Clock", VirtualClock)
+    monkeypatch.setattr(LocalReader, "read", before(lambda _, index: take(STORAGE, bool(len(index))), LocalReader.read))
+    monkeypatch.setattr(Trainer, "train_step", before(lambda *_: take(NETWORK), Trainer.train_step))
+    diagnosis = measure(config(shards.root, backend="torch"), 0.0, to_device)["diagnosis"]
+    total = sum(costs.values())
+    assert diagnosis["shares"] == pytest.approx({LAB: 0, DECODE: 0} | {name: costs[name] / total for name in costs})
+    assert diagnosis["stall"] == pytest.approx(stall)
+    assert diagnosis["rate"] == pytest.approx(4 / total)
+    assert diagnosis["bottleneck"] == bottleneck
+
+
+@pytest.mark.slow
 def test_a_throttled_reader(shards: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(LocalReader, "read", slowed(LocalReader.read))
-    assert verdict(STORAGE, config(shards.root, backend="torch")).startswith("reading from storage bottleneck")
+    throttle = before(lambda _, index: time.sleep(0.03 * len(index)), LocalReader.read)
+    monkeypatch.setattr(LocalReader, "read", throttle)
+    assert verdict(STORAGE, config(shards.root, backend="torch")).startswith("bottleneck: reading from storage (")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["dali", "torch"])
 def test_one_thread_that_decodes_for_a_narrow_network(large: Path, backend: str) -> None:
-    assert verdict(DECODE, config(large, backend=backend)).startswith("decoding on the CPU bottleneck")
+    assert verdict(DECODE, config(large, backend=backend)).startswith("bottleneck: decoding on the CPU (")
+
+
+@pytest.mark.slow
+def test_a_wide_network(shards: ShardSet) -> None:
+    run = config(shards.root, width=0.25, size=64)
+    assert verdict(NETWORK, run).startswith("bottleneck: the network's own arithmetic (")
+
+
+@pytest.mark.slow
+def test_a_slow_copy(shards: ShardSet) -> None:
+    def to_device(batch: LabBatch) -> LabBatch:
+        time.sleep(0.05)
+        return LabBatch(L=batch.L.clone(), ab=batch.ab.clone(), index=batch.index)
+
+    run = config(shards.root)
+    assert verdict(TRANSFER, run, to_device).startswith("bottleneck: the transfer of batches to the device (")
 
 
 def test_what_is_no_slower_in_its_fastest_round_is_noise() -> None:
@@ -77,39 +136,26 @@ def test_what_is_no_slower_in_its_fastest_round_is_noise() -> None:
 
 
 def test_it_is_said_when_rounds_of_the_same_differ_too_much() -> None:
-    found: dict[str, Any] = {"cold_reading(img/s)": [], "diagnosis": {"rate": 5.0, "remedies": []}}
+    results: dict[str, Any] = {"cold_reading(img/s)": [], "diagnosis": {"rate": 5.0, "remedies": []}}
     quiet = {"min(img/s)": 9.0, "max(img/s)": 10.0}
-    assert not list(advice(found | {"rows": [quiet, quiet]}))
-    (note,) = advice(found | {"rows": [quiet, {"min(img/s)": 5.0, "max(img/s)": 10.0}]})
-    assert note.startswith("rounds of the same differ by 2.0 times")
-
-
-def test_a_wide_network(shards: ShardSet) -> None:
-    run = config(shards.root, width=0.25, size=64)
-    assert verdict(NETWORK, run).startswith("the network's own arithmetic bottleneck")
-
-
-def test_a_slow_copy(shards: ShardSet) -> None:
-    def carry(batch: LabBatch) -> LabBatch:
-        time.sleep(0.05)
-        return LabBatch(L=batch.L.clone(), ab=batch.ab.clone(), index=batch.index)
-
-    assert verdict(TRANSFER, config(shards.root), carry).startswith("the transfer of batches to the device bottleneck")
+    assert not list(advice(results | {"rows": [quiet, quiet]}))
+    (note,) = advice(results | {"rows": [quiet, {"min(img/s)": 5.0, "max(img/s)": 10.0}]})
+    assert note.startswith("rounds of one stage differ by a factor of 2.0")
 
 
 def test_from_the_command_line(shards: ShardSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["stalls", "--config", "demo", "--data", str(shards.root), "--seconds", "1", "--data.size", "32"]
     command += ["--model.width", "0.0625", "--train.batch_size", "4", "--train.device", "cpu"]
     assert main([*command, "--out", str(tmp_path / "stalls.json")]) == 0
-    found = json.loads((tmp_path / "stalls.json").read_text())
-    assert [row["adds"] for row in found["rows"]] == ["network", "Lab", "decode", "storage"]
-    assert found.keys() >= {"machine", "versions", "settings", "rows", "verdict", "diagnosis"}
-    assert found["settings"]["data"]["size"] == 32
-    assert found["settings"]["data"]["train"] == str(shards.root)
-    assert "out" not in found["settings"]
-    assert len(found["cold_reading(img/s)"]) == 3
+    results = json.loads((tmp_path / "stalls.json").read_text())
+    assert [row["adds"] for row in results["rows"]] == ["network", "Lab", "decode", "storage"]
+    assert results.keys() >= {"machine", "versions", "settings", "rows", "verdict", "diagnosis"}
+    assert results["settings"]["data"]["size"] == 32
+    assert results["settings"]["data"]["train"] == str(shards.root)
+    assert "out" not in results["settings"]
+    assert len(results["cold_reading(img/s)"]) == 3
     assert Image.open(tmp_path / "stalls.png").width > 500
-    assert found["verdict"] in capsys.readouterr().out
+    assert results["verdict"] in capsys.readouterr().out
     assert not Path("unused").exists()
 
 

@@ -9,7 +9,7 @@ from photochrom.engine.configuration.config import DataConfig, LoaderConfig
 from photochrom.pipelines import PackConfig
 
 
-def here(**changes: object) -> SystemInfo:
+def system(**changes: object) -> SystemInfo:
     usual = {
         "threads": 4,
         "cores": 16,
@@ -28,7 +28,7 @@ GPU = {NETWORK: 1.0, TRANSFER: 1.0, LAB: 1.0, DECODE: 1.0, STORAGE: 1.0}
 def test_what_makes_a_gpu_wait_binds_even_where_the_network_takes_most(bottleneck: str) -> None:
     names = list(GPU)
     seconds = {name: 1.0 if names.index(name) < names.index(bottleneck) else 1.3 for name in names}
-    found = diagnose(seconds, here())
+    found = diagnose(seconds, system())
     assert found.bottleneck == bottleneck
     assert found.stall == pytest.approx(0.3 / 1.3)
     assert found.shares[bottleneck] == pytest.approx(0.3 / 1.3)
@@ -37,64 +37,64 @@ def test_what_makes_a_gpu_wait_binds_even_where_the_network_takes_most(bottlenec
 
 def test_on_a_cpu_the_larger_part_binds() -> None:
     seconds = {NETWORK: 1.0, LAB: 1.0, DECODE: 1.3, STORAGE: 1.3}
-    assert diagnose(seconds, here(on_gpu=False)).bottleneck == NETWORK
+    assert diagnose(seconds, system(on_gpu=False)).bottleneck == NETWORK
     seconds = {NETWORK: 1.0, LAB: 1.6, DECODE: 2.5, STORAGE: 2.5}
-    assert diagnose(seconds, here(on_gpu=False)).bottleneck == DECODE  # with Lab, more than the network
+    assert diagnose(seconds, system(on_gpu=False)).bottleneck == DECODE  # with Lab, more than the network
 
 
 def test_noise_is_no_stall() -> None:
-    found = diagnose({**GPU, DECODE: 1.06, STORAGE: 1.05}, here())
+    found = diagnose({**GPU, DECODE: 1.06, STORAGE: 1.05}, system())
     assert found.bottleneck == NETWORK
     assert found.shares[STORAGE] == 0
-    assert "waiting for data takes 5 % of the time" in found.sentence
+    assert "5 % of the time waiting for data" in found.sentence
 
 
 def test_a_set_that_does_not_fit_is_read_anew_in_every_epoch() -> None:
-    assert diagnose(GPU, here(fits=True), cold=3.0).bottleneck == NETWORK
-    assert diagnose(GPU, here(fits=False), cold=3.0).bottleneck == STORAGE
-    assert diagnose(GPU, here(fits=False), cold=0.5).bottleneck == NETWORK  # the disk keeps up
+    assert diagnose(GPU, system(fits=True), cold=3.0).bottleneck == NETWORK
+    assert diagnose(GPU, system(fits=False), cold=3.0).bottleneck == STORAGE
+    assert diagnose(GPU, system(fits=False), cold=0.5).bottleneck == NETWORK  # the disk keeps up
 
 
 def test_what_the_run_does_not_do_is_not_blamed() -> None:
     """A GPU cuts and resizes faster than the CPU that stands for it; a run that caches decodes nothing."""
-    assert diagnose({**GPU, LAB: 2.0, DECODE: 1.02, STORAGE: 1.02}, here()).bottleneck == NETWORK
-    assert diagnose({**GPU, DECODE: 3.0}, here()).bottleneck == NETWORK
+    assert diagnose({**GPU, LAB: 2.0, DECODE: 1.02, STORAGE: 1.02}, system()).bottleneck == NETWORK
+    assert diagnose({**GPU, DECODE: 3.0}, system()).bottleneck == NETWORK
 
 
-def expected(remedies: list[Recommendation]) -> dict[str, float | None]:
-    return {remedy.what.split(":")[0]: remedy.expected for remedy in remedies}
+def expected(recommendations: list[Recommendation]) -> dict[str, float | None]:
+    return {recommendation.what.split(":")[0]: recommendation.expected for recommendation in recommendations}
 
 
 def test_remedies_come_with_what_they_would_bring() -> None:
     """On a CPU, decoding takes 1 of 2 seconds: half the pixels, a quarter of the threads' work, or none of it."""
     seconds = {**GPU, DECODE: 2.0, STORAGE: 2.0}
-    remedies = diagnose(seconds, here(on_gpu=False)).remedies
+    remedies = diagnose(seconds, system(on_gpu=False)).remedies
     found = expected(remedies)
     assert found["loader.threads 16"] == pytest.approx(1 / 1.25)
     assert found["photochrom pack --short-side of 9/8 of data.size"] == pytest.approx(1 / 1.5)
     assert found["photochrom pack --store lab"] == pytest.approx(1)
     rates = [remedy.expected or 0 for remedy in remedies]
     assert rates == sorted(rates, reverse=True)
-    few = diagnose(seconds, here(on_gpu=False, threads=16, needed_pixels=190_000.0, fits_decoded=False)).remedies
+    few = diagnose(seconds, system(on_gpu=False, threads=16, needed_pixels=190_000.0, fits_decoded=False)).remedies
     assert [remedy.what.split(":")[0] for remedy in few] == ["photochrom pack --store lab"]
 
 
 def test_a_gpu_computes_while_others_decode() -> None:
     """It waits for the slower of both: decoding in 4 or 1.5 of what takes 6 alone, computing in 1."""
     seconds, alone = {**GPU, DECODE: 6.0, STORAGE: 6.0}, {DECODE: 6.0, STORAGE: 6.0}
-    found = expected(diagnose(seconds, here(needed_pixels=400_000 / 3, fits_decoded=False), alone=alone).remedies)
+    found = expected(diagnose(seconds, system(needed_pixels=400_000 / 3, fits_decoded=False), alone=alone).remedies)
     assert found["loader.threads 16"] == pytest.approx(1 / 1.5)
     assert found["photochrom pack --short-side of 9/8 of data.size"] == pytest.approx(1 / 4)
     assert found["photochrom pack --store lab"] == pytest.approx(1)
     assert found["loader.backend dali"] is None
-    fast = expected(diagnose({**GPU, DECODE: 2.0, STORAGE: 2.0}, here(), alone={DECODE: 2.0}).remedies)
+    fast = expected(diagnose({**GPU, DECODE: 2.0, STORAGE: 2.0}, system(), alone={DECODE: 2.0}).remedies)
     assert fast["loader.threads 16"] == pytest.approx(1), "no faster than the network"
 
 
 def test_every_command_that_is_advised_exists() -> None:
     for bottleneck in (NETWORK, TRANSFER, LAB, DECODE, STORAGE):
         seconds = {name: 1.0 if list(GPU).index(name) < list(GPU).index(bottleneck) else 9.0 for name in GPU}
-        for remedy in diagnose(seconds, here()).remedies:
+        for remedy in diagnose(seconds, system()).remedies:
             match remedy.what.split(":")[0].split():
                 case ["photochrom", "bench", verb]:
                     assert verb in BENCHES

@@ -7,7 +7,8 @@ import pytest
 import torch
 from photochrom.bench.command import main
 from photochrom.bench.common.timing import Clock
-from photochrom.bench.step import CONFIGURED, PARTS, Step, StepOptions, largest, measure, varied
+from photochrom.bench.step.command import StepOptions
+from photochrom.bench.step.measurement import CONFIGURED, PARTS, Step, apply_variant, max_batch, measure
 from photochrom.engine.configuration.config import ClassSpec, DataConfig, RunConfig, TrainConfig
 from photochrom.engine.training.flops import flops_per_image
 from photochrom.models import VGGColorizer
@@ -52,28 +53,28 @@ def test_variants_take_turns_at_the_same_batch(
     assert Image.open(tmp_path / "step.png").width > 500
     said = capsys.readouterr().out
     assert figures["verdict"] in said
-    assert "left out: fp16, batches of 2: precision=fp16 needs a GPU" in said
+    assert "not measured: fp16, batches of 2: precision=fp16 needs a GPU" in said
 
 
 def test_steps_that_are_too_slow_for_the_time_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Step, "seconds", lambda self: 2.0 if self._learner.colorizer.activation_checkpointing else 0.0)
+    monkeypatch.setattr(Step, "seconds", lambda self: 2.0 if self._trainer.colorizer.activation_checkpointing else 0.0)
     found = measure(config(), StepOptions(variants=["fp32", "fp32 activation_checkpointing"], seconds=1.0))
     assert [row["variant"] for row in found["rows"]] == ["fp32", CONFIGURED]
     assert found["skipped"] == {
-        "fp32 activation_checkpointing, batches of 2": "a step takes 2.0 s: give more --seconds to see it"
+        "fp32 activation_checkpointing, batches of 2": "a step takes 2.0 s: give more --seconds to measure it"
     }
 
 
 def test_a_word_that_is_none_is_refused() -> None:
-    with pytest.raises(ValueError, match="--variants has 'fp33', which is unknown: known are bf16, fp16, fp32, "):
-        varied(config(), "fp33")
+    with pytest.raises(ValueError, match="--variants has the unknown word 'fp33': known are bf16, fp16, fp32, "):
+        apply_variant(config(), "fp33")
 
 
 def test_what_a_variant_does_not_name_is_as_torch_has_it() -> None:
     run = replace(
         config(), train=TrainConfig(precision="bf16", activation_checkpointing=True, memory_format="channels_last")
     )
-    plain, other = varied(run, "fp32"), varied(run, "bf16 default space_to_batch")
+    plain, other = apply_variant(run, "fp32"), apply_variant(run, "bf16 default space_to_batch")
     assert (plain.train.precision, plain.train.memory_format, plain.train.compile) == ("fp32", "contiguous", "off")
     assert plain.model.init_args["dilation"] == "native"
     assert not plain.train.activation_checkpointing
@@ -96,11 +97,11 @@ def test_each_part_is_told_from_the_others(monkeypatch: pytest.MonkeyPatch) -> N
 
         return wait
 
-    monkeypatch.setattr("photochrom.bench.step.Clock", Slow)
+    monkeypatch.setattr("photochrom.bench.step.measurement.Clock", Slow)
     step = Step(config("RebalancedCrossEntropy", "bins"), 2, torch.device("cpu"))
-    step._learner.loss.register_forward_pre_hook(takes(3.0))
-    next(iter(step._learner.colorizer.parameters())).register_hook(takes(2.0))  # when its gradient is there
-    step._learner.optimizer.register_step_post_hook(takes(1.0))
+    step._trainer.loss.register_forward_pre_hook(takes(3.0))
+    next(iter(step._trainer.colorizer.parameters())).register_hook(takes(2.0))  # when its gradient is there
+    step._trainer.optimizer.register_step_post_hook(takes(1.0))
     assert step.parts() == {"forward": 3000.0, "backward": 2000.0, "optimizer": 1000.0}
 
 
@@ -112,7 +113,7 @@ def test_the_largest_batch_that_fits(room: int) -> None:
         tried.append(number)
         return number <= room
 
-    found = largest(fits)
+    found = max_batch(fits)
     assert found % 8 == 0
     assert found <= room
     assert found >= min(room * 8 // 9 - 8, 1 << 13)

@@ -1,0 +1,218 @@
+"""Predicts the throughput from 1 to 64 nodes by simulating the run (simulation.py) on a machine of a file."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from ...engine.configuration.config import to_plain_dict
+from ...engine.console import plural
+from ..common.results import Results, make_results
+from .ceilings import load_ceilings
+from .command import ScaleOptions
+from .machines import ORIGINAL_MACHINE, Machine, Precision, load_machine
+from .network import vgg
+from .photographs import Stored, load_photograph
+from .prediction import Point, TrainingJob, in_memory, predict, seconds
+
+_CURVE = (1, 2, 4, 8, 16, 32, 64)
+_MIN_GAIN = 1.02  # of throughput, for advice
+_WORDS = {
+    "storage": "reading from storage",
+    "decoding": "decoding",
+    "computing": "the network's own arithmetic",
+    "all-reduce": "all-reduce",
+    "scatter": "waiting for the slowest device",
+}
+_STORED = {
+    "original-recipe": "files read by the original's recipe",
+    "originals": "photographs packed as they are",
+    "packed": "photographs packed at 288",
+    "lab": "photographs packed as Lab",
+}
+_ADVICE = {
+    "storage": "a faster disk, or packed photographs",
+    "decoding": "more or faster cores, or --stored packed or lab",
+    "computing": "faster devices, or a lower precision",
+    "all-reduce": "a faster network, --grad-compression, or larger batches",
+    "scatter": "steps that take equal time on all devices",
+}
+
+
+def measure(options: ScaleOptions) -> Results:
+    """Returns the curve: throughput, waiting, bottleneck and duration at each number of nodes."""
+    machine, job = load_machine(options.machine), _job(options)
+    gpus = options.gpus or round(machine.gpus.value)
+    points = list(_curve(options, machine, job, gpus))
+    rows = [_row(point, machine, job_at(job, options, point.devices), options.epochs) for point in points]
+    row = next(row for row in rows if row["nodes"] == options.nodes)
+    return make_results(options, torch.device("cpu"), rows, _sentence(row, machine, options)) | {
+        "predicted_for": {"name": machine.name, "about": machine.about, "gpus": gpus, "figures": machine.sources()},
+        "photograph": to_plain_dict(job.photograph),
+        "network": {"flops": job.network.flops, "gradient_bytes": job.network.gradient_bytes},
+        "in_memory": in_memory(machine, job),
+        "ceilings": to_plain_dict(job.ceilings),
+        "original_setup": _original_setup(options, machine, job) if machine.name == ORIGINAL_MACHINE else [],
+    }
+
+
+def _job(options: ScaleOptions) -> TrainingJob:
+    return TrainingJob(
+        network=vgg(options.width, options.size),
+        photograph=load_photograph(options.stored),
+        batch=options.batch_per_gpu,
+        images=options.images,
+        precision=options.precision,
+        grad_compression=options.grad_compression,
+        ceilings=load_ceilings(options.ceilings, options.width, options.size) if options.ceilings else None,
+    )
+
+
+def job_at(job: TrainingJob, options: ScaleOptions, devices: int) -> TrainingJob:
+    """Returns the job with --batch-size, if given, divided over the devices."""
+    return replace(job, batch=max(1, options.batch_size // devices)) if options.batch_size else job
+
+
+def _curve(options: ScaleOptions, machine: Machine, job: TrainingJob, gpus: int) -> Iterator[Point]:
+    """Yields the point for options.nodes and, as long as there is time, the others."""
+    deadline = time.perf_counter() + options.seconds
+    points: list[Point] = []
+    for nodes in (options.nodes, *(nodes for nodes in _CURVE if nodes != options.nodes)):
+        too_many = options.batch_size is not None and options.batch_size < nodes * gpus
+        if points and (too_many or time.perf_counter() > deadline):
+            continue
+        if too_many:
+            raise ValueError(
+                f"--batch-size {options.batch_size} leaves some of {nodes * gpus} devices without a share: raise it"
+            )
+        points.append(predict(machine, job_at(job, options, nodes * gpus), nodes, gpus, seed=options.seed))
+    yield from sorted(points, key=lambda point: point.nodes)
+
+
+def _row(point: Point, machine: Machine, job: TrainingJob, epochs: int) -> dict[str, Any]:
+    return {
+        "nodes": point.nodes,
+        "devices": point.devices,
+        "batch": job.batch * point.devices,
+        "rate(img/s)": point.throughput,
+        "ideal(img/s)": point.ideal,
+        "efficiency(%)": 100 * point.throughput / point.ideal,
+        "mfu(%)": 100 * point.mfu,
+        "computing(%)": 100 * point.result.computing,
+        "data_wait(%)": 100 * point.result.data,
+        "slowest_wait(%)": 100 * point.result.others,
+        "all_reduce(%)": 100 * point.result.reducing,
+        "cold_rate(img/s)": point.cold,
+        "epoch(s)": job.images / point.throughput,
+        "run(h)": seconds(point, machine, job, epochs) / 3600,
+        "bottleneck": point.bottleneck,
+        "gains": point.gains,
+    }
+
+
+def _original_setup(options: ScaleOptions, machine: Machine, job: TrainingJob) -> list[dict[str, Any]]:
+    """Returns rows for the original project's VMs, with its own reading and with shard sets."""
+    rows = []
+    cases: tuple[tuple[Stored, Precision], ...] = (
+        ("original-recipe", "fp32"),
+        ("original-recipe", "half"),
+        ("originals", "half"),
+        ("packed", "half"),
+    )
+    for stored, precision in cases:
+        for nodes in (1, 3):
+            case = replace(job, photograph=load_photograph(stored), batch=56, precision=precision)
+            point = predict(machine, case, nodes, 4, seed=options.seed)
+            row = _row(point, machine, case, options.epochs)
+            rows.append({"stored": stored, "precision": "fp16" if precision == "half" else precision, **row})
+    return rows
+
+
+def _sentence(row: dict[str, Any], machine: Machine, options: ScaleOptions) -> str:
+    nodes = plural(row["nodes"], "node")
+    return (
+        f"{nodes} of {machine.name}, {row['devices']} devices, {_STORED[options.stored]}: "
+        f"{row['rate(img/s)']:,.0f} images/s, {row['efficiency(%)']:.0f} % of devices that never wait; "
+        f"bottleneck: {_WORDS[row['bottleneck']]}; "
+        f"{options.epochs} epochs of {options.images:,} photographs take {_duration(row['run(h)'])}"
+    )
+
+
+def _duration(hours: float) -> str:
+    return f"{hours:.1f} h" if hours >= 2 else f"{60 * hours:.0f} min" if 60 * hours >= 2 else f"{3600 * hours:.0f} s"
+
+
+def notes(results: Results) -> Iterator[str]:
+    """Yields what would help at options.nodes, what was assumed, and the original project's machines."""
+    row = next(row for row in results["rows"] if row["nodes"] == results["settings"]["nodes"])
+    for name, gain in sorted(row["gains"].items(), key=lambda item: -item[1]):
+        if gain > _MIN_GAIN:
+            yield f"without {_WORDS[name]}: {gain:.2f} times the throughput ({_ADVICE[name]})"
+    if row["batch"] > results["settings"]["images"] / 20:
+        yield f"a step of {row['batch']:,} photographs is more than a twentieth of the set: expect other accuracy"
+    if not results["in_memory"]:
+        yield "the set does not fit into half of a node's memory: every epoch is read from the disk"
+    for row in results["original_setup"]:
+        yield (
+            f"the original project's {plural(row['nodes'], 'VM')} in {row['precision']}, {_STORED[row['stored']]}: "
+            f"{row['rate(img/s)']:,.0f} images/s, {row['data_wait(%)']:.0f} % waiting for data, "
+            f"{row['mfu(%)']:.0f} % of the peak, {_duration(row['run(h)'])}; bottleneck: {row['bottleneck']}"
+        )
+    sources = results["predicted_for"]["figures"]
+    if assumed := [key for key, entry in sources.items() if entry["source"].startswith("assumed")]:
+        yield f"assumed, not measured or documented: {', '.join(assumed)}"
+
+
+def table(results: Results) -> Table:
+    """Returns a line for each point of the curve."""
+    headings = ("nodes", "devices", "batch", "images/s", "of ideal", "computes", "waits: data", "slowest", "all-reduce")
+    lines = Table(*headings, "epoch", "run", "bottleneck", box=None, header_style="bold")
+    for row in results["rows"]:
+        shares = (f"{row[f'{name}(%)']:.0f} %" for name in ("efficiency", *_SHARES))
+        lines.add_row(
+            *(f"{row[key]:,.0f}" for key in ("nodes", "devices", "batch", "rate(img/s)")),
+            *shares,
+            f"{row['epoch(s)']:.1f} s",
+            _duration(row["run(h)"]),
+            row["bottleneck"],
+        )
+    return lines
+
+
+_SHARES = {
+    "computing": "computes",
+    "data_wait": "waits for data",
+    "slowest_wait": "waits for the slowest device",
+    "all_reduce": "waits for all-reduce",
+}
+
+
+def plot(results: Results, path: Path) -> None:
+    """Draws throughput over nodes, and the share of a device's time that it computes and waits."""
+    from matplotlib.figure import Figure
+
+    rows = results["rows"]
+    nodes = [row["nodes"] for row in rows]
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    throughputs, shares = figure.subplots(1, 2)
+    throughputs.loglog(nodes, [row["ideal(img/s)"] for row in rows], "--", color="0.6", label="devices that never wait")
+    throughputs.loglog(nodes, [row["rate(img/s)"] for row in rows], "o-", label="predicted")
+    throughputs.set(xlabel="nodes", ylabel="images per second", xticks=nodes, xticklabels=nodes)
+    throughputs.minorticks_off()
+    throughputs.legend(frameon=False)
+    bottom = [0.0] * len(rows)
+    for (name, label), color in zip(_SHARES.items(), ("C0", "C1", "0.75", "C3"), strict=True):
+        heights = [row[f"{name}(%)"] for row in rows]
+        shares.bar(range(len(rows)), heights, bottom=bottom, label=label, color=color)
+        bottom = [below + height for below, height in zip(bottom, heights, strict=True)]
+    shares.set(xlabel="nodes", ylabel="% of a device's time", ylim=(0, 100), xticks=range(len(rows)), xticklabels=nodes)
+    figure.legend(*shares.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    about, stored = results["predicted_for"], results["settings"]["stored"]
+    figure.suptitle(f"{about['name']}, {about['gpus']} devices a node, {_STORED[stored]}", fontsize=11)
+    for axes in (throughputs, shares):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,1 @@
+"""photochrom bench step"""

@@ -1,0 +1,48 @@
+"""photochrom bench step --config RECIPE: measures the training step by precision, memory format and compilation"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..common.options import RunOptions, parse_run
+from ..common.results import report
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepOptions(RunOptions):
+    """Measures training steps of one process on batches that are on the device: images per second, MFU, memory, and the
+    time of forward, backward and optimizer.
+
+    All other options are those of 'photochrom train': --config RECIPE, then dotted settings.
+
+    Args:
+        variants: Each a few words: a precision, a memory format, a dilation, a compile mode, activation_checkpointing.
+            Settings not named have torch's default. By default, variants that may be faster on this device.
+        batch_sizes: Photographs in a step; each variant is measured with each. By default train.batch_size, on a CPU
+            at most 4.
+        find_max_batch: Find the largest batch that fits into a GPU's memory, as configured and for the fastest variant.
+            Tries, and compiles, some ten sizes.
+        peak_tflops: Peak of the device, for MFU; by default as published by its maker.
+        seconds: Measuring time after a warm-up round; at least three rounds are measured, however long they take.
+        out: JSON file for the results; a chart is written beside it.
+    """
+
+    variants: list[str] = field(default_factory=list)
+    batch_sizes: list[int] = field(default_factory=list)
+    find_max_batch: bool = False
+    peak_tflops: float | None = None
+    seconds: float = 60.0
+    out: Path | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not all(size > 0 for size in self.batch_sizes):
+            raise ValueError(f"--batch-sizes {self.batch_sizes} are not all positive")
+
+
+def main(argv: list[str], prog: str) -> int:
+    options, config = parse_run(StepOptions, argv, prog)
+    from . import measurement  # imports torch
+
+    results = measurement.measure(config, options)
+    report(results, options.out, table=measurement.table, notes=measurement.notes, plot=measurement.plot)
+    return 0

@@ -1,0 +1,298 @@
+"""Measures variants of the training step in turn on one batch that is on the device.
+
+The first variant is a training script's without settings, except that TF32 and cuDNN's choice of algorithms hold for
+all variants.
+"""
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from textwrap import fill
+from typing import Any, get_args
+
+import torch
+from accelerate.state import AcceleratorState
+from rich.table import Column, Table
+
+from ...engine.configuration.config import ClassSpec, Compile, MemoryFormat, Precision, RunConfig, to_plain_dict
+from ...engine.configuration.registry import build_loss, build_model, with_prior
+from ...engine.console import console, plural
+from ...engine.distributed import make_trainer, resolve_compile, resolve_device
+from ...engine.training.flops import flops_per_image, published_peak
+from ...engine.training.train_step import Trainer
+from ...losses.quantization import ab_bins
+from ...models.vgg import Dilation
+from ...pipelines import LabBatch
+from ...pipelines.loading.synthetic_loader import random_lab
+from ..common.options import used_settings
+from ..common.results import Results, make_results
+from ..common.timing import MIN_ROUNDS, Clock, collect, interleave
+from .command import StepOptions
+
+CONFIGURED, PARTS = "as configured", ("forward", "backward", "optimizer")
+
+_CPU_VARIANTS = [
+    "fp32",
+    "fp32 channels_last",
+    "fp32 channels_last space_to_batch",
+    "fp32 channels_last activation_checkpointing",
+]
+_GPU_VARIANTS = [
+    "fp32",
+    "fp32 channels_last",
+    "bf16",
+    "bf16 channels_last",
+    "bf16 channels_last space_to_batch",
+    "bf16 channels_last default",
+    "bf16 channels_last default space_to_batch",
+    "bf16 channels_last reduce-overhead space_to_batch",
+    "bf16 channels_last activation_checkpointing",
+    "fp16 channels_last",
+    "fp16 channels_last space_to_batch",
+]
+_MAX_CPU_BATCH = 4  # by default
+_WORDS: dict[str, Any] = {  # of a variant, by setting
+    "precision": Precision,
+    "memory_format": MemoryFormat,
+    "dilation": Dilation,
+    "compile": Compile,
+}
+
+
+def measure(config: RunConfig, options: StepOptions) -> Results:
+    """Returns the throughput of each variant at each batch size, the fastest, and the largest batch that fits."""
+    device = resolve_device(config.train.device)
+    if options.find_max_batch and device.type == "cpu":
+        raise ValueError("--find-max-batch fills a GPU's memory, and this device is a CPU: leave it out")
+    variants = options.variants or (_GPU_VARIANTS if device.type == "cuda" else _CPU_VARIANTS)
+    runs = {name: apply_variant(config, name) for name in variants} | {CONFIGURED: config}
+    max_default = config.train.batch_size if device.type == "cuda" else _MAX_CPU_BATCH
+    sizes = options.batch_sizes or [min(config.train.batch_size, max_default)]
+    skipped: dict[str, str] = {}
+    console.print(f"{plural(len(runs), 'variant')} in turn, for {options.seconds:g} s or three rounds ...")
+    rows = [row for size in sizes for row in _rows(runs, size, options.seconds / len(sizes), device, skipped)]
+    if not rows:
+        raise ValueError(f"no variant could take a step: {'; '.join(dict.fromkeys(skipped.values()))}")
+    flops = flops_per_image(build_model(config.model), config.data.size, device)
+    for row in rows:
+        peak = 1e12 * (options.peak_tflops or 0) or published_peak(device, row.pop("arithmetic"))
+        row["mfu(%)"] = 100 * flops * row["median(img/s)"] / peak if peak else None
+    best = max(rows, key=lambda row: row["median(img/s)"])
+    verdict = (
+        f"fastest: {best['variant']} with batches of {best['batch_size']}, {best['ratio']:.2f} times as fast as "
+        f"{best['reference']}; {flops / 1e9:.1f} GFLOP per photograph"
+    )
+    names = (CONFIGURED, best["variant"]) if options.find_max_batch else ()
+    return make_results(config, device, rows, verdict) | {
+        "settings": used_settings(config, **to_plain_dict(options)),
+        "skipped": skipped,
+        "largest_batch": _max_batches(runs, names, device),
+    }
+
+
+def _rows(
+    runs: dict[str, RunConfig], batch_size: int, seconds: float, device: torch.device, skipped: dict[str, str]
+) -> Iterator[dict[str, Any]]:
+    torch.compiler.reset()  # or another size would be compiled with dynamic shapes
+    steps: dict[str, Step] = {}
+    for name, run in runs.items():
+        step = try_step(run, batch_size, device, max_seconds=seconds / (len(runs) * (MIN_ROUNDS + 1)))
+        if isinstance(step, str):
+            skipped[f"{name}, batches of {batch_size}"] = step
+        else:
+            steps[name] = step
+    if not steps:
+        return
+    times = collect(interleave({name: step.run for name, step in steps.items()}, device), seconds)
+    parts = {name: [step.parts()] for name, step in steps.items()}
+    for _ in range(MIN_ROUNDS - 1):
+        for name, step in steps.items():
+            parts[name].append(step.parts())
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    reference = next(iter(medians))
+    for name, values in times.items():
+        yield {
+            "variant": name,
+            "batch_size": batch_size,
+            "median(img/s)": batch_size / medians[name],
+            "min(img/s)": batch_size / max(values),
+            "max(img/s)": batch_size / min(values),
+            "ratio": medians[reference] / medians[name],
+            "reference": reference,
+            "memory/peak(GiB)": steps[name].memory,
+            **{f"{part}(ms)": _median(turn[part] for turn in parts[name]) for part in PARTS},
+            "num_rounds": len(values),
+            "arithmetic": steps[name].precision,
+        }
+
+
+def _median(milliseconds: Iterable[float | None]) -> float | None:
+    known = [value for value in milliseconds if value is not None]
+    return statistics.median(known) if known else None
+
+
+class Step:
+    """A training step that can be repeated on one batch. Raises ValueError if this machine cannot run it."""
+
+    def __init__(self, run: RunConfig, batch_size: int, device: torch.device) -> None:
+        AcceleratorState._reset_state()  # Accelerate keeps one precision in a process
+        train = replace(run.train, batch_size=batch_size, grad_accum_steps=1)
+        accelerator = make_trainer(train)
+        torch.manual_seed(0)
+        # A uniform prior: the weights of the bins do not change the loss's time.
+        loss = build_loss(with_prior(run.loss, [1 / len(ab_bins())] * len(ab_bins())))
+        self._trainer = Trainer(build_model(run.model), loss, replace(run, train=train), accelerator)
+        L, ab = random_lab(batch_size, run.data.size, seed=0)
+        self._batch = LabBatch(L=L.to(device), ab=ab.to(device), index=torch.arange(batch_size))
+        self._device, self._compiled = device, resolve_compile(train, device) != "off"
+        self.precision: str = accelerator.mixed_precision
+        self.memory: float | None = None
+
+    def run(self) -> None:
+        self._trainer.train_step(self._batch, step=0, lr=1e-5)
+
+    def warm_up(self) -> None:
+        """Runs the first step, and measures its peak memory besides the weights, in GiB."""
+        if self._device.type != "cuda":
+            self.run()
+            return
+        before = torch.cuda.memory_allocated(self._device)
+        torch.cuda.reset_peak_memory_stats(self._device)
+        self.run()
+        self.memory = (torch.cuda.max_memory_allocated(self._device) - before) / 2**30
+
+    def seconds(self) -> float:
+        """Returns the seconds of one step."""
+        clock = Clock(self._device)
+        self.run()
+        return clock.lap()
+
+    def parts(self) -> dict[str, float | None]:
+        """Returns the milliseconds of each part of a step, None for a compiled step; forward includes the loss.
+
+        Hooks wait for the device between the parts, so parts do not overlap as they do otherwise.
+        """
+        if self._compiled:
+            return dict.fromkeys(PARTS)
+        clock = Clock(self._device)
+        laps: list[float] = []
+        hooks = (
+            self._trainer.loss.register_forward_hook(lambda *_: laps.append(clock.lap())),
+            self._trainer.optimizer.register_step_pre_hook(lambda *_: laps.append(clock.lap())),
+        )
+        clock.lap()
+        self.run()
+        laps.append(clock.lap())
+        for hook in hooks:
+            hook.remove()
+        return {part: 1e3 * lap for part, lap in zip(PARTS, laps, strict=True)}
+
+
+def try_step(run: RunConfig, batch_size: int, device: torch.device, max_seconds: float = math.inf) -> Step | str:
+    """Returns a step that has run twice, the second time within `max_seconds`, or the reason why it cannot."""
+    try:
+        step = Step(run, batch_size, device)
+        step.warm_up()
+        seconds = step.seconds()
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return "it does not fit into the device's memory"
+    except (ValueError, RuntimeError) as error:  # the device or the compiler does not support it
+        return f"{error}".strip().splitlines()[0]
+    return step if seconds <= max_seconds else f"a step takes {seconds:.1f} s: give more --seconds to measure it"
+
+
+def _max_batches(runs: dict[str, RunConfig], names: Iterable[str], device: torch.device) -> dict[str, int]:
+    """Returns the largest batch that fits, by variant."""
+
+    def fits(run: RunConfig, number: int) -> bool:
+        torch.compiler.reset()
+        does_fit = isinstance(try_step(run, number, device), Step)
+        torch.cuda.empty_cache()
+        return does_fit
+
+    return {name: max_batch(partial(fits, runs[name])) for name in dict.fromkeys(names)}
+
+
+def max_batch(fits: Callable[[int], bool], *, limit: int = 1 << 14) -> int:
+    """Returns the largest multiple of 8 up to `limit` that `fits`, within an eighth; 0 if 8 do not fit."""
+    good, bad = 0, 8
+    while bad <= limit and fits(bad):
+        good, bad = bad, 2 * bad
+    while bad - good > max(8, good // 8):
+        middle = (good + bad) // 16 * 8
+        good, bad = (middle, bad) if fits(middle) else (good, middle)
+    return good
+
+
+def apply_variant(config: RunConfig, name: str) -> RunConfig:
+    """Returns the run with the settings that a variant names. Raises ValueError for an unknown word."""
+    chosen: dict[str, Any] = {
+        "precision": "fp32",
+        "memory_format": "contiguous",
+        "compile": "off",
+        "activation_checkpointing": False,
+    }
+    if config.model.class_path == "VGGColorizer":
+        chosen["dilation"] = "native"
+    for word in name.split():
+        if word == "activation_checkpointing":
+            chosen["activation_checkpointing"] = True
+            continue
+        setting = next((name for name, words in _WORDS.items() if word in get_args(words) and word != "auto"), None)
+        if setting is None:
+            known = [word for words in _WORDS.values() for word in get_args(words) if word != "auto"]
+            raise ValueError(
+                f"--variants has the unknown word {word!r}: known are {', '.join(known)}, activation_checkpointing"
+            )
+        chosen[setting] = word
+    model = {name: chosen.pop(name) for name in ("dilation",) if name in chosen}
+    return replace(
+        config,
+        model=ClassSpec(class_path=config.model.class_path, init_args={**config.model.init_args, **model}),
+        train=replace(config.train, **chosen),
+    )
+
+
+def table(results: Results) -> Table:
+    """Returns a line for each variant and batch size, without columns that no variant has."""
+    rows = results["rows"]
+    columns = {f"{part} ms": f"{part}(ms)" for part in PARTS} | {"MFU %": "mfu(%)", "GiB": "memory/peak(GiB)"}
+    known = {heading: key for heading, key in columns.items() if any(row[key] is not None for row in rows)}
+    headings = ("variant", "batch", "images/s", "slowest", "fastest", "ratio", *known)
+    lines = Table(*(Column(heading, no_wrap=True) for heading in headings), box=None, header_style="bold")
+    for row in rows:
+        throughputs = (f"{row[f'{which}(img/s)']:.1f}" for which in ("median", "min", "max"))
+        rest = ("-" if row[key] is None else f"{row[key]:.1f}" for key in known.values())
+        lines.add_row(row["variant"], str(row["batch_size"]), *throughputs, f"{row['ratio']:.2f}", *rest)
+    return lines
+
+
+def notes(results: Results) -> Iterator[str]:
+    """Yields the largest batches, and the variants that were not measured."""
+    for name, number in results["largest_batch"].items():
+        yield f"the largest batch that fits, {name}: {number} (to an eighth)"
+    for name, reason in results["skipped"].items():
+        yield f"not measured: {name}: {reason}"
+
+
+def plot(results: Results, path: Path) -> None:
+    """Draws a bar for each variant, with its spread."""
+    from matplotlib.figure import Figure
+
+    rows = results["rows"]
+    figure = Figure(figsize=(9, 1.2 + 0.35 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    throughputs = [row["median(img/s)"] for row in rows]
+    spread = [[abs(row[f"{which}(img/s)"] - row["median(img/s)"]) for row in rows] for which in ("min", "max")]
+    names = [f"{row['variant']}, {row['batch_size']}" for row in rows]
+    axes.barh(range(len(rows)), throughputs, xerr=spread, capsize=3)
+    axes.set_yticks(range(len(rows)), names)
+    axes.invert_yaxis()
+    axes.set(xlabel="images/s")
+    figure.suptitle(fill(results["verdict"], 100), fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
