@@ -22,7 +22,7 @@ from .distributed import resolve_device
 ImageType = TypeVar("ImageType", Image.Image, NDArray[Any], Tensor)
 Size = int | Literal["native"] | None
 
-_MIN_SIZE = 8  # the network's stride
+MIN_SIZE = 8  # the network's stride
 _TOLERANCE = 1e-3  # beyond [0, 1]: resizing floats overshoots
 _INFO_KEYS = ("exif", "dpi", "xmp")  # not the profile: the result is sRGB
 
@@ -73,8 +73,8 @@ class TrainedColorizer(Colorizer):
 
         >>> photochrom.load("runs/first").colorize(Image.open("old.jpg")).save("new.jpg")
         """
-        if size not in (None, "native") and (not isinstance(size, int) or size < _MIN_SIZE):
-            raise ValueError(f'size={size!r} is not a number of pixels from {_MIN_SIZE}, nor "native"')
+        if size not in (None, "native") and (not isinstance(size, int) or size < MIN_SIZE):
+            raise ValueError(f'size={size!r} is not a number of pixels from {MIN_SIZE}, nor "native"')
         short_side = self.metadata.size if size is None else None if size == "native" else size
         if isinstance(image, Image.Image):
             return self._colorize_pil(image, short_side)

@@ -1,4 +1,4 @@
-"""How much may be in work at once."""
+"""Limits the pixels that requests hold in memory."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -6,15 +6,15 @@ from contextlib import asynccontextmanager
 
 
 class MemoryLimiter:
-    """Pixels that may be in memory at once: who asks first is let in first, and waits until there is room."""
+    """A number of pixels that may be in memory at once, granted in the order of requests."""
 
-    def __init__(self, pixels: int) -> None:
-        self._free = pixels
+    def __init__(self, max_pixels: int) -> None:
+        self._free = max_pixels
         self._turn, self._changed = asyncio.Lock(), asyncio.Condition()
 
     @asynccontextmanager
     async def hold(self, pixels: int) -> AsyncGenerator[None]:
-        """Has room for so many pixels, of at most all that there are."""
+        """Waits until so many pixels are free, and holds them; `pixels` must not exceed the limit."""
         async with self._turn, self._changed:
             await self._changed.wait_for(lambda: pixels <= self._free)
             self._free -= pixels

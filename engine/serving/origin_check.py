@@ -1,4 +1,4 @@
-"""Keeps other sites' pages, which a person's browser also shows, from using the server."""
+"""ASGI middleware that keeps pages of other sites, open in the user's browser, from using the server."""
 
 import ipaddress
 import socket
@@ -9,47 +9,47 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_HEADERS = {
+_SECURITY_HEADERS = {
     "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-_NOTHING = "default-src 'none'; frame-ancestors 'none'"
 
 
 class OriginCheck:
-    """Refuses requests for other hosts' names and those that pages from elsewhere send; adds headers to all answers.
+    """Answers 403 to requests with another Host or Origin than the server's; adds security headers to all responses.
 
-    A name that a stranger has pointed at this machine (DNS rebinding) is none of ours; an address needs no list, since
-    no name was asked for.
+    A host name must be the server's, since an attacker can point a name of their own at this machine (DNS rebinding).
+    IP addresses are always allowed.
     """
 
     def __init__(self, app: ASGIApp, names: Iterable[str]) -> None:
-        here = socket.gethostname().lower()
-        self._app, self._names = app, {"localhost", here, f"{here}.local", *names}
+        hostname = socket.gethostname().lower()
+        self._app, self._names = app, {"localhost", hostname, f"{hostname}.local", *names}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
 
-        async def send_guarded(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in {**_HEADERS, "Content-Security-Policy": _NOTHING}.items():
+                for name, value in _SECURITY_HEADERS.items():
                     headers.setdefault(name, value)
             await send(message)
 
-        refusal = self._refusal(Headers(scope=scope))
-        answer = JSONResponse({"detail": refusal}, status_code=403) if refusal else self._app
-        await answer(scope, receive, send_guarded)
+        error = self._error(Headers(scope=scope))
+        response = JSONResponse({"detail": error}, status_code=403) if error else self._app
+        await response(scope, receive, send_with_headers)
 
-    def _refusal(self, headers: Headers) -> str | None:
+    def _error(self, headers: Headers) -> str | None:
         host, origin = headers.get("host", ""), headers.get("origin")
         name = _hostname(f"//{host}")
         if not (name in self._names or _is_address(name)):
-            return f"this server does not go by the name {name!r}: use its address, or start it with --host {name}"
+            return f"{name!r} is not a name of this server: use its address, or start it with --host {name}"
         if origin is not None and origin.partition("://")[2] != host:
             return f"a page of {origin} may not use this server"
         return None
@@ -58,7 +58,7 @@ class OriginCheck:
 def _hostname(url: str) -> str:
     try:
         return urlsplit(url).hostname or ""
-    except ValueError:  # brackets that hold no address
+    except ValueError:  # brackets without an IPv6 address
         return ""
 
 

@@ -1,4 +1,4 @@
-"""What the server is asked for, and what it answers: forms in, encoded pictures out."""
+"""Parses and checks requests, and encodes responses."""
 
 # Shapes: H W pixels.
 
@@ -17,20 +17,19 @@ from ...pipelines.imaging.decode import FORMATS, MIN_SIDE, Rejected
 from ...pipelines.imaging.encode import encode_jpeg
 from ...pipelines.packing.worker_pool import TaskFailure
 from ..colorization.pixels import Pixels
-from ..inference import TrainedColorizer
-from .batching import MAX_SEEN, seen_pixels
-from .decoding import Measured
+from ..inference import MIN_SIZE, TrainedColorizer
+from .batching import MAX_INPUT_PIXELS, input_pixels
+from .decoder_pool import ImageHeader
 
-Kind = Literal["png", "jpeg"]
+OutputFormat = Literal["png", "jpeg"]
 
-SMALLEST = 8  # short side at which a network may be asked to see a picture
-_QUALITY = 95
-_STATUS = {"not an image": 415, "too many pixels": 413, "too large": 413}
+_JPEG_QUALITY = 95
+_STATUS_CODES = {"too many pixels": 413, "too large": 413}  # of reasons to reject a file; 422 for others
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServedModel:
-    """A model under its name; it sees pictures with a short side of `size` if nothing else is asked for."""
+    """A model with its name and the default short side of its input."""
 
     name: str
     model: TrainedColorizer
@@ -39,76 +38,74 @@ class ServedModel:
 
 @dataclass(frozen=True, kw_only=True)
 class ColorizeRequest:
-    """What a form asks for: `size` is None for native, `kind` for what suits the picture."""
+    """The options of a request: `size` None for full size, `output_format` None for that of the file, or PNG."""
 
     served: ServedModel
     size: int | None
-    kind: Kind | None
+    output_format: OutputFormat | None
 
 
-def wish(fields: Mapping[str, str], accept: str, models: Mapping[str, ServedModel]) -> ColorizeRequest:
-    """What the form's fields and the header Accept ask for. Raises HTTPException with 422."""
+def parse_request(fields: Mapping[str, str], accept: str, models: Mapping[str, ServedModel]) -> ColorizeRequest:
+    """Parses the form's fields and the Accept header. Raises HTTPException with 422."""
     name = fields.get("model") or next(iter(models))
     if name not in models:
-        raise HTTPException(422, f"there is no model {name!r}; known are {', '.join(models)}")
+        raise HTTPException(422, f"there is no model {name!r}; the models are {', '.join(models)}")
     size = fields.get("size") or str(models[name].size)
-    if size != "native" and not (size.isascii() and size.isdigit() and int(size) >= SMALLEST):
-        raise HTTPException(422, f"size={size!r} is no number of pixels from {SMALLEST} on, and not 'native'")
-    kind = (fields.get("format") or _accepted(accept)).lower().replace("jpg", "jpeg")
-    if kind not in ("", "png", "jpeg"):
-        raise HTTPException(422, f"format={kind!r} is neither 'png' nor 'jpeg'")
+    if size != "native" and not (size.isascii() and size.isdigit() and int(size) >= MIN_SIZE):
+        raise HTTPException(422, f"size={size!r} is not a number of pixels from {MIN_SIZE}, nor 'native'")
+    output_format = (fields.get("format") or _accepted_format(accept)).lower().replace("jpg", "jpeg")
+    if output_format not in ("", "png", "jpeg"):
+        raise HTTPException(422, f"format={output_format!r} is neither 'png' nor 'jpeg'")
     return ColorizeRequest(
         served=models[name],
         size=None if size == "native" else int(size),
-        kind="png" if kind == "png" else "jpeg" if kind else None,
+        output_format="png" if output_format == "png" else "jpeg" if output_format else None,
     )
 
 
-def _accepted(accept: str) -> str:
-    named = [kind for kind in ("png", "jpeg") if f"image/{kind}" in accept]
-    return named[0] if len(named) == 1 else ""
+def _accepted_format(accept: str) -> str:
+    accepted = [name for name in ("png", "jpeg") if f"image/{name}" in accept]
+    return accepted[0] if len(accepted) == 1 else ""
 
 
-def check_size(measured: Measured, size: int | None, max_pixels: int) -> None:
-    """Raises HTTPException with 413 or 422 for a picture that is too large, or too small."""
-    width, height = measured.width, measured.height
+def check_image(header: ImageHeader, size: int | None, max_pixels: int) -> None:
+    """Raises HTTPException with 413 or 422 for an image that is too large or too small."""
+    width, height = header.width, header.height
     if width * height > max_pixels:
-        most = f"{max_pixels / 1e6:g} megapixels are the most that is taken"
-        raise HTTPException(413, f"the picture has {width} x {height} pixels, and {most}")
-    if min(width, height) < MIN_SIDE:
         raise HTTPException(
-            422, f"the picture has {width} x {height} pixels, and is to have {MIN_SIDE} each way at least"
+            413, f"the image has {width} x {height} pixels; the limit is {max_pixels / 1e6:g} megapixels"
         )
-    if (seen := seen_pixels((width, height), size)) > MAX_SEEN:
+    if min(width, height) < MIN_SIDE:
+        raise HTTPException(422, f"the image has {width} x {height} pixels; each side needs at least {MIN_SIDE}")
+    if (num_pixels := input_pixels((width, height), size)) > MAX_INPUT_PIXELS:
         raise HTTPException(
             422,
-            f"the network would have to see {seen / 1e6:.1f} megapixels at once, and {MAX_SEEN / 1e6:.1f} are the "
-            "most: ask for a smaller size",
+            f"the network's input would have {num_pixels / 1e6:.1f} megapixels; the limit is "
+            f"{MAX_INPUT_PIXELS / 1e6:.1f}: choose a smaller size",
         )
 
 
-def refusal(reason: Rejected | TaskFailure) -> HTTPException:
-    """Why a file is no picture that can be colorized."""
-    if isinstance(reason, TaskFailure):
-        return HTTPException(422, f"the picture cannot be decoded: the decoder {reason.reason}, {reason.detail}")
-    if reason.reason == "not an image":
-        return HTTPException(415, f"the file is no image; known are {', '.join(FORMATS)}")
-    return HTTPException(_STATUS.get(reason.reason, 422), f"the picture cannot be read: {reason}")
+def decoding_error(failure: Rejected | TaskFailure) -> HTTPException:
+    """Returns the response to a file that cannot be decoded."""
+    if isinstance(failure, TaskFailure):
+        return HTTPException(422, f"the image cannot be decoded: the decoder {failure.reason}, {failure.detail}")
+    if failure.reason == "not an image":
+        return HTTPException(415, f"the file is not an image of a known format: {', '.join(FORMATS)}")
+    return HTTPException(_STATUS_CODES.get(failure.reason, 422), f"the image cannot be read: {failure}")
 
 
-def encoded(pixels: Pixels, kind: Kind) -> bytes:
-    """The picture (H, W, 3) in 8 bits as a file."""
-    if kind == "jpeg":
-        return encode_jpeg(pixels, _QUALITY, "444")
+def encode_image(pixels: Pixels, output_format: OutputFormat) -> bytes:
+    """Encodes 8-bit pixels (H, W, 3)."""
+    if output_format == "jpeg":
+        return encode_jpeg(pixels, _JPEG_QUALITY, "444")
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG", compress_level=2)  # 6, the default, takes 3 times as long for 5 % less
+    Image.fromarray(pixels).save(file, "PNG", compress_level=2)  # the default, 6, takes 3 times as long for 5 % less
     return file.getvalue()
 
 
-def disposition(name: str, model: str, kind: Kind) -> str:
-    """The header that tells a browser how to name a picture that was made of the file `name`."""
-    stem = PurePath(name.replace("\\", "/")).stem or "picture"
-    suffix = "jpg" if kind == "jpeg" else kind
-    whole = f"{stem}-{model}.{suffix}"
-    plain = re.sub(r"[^\w .-]", "_", whole, flags=re.ASCII)  # for programs that know no other, such as curl
-    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(whole, safe='')}"
+def content_disposition(name: str, model: str, output_format: OutputFormat) -> str:
+    """Returns the header that names the download, from the upload's name and the model's."""
+    stem = PurePath(name.replace("\\", "/")).stem or "image"
+    filename = f"{stem}-{model}.{'jpg' if output_format == 'jpeg' else output_format}"
+    ascii_name = re.sub(r"[^\w .-]", "_", filename, flags=re.ASCII)  # for clients such as curl
+    return f"attachment; filename=\"{ascii_name}\"; filename*=UTF-8''{quote(filename, safe='')}"

@@ -1,4 +1,4 @@
-"""Uploads, read into memory alone and no further than they may be long."""
+"""Reads uploads into memory, up to a limit, and never to disk."""
 
 import asyncio
 import logging
@@ -7,81 +7,81 @@ from collections.abc import AsyncGenerator
 from contextlib import suppress
 from dataclasses import dataclass
 
-import python_multipart  # noqa: F401  which Starlette asks for only when a form arrives
+import python_multipart  # noqa: F401  fails now if missing; Starlette imports it with the first form
 from fastapi import HTTPException
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # who sends a broken form is told, nobody else
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # a broken form concerns its sender alone
 
-_FORM = 1 << 16  # bytes of a form around its file
-_SECONDS = 60.0  # that an upload may take
-_LINGER = 5.0  # seconds in which the rest of what is too long is taken in, and thrown away
+_MAX_FORM_BYTES = 1 << 16  # besides the file
+_TIMEOUT = 60.0  # seconds for an upload
+_DRAIN_TIMEOUT = 5.0  # seconds to discard the rest of an upload that is too large
 
 
 @dataclass(frozen=True, kw_only=True)
 class Upload:
-    """A file as it was sent, and the form's other fields."""
+    """An uploaded file, and the other fields of the form."""
 
     data: bytes
     name: str
     fields: dict[str, str]
 
 
-class _InMemory(MultiPartParser):
-    spool_max_size = sys.maxsize  # bytes from which on a temporary file would be written
+class _InMemoryParser(MultiPartParser):
+    spool_max_size = sys.maxsize  # larger files would go to disk
 
 
-class _TooLong(Exception):
+class _TooLarge(Exception):
     pass
 
 
 async def read_upload(request: Request, limit: int) -> Upload:
-    """The form's file, of at most `limit` bytes. Raises HTTPException with 408, 413, 415 or 422."""
+    """Reads a form with a file of at most `limit` bytes. Raises HTTPException with 408, 413, 415 or 422."""
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        raise HTTPException(415, "send the picture as the field 'file' of a form, multipart/form-data")
+        raise HTTPException(415, "send the image as the field 'file' of a multipart/form-data form")
     stream = request.stream()
     try:
-        async with asyncio.timeout(_SECONDS):
-            if int(request.headers.get("content-length", 0)) > limit + _FORM:
-                raise _TooLong
-            body = _limited(stream, limit + _FORM)
-            form = await _InMemory(request.headers, body, max_files=1, max_fields=8, max_part_size=1024).parse()
-            return await _upload(form, limit)
-    except _TooLong:
-        if "expect" not in request.headers:  # who does not ask first, sends all before reading an answer
+        async with asyncio.timeout(_TIMEOUT):
+            if int(request.headers.get("content-length", 0)) > limit + _MAX_FORM_BYTES:
+                raise _TooLarge
+            body = _limit_size(stream, limit + _MAX_FORM_BYTES)
+            form = await _InMemoryParser(request.headers, body, max_files=1, max_fields=8, max_part_size=1024).parse()
+            return await _extract_upload(form, limit)
+    except _TooLarge:
+        if "expect" not in request.headers:  # such a client reads no response before it has sent all
             await _drain(stream)
-        raise HTTPException(413, f"the file is larger than {limit / 1e6:g} MB, the most that is taken") from None
+        raise HTTPException(413, f"the file is larger than the limit of {limit / 1e6:g} MB") from None
     except MultiPartException as error:
-        raise HTTPException(422, f"the form cannot be read: {error.message}") from None
+        raise HTTPException(422, f"the form cannot be parsed: {error.message}") from None
     except TimeoutError:
-        raise HTTPException(408, f"the upload took longer than {_SECONDS:g} seconds") from None
+        raise HTTPException(408, f"the upload took longer than {_TIMEOUT:g} seconds") from None
 
 
-async def _limited(stream: AsyncGenerator[bytes], limit: int) -> AsyncGenerator[bytes]:
+async def _limit_size(stream: AsyncGenerator[bytes], limit: int) -> AsyncGenerator[bytes]:
     size = 0
     async for chunk in stream:
         size += len(chunk)
         if size > limit:
-            raise _TooLong
+            raise _TooLarge
         yield chunk
 
 
 async def _drain(stream: AsyncGenerator[bytes]) -> None:
-    """Takes in what is still sent: a connection that is closed meanwhile takes the answer with it."""
+    """Discards the rest of an upload: if the connection were closed now, the client would not get the response."""
     with suppress(ClientDisconnect, TimeoutError):
-        async with asyncio.timeout(_LINGER):
+        async with asyncio.timeout(_DRAIN_TIMEOUT):
             async for _ in stream:
                 pass
 
 
-async def _upload(form: FormData, limit: int) -> Upload:
+async def _extract_upload(form: FormData, limit: int) -> Upload:
     file = form.get("file")
     if not isinstance(file, UploadFile):
-        raise HTTPException(422, "the form has no file in its field 'file'")
+        raise HTTPException(422, "the form has no file in the field 'file'")
     data = await file.read()
     if len(data) > limit:
-        raise _TooLong
+        raise _TooLarge
     fields = {key: value for key, value in form.items() if isinstance(value, str)}
     return Upload(data=data, name=file.filename or "", fields=fields)

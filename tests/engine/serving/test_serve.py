@@ -1,4 +1,4 @@
-"""`photochrom serve`: a real server, asked by programs and by a real browser."""
+"""`photochrom serve`: a real server, used by programs and by a real browser."""
 
 import asyncio
 import io
@@ -27,10 +27,10 @@ import torch
 import uvicorn
 from photochrom.engine.checkpoints.model_file import load_with_metadata, save_model
 from photochrom.engine.cli import main
-from photochrom.engine.serving.batching import MAX_SEEN, Batcher, InferenceRequest, seen_pixels
+from photochrom.engine.serving.app import ColorizeApp, Limits
+from photochrom.engine.serving.batching import MAX_INPUT_PIXELS, Batcher, InferenceRequest, input_pixels
 from photochrom.engine.serving.memory_limiter import MemoryLimiter
 from photochrom.engine.serving.requests import ServedModel
-from photochrom.engine.serving.server import Limits, Server
 from photochrom.models import Colorizer, ColorPrediction
 from PIL import Image
 
@@ -39,7 +39,7 @@ MEGABYTES, MEGAPIXELS = 8, 4
 
 @pytest.fixture(scope="module")
 def models(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two runs, one of which sees everything warm, the other cold, with colours of its own for each photograph."""
+    """Two runs, one of which predicts warm colors and the other cold ones."""
     network, metadata = load_with_metadata(trained)
     folder = tmp_path_factory.mktemp("models")
     for name, shift in (("warm", 0.08), ("cold", -0.08)):
@@ -53,7 +53,7 @@ def models(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path
 
 @dataclass(frozen=True)
 class Running:
-    """A server: where it is, its process, and a folder in which it finds itself and all that it might write to."""
+    """A server: its address, its process, and the folder that it works in and might write to."""
 
     url: str
     process: subprocess.Popen[str]
@@ -66,19 +66,22 @@ class Running:
 
 @pytest.fixture(scope="module")
 def server(models: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """One of the two models, in an empty folder, in which no file appears; it ends in good order when it is told to."""
+    """A server of both models in an empty folder, which stays empty; it ends at Ctrl-C."""
     folder = tmp_path_factory.mktemp("nothing")
     with started(models, folder, "--max-megabytes", str(MEGABYTES), "--max-megapixels", str(MEGAPIXELS)) as running:
         yield running
         assert running.process.poll() is None
         assert files_in(folder) == []
-        running.process.terminate()
-        assert (running.process.wait(20), running.process.stderr.read()) == (0, "")
+        decoders = psutil.Process(running.process.pid).children(recursive=True)
+        running.process.send_signal(signal.SIGINT)
+        _, error = running.process.communicate(timeout=20)
+        assert (running.process.returncode, error) == (130, "photochrom serve: interrupted\n")
+        assert psutil.wait_procs(decoders, timeout=10)[1] == []
         assert list(folder.iterdir()) == []
 
 
 def files_in(folder: Path) -> list[Path]:
-    """But for the socket by which Python's multiprocessing starts processes."""
+    """Returns all files but the socket by which multiprocessing starts processes."""
     return [path for path in folder.rglob("*") if not path.is_dir() and not path.is_socket()]
 
 
@@ -110,7 +113,7 @@ def pixels_of(answer: Any) -> np.ndarray:
     return np.array(Image.open(io.BytesIO(answer.content)))
 
 
-def test_fifty_clients_at_once_get_what_colorize_makes(server: Running, models: list[Path], photos: Path) -> None:
+def test_fifty_clients_at_once_get_the_results_of_colorize(server: Running, models: list[Path], photos: Path) -> None:
     pictures = [np.array(Image.open(path).convert("RGB").resize((160, 128))) for path in sorted(photos.rglob("*.*"))]
     pictures += [picture[:, :100] for picture in pictures]
     asked = [(pictures[i % len(pictures)], ("warm", "cold")[i % 2], ("", "48", "native")[i % 3]) for i in range(50)]
@@ -136,7 +139,7 @@ def test_fifty_clients_at_once_get_what_colorize_makes(server: Running, models: 
 
 
 def bomb() -> bytes:
-    """A GIF whose header says that it has 60000 x 60000 pixels."""
+    """Returns a GIF whose header claims 60000 x 60000 pixels."""
     file = io.BytesIO()
     Image.new("L", (64, 64)).save(file, "GIF")
     data = bytearray(file.getvalue())
@@ -147,16 +150,20 @@ def bomb() -> bytes:
 def broken(photos: Path) -> dict[str, tuple[bytes, int, str]]:
     jpeg = (photos / "rocket.jpg").read_bytes()
     return {
-        "empty": (b"", 422, "the picture cannot be read: empty file"),
-        "text": (b"no photograph at all\n" * 99, 415, "the file is no image; known are JPEG, PNG"),
-        "page": (b"<!doctype html><title>404</title>", 415, "the file is no image"),
-        "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\nshowpage\n", 415, "the file is no image"),
-        "cut": (jpeg[: len(jpeg) // 2], 422, "the picture cannot be read: damaged JPEG"),
-        "cut PNG": ((photos / "coffee.png").read_bytes()[:-40_000], 422, "the picture cannot be read: damaged"),
-        "bomb": (bomb(), 413, "the picture"),
-        "large": (png(np.zeros((2000, 2001), np.uint8)), 413, "2001 x 2000 pixels, and 4 megapixels are the most"),
-        "small": (png(np.zeros((31, 90), np.uint8)), 422, "90 x 31 pixels, and is to have 32 each way at least"),
-        "heavy": (bytes(MEGABYTES * 10**6 + 1), 413, "the file is larger than 8 MB, the most that is taken"),
+        "empty": (b"", 422, "the image cannot be read: empty file"),
+        "text": (b"no photograph at all\n" * 99, 415, "the file is not an image of a known format: JPEG, PNG"),
+        "page": (b"<!doctype html><title>404</title>", 415, "the file is not an image"),
+        "postscript": (
+            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n",
+            415,
+            "the file is not an image",
+        ),
+        "cut": (jpeg[: len(jpeg) // 2], 422, "the image cannot be read: damaged JPEG"),
+        "cut PNG": ((photos / "coffee.png").read_bytes()[:-40_000], 422, "the image cannot be read: damaged"),
+        "bomb": (bomb(), 413, "the image"),
+        "large": (png(np.zeros((2000, 2001), np.uint8)), 413, "2001 x 2000 pixels; the limit is 4 megapixels"),
+        "small": (png(np.zeros((31, 90), np.uint8)), 422, "90 x 31 pixels; each side needs at least 32"),
+        "heavy": (bytes(MEGABYTES * 10**6 + 1), 413, "the file is larger than the limit of 8 MB"),
     }
 
 
@@ -172,7 +179,7 @@ def test_broken_uploads(server: Running, photos: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("announced", [True, False])
-def test_a_body_without_end_is_not_kept(server: Running, announced: bool) -> None:
+def test_a_large_body_is_not_kept_in_memory(server: Running, announced: bool) -> None:
     """200 MB, with a Content-Length and without one."""
     process = psutil.Process(server.process.pid)
     before, most = process.memory_info().rss, 0
@@ -196,46 +203,46 @@ def test_a_body_without_end_is_not_kept(server: Running, announced: bool) -> Non
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"model": "hot"}, "there is no model 'hot'; known are warm, cold"),
-        ({"size": "7"}, "size='7' is no number of pixels from 8 on, and not 'native'"),
-        ({"size": "-64"}, "size='-64' is no number"),
-        ({"size": "large"}, "size='large' is no number"),
+        ({"model": "hot"}, "there is no model 'hot'; the models are warm, cold"),
+        ({"size": "7"}, "size='7' is not a number of pixels from 8, nor 'native'"),
+        ({"size": "-64"}, "size='-64' is not a number"),
+        ({"size": "large"}, "size='large' is not a number"),
         ({"format": "bmp"}, "format='bmp' is neither 'png' nor 'jpeg'"),
-        ({"model": "x" * 2000}, "the form cannot be read: Part exceeded maximum size"),
+        ({"model": "x" * 2000}, "the form cannot be parsed: Part exceeded maximum size"),
     ],
 )
-def test_parameters_that_cannot_be(server: Running, fields: dict[str, str], sentence: str) -> None:
+def test_invalid_parameters(server: Running, fields: dict[str, str], sentence: str) -> None:
     answer = server.post(png(np.zeros((64, 64, 3), np.uint8)), **fields)
     assert answer.status_code == 422
     assert sentence in answer.json()["detail"]
 
 
-def test_forms_that_are_none(server: Running) -> None:
+def test_invalid_forms(server: Running) -> None:
     where = f"{server.url}/colorize"
     kind = {"Content-Type": "multipart/form-data; boundary=b"}
     for request, status, sentence in (
         ({"data": b"\xff\xd8\xff", "headers": {"Content-Type": "image/jpeg"}}, 415, "multipart/form-data"),
         ({"json": {"file": "x"}}, 415, "multipart/form-data"),
-        ({"files": {"picture": ("a", b"x")}}, 422, "no file in its field 'file'"),
-        ({"files": {"file": (None, "x")}}, 422, "no file in its field 'file'"),
-        ({"data": b"no form", "headers": kind}, 422, "the form cannot be read"),
-        ({"data": b"no form", "headers": {"Content-Type": "multipart/form-data"}}, 422, "the form cannot be read"),
+        ({"files": {"picture": ("a", b"x")}}, 422, "no file in the field 'file'"),
+        ({"files": {"file": (None, "x")}}, 422, "no file in the field 'file'"),
+        ({"data": b"no form", "headers": kind}, 422, "the form cannot be parsed"),
+        ({"data": b"no form", "headers": {"Content-Type": "multipart/form-data"}}, 422, "the form cannot be parsed"),
     ):
         answer = requests.post(where, timeout=9, **request)
         assert (answer.status_code, sentence in answer.json()["detail"]) == (status, True), answer.text
     assert requests.get(where, timeout=9).status_code == 405
 
 
-def test_no_network_sees_more_than_memory_holds(server: Running) -> None:
+def test_the_limit_of_the_network_s_input(server: Running) -> None:
     large = png(np.zeros((1500, 2000), np.uint8))
     assert server.post(large).status_code == 200
     answer = server.post(large, size="native")
     assert answer.status_code == 422
-    assert "the network would have to see 3.0 megapixels at once, and 2.1 are the most" in answer.json()["detail"]
-    assert seen_pixels((2000, 1500), None) > MAX_SEEN
+    assert "the network's input would have 3.0 megapixels; the limit is 2.1" in answer.json()["detail"]
+    assert input_pixels((2000, 1500), None) > MAX_INPUT_PIXELS
 
 
-def test_what_comes_back(server: Running, photos: Path) -> None:
+def test_responses(server: Running, photos: Path) -> None:
     jpeg = (photos / "rocket.jpg").read_bytes()
     answer = server.post(jpeg, name="C:\\old\\Großmutter.JPG")
     assert answer.headers["Content-Type"] == "image/jpeg"
@@ -253,7 +260,7 @@ def test_what_comes_back(server: Running, photos: Path) -> None:
     assert server.post(jpeg, headers={"Accept": "text/html,*/*"}).headers["Content-Type"] == "image/jpeg"
 
 
-def test_what_was_done_to_a_picture_is_said(server: Running, photos: Path) -> None:
+def test_changes_are_reported(server: Running, photos: Path) -> None:
     layered = Image.open(photos / "coffee.png").convert("RGBA")
     layered.putalpha(128)
     turned, file = Image.Exif(), io.BytesIO()
@@ -270,7 +277,7 @@ def test_what_was_done_to_a_picture_is_said(server: Running, photos: Path) -> No
         assert pixels_of(answer).shape == shape
 
 
-def test_pages_from_elsewhere_cannot_use_it(server: Running) -> None:
+def test_pages_of_other_sites_are_refused(server: Running) -> None:
     picture = png(np.zeros((64, 64, 3), np.uint8))
     port = server.url.rpartition(":")[2]
     for headers, status in (
@@ -294,7 +301,7 @@ def test_pages_from_elsewhere_cannot_use_it(server: Running) -> None:
     assert requests.get(f"{server.url}/models", headers={"Host": "evil.example"}, timeout=9).status_code == 403
 
 
-def test_the_page_needs_nothing_from_elsewhere(server: Running) -> None:
+def test_the_page_loads_nothing_from_other_sites(server: Running) -> None:
     answer = requests.get(server.url, timeout=9)
     policy = answer.headers["Content-Security-Policy"]
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
@@ -303,13 +310,13 @@ def test_the_page_needs_nothing_from_elsewhere(server: Running) -> None:
     assert not re.search(r"\s(on\w+|style)=", answer.text.partition("<script>")[0])  # which the policy would not let
 
 
-def test_what_programs_ask_it(server: Running) -> None:
-    told = requests.get(f"{server.url}/models", timeout=9).json()
-    assert [(model["name"], model["size"], model["loss"]) for model in told["models"]] == [
+def test_information_for_programs(server: Running) -> None:
+    info = requests.get(f"{server.url}/models", timeout=9).json()
+    assert [(model["name"], model["size"], model["loss"]) for model in info["models"]] == [
         ("warm", 32, "L2"),
         ("cold", 32, "L2"),
     ]
-    assert told["limits"]["bytes"] == MEGABYTES * 10**6
+    assert info["limits"]["bytes"] == MEGABYTES * 10**6
     assert requests.get(f"{server.url}/healthz", timeout=9).json() == {"status": "ok"}
     schema = requests.get(f"{server.url}/openapi.json", timeout=9).json()
     form = schema["paths"]["/colorize"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
@@ -319,7 +326,7 @@ def test_what_programs_ask_it(server: Running) -> None:
         assert requests.get(server.url + path, timeout=9).json() == {"detail": "Not Found"}
 
 
-def test_nothing_is_written_while_a_large_file_is_taken_in(server: Running) -> None:
+def test_a_large_upload_is_not_written_to_disk(server: Running) -> None:
     """Starlette would write uploads above 1 MB to a temporary file."""
     noise = np.random.default_rng(0).integers(0, 256, (1200, 1500, 3), np.uint8)
     data = png(noise)
@@ -343,8 +350,8 @@ def test_nothing_is_written_while_a_large_file_is_taken_in(server: Running) -> N
     assert [path for path in seen if path.startswith(str(server.folder)) or path.endswith("(deleted)")] == []
 
 
-class Does:
-    """A function that exists in the worker alone: a lambda of this source."""
+class WorkerFunction:
+    """A function made in the worker: a lambda of this source."""
 
     def __init__(self, code: str) -> None:
         self.code = code
@@ -353,41 +360,44 @@ class Does:
         return eval, (f"lambda task: {self.code}",)
 
 
-ANSWER = "__import__('photochrom.engine.serving.decoding', fromlist=['answer']).answer(task)"
-MARK = 200  # the level of grey by which a picture is known for a bad one
+RUN_TASK = "__import__('photochrom.engine.serving.decoder_pool', fromlist=['run_task']).run_task(task)"
+BAD_GREY = 200  # the grey of images at which Watched fails
 
 
 @contextmanager
-def in_this_process(models: list[Path], **settings: Any) -> Iterator[tuple[Running, Server]]:
-    """A server whose parts can be reached."""
+def in_this_process(models: list[Path], **settings: Any) -> Iterator[tuple[Running, ColorizeApp]]:
+    """A server in this process, whose parts can be reached."""
     served = [ServedModel(name=path.name, model=photochrom.load(path), size=32) for path in models]
     limits = Limits(max_bytes=10**7, max_pixels=10**7)
-    server = Server(served, torch.device("cpu"), limits, **settings)
-    loop = uvicorn.Server(uvicorn.Config(server.app, log_level="critical"))
+    app = ColorizeApp(served, torch.device("cpu"), limits, **settings)
+    loop = uvicorn.Server(uvicorn.Config(app.app, log_level="critical"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=loop.run, args=([listener],))
         thread.start()
         try:
-            yield Running(f"http://127.0.0.1:{listener.getsockname()[1]}", None, Path()), server  # type: ignore[arg-type]
+            yield Running(f"http://127.0.0.1:{listener.getsockname()[1]}", None, Path()), app  # type: ignore[arg-type]
         finally:
             loop.should_exit = True
             thread.join()
-            server.close()
+            app.close()
 
 
 @pytest.mark.parametrize(
     ("fault", "sentence"),
     [
-        ("__import__('time').sleep(60)", "the picture cannot be decoded: the decoder hung, no result after 0.5 s"),
-        ("__import__('os').abort()", "the picture cannot be decoded: the decoder crashed, SIGABRT"),
+        ("__import__('time').sleep(60)", "the image cannot be decoded: the decoder hung, no result after 0.5 s"),
+        ("__import__('os').abort()", "the image cannot be decoded: the decoder crashed, SIGABRT"),
     ],
 )
-def test_a_decoder_that_hangs_or_crashes_takes_nobody_along(models: list[Path], fault: str, sentence: str) -> None:
-    code = f"{fault} if type(task).__name__ == 'Decode' and len(task.data) < 500 else {ANSWER}"
+def test_a_decoder_that_hangs_or_crashes_fails_one_request(models: list[Path], fault: str, sentence: str) -> None:
+    code = f"{fault} if not task.header_only and len(task.data) < 500 else {RUN_TASK}"
     good = png(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
     bad = png(np.zeros((64, 64, 3), np.uint8))
     assert len(bad) < 500 < len(good)
-    with in_this_process(models, decode=Does(code), decode_seconds=0.5) as (running, _), ThreadPoolExecutor(6) as pool:
+    with (
+        in_this_process(models, decode=WorkerFunction(code), decode_seconds=0.5) as (running, _),
+        ThreadPoolExecutor(6) as pool,
+    ):
         assert running.post(good).status_code == 200
         began = time.monotonic()
         answers = list(pool.map(running.post, [bad, good, good, bad, good, good]))
@@ -397,26 +407,26 @@ def test_a_decoder_that_hangs_or_crashes_takes_nobody_along(models: list[Path], 
         assert running.post(good).status_code == 200
 
 
-def test_who_comes_when_all_places_are_taken_is_asked_to_come_again(models: list[Path]) -> None:
+def test_a_busy_server_asks_to_retry(models: list[Path]) -> None:
     picture = png(np.zeros((64, 64, 3), np.uint8))
-    with in_this_process(models) as (running, server):
-        server._places, places = 0, server._places
+    with in_this_process(models) as (running, app):
+        app._free_slots, slots = 0, app._free_slots
         answer = running.post(picture)
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2")
-        assert "too much to do" in answer.json()["detail"]
-        server._places = places
+        assert "the server is busy" in answer.json()["detail"]
+        app._free_slots = slots
         assert running.post(picture).status_code == 200
         assert running.post(b"").status_code == 422
-        assert server._places == places
+        assert app._free_slots == slots
 
 
-def test_a_fault_of_ours_is_said_and_survived(models: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_internal_errors_are_reported_and_survived(models: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     picture = png(np.zeros((64, 64, 3), np.uint8))
     with in_this_process(models) as (running, _):
         full = torch.OutOfMemoryError("CUDA out of memory")
         for error, status, sentence in (
-            (KeyError("x"), 500, "the server has failed (KeyError): its console says where"),
-            (full, 503, "the GPU's memory is full: ask for a smaller size"),
+            (KeyError("x"), 500, "internal error (KeyError); see the server's console"),
+            (full, 503, "the GPU's memory is full: choose a smaller size"),
         ):
             with monkeypatch.context() as broken:
 
@@ -430,7 +440,7 @@ def test_a_fault_of_ours_is_said_and_survived(models: list[Path], monkeypatch: p
 
 
 class Watched(Colorizer):
-    """Predicts grey, remembers the batches, fails at pictures that are of one grey."""
+    """Predicts grey, remembers the sizes of batches, fails at images of one bright grey."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -443,7 +453,7 @@ class Watched(Colorizer):
         return ColorPrediction(output=torch.zeros(len(L), 2, 8, 8), input_size=(32, 32))
 
 
-def test_what_comes_together_goes_through_the_network_together() -> None:
+def test_requests_that_arrive_together_form_a_batch() -> None:
     watched = Watched()
     batcher = Batcher({"one": watched, "two": watched}, torch.device("cpu"))
     noise = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), np.uint8)
@@ -452,7 +462,7 @@ def test_what_comes_together_goes_through_the_network_together() -> None:
         assert future.result(timeout=30).pixels.shape == (64, 64, 3)
     assert watched.batches == [7, 1]
     bad = [
-        InferenceRequest(model="one", pixels=np.full((64, 64, 3), MARK, np.uint8), size=32) if i == 3 else orders[i]
+        InferenceRequest(model="one", pixels=np.full((64, 64, 3), BAD_GREY, np.uint8), size=32) if i == 3 else orders[i]
         for i in range(5)
     ]
     futures = [batcher.submit(InferenceRequest(model="one", pixels=order.pixels, size=32)) for order in bad]
@@ -461,7 +471,7 @@ def test_what_comes_together_goes_through_the_network_together() -> None:
     batcher.close()
 
 
-def test_batches_are_no_larger_than_memory_holds() -> None:
+def test_the_limit_of_a_batch() -> None:
     watched = Watched()
     watched.forward = lambda L: (
         watched.batches.append(len(L))
@@ -477,39 +487,53 @@ def test_batches_are_no_larger_than_memory_holds() -> None:
     batcher.close()
 
 
-def test_room_is_given_in_turn() -> None:
+def test_memory_is_granted_in_turn() -> None:
     async def run() -> list[int]:
-        room, order = MemoryLimiter(10), []
+        limiter, order = MemoryLimiter(10), []
 
         async def ask(number: int, pixels: int) -> None:
-            async with room.hold(pixels):
+            async with limiter.hold(pixels):
                 order.append(number)
                 await asyncio.sleep(0.01)
 
         await asyncio.gather(*(ask(number, pixels) for number, pixels in enumerate([6, 10, 1, 1, 8])))
-        assert room._free == 10
+        assert limiter._free == 10
         return order
 
     assert asyncio.run(run()) == [0, 1, 2, 3, 4]
 
 
-def test_ctrl_c_ends_it(models: list[Path], photos: Path, tmp_path: Path) -> None:
-    with started(models[:1], tmp_path) as running:
-        assert running.post((photos / "coffee.png").read_bytes()).status_code == 200
-        children = psutil.Process(running.process.pid).children(recursive=True)
-        assert children
-        running.process.send_signal(signal.SIGINT)
-        _, said = running.process.communicate(timeout=20)
-        assert (running.process.returncode, said) == (130, "photochrom serve: interrupted\n")
-        assert psutil.wait_procs(children, timeout=10)[1] == []
-        assert list(tmp_path.iterdir()) == []
+def test_sigterm_ends_it(models: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+
+    def terminate() -> None:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            with suppress(requests.ConnectionError):
+                assert requests.get(f"http://127.0.0.1:{port}/healthz", timeout=9).json() == {"status": "ok"}
+                break
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    handler = signal.getsignal(signal.SIGTERM)
+    client = threading.Thread(target=terminate)
+    client.start()
+    try:
+        with pytest.raises(SystemExit) as left:
+            main(["serve", str(models[0]), "--port", str(port)])
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+        client.join()
+    assert left.value.code == 0
+    assert capsys.readouterr() == (f"http://127.0.0.1:{port}  warm; press Ctrl-C to stop\n", "")
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
-        (["RUN", "--port", "TAKEN"], 1, "Address already in use): name another with --port, or 0 for a free one"),
-        (["RUN", "--host", "no.such.host.invalid"], 1, "cannot listen at no.such.host.invalid, port 8000"),
+        (["RUN", "--port", "TAKEN"], 1, "Address already in use): choose another with --port, or 0 for a free one"),
+        (["RUN", "--host", "no.such.host.invalid"], 1, "cannot listen on no.such.host.invalid, port 8000"),
         (["nowhere", "--port", "0"], 1, "there is no checkpoint at nowhere"),
         (["RUN", "--port", "70000"], 2, "--port 70000 is not from 0 to 65535"),
         (["RUN", "--size", "4"], 2, "--size 4 is below 8, the network's stride"),
@@ -518,21 +542,26 @@ def test_ctrl_c_ends_it(models: list[Path], photos: Path, tmp_path: Path) -> Non
         ([], 2, "the following arguments are required: checkpoints"),
     ],
 )
-def test_what_cannot_be_is_said(
+def test_invalid_commands(
     models: list[Path], arguments: list[str], code: int, sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         places = {"RUN": str(models[0]), "TAKEN": str(taken.getsockname()[1])}
         try:
-            found = main(["serve", *(places.get(word, word) for word in arguments)])
+            status = main(["serve", *(places.get(word, word) for word in arguments)])
         except SystemExit as left:
-            found = int(left.code)  # type: ignore[arg-type]
-    said = capsys.readouterr()
-    assert (found, sentence in said.err, said.out, len(said.err.splitlines())) == (code, True, "", 1), said.err
+            status = int(left.code)  # type: ignore[arg-type]
+    captured = capsys.readouterr()
+    assert (status, sentence in captured.err, captured.out, len(captured.err.splitlines())) == (
+        code,
+        True,
+        "",
+        1,
+    )
 
 
 @pytest.mark.parametrize("module", ["fastapi", "uvicorn", "python_multipart"])
-def test_what_is_to_be_installed_is_named(
+def test_missing_packages_are_named(
     models: list[Path], module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in [name for name in sys.modules if name.startswith("photochrom.engine.serving.")]:
@@ -542,8 +571,9 @@ def test_what_is_to_be_installed_is_named(
     assert "pip install fastapi python-multipart uvicorn" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_in_a_browser(server: Running, models: list[Path], photos: Path, browser: Any) -> None:
-    """A person drops a photograph, moves the slider by its keys, looks at the other model, takes the picture home."""
+    """A user opens a photograph, moves the slider by keys, switches the model and downloads the result."""
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
     from selenium.webdriver.support.ui import WebDriverWait
@@ -597,7 +627,7 @@ def test_in_a_browser(server: Running, models: list[Path], photos: Path, browser
     assert np.abs(np.array(Image.open(home)).astype(int) - expected["cold"]).max() <= 1
 
     chooser.send_keys(str(models[0] / "model.safetensors"))
-    wait(lambda: "Not colorized: the file is no image" in all_of("#status")[0].text)
+    wait(lambda: "Not colorized: the file is not an image" in all_of("#status")[0].text)
     assert all_of("figure") == []
     file = io.BytesIO()
     Image.open(photos / "coffee.png").convert("L").save(file, "TIFF")  # which browsers do not show

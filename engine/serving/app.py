@@ -1,0 +1,256 @@
+"""The web application that serves trained models: a page for people, an HTTP API for programs."""
+
+import asyncio
+import base64
+import hashlib
+import re
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import Any
+from urllib.parse import quote
+
+import torch
+from fastapi import FastAPI, HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+
+from ... import __version__
+from ...pipelines.imaging.decode import DecodedImage, Rejected
+from ...pipelines.packing.worker_pool import TaskFailure
+from .batching import MAX_INPUT_PIXELS, Batcher, InferenceRequest
+from .decoder_pool import DecodeResult, DecoderPool, DecodeTask, ImageHeader, run_task
+from .memory_limiter import MemoryLimiter
+from .origin_check import OriginCheck
+from .requests import (
+    ColorizeRequest,
+    ServedModel,
+    check_image,
+    content_disposition,
+    decoding_error,
+    encode_image,
+    parse_request,
+)
+from .upload import Upload, read_upload
+
+_MAX_REQUESTS = 64  # at once, from their first byte
+_NUM_DECODERS = 2
+_DECODE_SECONDS = 10.0  # a task that hangs is tried twice
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Limits of an upload."""
+
+    max_bytes: int
+    max_pixels: int
+
+
+class ColorizeApp:
+    """The ASGI application `app`, with its decoder processes and the thread of the networks."""
+
+    def __init__(
+        self,
+        models: list[ServedModel],
+        device: torch.device,
+        limits: Limits,
+        *,
+        hostnames: tuple[str, ...] = (),
+        decode_seconds: float = _DECODE_SECONDS,
+        decode: Callable[[DecodeTask], DecodeResult] = run_task,
+    ) -> None:
+        self._models = {served.name: served for served in models}
+        self._limits = limits
+        self._free_slots = _MAX_REQUESTS
+        self._memory = MemoryLimiter(2 * limits.max_pixels)
+        self._decoders = DecoderPool(num_processes=_NUM_DECODERS, seconds=decode_seconds, function=decode)
+        self._batcher = Batcher({served.name: served.model for served in models}, device)
+        self._page, self._page_policy = _load_page()
+        self.app = OriginCheck(self._make_app(), hostnames)
+
+    def close(self) -> None:
+        """Ends the decoder processes and the thread."""
+        self._decoders.close()
+        self._batcher.close()
+
+    def _make_app(self) -> FastAPI:
+        # No docs_url: FastAPI's documentation pages load scripts from other sites.
+        app = FastAPI(title="Photochrom", version=__version__, docs_url=None, redoc_url=None)
+        app.get("/", include_in_schema=False)(self.page)
+        app.get("/healthz", summary="Health check")(self.health)
+        app.get("/models", summary="Models and limits")(self.models)
+        app.post(
+            "/colorize",
+            summary="Colorize an image",
+            response_class=Response,
+            responses=_RESPONSES,
+            openapi_extra=_form_schema(list(self._models)),
+        )(self.colorize)
+        app.exception_handler(Exception)(_internal_error)
+        return app
+
+    async def page(self) -> HTMLResponse:
+        return HTMLResponse(self._page, headers={"Content-Security-Policy": self._page_policy})
+
+    async def health(self) -> dict[str, str]:
+        return {"status": "ok"}
+
+    async def models(self) -> dict[str, Any]:
+        models = [
+            {
+                "name": served.name,
+                "size": served.size,
+                "head": served.model.head,
+                "loss": served.model.metadata.loss.class_path,
+                "step": served.model.metadata.step,
+            }
+            for served in self._models.values()
+        ]
+        limits = {
+            "bytes": self._limits.max_bytes,
+            "pixels": self._limits.max_pixels,
+            "network_pixels": MAX_INPUT_PIXELS,
+        }
+        return {"models": models, "limits": limits, "version": __version__}
+
+    async def colorize(self, request: Request) -> Response:
+        """Returns the image in the model's colors with its own lightness, at full resolution, in 8-bit sRGB.
+
+        Metadata is not kept. `X-Photochrom-Clipped` is the share of pixels whose chroma was reduced because sRGB cannot
+        show the predicted color, `X-Photochrom-Changes` lists what was changed to decode the image, and
+        `Server-Timing` has the time of each step in milliseconds.
+        """
+        async with self._slot():
+            try:
+                upload = await read_upload(request, self._limits.max_bytes)
+                options = parse_request(upload.fields, request.headers.get("accept", ""), self._models)
+                return await self._respond(request, upload, options)
+            except ClientDisconnect:
+                return Response(status_code=400)  # nobody receives it
+            except torch.OutOfMemoryError:
+                raise HTTPException(503, "the GPU's memory is full: choose a smaller size") from None
+
+    @asynccontextmanager
+    async def _slot(self) -> AsyncGenerator[None]:
+        if not self._free_slots:
+            raise HTTPException(503, "the server is busy: try again in a moment", {"Retry-After": "2"})
+        self._free_slots -= 1
+        try:
+            yield
+        finally:
+            self._free_slots += 1
+
+    async def _respond(self, request: Request, upload: Upload, options: ColorizeRequest) -> Response:
+        timing = _ServerTiming()
+        header = await self._decode(DecodeTask(data=upload.data, header_only=True))
+        assert isinstance(header, ImageHeader)
+        check_image(header, options.size, self._limits.max_pixels)
+        output_format = options.output_format or ("jpeg" if header.format in ("JPEG", "MPO") else "png")
+        async with self._memory.hold(header.width * header.height):
+            timing.add("wait")
+            image = await self._decode(DecodeTask(data=upload.data))
+            assert isinstance(image, DecodedImage)
+            timing.add("decode")
+            if await request.is_disconnected():
+                raise ClientDisconnect
+            inference = InferenceRequest(model=options.served.name, pixels=image.pixels, size=options.size)
+            colorized = await asyncio.wrap_future(self._batcher.submit(inference))
+            timing.add("network")
+            body = await asyncio.to_thread(encode_image, colorized.pixels, output_format)
+            timing.add("encode")
+        headers = {
+            "Content-Disposition": content_disposition(upload.name, options.served.name, output_format),
+            "Server-Timing": timing.header(),
+            "X-Photochrom-Changes": ", ".join(image.changes),
+            "X-Photochrom-Clipped": f"{colorized.clipped:.4f}",
+            "X-Photochrom-Model": quote(options.served.name),  # headers are Latin-1
+            "X-Photochrom-Size": str(options.size or "native"),
+        }
+        return Response(body, media_type=f"image/{output_format}", headers=headers)
+
+    async def _decode(self, task: DecodeTask) -> ImageHeader | DecodedImage:
+        result = await asyncio.wrap_future(self._decoders.submit(task))
+        if isinstance(result, Rejected | TaskFailure):
+            raise decoding_error(result)
+        return result
+
+
+@dataclass(kw_only=True)
+class _ServerTiming:
+    """The duration of each step of a request."""
+
+    started: float = field(default_factory=time.perf_counter)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def add(self, step: str) -> None:
+        now = time.perf_counter()
+        self.seconds[step], self.started = now - self.started, now
+
+    def header(self) -> str:
+        return ", ".join(f"{step};dur={seconds * 1000:.1f}" for step, seconds in self.seconds.items())
+
+
+def _load_page() -> tuple[str, str]:
+    """Returns the page, and the Content-Security-Policy that allows its own scripts and styles only."""
+    html = files("photochrom.engine.serving.templates").joinpath("serve.html").read_text()
+    hashes = {
+        tag: " ".join(f"'sha256-{_digest(code)}'" for code in re.findall(f"<{tag}>(.*?)</{tag}>", html, re.DOTALL))
+        for tag in ("script", "style")
+    }
+    policy = {
+        "default-src": "'none'",
+        "script-src": hashes["script"],
+        "style-src": hashes["style"],
+        "img-src": "blob:",
+        "connect-src": "'self'",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        "frame-ancestors": "'none'",
+    }
+    return html, "; ".join(f"{name} {value}" for name, value in policy.items())
+
+
+def _digest(code: str) -> str:
+    return base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+
+
+async def _internal_error(request: Request, error: Exception) -> JSONResponse:
+    """Returns the response to an unexpected exception; its traceback goes to the console."""
+    return JSONResponse({"detail": f"internal error ({type(error).__name__}); see the server's console"}, 500)
+
+
+def _form_schema(models: list[str]) -> dict[str, Any]:
+    """Returns the OpenAPI schema of the form of `colorize`."""
+    fields = {
+        "file": {"type": "string", "format": "binary", "description": "The image."},
+        "model": {"type": "string", "enum": models, "default": models[0]},
+        "size": {
+            "type": "string",
+            "pattern": "^([0-9]+|native)$",
+            "description": "Short side of the network's input in pixels; default: the size of its training.",
+        },
+        "format": {
+            "type": "string",
+            "enum": ["png", "jpeg"],
+            "description": "Default: the format that Accept names, else jpeg for a JPEG and png for others.",
+        },
+    }
+    schema = {"type": "object", "required": ["file"], "properties": fields}
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
+
+
+_ERROR = {"application/json": {"schema": {"type": "object", "properties": {"detail": {"type": "string"}}}}}
+_ERRORS = {
+    403: "The request comes from a page of another site, or names another host.",
+    408: "The upload took too long.",
+    413: "The file has too many bytes or pixels.",
+    415: "The body is not a form, or the file is not an image.",
+    422: "The image is damaged, too small or too slow to decode, or a parameter is invalid.",
+    503: "The server is busy, or the GPU's memory is full.",
+}
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The colorized image.", "content": {"image/png": {}, "image/jpeg": {}}},
+    **{status: {"description": description, "content": _ERROR} for status, description in _ERRORS.items()},
+}
