@@ -164,6 +164,7 @@ def test_a_circle_is_seen(tmp_path: Path) -> None:
         ("photochrom.models", "nvidia kornia accelerate tensorboard skimage"),
         ("photochrom.losses", "nvidia kornia accelerate tensorboard"),
         ("photochrom.engine.training.run", "nvidia kornia tensorboard matplotlib"),
+        ("photochrom.engine.commands.evaluate", "torch nvidia kornia accelerate matplotlib"),
         ("photochrom.engine.cli", "torch nvidia kornia accelerate tensorboard"),
     ],
 )

@@ -1,4 +1,4 @@
-"""How a figure is spread over photographs, as pictures for a page."""
+"""Draws how a metric is distributed over photographs, as pictures for the report."""
 
 import base64
 import io
@@ -7,37 +7,48 @@ from itertools import cycle
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure as Drawing
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from .score import TRUTH
 
 _COLOURS = ("#c2410c", "#0369a1", "#4d7c0f", "#7e22ce", "#be185d", "#0f766e")
-_LINES = {"grey": "#737373", "mean": "#a16207", TRUTH: "#000000"}  # of what is no model
-_SHOWN = 99.5  # per cent of the photographs from either side: one odd one should not squeeze the others
+_LINE_COLOURS = {"grey": "#737373", "mean": "#a16207", TRUTH: "#000000"}  # baselines and truth are drawn as lines
+_SHOWN = 99.5  # per cent of the photographs from either side: one outlier should not squeeze the others
 
 
-def colours(names: Iterable[str]) -> dict[str, str]:
-    """The colour in which each is drawn: models filled, all else as a line."""
+def require_matplotlib() -> None:
+    """Raises ImportError that says what to install when matplotlib is missing."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        raise ImportError("the report needs matplotlib for its histograms: pip install matplotlib") from None
+
+
+def row_colours(names: Iterable[str]) -> dict[str, str]:
+    """Returns the colour of each predictor and of the truth."""
     others = cycle(_COLOURS)
-    return {name: _LINES.get(name) or next(others) for name in names}
+    return {name: _LINE_COLOURS.get(name) or next(others) for name in names}
 
 
-def histogram(label: str, values: Mapping[str, NDArray[np.float32]], colour: Mapping[str, str]) -> str:
-    """The spread of a figure (N,) of each predictor, as the data URI of an SVG."""
-    drawing = Drawing(figsize=(4, 2.2), layout="constrained")
-    axes = drawing.subplots()
+def histogram(label: str, values: Mapping[str, NDArray[np.float32]], colours: Mapping[str, str]) -> str:
+    """Returns the histogram of a metric (N,) of each predictor, as the data URI of an SVG."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(4, 2.2))
+    axes = figure.add_axes((0.17, 0.23, 0.8, 0.73))  # twice as fast as a layout engine
     finite = {name: column[np.isfinite(column)] for name, column in values.items()}
     everything = np.concatenate(list(finite.values()))
     low, high = np.percentile(everything, [100 - _SHOWN, _SHOWN]) if len(everything) else (0.0, 1.0)
     edges: Any = np.linspace(low, high if high > low else low + 1e-6, 31)
     for name, column in finite.items():
-        style: Any = {"histtype": "step", "linewidth": 1.4} if name in _LINES else {"alpha": 0.5}
-        axes.hist(np.clip(column, low, edges[-1]), edges, color=colour[name], **style)
+        is_line = name in _LINE_COLOURS
+        style: Any = {"histtype": "step", "linewidth": 1.4} if is_line else {"histtype": "stepfilled", "alpha": 0.5}
+        axes.hist(np.clip(column, low, edges[-1]), edges, color=colours[name], **style)
     axes.set(xlabel=label, ylabel="photographs")
+    axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
     axes.spines[["top", "right"]].set_visible(False)
     buffer = io.BytesIO()
-    drawing.savefig(buffer, format="svg", metadata={"Date": None})
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
     return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"

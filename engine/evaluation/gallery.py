@@ -1,4 +1,4 @@
-"""The best and the worst photographs of a set, as one predictor colours them."""
+"""Galleries of the best and the worst photographs of a set, as one predictor colorizes them."""
 
 # Shapes: N photographs.
 
@@ -17,10 +17,10 @@ from .score import predictions
 VERSIONS = ("grey", "pred", "real")
 
 
-def chosen(values: NDArray[np.float32], best: str, size: int) -> tuple[list[int], list[int]]:
-    """The `size` best photographs by a figure (N,), best first, and the `size` worst, worst first; at most half each.
+def best_and_worst(values: NDArray[np.float32], best: str, size: int) -> tuple[list[int], list[int]]:
+    """Returns the indices of the `size` best values (N,), best first, and of the `size` worst, worst first.
 
-    `best` says which are, those with the "low" or the "high" values; what is no number is worst.
+    `best` is "low" or "high". NaN is worst. Each list holds at most half of the photographs.
     """
     ranked: list[int] = np.argsort(-values if best == "high" else values, kind="stable").tolist()
     size = min(size, max(1, len(ranked) // 2))
@@ -28,16 +28,16 @@ def chosen(values: NDArray[np.float32], best: str, size: int) -> tuple[list[int]
 
 
 def write_gallery(folder: Path, predictor: Predictor, loader: Loader) -> None:
-    """Writes each version of all that `loader` yields, in its order, of the very pixels that are scored."""
+    """Writes each version of every photograph that `loader` yields, in its order, from the pixels that are scored."""
     folder.mkdir()
     rank = 0
     for batch, ab in predictions(predictor, loader):
         for versions, index in zip(triptychs(batch, ab).swapaxes(0, 1), batch.index.tolist(), strict=True):
             rank += 1
             for version, pixels in zip(VERSIONS, versions, strict=True):
-                Image.fromarray(pixels).save(folder / picture_name(rank, loader.data.sample(index), version))
+                Image.fromarray(pixels).save(folder / image_name(rank, loader.data.sample(index), version))
 
 
-def picture_name(rank: int, sample: Sample, version: str) -> str:
-    """<rank>_<key>_{grey,pred,real}.png, where the rank counts from 1; keys from elsewhere can hold slashes."""
+def image_name(rank: int, sample: Sample, version: str) -> str:
+    """Returns <rank>_<key>_{grey,pred,real}.png. Ranks count from 1; keys of other tools can hold slashes."""
     return f"{rank:03d}_{sample.key.replace('/', '_')}_{version}.png"

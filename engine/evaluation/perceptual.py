@@ -1,4 +1,4 @@
-"""Figures that take a trained network of their own, by torchmetrics: LPIPS of a photograph, FID of a set."""
+"""Metrics that need a trained network, by torchmetrics: LPIPS per photograph, FID per set."""
 
 # Shapes: B samples, S pixels a side. rgb is sRGB float32 in [0, 1].
 
@@ -8,45 +8,46 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .score import Perceptual
-
-PERCEPTUAL = ("lpips", "fid")
+from .score import PerceptualMetric
 
 
-def load_lpips(device: torch.device) -> Perceptual:
-    """LPIPS (Zhang et al., CVPR 2018) on AlexNet. Raises ValueError when torchmetrics or the weights are not there."""
+def load_lpips(device: torch.device) -> PerceptualMetric:
+    """Returns LPIPS (Zhang et al., CVPR 2018) on AlexNet.
 
-    def made() -> Any:
+    Raises ValueError when torchmetrics or the weights are missing.
+    """
+
+    def make_lpips() -> Any:
         from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
         return LearnedPerceptualImagePatchSimilarity("alex", reduction="none", normalize=True, sync_on_compute=False)
 
-    network = _loaded("lpips", made).to(device)
+    network = _load("lpips", make_lpips).to(device)
 
-    def lpips(rgb: Tensor, true: Tensor) -> Tensor:
-        network.reset()  # of one batch's scores, which are kept elsewhere
-        network.update(rgb, true)
+    def lpips(rgb: Tensor, true_rgb: Tensor) -> Tensor:
+        network.reset()  # drops the scores of the batch before
+        network.update(rgb, true_rgb)
         return network.compute()
 
     return lpips
 
 
 class Fid:
-    """FID (Heusel et al., 2017) of predictions, each under its name, against the true pictures.
+    """FID (Heusel et al., 2017) of each predictor's images against the true ones.
 
-    The pictures are rounded down to 8 bits, and enlarged to 299 pixels, as Inception's port in torch-fidelity wants.
+    Images are rounded down to 8 bits and enlarged to 299 pixels, as the Inception of torch-fidelity expects.
     """
 
     def __init__(self, names: list[str], device: torch.device) -> None:
-        self._metrics: Mapping[str, Any] = {name: _loaded("fid", _make_fid).to(device) for name in names}
+        self._metrics: Mapping[str, Any] = {name: _load("fid", _make_fid).to(device) for name in names}
 
-    def update(self, name: str, rgb: Tensor, true: Tensor) -> None:
-        """Takes in a batch of pictures (B, 3, S, S), predicted and true."""
+    def update(self, name: str, rgb: Tensor, true_rgb: Tensor) -> None:
+        """Adds a batch of images (B, 3, S, S), predicted and true."""
         self._metrics[name].update(rgb, real=False)
-        self._metrics[name].update(true, real=True)
+        self._metrics[name].update(true_rgb, real=True)
 
     def compute(self) -> dict[str, float]:
-        """The set's figure of each, over all processes, which must all ask."""
+        """Returns each predictor's FID over all processes. Every process must call this."""
         return {name: float(metric.compute()) for name, metric in self._metrics.items()}
 
 
@@ -56,7 +57,7 @@ def _make_fid() -> Any:
     return FrechetInceptionDistance(feature=2048, normalize=True)
 
 
-def _loaded(name: str, make: Callable[[], Any]) -> Any:
+def _load(name: str, make: Callable[[], Any]) -> Any:
     try:
         return make()
     except (ImportError, OSError, RuntimeError) as error:  # no package, no network for the weights, or a damaged file

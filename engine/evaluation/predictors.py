@@ -1,4 +1,4 @@
-"""What can be scored: trained networks, and colours that take none."""
+"""Predictors that an evaluation scores: trained networks, and constant colours as baselines."""
 
 # Shapes: B samples, S pixels a side.
 
@@ -14,26 +14,26 @@ from ...pipelines import LabBatch, ShardSet
 
 
 class Predictor(ABC):
-    """What predicts the colours of a batch; `has_loss` says whether it has a loss of its own."""
+    """Predicts the colours of a batch. `has_loss` is true if it has a loss of its own."""
 
     has_loss = False
 
     @abstractmethod
     def ab(self, batch: LabBatch) -> Tensor:
-        """ab (B, 2, S, S) in Lab units."""
+        """Returns ab (B, 2, S, S) in Lab units."""
 
     def ab_and_loss(self, batch: LabBatch) -> tuple[Tensor, Tensor | None]:
-        """ab, and the loss of each photograph (B,), if there is one."""
+        """Returns ab, and the loss of each photograph (B,) if there is one."""
         return self.ab(batch), None
 
 
 class ModelPredictor(Predictor):
-    """A trained network, and the loss it was trained with; both are left in evaluation mode."""
+    """A trained network and the loss it was trained with. Both are put into evaluation mode."""
 
     has_loss = True
 
     def __init__(self, model: Callable[[Tensor], ColorPrediction], loss: ColorLoss) -> None:
-        self.model, self.loss = model, loss.eval()  # in training mode, losses may speak with other processes
+        self.model, self.loss = model, loss.eval()  # in training mode, a loss may communicate with other processes
         if isinstance(model, nn.Module):
             model.eval()
 
@@ -42,12 +42,12 @@ class ModelPredictor(Predictor):
 
     def ab_and_loss(self, batch: LabBatch) -> tuple[Tensor, Tensor]:
         prediction = self.model(batch.L)
-        one_by_one = [self.loss(prediction[i : i + 1], batch[i : i + 1]).total for i in range(len(batch))]
-        return prediction.ab(), torch.stack(one_by_one).float()
+        losses = [self.loss(prediction[i : i + 1], batch[i : i + 1]).total for i in range(len(batch))]
+        return prediction.ab(), torch.stack(losses).float()
 
 
 class ConstantPredictor(Predictor):
-    """One colour everywhere, (2,) in Lab units."""
+    """One colour (2,), in Lab units, for every pixel."""
 
     def __init__(self, colour: Tensor) -> None:
         self.colour = colour
@@ -57,12 +57,12 @@ class ConstantPredictor(Predictor):
 
 
 def grey(data: ShardSet) -> ConstantPredictor:
-    """No colour at all, whatever the set."""
+    """Predicts no colour."""
     return ConstantPredictor(torch.zeros(2))
 
 
 def mean(data: ShardSet) -> ConstantPredictor:
-    """The set's mean colour, as its manifest's histogram has it."""
+    """Predicts the set's mean colour, from the histogram in its manifest."""
     return ConstantPredictor((torch.from_numpy(data.prior) @ ab_bins().double()).float())
 
 

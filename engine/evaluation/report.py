@@ -1,4 +1,4 @@
-"""The page of an evaluation: one file that needs nothing from elsewhere."""
+"""Writes report.html, one page that loads nothing from elsewhere."""
 
 import base64
 import io
@@ -12,20 +12,20 @@ from PIL import Image
 from ... import __version__
 from ...pipelines.files import atomic_write
 from ..html_page import render
-from .charts import colours, histogram
-from .gallery import VERSIONS, picture_name
+from .charts import histogram, row_colours
+from .gallery import VERSIONS, image_name
 from .predictors import BASELINES
 from .results import BEST, WORST, Protocol, Result, SetScores
-from .score import TRUTH, columns_of
-from .summary import METRICS, NEAR_GREY, SET_FIGURES, Metric
+from .score import TRUTH, select_columns
+from .summary import METRICS, NEAR_GREY, PERCEPTUAL, SET_METRICS, Metric
 
-_ALL = {**METRICS, **SET_FIGURES}
-_SAID = ("loss", "rmse_ab", "psnr", "auc")  # of each picture
+REPORT = "report.html"
+_CAPTION_METRICS = ("loss", "rmse_ab", "psnr", "auc")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
-    """A photograph of a gallery as the page shows it: its versions as data URIs, and what is said of it."""
+class GalleryImage:
+    """A photograph in a gallery: its versions as data URIs, and a caption with its metrics."""
 
     rank: int
     path: str
@@ -36,9 +36,9 @@ class Picture:
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """All results on one shard set at one size; their folders lie in `out`.
+    """All results on one shard set at one size, whose folders are in `out`.
 
-    What takes time is made once: the page is written anew with every section.
+    Properties that take time are cached: the page is written again with every section.
     """
 
     results: list[Result]
@@ -49,69 +49,69 @@ class Section:
         return self.results[0].scores
 
     @cached_property
-    def metrics(self) -> dict[str, dict[str, float]]:
-        """The set's figures of the models, the baselines and the true colours."""
+    def values(self) -> dict[str, dict[str, float]]:
+        """Returns the set's metrics of each model, of the baselines and of the truth."""
         names = dict.fromkeys([*(result.predictor for result in self.results), *BASELINES])
         return {**{name: self.scores.metrics(name) for name in names}, TRUTH: self.scores.truth()}
 
     @cached_property
-    def figures(self) -> dict[str, Metric]:
-        """The figures that any of them has."""
-        return {name: figure for name, figure in _ALL.items() if any(name in row for row in self.metrics.values())}
+    def metrics(self) -> dict[str, Metric]:
+        """Returns the metrics that the table has a row for."""
+        every = {**METRICS, **SET_METRICS}
+        return {name: metric for name, metric in every.items() if any(name in row for row in self.values.values())}
 
     @property
     def has_perceptual(self) -> bool:
-        """Whether figures of other networks are among them."""
-        return not {"lpips", "fid"}.isdisjoint(self.figures)
+        """True if LPIPS or FID are among the metrics."""
+        return not self.metrics.keys().isdisjoint(PERCEPTUAL)
 
     def is_best(self, name: str, value: float | None) -> bool:
-        """Whether no other in the table has a better value of a figure."""
-        values = [row[name] for key, row in self.metrics.items() if name in row and key != TRUTH]
-        side = self.figures[name].best
+        """True if no predictor in the table has a better value of a metric."""
+        values = [row[name] for key, row in self.values.items() if name in row and key != TRUTH]
+        side = self.metrics[name].best
         return side is not None and value == (min(values) if side == "low" else max(values))
 
     @property
     def colours(self) -> dict[str, str]:
-        """What each row of the table is drawn in."""
-        return colours(self.metrics)
+        """Returns the colour of each predictor and of the truth in the charts."""
+        return row_colours(self.values)
 
     @cached_property
     def charts(self) -> dict[str, str]:
-        """The histogram of each figure of a photograph, by its label."""
-        columns = {name: columns_of(self.scores.rows, name) for name in self.metrics}
-        found = {key: {name: row[key] for name, row in columns.items() if key in row} for key in METRICS}
-        return {
-            METRICS[key].label: histogram(METRICS[key].heading, values, self.colours)
-            for key, values in found.items()
-            if values
-        }
+        """Returns the histogram of each metric of photographs, by its label."""
+        columns = {name: select_columns(self.scores.rows, name) for name in self.values}
+        charts = {}
+        for key, metric in METRICS.items():
+            if values := {name: row[key] for name, row in columns.items() if key in row}:
+                charts[metric.label] = histogram(metric.heading, values, self.colours)
+        return charts
 
     @cached_property
-    def galleries(self) -> dict[str, dict[str, list[Picture]]]:
-        """The best and the worst of each result, by its name."""
+    def galleries(self) -> dict[str, dict[str, list[GalleryImage]]]:
+        """Returns the best and the worst photographs of each result, by its name."""
         return {
             result.name: {
-                kind: [self._picture(result, kind, rank, index) for rank, index in enumerate(samples, start=1)]
+                kind: [self._image(result, kind, rank, index) for rank, index in enumerate(samples, start=1)]
                 for kind, samples in ((BEST, result.best), (WORST, result.worst))
             }
             for result in self.results
         }
 
-    def _picture(self, result: Result, kind: str, rank: int, index: int) -> Picture:
-        sample, columns = self.scores.data.sample(index), columns_of(self.scores.rows, result.predictor)
-        said = [name for name in dict.fromkeys([result.by, *_SAID]) if name in columns]
+    def _image(self, result: Result, kind: str, rank: int, index: int) -> GalleryImage:
+        sample, columns = self.scores.data.sample(index), select_columns(self.scores.rows, result.predictor)
+        shown = [name for name in dict.fromkeys([result.ranked_by, *_CAPTION_METRICS]) if name in columns]
         folder = self.out / result.name / kind
-        return Picture(
+        return GalleryImage(
             rank=rank,
             path=sample.path,
             class_name=sample.class_name,
-            versions={version: _data_uri(folder / picture_name(rank, sample, version)) for version in VERSIONS},
-            caption=", ".join(METRICS[name].said(columns[name][index]) for name in said),
+            versions={version: _data_uri(folder / image_name(rank, sample, version)) for version in VERSIONS},
+            caption=", ".join(METRICS[name].format_with_unit(columns[name][index]) for name in shown),
         )
 
 
 def write_report(sections: Sequence[Section], path: Path, protocol: Protocol) -> None:
-    """Writes the page."""
+    """Writes the page with all sections."""
     page = render(
         "photochrom.engine.evaluation",
         "report.html",
@@ -124,7 +124,7 @@ def write_report(sections: Sequence[Section], path: Path, protocol: Protocol) ->
         file.write_text(page, encoding="utf-8", errors="replace")  # names of files need not be text to the system
 
 
-def _data_uri(picture: Path) -> str:
+def _data_uri(path: Path) -> str:
     buffer = io.BytesIO()
-    Image.open(picture).save(buffer, "WEBP", quality=90)
+    Image.open(path).save(buffer, "WEBP", quality=90)
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,4 +1,4 @@
-"""What an evaluation leaves of a predictor on a set: figures of the set, of each class and of each photograph."""
+"""Results of a predictor on a set: metrics of the set, of each class and of each photograph."""
 
 # Shapes: N photographs.
 
@@ -18,16 +18,16 @@ from numpy.typing import NDArray
 from ...pipelines import ShardSet
 from ...pipelines.output_dir import write_json
 from ..checkpoints.model_file import ModelMetadata
-from .score import TRUTH, Rows, columns_of
-from .summary import Columns, describe, summarize
+from .score import TRUTH, Rows, select_columns
+from .summary import Columns, summarize, summarize_truth
 
 BEST, WORST = "best", "worst"
-_GREY = 0.1  # ab RMSE in Lab units of what is grey but for rounding
+_ROUNDING = 0.1  # ab RMSE in Lab units that grey photographs have by rounding
 
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """What has to be known to hold the figures against others'; `prior` is a file's name, None for each set's own."""
+    """Settings that metrics depend on. `prior` is a path, or None for each set's own prior."""
 
     crop: str
     precision: str
@@ -37,7 +37,7 @@ class Protocol:
 
 @dataclass(frozen=True, kw_only=True)
 class SetScores:
-    """What was scored on one shard set, with photographs of `size` pixels a side; `fid` is each predictor's, if any."""
+    """Rows of one shard set at `size` pixels a side, and the FID of each predictor if it was asked for."""
 
     data: ShardSet
     size: int
@@ -45,28 +45,28 @@ class SetScores:
     fid: dict[str, float]
 
     def metrics(self, predictor: str) -> dict[str, float]:
-        """The set's figures of one predictor."""
+        """Returns one predictor's metrics of the set."""
         fid = {"fid": self.fid[predictor]} if predictor in self.fid else {}
-        return {**summarize(columns_of(self.rows, predictor), columns_of(self.rows, TRUTH)), **fid}
+        return {**summarize(select_columns(self.rows, predictor), select_columns(self.rows, TRUTH)), **fid}
 
     def truth(self) -> dict[str, float]:
-        """The set's figures of the true colours."""
-        return describe(columns_of(self.rows, TRUTH))
+        """Returns the metrics of the set's true colours."""
+        return summarize_truth(select_columns(self.rows, TRUTH))
 
     def metrics_by_class(self, predictor: str) -> dict[str, dict[str, float]]:
-        """The figures of one predictor on each class, and how many `photographs` that has."""
-        number, names = self._classes
-        order, ends = np.argsort(number, kind="stable"), np.cumsum(np.bincount(number))[:-1]
-        found = {}
+        """Returns one predictor's metrics of each class, and its number of `photographs`."""
+        classes, names = self._classes
+        order, ends = np.argsort(classes, kind="stable"), np.cumsum(np.bincount(classes))[:-1]
+        metrics = {}
         for name, members in zip(names, np.split(order, ends), strict=True):
             rows = self.rows[members]
-            figures = summarize(columns_of(rows, predictor), columns_of(rows, TRUTH))
-            found[name] = {"photographs": len(members), **figures}
-        return found
+            values = summarize(select_columns(rows, predictor), select_columns(rows, TRUTH))
+            metrics[name] = {"photographs": len(members), **values}
+        return metrics
 
     @cached_property
     def _classes(self) -> tuple[NDArray[np.int64], list[str]]:
-        """The number of each photograph's class (N,), and the classes' names."""
+        """Returns the class of each photograph as an index (N,), and the classes' names."""
         numbers: dict[str, int] = {}
         of_sample = [numbers.setdefault(self.data.sample(i).class_name, len(numbers)) for i in range(len(self.rows))]
         return np.array(of_sample, dtype=np.int64), list(numbers)
@@ -74,10 +74,10 @@ class SetScores:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """One predictor on one shard set.
+    """Scores of one predictor on one shard set.
 
-    `name` is that of its folder; `predictor` its own in `scores`; `checkpoint` and `metadata` are None for a baseline;
-    `by` is the figure that its galleries go by.
+    `name` is the name of its folder, `predictor` its name in `scores`. `checkpoint` and `metadata` are None for
+    baselines. `ranked_by` is the metric that ranks the galleries `best` and `worst`.
     """
 
     name: str
@@ -85,7 +85,7 @@ class Result:
     checkpoint: Path | None
     metadata: ModelMetadata | None
     scores: SetScores
-    by: str
+    ranked_by: str
     best: Sequence[int]
     worst: Sequence[int]
 
@@ -95,17 +95,17 @@ class Result:
 
     @property
     def rmse_reduction(self) -> float | None:
-        """By how many per cent the ab RMSE is below that of predicting grey everywhere; None where all is grey."""
+        """Returns by how many per cent the ab RMSE is below that of grey. None if the photographs are grey."""
         grey = self.scores.metrics("grey")["rmse_ab"]
-        return 100 * (1 - self.metrics["rmse_ab"] / grey) if grey > _GREY else None
+        return 100 * (1 - self.metrics["rmse_ab"] / grey) if grey > _ROUNDING else None
 
     @property
     def is_training_set(self) -> bool:
-        """Whether the model was trained on these very photographs."""
+        """True if the model was trained on these photographs."""
         return self.metadata is not None and self.metadata.data == self.scores.data.digest
 
     def summary(self, baselines: Sequence[str], protocol: Protocol) -> dict[str, Any]:
-        """The result as summary.json states it; figures that are no numbers are null."""
+        """Returns the entry in summary.json. Infinite and NaN values are null."""
         return {
             "checkpoint": self.predictor if self.checkpoint is None else str(self.checkpoint),
             "data": str(self.scores.data.root),
@@ -122,7 +122,7 @@ class Result:
 
 @contextmanager
 def result_folder(folder: Path) -> Iterator[Path]:
-    """A place for a result's files, which then appear under the name of its folder, all or none."""
+    """Yields a temporary folder, which is renamed to `folder` when all files are written."""
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
@@ -134,29 +134,32 @@ def result_folder(folder: Path) -> Iterator[Path]:
         raise
 
 
-def write_figures(result: Result, folder: Path, baselines: Sequence[str], protocol: Protocol) -> None:
-    """Writes metrics.json, per_class.csv and per_image.csv: key, original path, class, then every figure.
+def write_tables(result: Result, folder: Path, baselines: Sequence[str], protocol: Protocol) -> None:
+    """Writes metrics.json, per_class.csv and per_image.csv.
 
-    In per_image.csv, those of the predictor come first, then those of the true colours and of the baselines, which have
-    their names before them.
+    The columns of per_image.csv are key, original path and class, the predictor's metrics, and those of the truth and
+    the baselines with their names as prefixes.
     """
     write_json(folder / "metrics.json", result.summary(baselines, protocol))
     classes = result.scores.metrics_by_class(result.predictor)
     with _csv(folder / "per_class.csv") as file:
         writer = csv.writer(file)
         writer.writerow(["class", *next(iter(classes.values()))])
-        writer.writerows([name, *map(_text, figures.values())] for name, figures in sorted(classes.items()))
+        writer.writerows([name, *map(_text, values.values())] for name, values in sorted(classes.items()))
     scores = result.scores
-    columns: Columns = columns_of(scores.rows, result.predictor)
+    columns: Columns = select_columns(scores.rows, result.predictor)
     for other in (TRUTH, *(name for name in baselines if name != result.predictor)):
-        columns = {**columns, **{f"{other}_{name}": values for name, values in columns_of(scores.rows, other).items()}}
+        columns = {
+            **columns,
+            **{f"{other}_{name}": values for name, values in select_columns(scores.rows, other).items()},
+        }
     with _csv(folder / "per_image.csv") as file:
         writer = csv.writer(file)
         writer.writerow(["key", "path", "class", *columns])
         for index in range(len(scores.rows)):
             sample = scores.data.sample(index)
-            figures = (_text(values[index]) for values in columns.values())
-            writer.writerow([sample.key, sample.path, sample.class_name, *figures])
+            values = (_text(column[index]) for column in columns.values())
+            writer.writerow([sample.key, sample.path, sample.class_name, *values])
 
 
 def _csv(path: Path) -> Any:
@@ -167,5 +170,5 @@ def _text(value: float) -> str:
     return f"{value:.6g}"
 
 
-def _finite(figures: dict[str, float]) -> dict[str, float | None]:
-    return {name: value if math.isfinite(value) else None for name, value in figures.items()}
+def _finite(values: dict[str, float]) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}

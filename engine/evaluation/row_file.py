@@ -1,4 +1,4 @@
-"""Rows on the disk, one per photograph: what was scored stays scored, whatever ends the process."""
+"""A file with one row per photograph, which survives whatever ends the process."""
 
 import os
 from pathlib import Path
@@ -9,10 +9,10 @@ from .score import Rows
 
 
 class RowFile:
-    """The first rows of a set's; the k-th is that of photograph k, as its field `index` says.
+    """The first rows of a set. Row k is that of photograph k, as its field `index` says.
 
-    Opening one that a killed process, or a power cut, has left drops its last row, which may be written in part, and
-    what is behind it.
+    Opening a file drops its last row, and all that is not a row: a killed process or a power cut can leave the end
+    half written.
     """
 
     def __init__(self, path: Path, fields: np.dtype[np.void]) -> None:
@@ -28,7 +28,7 @@ class RowFile:
         return self._length
 
     def append(self, rows: Rows) -> None:
-        """Adds the rows of the photographs that come next."""
+        """Adds the rows of the next photographs."""
         assert rows["index"].tolist() == list(range(self._length, self._length + len(rows)))
         with open(self._path, "ab") as file:
             file.write(rows.tobytes())
@@ -40,7 +40,7 @@ class RowFile:
         self._length = 0
 
     def read(self) -> Rows:
-        """All rows, mapped into memory."""
+        """Returns all rows, memory-mapped."""
         if self._length == 0:
             return np.empty(0, self._fields)
         return np.memmap(self._path, self._fields, "r", shape=(self._length,))

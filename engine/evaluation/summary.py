@@ -1,4 +1,4 @@
-"""The figures of an evaluation: what they are called, which way is better, and those of a set from its photographs'."""
+"""Names, units and directions of the metrics, and the metrics of a set from those of its photographs."""
 
 # Shapes: N photographs.
 
@@ -10,65 +10,67 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-NEAR_GREY = 5.0  # mean chroma in Lab units below which a picture is called near-grey
+NEAR_GREY = 5.0  # mean chroma in Lab units below which a photograph counts as near-grey
+PERCEPTUAL = ("lpips", "fid")  # only computed if asked for
 
 Columns = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """One figure: how people see it, and whether the best have the lowest or the highest of it."""
+    """How a metric is shown, and whether its best value is the lowest or the highest."""
 
     label: str
     unit: str = ""
     best: Literal["low", "high"] | None = None
-    form: str = ".2f"
+    digits: str = ".2f"
 
     @property
     def heading(self) -> str:
-        """The label with its unit."""
+        """Returns the label with its unit."""
         return f"{self.label} ({self.unit})" if self.unit else self.label
 
-    def text(self, value: float | None) -> str:
-        """A value for a person; nothing where there is none."""
-        return "" if value is None else format(value, self.form)
+    def format(self, value: float | None) -> str:
+        """Returns the rounded value, or an empty string for None."""
+        return "" if value is None else format(value, self.digits)
 
-    def said(self, value: float) -> str:
-        """Label, value and unit."""
-        return " ".join(filter(None, (self.label, self.text(value), self.unit)))
+    def format_with_unit(self, value: float) -> str:
+        """Returns label, value and unit."""
+        return " ".join(filter(None, (self.label, self.format(value), self.unit)))
 
 
-# Of a photograph, and of a set.
+# Metrics of a photograph, and of a set.
 METRICS: dict[str, Metric] = {
-    "loss": Metric(label="loss", best="low", form=".4g"),
+    "loss": Metric(label="loss", best="low", digits=".4g"),
     "rmse_ab": Metric(label="ab RMSE", best="low"),
-    "mse_ab": Metric(label="ab MSE", best="low", form=".1f"),
+    "mse_ab": Metric(label="ab MSE", best="low", digits=".1f"),
     "psnr": Metric(label="PSNR", unit="dB", best="high"),
-    "ssim": Metric(label="SSIM", best="high", form=".4f"),
+    "ssim": Metric(label="SSIM", best="high", digits=".4f"),
     "auc": Metric(label="AuC", unit="%", best="high"),
     "auc_rebalanced": Metric(label="rebalanced AuC", unit="%", best="high"),
-    "colorfulness": Metric(label="colorfulness", form=".1f"),
-    "colorfulness_abs": Metric(label="colorfulness, absolute", form=".1f"),
-    "delta_colorfulness": Metric(label="delta colorfulness", best="low", form=".1f"),
-    "delta_colorfulness_abs": Metric(label="delta colorfulness, absolute", best="low", form=".1f"),
+    "colorfulness": Metric(label="colorfulness", digits=".1f"),
+    "colorfulness_abs": Metric(label="colorfulness, absolute", digits=".1f"),
+    "delta_colorfulness": Metric(label="delta colorfulness", best="low", digits=".1f"),
+    "delta_colorfulness_abs": Metric(label="delta colorfulness, absolute", best="low", digits=".1f"),
     "chroma": Metric(label="mean chroma"),
-    "lpips": Metric(label="LPIPS (alex)", best="low", form=".4f"),
+    "lpips": Metric(label="LPIPS (alex)", best="low", digits=".4f"),
 }
-# Of a set alone.
-SET_FIGURES: dict[str, Metric] = {
-    "delta_mean_colorfulness": Metric(label="delta of mean colorfulness", best="low", form=".1f"),
-    "delta_mean_colorfulness_abs": Metric(label="delta of mean colorfulness, absolute", best="low", form=".1f"),
-    "near_grey": Metric(label="near-grey", unit="%", form=".1f"),
+# Metrics of a set only.
+SET_METRICS: dict[str, Metric] = {
+    "delta_mean_colorfulness": Metric(label="delta of mean colorfulness", best="low", digits=".1f"),
+    "delta_mean_colorfulness_abs": Metric(label="delta of mean colorfulness, absolute", best="low", digits=".1f"),
+    "near_grey": Metric(label="near-grey", unit="%", digits=".1f"),
     "fid": Metric(label="FID", best="low"),
 }
 
 
 def summarize(predicted: Columns, true: Columns) -> dict[str, float]:
-    """The set's figures from those of its photographs, each (N,); all have one number of pixels, so means are pooled.
+    """Returns the metrics of a set from those of its photographs, each (N,).
 
-    `true` are those of the true colours, weight among them, the mean weight of a photograph's pixels. `rmse_ab` is
-    the root of the mean `mse_ab`, `auc_rebalanced` the mean by weight, `psnr` the mean over the photographs that differ
-    from the truth at all, infinite if none does.
+    All photographs have the same number of pixels, so the mean over photographs is the mean over pixels. `true` holds
+    the metrics of the true colours, and `weight`, the mean weight of a photograph's pixels. `rmse_ab` is the root of
+    the mean `mse_ab`; `auc_rebalanced` is the mean by weight; `psnr` is the mean over photographs with any error, and
+    infinite if there are none.
     """
     means = {name: _mean(values) for name, values in predicted.items()}
     differing = predicted["psnr"][~np.isposinf(predicted["psnr"])]
@@ -86,14 +88,14 @@ def summarize(predicted: Columns, true: Columns) -> dict[str, float]:
     }
 
 
-def describe(true: Columns) -> dict[str, float]:
-    """The set's figures of the true colours, to hold those of predictions against."""
+def summarize_truth(true: Columns) -> dict[str, float]:
+    """Returns the metrics of a set's true colours, to compare predictions with."""
     names = ("colorfulness", "colorfulness_abs", "chroma")
     return {**{name: _mean(true[name]) for name in names}, "near_grey": near_grey(true["chroma"])}
 
 
 def near_grey(chroma: NDArray[Any]) -> float:
-    """The share of pictures whose mean chroma (N,) is below `NEAR_GREY`, in per cent."""
+    """Returns the share of photographs, in per cent, whose mean chroma (N,) is below `NEAR_GREY`."""
     return 100 * float((chroma < NEAR_GREY).mean())
 
 

@@ -14,7 +14,7 @@ from ..console import Line
 from ..distributed import all_reduce_max, broadcast_buffers
 from ..doctor import versions
 from ..evaluation.predictors import ModelPredictor
-from ..evaluation.score import Unfinished, predictions, score
+from ..evaluation.score import ScoringStopped, predictions, score
 from .async_checkpoint import AsyncCheckpointer
 from .deferred_flags import DeferredFlags
 from .metrics_logger import NullLogger
@@ -165,7 +165,7 @@ def validate(run: Run) -> int:
         broadcast_buffers(run.trainer.eval_model)
         try:
             figures = score(ModelPredictor(run.trainer.eval_model, run.trainer.loss), run.validation, stop=asked)
-        except Unfinished:
+        except ScoringStopped:
             return stop
     run.log.metrics({f"val/{name}": value for name, value in figures.items()}, run.step)
     return 0

@@ -18,7 +18,7 @@ import scipy.linalg
 import torch
 from accelerate import Accelerator
 from photochrom.engine.cli import main
-from photochrom.engine.evaluation import evaluate, perceptual
+from photochrom.engine.evaluation import evaluate, perceptual, report
 from photochrom.engine.evaluation.predictors import ModelPredictor
 from photochrom.engine.evaluation.row_file import RowFile
 from photochrom.engine.evaluation.score import score
@@ -34,6 +34,12 @@ def evaluated(trained: Path, shards: ShardSet, tmp_path_factory: pytest.TempPath
     out = tmp_path_factory.mktemp("evaluated") / "out"
     assert main(["evaluate", str(trained), "--data", str(shards.root), "--out", str(out), "--gallery", "3"]) == 0
     return out
+
+
+@pytest.fixture(autouse=True)
+def _no_charts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves out what takes most of the time of so small a set; the page of `evaluated` has its charts."""
+    monkeypatch.setattr(report, "histogram", lambda *_: "data:image/svg+xml,")
 
 
 def photographs(shards: ShardSet) -> LabBatch:
@@ -80,7 +86,9 @@ def test_the_figures_are_those_of_the_definitions(evaluated: Path, trained: Path
         ab = photochrom.load(trained)(batch.L).ab().double().numpy()
     mean = (shards.prior @ ab_bins().double().numpy())[None, :, None, None]
     assert mean.squeeze() == pytest.approx(batch.ab.double().mean(dim=(0, 2, 3)).numpy(), abs=1)
-    (result,) = json.loads((evaluated / "summary.json").read_text())["results"]
+    summary = json.loads((evaluated / "summary.json").read_text())
+    assert summary["provenance"].keys() == {"commit", "dirty", "command", "time"}
+    (result,) = summary["results"]
     assert result["num_samples"] == 9
     assert result["is_training_set"] is True
     for found, predicted in (
@@ -502,6 +510,7 @@ def test_lpips_is_each_process_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
     assert made == {"net": "alex", "reduction": "none", "normalize": True, "sync_on_compute": False}
 
 
+@pytest.mark.slow
 def test_many_ranks_score_as_one(trained: Path, shards: ShardSet, evaluated: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3"]
     command += [
@@ -528,6 +537,15 @@ def test_many_ranks_score_as_one(trained: Path, shards: ShardSet, evaluated: Pat
         for row, other in zip(csv.DictReader(file), rows(evaluated), strict=True):
             assert row["key"] == other["key"]
             assert float(row["loss"]) == pytest.approx(float(other["loss"]), rel=1e-4)
+
+
+def test_a_missing_matplotlib_is_said_before_anything_is_scored(
+    trained: Path, shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert main(["evaluate", str(trained), "--data", str(shards.root), "--out", str(tmp_path / "out")]) == 1
+    assert "the report needs matplotlib for its histograms: pip install matplotlib" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_batch_for_every_rank(
@@ -574,7 +592,7 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
     [
         ([], "name a checkpoint, or a baseline that needs none: --baseline grey"),
         (["--baseline", "blue"], "--baseline=blue: it should be 'grey' or 'mean'"),
-        (["RUN", "--metrics", "lpips,niqe"], "--metrics niqe is unknown; known are lpips, fid"),
+        (["RUN", "--metrics", "lpips,niqe"], "--metrics niqe is unknown; the metrics to add are lpips, fid"),
         (["RUN", "--gallery-by", "colorfulness"], "ranks no photographs; known are loss, rmse_ab"),
         (["RUN", "--gallery-by", "lpips"], "--gallery-by lpips ranks no photographs"),
     ],

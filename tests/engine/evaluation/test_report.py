@@ -7,6 +7,7 @@ import pytest
 from photochrom.engine.cli import main
 
 By = pytest.importorskip("selenium.webdriver.common.by", reason="selenium is not installed").By
+pytestmark = pytest.mark.slow
 Keys = pytest.importorskip("selenium.webdriver.common.keys").Keys
 
 

@@ -3,8 +3,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from photochrom.engine.evaluation.gallery import chosen
-from photochrom.engine.evaluation.summary import METRICS, describe, summarize
+from photochrom.engine.evaluation.gallery import best_and_worst
+from photochrom.engine.evaluation.summary import METRICS, summarize, summarize_truth
 
 
 def columns(**values: list[float]) -> dict[str, Any]:
@@ -15,23 +15,23 @@ def columns(**values: list[float]) -> dict[str, Any]:
 
 def test_errors_are_pooled_and_the_rest_is_averaged() -> None:
     predicted = columns(mse_ab=[1, 9, 26], rmse_ab=[1, 3, 26**0.5], psnr=[20, math.inf, 30], chroma=[1, 4.9, 60])
-    figures = summarize(predicted, columns(weight=[1, 1, 1]))
-    assert figures["rmse_ab"] == pytest.approx(math.sqrt(12))
-    assert figures["mse_ab"] == pytest.approx(12)
-    assert figures["psnr"] == pytest.approx(25)
-    assert figures["near_grey"] == pytest.approx(200 / 3)
+    metrics = summarize(predicted, columns(weight=[1, 1, 1]))
+    assert metrics["rmse_ab"] == pytest.approx(math.sqrt(12))
+    assert metrics["mse_ab"] == pytest.approx(12)
+    assert metrics["psnr"] == pytest.approx(25)
+    assert metrics["near_grey"] == pytest.approx(200 / 3)
 
 
 def test_rebalanced_auc_is_pooled_by_weight() -> None:
-    figures = summarize(columns(auc_rebalanced=[90, 30]), columns(weight=[1, 3]))
-    assert figures["auc_rebalanced"] == pytest.approx(45)
+    metrics = summarize(columns(auc_rebalanced=[90, 30]), columns(weight=[1, 3]))
+    assert metrics["auc_rebalanced"] == pytest.approx(45)
 
 
 def test_both_deltas_of_colorfulness() -> None:
     """One photograph too colourful by 10 and one too grey by 10: equal on average, wrong each."""
     predicted = {**columns(colorfulness=[30, 10]), "delta_colorfulness": np.array([10, 10])}
-    figures = summarize(predicted, columns(colorfulness=[20, 20]))
-    assert (figures["delta_colorfulness"], figures["delta_mean_colorfulness"]) == (10, 0)
+    metrics = summarize(predicted, columns(colorfulness=[20, 20]))
+    assert (metrics["delta_colorfulness"], metrics["delta_mean_colorfulness"]) == (10, 0)
 
 
 def test_a_perfect_prediction_has_no_noise() -> None:
@@ -39,23 +39,28 @@ def test_a_perfect_prediction_has_no_noise() -> None:
 
 
 def test_divergence_is_not_hidden() -> None:
-    figures = summarize(columns(mse_ab=[1, math.inf], psnr=[20, -math.inf]), columns(weight=[1, 1]))
-    assert (figures["rmse_ab"], figures["psnr"]) == (math.inf, -math.inf)
+    metrics = summarize(columns(mse_ab=[1, math.inf], psnr=[20, -math.inf]), columns(weight=[1, 1]))
+    assert (metrics["rmse_ab"], metrics["psnr"]) == (math.inf, -math.inf)
 
 
 def test_the_truth_has_colours_only() -> None:
-    assert describe(columns(chroma=[1, 9])) == {"colorfulness": 1, "colorfulness_abs": 1, "chroma": 5, "near_grey": 50}
+    assert summarize_truth(columns(chroma=[1, 9])) == {
+        "colorfulness": 1,
+        "colorfulness_abs": 1,
+        "chroma": 5,
+        "near_grey": 50,
+    }
 
 
 @pytest.mark.parametrize(("best", "first", "last"), [("low", [1, 0], [3, 2]), ("high", [2, 0], [3, 1])])
 def test_what_is_no_number_is_worst(best: str, first: list[int], last: list[int]) -> None:
     values = np.array([2, 1, 3, math.nan], np.float32)
-    assert chosen(values, best, 50) == (first, last)
-    assert chosen(values, best, 1) == (first[:1], last[:1])
-    assert chosen(values[:1], best, 50) == ([0], [0])
+    assert best_and_worst(values, best, 50) == (first, last)
+    assert best_and_worst(values, best, 1) == (first[:1], last[:1])
+    assert best_and_worst(values[:1], best, 50) == ([0], [0])
 
 
-def test_figures_as_people_read_them() -> None:
+def test_metrics_as_people_read_them() -> None:
     assert METRICS["psnr"].heading == "PSNR (dB)"
-    assert METRICS["psnr"].said(20.126) == "PSNR 20.13 dB"
-    assert METRICS["ssim"].text(None) == ""
+    assert METRICS["psnr"].format_with_unit(20.126) == "PSNR 20.13 dB"
+    assert METRICS["ssim"].format(None) == ""
