@@ -1,13 +1,14 @@
-"""The last check of a finished shard: DALI itself decodes every photograph, in a process that it may take down."""
+"""The last check of a finished shard: DALI itself decodes every photograph, in a process that may die of it."""
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..shards import Shard, index_text, read_index_lines
 from .worker_pool import TaskFailure, Workers
 
-_CHUNK = 4096  # samples per task, a shard of the usual size: each pipeline leaves some MB to its process
+_CHUNK = 4096  # samples per task, a usual shard: each pipeline leaks some MB in its process
 _SECONDS = 300.0
 _BATCH_PIXELS = 32_000_000  # decoded at once
 
@@ -25,7 +26,7 @@ class Samples:
 
 
 def samples_of(tar: Path, shard: Shard) -> Samples:
-    """All samples of a shard, whose index lies beside its tar."""
+    """Returns all samples of a shard, whose index lies beside its tar."""
     return Samples(tar=tar, lines=read_index_lines(tar.with_suffix(".idx")), sizes=shard.widths_heights)
 
 
@@ -36,53 +37,41 @@ class DaliCheck(Workers[Samples, str | None]):
         super().__init__(_Decode(threads), number=1, seconds=_SECONDS, ahead=1)
 
     def refused(self, samples: Samples) -> dict[int, str]:
-        """The numbers of the samples that DALI does not decode to their size, and what it says."""
+        """Returns the samples that DALI does not decode to their size, by number, with DALI's message."""
         starts = range(0, len(samples.lines), _CHUNK)
         return self._refused(samples, [(start, min(start + _CHUNK, len(samples.lines))) for start in starts])
 
     def _refused(self, samples: Samples, ranges: list[tuple[int, int]]) -> dict[int, str]:
-        """Ranges that fail are halved until single samples are left."""
+        """Halves ranges that fail until single samples are left."""
         results = list(self.map(samples.part(*bounds) for bounds in ranges))
-        found: dict[int, str] = {}
+        problems: dict[int, str] = {}
         halves: list[tuple[int, int]] = []
         for (start, stop), (_, problem) in zip(ranges, results, strict=True):
             if problem is not None and stop - start == 1:
-                found[start] = f"{problem.reason}: {problem.detail}" if isinstance(problem, TaskFailure) else problem
+                if isinstance(problem, TaskFailure):
+                    problem = f"{problem.reason}: {problem.detail}"
+                problems[start] = problem
             elif problem is not None:
                 middle = (start + stop) // 2
                 halves += [(start, middle), (middle, stop)]
-        return found | self._refused(samples, halves) if halves else found
+        return problems | self._refused(samples, halves) if halves else problems
 
 
 @dataclass(frozen=True)
 class _Decode:
+    """Decodes samples by DALI; the task of the child process."""
+
     threads: int
 
     def __call__(self, samples: Samples) -> str | None:
-        """Runs in the child: None if all is well, else what is wrong with one of the samples."""
-        from nvidia.dali import Pipeline, fn
-
+        """Returns None if all samples decode to their sizes, else what is wrong with one of them."""
         largest = max(width * height for width, height in samples.sizes)
         batch_size = max(1, min(32, len(samples.sizes), _BATCH_PIXELS // largest))
-        # A file that has no name, and so is gone with this process, whatever ends it.
+        # An anonymous file: it disappears with this process, however that ends.
         with open(os.memfd_create("photochrom-index"), "w") as index:
             index.write(index_text(samples.lines))
             index.flush()
-            pipeline = Pipeline(
-                batch_size=batch_size,
-                num_threads=self.threads,
-                device_id=None,
-                prefetch_queue_depth=1,
-                exec_dynamic=True,
-            )
-            with pipeline:
-                files = fn.readers.webdataset(
-                    paths=[str(samples.tar)],
-                    index_paths=[f"/proc/self/fd/{index.fileno()}"],
-                    ext=["jpg"],
-                    missing_component_behavior="error",
-                )
-                pipeline.set_outputs(fn.decoders.image(files, device="cpu"))
+            pipeline = self._pipeline(samples.tar, f"/proc/self/fd/{index.fileno()}", batch_size)
             try:
                 pipeline.build()
                 for start in range(0, len(samples.sizes), batch_size):
@@ -94,3 +83,20 @@ class _Decode:
                 lines = [line.strip() for line in str(error).splitlines() if line.strip()]
                 return next((line for line in lines if "rror" in line), lines[0] if lines else "RuntimeError")
         return None
+
+    def _pipeline(self, tar: Path, index: str, batch_size: int) -> Any:
+        from nvidia.dali import Pipeline, fn
+
+        pipeline = Pipeline(
+            batch_size=batch_size,
+            num_threads=self.threads,
+            device_id=None,
+            prefetch_queue_depth=1,
+            exec_dynamic=True,
+        )
+        with pipeline:
+            files = fn.readers.webdataset(
+                paths=[str(tar)], index_paths=[index], ext=["jpg"], missing_component_behavior="error"
+            )
+            pipeline.set_outputs(fn.decoders.image(files, device="cpu"))
+        return pipeline

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..files import exclusive_lock, sync
-from .http import PAUSES, TIMEOUT, Download, is_url
+from .http import PAUSES, TIMEOUT, HttpFile, is_url
 
 _CHUNK = 1 << 20
 
@@ -108,7 +108,7 @@ def download(
         done = part.stat().st_size if part.exists() else 0
         if done != release.bytes:
             try:
-                download = Download(config.url or release.url, start=done, pauses=pauses, timeout=timeout)
+                download = HttpFile(config.url or release.url, start=done, pauses=pauses, timeout=timeout)
             except ValueError as error:
                 raise ValueError(str(error) if config.url else f"{error}: {_MIRRORS}") from None
             with download:
@@ -123,7 +123,7 @@ def download(
     return target
 
 
-def _append(download: Download, part: Path, release: Release, progress: Callable[[int, int | None], None]) -> None:
+def _append(download: HttpFile, part: Path, release: Release, progress: Callable[[int, int | None], None]) -> None:
     """Appends to `part` what it lacks."""
     done = download.tell()
     total = download.total if download.total is not None else release.bytes

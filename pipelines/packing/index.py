@@ -1,5 +1,6 @@
-"""Makes a shard set of WebDataset shards that others have made, without touching them: the index leaves out what would
-not decode, or not to the colours that the packer would have stored.
+"""Makes a shard set of WebDataset shards from elsewhere, without changing them.
+
+The index leaves out photographs that do not decode, or not to the colours that the packer would have stored.
 """
 
 import tarfile
@@ -17,18 +18,18 @@ from ..output_dir import claim_output
 from ..shards import MANIFEST, REJECTS, Shard, describe, write_index, write_manifest, write_rejects
 from ..system import available_cpus, has_dali
 from .dali_check import DaliCheck, Samples
-from .members import Unfit, members_of
+from .members import Unreadable, tar_members
+from .pack_stats import PackStats
 from .process_image import EncodedImage, ImageWorkers, ProcessedFile
-from .shard_writer import PackStats
-from .wds_samples import PackedPhotograph, photographs_in
+from .wds_samples import ShardPhotograph, photographs_in
 from .worker_pool import Progress, check_settings
 
-_SOUND = ((), ("from PNG", "encoded"))  # what may have been done to a picture that readers see as the packer does
-_BEFORE = ".before"  # behind the name of an index that was there
-_MARK = ".indexing"  # there while an index is made
-_BESIDE = (REJECTS, "config.yaml", "summary.json")  # what comes beside the shards, the manifest aside
+_HARMLESS_CHANGES = ((), ("from PNG", "encoded"))  # readers see these images as the packer does
+_BEFORE = ".before"  # suffix of an index that was there
+_MARK = ".indexing"  # exists while an index is made
+_WRITTEN = (REJECTS, "config.yaml", "summary.json")  # files beside the shards, except the manifest
 
-_Sample = tuple[PackedPhotograph, ProcessedFile, EncodedImage]
+_Sample = tuple[ShardPhotograph, ProcessedFile, EncodedImage]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +37,13 @@ class IndexConfig:
     """Makes a shard set of WebDataset shards from elsewhere: writes an index beside each, and a manifest.
 
     The shards are not changed, and an index of another tool is kept as .idx.before. Photographs that do not decode, or
-    that a packer would have changed, are left out of the index and listed in rejects.csv.
+    that the packer would change, are left out of the index and listed in rejects.csv.
 
     Args:
         root: Folder of the shards, *.tar.
         workers: Processes that decode; by default one per CPU core.
-        time_limit: Seconds after which a photograph that is not decoded counts as one that hangs its decoder.
-        keep_grey: Also take photographs without colour (no |a| or |b| above 5).
+        time_limit: Seconds after which a photograph that is not decoded yet is rejected.
+        keep_grey: Also index photographs without colour (no |a| or |b| above 5).
     """
 
     root: Path
@@ -60,33 +61,34 @@ def index(
     progress: Progress = lambda done, total, unit: None,
     describe: Callable[[dict[str, Any]], None] = lambda summary: None,
 ) -> dict[str, Any]:
-    """Indexes the shards in config.root and returns the figures of summary.json; the arguments are those of `pack`.
+    """Indexes the shards in config.root and returns the entries of summary.json; the arguments are those of `pack`.
 
-    Raises ValueError when there are no shards, no photograph that can be taken, or when it is a shard set already.
+    Raises ValueError when there are no shards, when no photograph can be indexed, or when it is a shard set already.
     """
     started = time.perf_counter()
     root = config.root
     tars = _tars(root)
-    tally = PackStats()
+    stats = PackStats()
     with claim_output(root, _check_names), _marked(root):
-        found = _photographs(tars, tally)
-        shards = _examined(config, found, tally, progress)
+        photographs = _photographs(tars, stats)
+        shards = _index_shards(config, photographs, stats, progress)
         if not shards:
-            reasons = ", ".join(f"{number} {reason}" for reason, number in (tally.rejected + tally.dropped).items())
+            reasons = ", ".join(f"{number} {reason}" for reason, number in (stats.rejected + stats.dropped).items())
             raise ValueError(
-                f"the shards in {root} hold no photograph that can be taken: {reasons or 'nothing at all'}"
+                f"the shards in {root} hold no photograph that can be indexed: {reasons or 'nothing at all'}"
             )
         seconds = round(time.perf_counter() - started, 3)
-        summary = {"num_indexed": tally.num_packed, **tally.figures(shards), "seconds": seconds}
+        summary = {"num_indexed": stats.num_packed, **stats.summary(shards), "seconds": seconds}
         describe(summary)
-        write_rejects(root, tally.rejects)
-        write_manifest(root, shards, **_manifest_facts(root, tally))
+        write_rejects(root, stats.rejects)
+        image = {"adopted": True, "short_side": None, "decoded_by_dali": has_dali()}
+        write_manifest(root, shards, source=str(root), seed=None, image=image, **stats.manifest_facts())
     return summary
 
 
 def _check_names(root: Path) -> None:
     """Raises ValueError when a file of others has a name that is written here."""
-    for name in _BESIDE:
+    for name in _WRITTEN:
         if (root / name).exists() and not (root / _MARK).exists():
             raise ValueError(f"{root} holds a {name} that was not made by photochrom index: move it away first")
 
@@ -110,8 +112,8 @@ def _marked(root: Path) -> Iterator[None]:
 
 
 def _undo(root: Path) -> None:
-    """Removes what is ours: what was there of others has been renamed, and comes back."""
-    for path in (*root.glob("*.idx"), *(root / name for name in _BESIDE)):
+    """Removes our files, and gives the indices of others their names back."""
+    for path in (*root.glob("*.idx"), *(root / name for name in _WRITTEN)):
         path.unlink(missing_ok=True)
     for path in root.glob(f"*.idx{_BEFORE}"):
         path.rename(path.with_suffix(""))
@@ -128,105 +130,98 @@ def _tars(root: Path) -> list[Path]:
     return tars
 
 
-def _photographs(tars: list[Path], tally: PackStats) -> dict[Path, list[PackedPhotograph]]:
-    """The photographs of each shard, those aside that have no name of their own."""
+def _photographs(tars: list[Path], stats: PackStats) -> dict[Path, list[ShardPhotograph]]:
+    """Returns the readable photographs of each shard; counts the others as rejects."""
     taken: set[str] = set()
-    found: dict[Path, list[PackedPhotograph]] = {}
+    photographs: dict[Path, list[ShardPhotograph]] = {tar: [] for tar in tars}
     for tar in tars:
-        members: list[tarfile.TarInfo] = []
-        try:
-            for member in members_of(tar):
-                members.append(member)  # noqa: PERF402 (extend would lose those before a cut)
-        except (tarfile.TarError, OSError) as error:
-            tally.reject(tar.name, "cut shard" if members else "no tar", str(error))
-        else:
-            if not members:
-                tally.reject(tar.name, "empty shard", "")
-        found[tar] = []
-        for photograph in photographs_in(tar, members):
-            path = photograph.entry.path
-            if isinstance(photograph.entry.content, Unfit):
-                tally.reject(path, photograph.entry.content.reason, photograph.entry.content.detail)
+        for photograph in photographs_in(tar, _members(tar, stats)):
+            path, content = photograph.file.path, photograph.file.content
+            if isinstance(content, Unreadable):
+                stats.reject(path, content.reason, content.detail)
             elif path in taken:
-                tally.reject(f"{path}#{tar.stem}", "duplicate name", f"another shard holds {path} too")
+                stats.reject(f"{path}#{tar.stem}", "duplicate name", f"another shard holds {path} too")
             else:
-                found[tar].append(photograph)
+                photographs[tar].append(photograph)
             taken.add(path)
-    return found
+    return photographs
 
 
-def _examined(
-    config: IndexConfig, found: dict[Path, list[PackedPhotograph]], tally: PackStats, progress: Progress
+def _members(tar: Path, stats: PackStats) -> list[tarfile.TarInfo]:
+    """Returns the members up to where the tar is cut or damaged; counts such a tar as a reject."""
+    members: list[tarfile.TarInfo] = []
+    try:
+        for member in tar_members(tar):
+            members.append(member)  # noqa: PERF402 (extend would lose those before a cut)
+    except (tarfile.TarError, OSError) as error:
+        stats.reject(tar.name, "cut shard" if members else "no tar", str(error))
+    else:
+        if not members:
+            stats.reject(tar.name, "empty shard", "")
+    return members
+
+
+def _index_shards(
+    config: IndexConfig, photographs: dict[Path, list[ShardPhotograph]], stats: PackStats, progress: Progress
 ) -> list[Shard]:
-    """Passes every photograph through the gate, and writes the index of each shard that has any left."""
+    """Decodes every photograph, and writes the index of each shard that has any left."""
     number = config.workers or available_cpus()
-    gate = EncodingSettings(short_side=None, quality=95, subsampling="444")  # which matter only to what is left out
-    total, done = sum(map(len, found.values())), 0
+    total, done = sum(map(len, photographs.values())), 0
     shards: list[Shard] = []
     contents: set[str] = set()
     with (
         DaliCheck(threads=number) as dali,
-        ImageWorkers(gate, seed=0, number=number, seconds=config.time_limit) as examiners,
+        ImageWorkers(EncodingSettings(), seed=0, number=number, seconds=config.time_limit) as workers,
     ):
-        outcomes = examiners.process(photograph.entry for photographs in found.values() for photograph in photographs)
-        for tar, photographs in found.items():
-            good: list[_Sample] = []
-            for photograph in photographs:
-                outcome = next(outcomes)
+        processed = workers.process(photograph.file for in_shard in photographs.values() for photograph in in_shard)
+        for tar, in_shard in photographs.items():
+            samples: list[_Sample] = []
+            for photograph in in_shard:
+                file = next(processed)
                 done += 1
                 progress(done, total, "photographs")
-                if (picture := _taken(outcome, config.keep_grey, tally)) is not None:
-                    good.append((photograph, outcome, replace(picture, data=b"")))
-            refused = dali.refused(_samples(tar, good)) if has_dali() and good else {}
+                if (image := _accepted(file, config.keep_grey, stats)) is not None:
+                    samples.append((photograph, file, replace(image, data=b"")))
+            refused = dali.refused(_dali_samples(tar, samples)) if has_dali() and samples else {}
             for position, problem in refused.items():
-                tally.reject(good[position][0].entry.path, "refused by DALI", problem)
-            good = [sample for position, sample in enumerate(good) if position not in refused]
-            for _, outcome, picture in good:
-                tally.num_duplicates += outcome.content_hash in contents
-                contents.add(outcome.content_hash)
-                tally.store(outcome, picture)
-            if good:
-                shards.append(_write_index(tar, good))
+                stats.reject(samples[position][0].file.path, "refused by DALI", problem)
+            samples = [sample for position, sample in enumerate(samples) if position not in refused]
+            for _, file, image in samples:
+                stats.num_duplicates += file.content_hash in contents
+                contents.add(file.content_hash)
+                stats.add_image(file, image)
+            if samples:
+                shards.append(_write_index(tar, samples))
     return shards
 
 
-def _taken(outcome: ProcessedFile, keep_grey: bool, tally: PackStats) -> EncodedImage | None:
-    """The picture, if readers will see it as the packer does; else it is counted."""
-    result = outcome.result
+def _accepted(file: ProcessedFile, keep_grey: bool, stats: PackStats) -> EncodedImage | None:
+    """Returns the image if readers will see it as the packer does; else counts why not."""
+    result = file.result
     if isinstance(result, Rejected):
-        tally.reject(outcome.path, result.reason, result.detail)
+        stats.reject(file.path, result.reason, result.detail)
     elif result.is_grey and not keep_grey:
-        tally.dropped["grey"] += 1
-    elif result.changes not in _SOUND:
-        tally.reject(outcome.path, "needs packing", ", ".join(result.changes))
+        stats.dropped["grey"] += 1
+    elif result.changes not in _HARMLESS_CHANGES:
+        stats.reject(file.path, "needs packing", ", ".join(result.changes))
     else:
         return result
     return None
 
 
-def _line(photograph: PackedPhotograph) -> str:
-    """The sample's line in DALI's index. Whatever the file is called, `jpg` is what the reader asks for."""
-    content = photograph.entry.content
-    parts = {"jpg": content, **photograph.parts}
-    name = quote(photograph.name, errors="surrogateescape")  # a line is split at its spaces
+def _index_line(photograph: ShardPhotograph) -> str:
+    """Returns the sample's line in DALI's index; the photograph is named jpg, which is what the reader asks for."""
+    parts = {"jpg": photograph.file.content, **photograph.parts}
+    name = quote(photograph.name, errors="surrogateescape")  # DALI splits lines at spaces
     return " ".join(f"{kind} {part.offset} {part.size} {name}" for kind, part in parts.items())  # type: ignore[union-attr]
 
 
-def _samples(tar: Path, good: list[_Sample]) -> Samples:
-    lines = [_line(photograph) for photograph, _, _ in good]
-    return Samples(tar=tar, lines=lines, sizes=[picture.size for _, _, picture in good])
+def _dali_samples(tar: Path, samples: list[_Sample]) -> Samples:
+    lines = [_index_line(photograph) for photograph, _, _ in samples]
+    return Samples(tar=tar, lines=lines, sizes=[image.size for _, _, image in samples])
 
 
-def _write_index(tar: Path, good: list[_Sample]) -> Shard:
-    samples = _samples(tar, good)
-    write_index(tar, samples.lines)
-    return describe(tar, samples.sizes)
-
-
-def _manifest_facts(root: Path, tally: PackStats) -> dict[str, Any]:
-    return {
-        "source": str(root),
-        "seed": None,
-        "image": {"adopted": True, "short_side": None, "decoded_by_dali": has_dali()},
-        **tally.manifest_facts(),
-    }
+def _write_index(tar: Path, samples: list[_Sample]) -> Shard:
+    dali_samples = _dali_samples(tar, samples)
+    write_index(tar, dali_samples.lines)
+    return describe(tar, dali_samples.sizes)

@@ -1,4 +1,4 @@
-"""Files inside folders and archives: what they are called there, and how their bytes are read.
+"""Files inside folders and archives: their paths, and how their bytes are read.
 
 Nothing is ever extracted under a name that an archive chose: names are data, and only regular files are read.
 """
@@ -19,8 +19,8 @@ from ..imaging.decode import Rejected, check_bytes, read_file
 from .class_names import class_of
 from .http import is_url
 
-# What zipfile raises for a member that is damaged, misnamed, or compressed in a way that it does not know. Of the
-# ValueErrors only those of names: others are a server's.
+# zipfile raises these for a member that is damaged, misnamed or compressed in an unknown way. UnicodeDecodeError is the
+# only ValueError: others come from a server.
 _ZIP_DAMAGE = (
     OSError,
     EOFError,
@@ -34,18 +34,18 @@ _ZIP_DAMAGE = (
 
 @dataclass(frozen=True)
 class LocalFile:
-    """A file on disk; a temporary one is removed by who has no more use for it."""
+    """A file on disk. A temporary one is removed once it has been read."""
 
-    file: Path
+    path: Path
     temporary: bool = False
 
     def read(self) -> bytes:
-        return read_file(self.file)
+        return read_file(self.path)
 
 
 @dataclass(frozen=True)
-class Slice:
-    """A member of a plain tar."""
+class TarMember:
+    """A member of an uncompressed tar, by its bytes there."""
 
     tar: Path
     offset: int
@@ -72,12 +72,12 @@ class ZipMember:
 
     def read(self) -> bytes:
         archive = open_zip(self.zip)
-        return read_zipped(archive, archive.infolist()[self.number])
+        return read_zip_member(archive, archive.infolist()[self.number])
 
 
 @dataclass(frozen=True)
-class Unfit:
-    """A member that is not to be read."""
+class Unreadable:
+    """Stands for content that must not be read."""
 
     reason: str
     detail: str = ""
@@ -86,13 +86,16 @@ class Unfit:
         raise Rejected(self.reason, self.detail)
 
 
+Content = LocalFile | TarMember | ZipMember | Unreadable
+
+
 @dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One file of a source: its path there, which no other has, its class, and where its bytes are."""
+class SourceFile:
+    """One file of a source: its unique path there, its class, and where its bytes are."""
 
     path: str
     class_name: str
-    content: LocalFile | Slice | ZipMember | Unfit
+    content: Content
 
 
 class UniquePaths:
@@ -102,22 +105,23 @@ class UniquePaths:
         self._source_name = PurePosixPath(urlsplit(source).path).name if is_url(source) else Path(source).name
         self._taken: set[str] = set()
 
-    def entry(self, name: str, content: LocalFile | Slice | ZipMember | Unfit) -> Entry:
+    def add(self, name: str, content: Content) -> SourceFile:
+        """Returns the member as a source file; unsafe and repeated names become unreadable."""
         path = re.sub(r"^(\./+)+", "", name)
         if path.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", path):
-            content = Unfit("unsafe name", "it leads out of the archive")
+            content = Unreadable("unsafe name", "it leads out of the archive")
         occurrence, unique = 1, path
         while unique in self._taken:
             occurrence += 1
             unique = f"{path}#{occurrence}"
         if occurrence > 1:
-            content = Unfit("duplicate name", f"the archive holds another {path} before")
+            content = Unreadable("duplicate name", f"the archive holds another {path} before")
         self._taken.add(unique)
-        return Entry(path=unique, class_name=class_of(path, self._source_name), content=content)
+        return SourceFile(path=unique, class_name=class_of(path, self._source_name), content=content)
 
 
 class StrictTarInfo(tarfile.TarInfo):
-    """A member's header; one that is cut or damaged is an error, where tarfile would see the archive's end."""
+    """A tar header that raises ReadError when it is cut or damaged; tarfile would take it for the archive's end."""
 
     @classmethod
     def fromtarfile(cls, tarfile_: tarfile.TarFile) -> "StrictTarInfo":
@@ -127,42 +131,42 @@ class StrictTarInfo(tarfile.TarInfo):
             raise tarfile.ReadError(str(error)) from None
 
 
-def members_of(tar: Path) -> Iterator[tarfile.TarInfo]:
-    """The members of an uncompressed tar, folders aside. Raises tarfile.TarError where it is cut or damaged."""
+def tar_members(tar: Path) -> Iterator[tarfile.TarInfo]:
+    """Yields the members of an uncompressed tar except folders. Raises tarfile.TarError where it is cut or damaged."""
     with tarfile.open(tar, "r:", tarinfo=StrictTarInfo) as archive:
         for member in archive:
             if not member.isdir():
                 yield member
 
 
-def unfit(member: tarfile.TarInfo) -> Unfit | None:
-    """Why a member of a tar is not to be read."""
+def check_tar_member(member: tarfile.TarInfo) -> Unreadable | None:
+    """Returns why a member of a tar must not be read, if so."""
     if not member.isreg() or member.issparse():
         kind = "symbolic link" if member.issym() else "hard link" if member.islnk() else "special file"
-        return Unfit("no regular file", kind)
-    return _too_large(member.size)
+        return Unreadable("no regular file", kind)
+    return _check_size(member.size)
 
 
-def unfit_in_zip(info: zipfile.ZipInfo) -> Unfit | None:
-    """Why a member of a zip is not to be read."""
+def check_zip_member(info: zipfile.ZipInfo) -> Unreadable | None:
+    """Returns why a member of a zip must not be read, if so."""
     if info.flag_bits & 1:
-        return Unfit("encrypted")
+        return Unreadable("encrypted")
     mode = info.external_attr >> 16
     if mode and stat.S_IFMT(mode) not in (0, stat.S_IFREG):
-        return Unfit("no regular file", "symbolic link" if stat.S_ISLNK(mode) else "special file")
-    return _too_large(info.file_size)
+        return Unreadable("no regular file", "symbolic link" if stat.S_ISLNK(mode) else "special file")
+    return _check_size(info.file_size)
 
 
-def _too_large(size: int) -> Unfit | None:
+def _check_size(size: int) -> Unreadable | None:
     try:
         check_bytes(size)
     except Rejected as rejected:
-        return Unfit(rejected.reason, rejected.detail)
+        return Unreadable(rejected.reason, rejected.detail)
     return None
 
 
-def read_zipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    """A member's bytes. Raises Rejected if they are damaged."""
+def read_zip_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """Returns a member's bytes. Raises Rejected if they are damaged."""
     try:
         return archive.read(info)
     except _ZIP_DAMAGE as error:
@@ -171,8 +175,8 @@ def read_zipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
 
 @lru_cache(maxsize=2)
 def open_zip(path: Path) -> zipfile.ZipFile:
-    """An open zip; each process reads its directory once. Raises ValueError."""
+    """Opens a zip, once per process. Raises ValueError."""
     try:
         return zipfile.ZipFile(path)
     except (OSError, zipfile.BadZipFile) as error:
-        raise ValueError(f"the archive {path} is incomplete or damaged ({error}): get it whole") from None
+        raise ValueError(f"the archive {path} is incomplete or damaged ({error}): get a whole copy") from None

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..imaging.decode import Rejected, decode, reduced_size
 from ..imaging.encode import EncodingSettings, encode_jpeg, is_plain_jpeg, resize
 from ..imaging.statistics import count_ab, is_grey, sample_ab
-from .members import Entry, LocalFile
+from .members import LocalFile, SourceFile
 from .worker_pool import TaskFailure, Workers
 
 SortKey = tuple[int, str]  # 64 bits of a hash, and the path for files that share them
@@ -47,26 +47,26 @@ class ProcessedFile:
     result: EncodedImage | Rejected
 
 
-class ImageWorkers(Workers[Entry, ProcessedFile]):
+class ImageWorkers(Workers[SourceFile, ProcessedFile]):
     """Processes that read and encode files; a file that takes longer than `seconds` counts as one that hangs."""
 
     def __init__(self, settings: EncodingSettings, *, seed: int, number: int, seconds: float) -> None:
         super().__init__(partial(process_image, settings=settings, seed=seed), number=number, seconds=seconds)
         self._seed = seed
 
-    def process(self, entries: Iterable[Entry]) -> Generator[ProcessedFile]:
-        """Yields the processed files in the order of the entries; removes temporary files that have been read."""
-        for entry, result in self.map(entries):
+    def process(self, files: Iterable[SourceFile]) -> Generator[ProcessedFile]:
+        """Yields the processed files in order; removes temporary files that have been read."""
+        for file, result in self.map(files):
             if isinstance(result, TaskFailure):
                 rejected = Rejected(f"{result.reason} the decoder", result.detail)
-                yield _processed(entry, self._seed, "", rejected)
+                yield _processed(file, self._seed, "", rejected)
             else:
                 yield result
-            if isinstance(entry.content, LocalFile) and entry.content.temporary:
-                entry.content.file.unlink()
+            if isinstance(file.content, LocalFile) and file.content.temporary:
+                file.content.path.unlink()
 
 
-def process_image(entry: Entry, *, settings: EncodingSettings, seed: int) -> ProcessedFile:
+def process_image(file: SourceFile, *, settings: EncodingSettings, seed: int) -> ProcessedFile:
     """Reads and encodes one file, on one thread; a worker's task."""
     import torch
 
@@ -74,14 +74,14 @@ def process_image(entry: Entry, *, settings: EncodingSettings, seed: int) -> Pro
     content_hash = ""
     result: EncodedImage | Rejected
     try:
-        data = entry.content.read()
+        data = file.content.read()
         content_hash = hashlib.sha256(data).hexdigest()
         result = encode_image(data, settings)
     except Rejected as rejected:
         result = rejected
     except Exception as error:  # unforeseen: one file must not stop a pack
         result = Rejected("failed", f"{type(error).__name__}: {error}")
-    return _processed(entry, seed, content_hash, result)
+    return _processed(file, seed, content_hash, result)
 
 
 def encode_image(data: bytes, settings: EncodingSettings) -> EncodedImage:
@@ -120,11 +120,11 @@ def sort_key(path: str, seed: int) -> SortKey:
     return int.from_bytes(digest[:8]), path
 
 
-def _processed(entry: Entry, seed: int, content_hash: str, result: EncodedImage | Rejected) -> ProcessedFile:
+def _processed(file: SourceFile, seed: int, content_hash: str, result: EncodedImage | Rejected) -> ProcessedFile:
     return ProcessedFile(
-        sort_key=sort_key(entry.path, seed),
-        path=entry.path,
-        class_name=entry.class_name,
+        sort_key=sort_key(file.path, seed),
+        path=file.path,
+        class_name=file.class_name,
         content_hash=content_hash,
         result=result,
     )

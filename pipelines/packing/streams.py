@@ -1,4 +1,4 @@
-"""Archives that are read once, from start to end: compressed tars, and all that lie behind a URL."""
+"""Archives that are read once, from start to end: compressed tars, and whatever lies behind a URL."""
 
 import bz2
 import gzip
@@ -18,8 +18,17 @@ from urllib.parse import urlsplit
 
 from ..imaging.decode import Rejected
 from .download import RELEASES
-from .http import Download, RemoteFile, is_url
-from .members import Entry, LocalFile, StrictTarInfo, Unfit, UniquePaths, read_zipped, unfit, unfit_in_zip
+from .http import HttpFile, is_url
+from .members import (
+    LocalFile,
+    SourceFile,
+    StrictTarInfo,
+    UniquePaths,
+    Unreadable,
+    check_tar_member,
+    check_zip_member,
+    read_zip_member,
+)
 
 _BUFFER = 1 << 20
 _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, OSError)
@@ -30,11 +39,11 @@ UNPACKERS: dict[bytes, Callable[[IO[bytes]], io.BufferedIOBase]] = {
 }
 ZIP_MAGIC = b"PK\x03\x04"
 
-_Content = Unfit | Callable[[], bytes]
+_MemberContent = Unreadable | Callable[[], bytes]
 
 
 class Stream(ABC):
-    """An archive's files in its own order. `identity` tells another archive from it, `total` is its length in bytes."""
+    """An archive's files in its own order. `identity` tells archives apart; `total` is its length in bytes."""
 
     identity: str
     total: int | None
@@ -49,31 +58,31 @@ class Stream(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Ends reading."""
+        """Stops reading."""
 
     @abstractmethod
-    def _members(self) -> Iterator[tuple[str, _Content]]:
-        """Each file's name, and what reads it before the next one is asked for."""
+    def _members(self) -> Iterator[tuple[str, _MemberContent]]:
+        """Yields each file's name, and a function that reads it (to be called before the next file)."""
 
-    def entries(self, wanted: Callable[[str], bool], folder: Path) -> Generator[Entry]:
-        """The files whose paths are `wanted`, each written to `folder`, whence the caller removes it.
+    def files(self, is_wanted: Callable[[str], bool], folder: Path) -> Generator[SourceFile]:
+        """Yields the files whose paths are wanted, each written to `folder`, from where the caller removes it.
 
         Raises ValueError when the archive is damaged or ends too early.
         """
-        names = UniquePaths(self._source)
+        paths = UniquePaths(self._source)
         for number, (name, content) in enumerate(self._members()):
-            place = LocalFile(folder / str(number), temporary=True)
-            entry = names.entry(name, content if isinstance(content, Unfit) else place)
-            if not wanted(entry.path):
+            local = LocalFile(folder / str(number), temporary=True)
+            file = paths.add(name, content if isinstance(content, Unreadable) else local)
+            if not is_wanted(file.path):
                 continue
-            if entry.content is place and not isinstance(content, Unfit):
+            if file.content is local and not isinstance(content, Unreadable):
                 try:
-                    with whole(self._source, self):
+                    with explaining_damage(self._source, self):
                         data = content()
-                    place.file.write_bytes(data)
+                    local.path.write_bytes(data)
                 except Rejected as rejected:
-                    entry = replace(entry, content=Unfit(rejected.reason, rejected.detail))
-            yield entry
+                    file = replace(file, content=Unreadable(rejected.reason, rejected.detail))
+            yield file
 
 
 class TarStream(Stream):
@@ -83,8 +92,8 @@ class TarStream(Stream):
         super().__init__(source)
         raw: io.RawIOBase
         if is_url(source):
-            raw = download = Download(source)
-            self.total, version = download.total, download.version
+            raw = remote = HttpFile(source)
+            self.total, version = remote.total, remote.version
         else:
             raw, status = io.FileIO(source), Path(source).stat()
             self.total, version = status.st_size, str(status.st_mtime_ns)
@@ -101,32 +110,32 @@ class TarStream(Stream):
     def close(self) -> None:
         self._file.close()
 
-    def _members(self) -> Iterator[tuple[str, _Content]]:
-        with whole(self._source, self):
+    def _members(self) -> Iterator[tuple[str, _MemberContent]]:
+        with explaining_damage(self._source, self):
             archive = tarfile.open(fileobj=self._unpacked, mode="r|", tarinfo=StrictTarInfo)  # noqa: SIM115
         while True:
-            with whole(self._source, self):
+            with explaining_damage(self._source, self):
                 member = archive.next()
             if member is None:
                 break
-            archive.members = []  # type: ignore[attr-defined]  # the module keeps all that it has seen
+            archive.members = []  # type: ignore[attr-defined]  # tarfile keeps all members that it has seen
             if not member.isdir():
-                yield member.name, unfit(member) or partial(_read, archive, member)
-        with whole(self._source, self):  # the checksum comes last
+                yield member.name, check_tar_member(member) or partial(_read, archive, member)
+        with explaining_damage(self._source, self):  # the checksum comes last
             while self._unpacked.read(_BUFFER):
                 pass
 
 
 class ZipStream(Stream):
-    """A zip behind a URL, whose server must serve parts of files."""
+    """A zip behind a URL, whose server must serve ranges."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
-        remote = RemoteFile(url)
+        remote = HttpFile(url, seekable=True)
         self.total = remote.total
         self.identity = f"{remote.total} bytes, {remote.version}"
         self._position = 0
-        with whole(url, None):
+        with explaining_damage(url, None):
             self._archive = zipfile.ZipFile(io.BufferedReader(remote, _BUFFER))
 
     @property
@@ -136,41 +145,41 @@ class ZipStream(Stream):
     def close(self) -> None:
         self._archive.close()
 
-    def _members(self) -> Iterator[tuple[str, _Content]]:
+    def _members(self) -> Iterator[tuple[str, _MemberContent]]:
         for info in self._archive.infolist():
             self._position = info.header_offset
             if not info.is_dir():
-                yield info.filename, unfit_in_zip(info) or partial(read_zipped, self._archive, info)
+                yield info.filename, check_zip_member(info) or partial(read_zip_member, self._archive, info)
 
 
 def open_stream(source: str) -> Stream:
-    """The archive. Raises ValueError when it cannot be reached."""
+    """Opens the archive. Raises ValueError when it cannot be reached."""
     is_zip = is_url(source) and urlsplit(source).path.lower().endswith(".zip")
     return ZipStream(source) if is_zip else TarStream(source)
 
 
-def begins_with(path: Path, *magic: bytes) -> bool:
-    """Whether the file begins with one of these bytes; what it is called says little."""
+def starts_with(path: Path, *magic: bytes) -> bool:
+    """True if the file starts with one of these bytes; its name says little."""
     with open(path, "rb") as file:
         return file.read(8).startswith(magic)
 
 
 @contextmanager
-def whole(source: str, stream: Stream | None) -> Iterator[None]:
-    """Says in a sentence that an archive ends too early, or is damaged."""
+def explaining_damage(source: str, stream: Stream | None) -> Iterator[None]:
+    """Raises ValueError with one sentence when an archive ends too early or is damaged."""
     try:
         yield
     except _DAMAGE as error:
-        found = stream.position if stream else 0 if is_url(source) else Path(source).stat().st_size
-        total = _published_size(source) or (stream.total if stream else None) or found
+        position = stream.position if stream else 0 if is_url(source) else Path(source).stat().st_size
+        total = _published_size(source) or (stream.total if stream else None) or position
         raise ValueError(
-            f"the archive {source} is incomplete or damaged, after {found:,} of {total:,} bytes ({error}): get it "
-            "whole, and run the same command again to go on"
+            f"the archive {source} is incomplete or damaged, after {position:,} of {total:,} bytes ({error}): get a "
+            "whole copy, and run the same command again to go on"
         ) from None
 
 
 def _published_size(source: str) -> int | None:
-    """The size in bytes of the archive that was published under this name, if it is known."""
+    """Returns the size in bytes of the release with this file name, if it is known."""
     name = urlsplit(source).path.rpartition("/")[2]
     return next((release.bytes for release in RELEASES.values() if release.file == name), None)
 

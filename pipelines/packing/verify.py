@@ -10,8 +10,8 @@ from ..imaging.decode import Rejected, decode
 from ..remote import check_local
 from ..shards import MANIFEST, SUFFIXES, Shard, ShardSet, manifest_digest
 from ..system import available_cpus, has_dali
-from .dali_check import DaliCheck, samples_of
-from .members import Slice
+from .dali_check import DaliCheck, Samples, samples_of
+from .members import TarMember
 from .worker_pool import Progress, TaskFailure, Workers, check_settings
 
 _SECONDS = 300.0
@@ -23,8 +23,8 @@ class VerifyConfig:
 
     Args:
         root: Folder of the shard set.
-        decode: Also decode every photograph, strictly and by DALI, and compare the sizes; of Lab, count its bytes.
-        workers: Processes for that; by default one per CPU core.
+        decode: Also decode every photograph, strictly and by DALI, and compare the sizes. Of Lab, count the bytes.
+        workers: Processes that decode; by default one per CPU core.
     """
 
     root: Path
@@ -37,10 +37,7 @@ class VerifyConfig:
 
 
 def verify(config: VerifyConfig, *, progress: Progress = lambda done, total, unit: None) -> list[str]:
-    """What is wrong with the shard set, each in a sentence that names the file; nothing, if it is sound.
-
-    Raises ValueError if it cannot be opened.
-    """
+    """Returns the problems of the shard set, one sentence each that names the file. Raises ValueError."""
     manifest = ShardSet.read_manifest(config.root)
     problems = []
     if manifest.get("sha256") != manifest_digest(manifest):
@@ -48,19 +45,19 @@ def verify(config: VerifyConfig, *, progress: Progress = lambda done, total, uni
     data = ShardSet.of_manifest(config.root, manifest)
     readable: list[Shard] = []
     for number, shard in enumerate(data.shards, start=1):
-        found = list(_changes(config.root, shard))
-        problems += found
-        if set(found) <= {_other_content(config.root / f"{shard.name}.tar")}:  # its samples are where they were
+        changes = list(_changes(config.root, shard))
+        problems += changes
+        if set(changes) <= {_other_content(config.root / f"{shard.name}.tar")}:  # its samples are where they were
             readable.append(shard)
         progress(number, len(data.shards), "shards")
     if not config.decode:
         return problems
-    check = _misshapen if data.store == "lab" else _undecodable
+    check = _check_lab if data.store == "lab" else _check_images
     return problems + list(check(config, readable, progress))
 
 
 def _changes(root: Path, shard: Shard) -> Iterator[str]:
-    """How the files of one shard differ from what the manifest says."""
+    """Yields how the files of one shard differ from the manifest."""
     for name, size, digest in (
         (f"{shard.name}.tar", shard.bytes, shard.sha256),
         (f"{shard.name}.idx", shard.index_bytes, shard.index_sha256),
@@ -68,8 +65,8 @@ def _changes(root: Path, shard: Shard) -> Iterator[str]:
         path = root / name
         if not path.exists():
             yield f"{path} is missing"
-        elif (found := path.stat().st_size) != size:
-            yield f"{path} has {found:,} bytes, where the manifest says {size:,}"
+        elif (size_now := path.stat().st_size) != size:
+            yield f"{path} has {size_now:,} bytes, where the manifest says {size:,}"
         elif sha256_of(path) != digest:
             yield _other_content(path)
 
@@ -78,17 +75,16 @@ def _other_content(path: Path) -> str:
     return f"{path} has other content than when the manifest was written"
 
 
-def _misshapen(config: VerifyConfig, shards: list[Shard], progress: Progress) -> Iterator[str]:
-    """The Lab of shards with sound indices that is not three planes of the photograph's size."""
-    total = sum(shard.samples for shard in shards)
-    done = 0
+def _check_lab(config: VerifyConfig, shards: list[Shard], progress: Progress) -> Iterator[str]:
+    """Yields the members that are not three planes of their photograph's size; the indices are sound."""
+    total, done = sum(shard.samples for shard in shards), 0
     for shard in shards:
         samples = samples_of(config.root / f"{shard.name}.tar", shard)
         try:
             with tarfile.open(samples.tar) as tar:
                 members = {member.offset_data: member for member in tar}
         except tarfile.TarError as error:
-            yield f"{samples.tar} is no tar any more: {error}"
+            yield f"{samples.tar} is not a tar any more: {error}"
             continue
         for line, (width, height) in zip(samples.lines, samples.sizes, strict=True):
             kind, offset, size, name, *_ = line.split(" ")
@@ -98,38 +94,42 @@ def _misshapen(config: VerifyConfig, shards: list[Shard], progress: Progress) ->
             if kind != SUFFIXES["lab"] or member is None or member.name != name:
                 yield f"{samples.tar}: {name} is not where the index says"
             elif wrong := {int(size), member.size} - {3 * height * width}:
-                wanted = f"{width}x{height} takes {3 * height * width:,}"
-                yield f"{samples.tar}: {name} has {max(wrong):,} bytes, where {wanted}"
+                expected = f"{width}x{height} takes {3 * height * width:,}"
+                yield f"{samples.tar}: {name} has {max(wrong):,} bytes, where {expected}"
 
 
-def _undecodable(config: VerifyConfig, shards: list[Shard], progress: Progress) -> Iterator[str]:
-    """The photographs of shards with sound indices that do not decode to the size that was stored."""
+def _check_images(config: VerifyConfig, shards: list[Shard], progress: Progress) -> Iterator[str]:
+    """Yields the photographs that do not decode to their stored size; the indices are sound."""
     number = config.workers or available_cpus()
-    samples = {shard.name: samples_of(config.root / f"{shard.name}.tar", shard) for shard in shards}
-    total = sum(shard.samples for shard in shards)
-    done = 0
+    total, done = sum(shard.samples for shard in shards), 0
     with DaliCheck(threads=number) as dali, Workers(_decoded_size, number=number, seconds=_SECONDS) as workers:
-        for shard in samples.values():
-            places = [line.split(" ") for line in shard.lines]
-            slices = [Slice(shard.tar, int(offset), int(size)) for _, offset, size, *_ in places]
-            names = [name for _, _, _, name, *_ in places]
-            refused = dali.refused(shard) if has_dali() else {}
-            for position, (_, found) in enumerate(workers.map(slices)):
+        for shard in shards:
+            samples = samples_of(config.root / f"{shard.name}.tar", shard)
+            names, members = _members(samples)
+            refused = dali.refused(samples) if has_dali() else {}
+            for position, (_, size) in enumerate(workers.map(members)):
                 done += 1
                 progress(done, total, "photographs")
-                if isinstance(found, TaskFailure):
-                    found = f"{found.reason} the decoder ({found.detail})"
-                if found != shard.sizes[position]:
-                    wrong = found if isinstance(found, str) else f"{found[0]}x{found[1]}, not the stored size"
-                    yield f"{shard.tar}: {names[position]} does not decode: {wrong}"
+                if isinstance(size, TaskFailure):
+                    size = f"{size.reason} the decoder ({size.detail})"
+                if size != samples.sizes[position]:
+                    problem = size if isinstance(size, str) else f"{size[0]}x{size[1]}, not the stored size"
+                    yield f"{samples.tar}: {names[position]} does not decode: {problem}"
                 elif position in refused:
-                    yield f"{shard.tar}: {names[position]} does not decode by DALI: {refused[position]}"
+                    yield f"{samples.tar}: {names[position]} does not decode by DALI: {refused[position]}"
 
 
-def _decoded_size(content: Slice) -> tuple[int, int] | str:
-    """Runs in a worker: width and height, or what is wrong."""
+def _members(samples: Samples) -> tuple[list[str], list[TarMember]]:
+    """Returns the names and members of the photographs."""
+    words = [line.split(" ") for line in samples.lines]
+    members = [TarMember(samples.tar, int(offset), int(size)) for _, offset, size, *_ in words]
+    return [name for _, _, _, name, *_ in words], members
+
+
+def _decoded_size(member: TarMember) -> tuple[int, int] | str:
+    """Returns width and height, or what is wrong; a worker's task."""
     try:
-        pixels = decode(content.read()).pixels
+        height, width, _ = decode(member.read()).pixels.shape
     except Rejected as rejected:
         return str(rejected)
-    return pixels.shape[1], pixels.shape[0]
+    return width, height

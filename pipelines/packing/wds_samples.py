@@ -1,107 +1,112 @@
-"""WebDataset's convention: members of a tar that share a name up to its first dot are the parts of one sample."""
+"""Photographs in WebDataset shards, whose members share a name up to the first dot if they are parts of one sample."""
 
 import json
-import re
 import tarfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from .members import Entry, Slice, Unfit, UniquePaths, unfit
+from .members import SourceFile, TarMember, UniquePaths, Unreadable, check_tar_member
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".jp2", ".avif")
-
-_PARTS = re.compile(r"((?:.*/)?[^./]+)\.([^/]*)", re.DOTALL)
-_LARGEST_PART = 1 << 20  # bytes of a label or of facts
+_MAX_PART_BYTES = 1 << 20  # of a cls or json part
 
 
 @dataclass(frozen=True, kw_only=True)
-class PackedPhotograph:
-    """A photograph in a shard: its name there, and the parts of its sample that say what it is.
+class ShardPhotograph:
+    """A photograph in a shard: its name there, and the other parts of its sample that describe it.
 
-    `parts` holds `cls`, and `json` if it is one that a packer of ours has written.
+    `parts` holds `cls`, and `json` if a packer of ours wrote it.
     """
 
-    entry: Entry
+    file: SourceFile
     name: str
-    parts: dict[str, Slice]
+    parts: dict[str, TarMember]
 
 
 def is_photograph(name: str) -> bool:
-    """Whether a file is named as one."""
+    """True if a file is named like an image."""
     return PurePosixPath(name).suffix.lower() in _SUFFIXES
 
 
 def is_webdataset(members: Sequence[tarfile.TarInfo]) -> bool:
-    """Whether the first two members are parts of one sample, not both of them photographs."""
+    """True if the first two members are parts of one sample, and not both of them photographs."""
     if len(members) < 2:
         return False
     first, second = members[0].name, members[1].name
-    return _key(first) == _key(second) and first != second and not (is_photograph(first) and is_photograph(second))
+    if first == second or (is_photograph(first) and is_photograph(second)):
+        return False
+    return _key(first) == _key(second)
 
 
-def photographs_in(tar: Path, members: Iterable[tarfile.TarInfo]) -> list[PackedPhotograph]:
-    """Every member that is named as a photograph, and every sample that has none, which is not to be read.
+def photographs_in(tar: Path, members: Iterable[tarfile.TarInfo]) -> list[ShardPhotograph]:
+    """Returns every member that is named like a photograph; samples without one come as unreadable.
 
-    Paths and classes are those that a packer of ours has noted; else the path is the shard's name and the member's, and
-    the class what the sample's cls part says, or the member's folder. Where names have more dots, the parts that belong
-    to a photograph are those that share its name up to the last one; if there are none, those of the whole sample.
+    Path and class are those of the json part if a packer of ours wrote it. Otherwise the path is SHARD/MEMBER, and the
+    class is that of the cls part, or the member's folder. A photograph's parts share its name up to the last dot; if
+    there are none, they are those of its sample.
     """
     members = list(members)
     parts = _parts(tar, members)
-    found: list[PackedPhotograph] = []
-    with_photograph: set[str] = set()
-    for member, entry in zip(members, tar_entries(tar, members), strict=True):
+    photographs: list[ShardPhotograph] = []
+    keys_with_photograph: set[str] = set()
+    for member, file in zip(members, tar_files(tar, members), strict=True):
         if is_photograph(member.name):
-            key, stem = _key(member.name), _stem(member.name)
-            with_photograph.add(key)
-            ours = parts.get(stem) or parts.get(key) or {}
-            facts = _our_facts(ours["json"]) if "json" in ours else {}
-            label = ours["cls"].read().decode(errors="replace").strip() if "cls" in ours else entry.class_name
-            path = facts.get("path", f"{tar.stem}/{entry.path}")
-            described = replace(entry, path=path, class_name=facts.get("class", label))
-            found.append(PackedPhotograph(entry=described, name=member.name, parts=ours))
+            key = _key(member.name)
+            keys_with_photograph.add(key)
+            own_parts = parts.get(_stem(member.name)) or parts.get(key) or {}
+            photographs.append(_photograph(tar, member.name, file, own_parts))
     for key in dict.fromkeys(_key(member.name) for member in members):
-        if key not in with_photograph:
-            none = Unfit("no photograph", "a sample of other parts")
-            entry = Entry(path=f"{tar.stem}/{key}", class_name="", content=none)
-            found.append(PackedPhotograph(entry=entry, name=key, parts={}))
-    return found
+        if key not in keys_with_photograph:
+            missing = Unreadable("no photograph", "a sample of other parts")
+            file = SourceFile(path=f"{tar.stem}/{key}", class_name="", content=missing)
+            photographs.append(ShardPhotograph(file=file, name=key, parts={}))
+    return photographs
 
 
-def tar_entries(tar: Path, members: Iterable[tarfile.TarInfo]) -> list[Entry]:
-    """The members as they are, whatever they are."""
-    names = UniquePaths(str(tar))
+def _photograph(tar: Path, name: str, file: SourceFile, parts: dict[str, TarMember]) -> ShardPhotograph:
+    facts = _packed_facts(parts["json"]) if "json" in parts else {}
+    label = parts["cls"].read().decode(errors="replace").strip() if "cls" in parts else file.class_name
+    path = facts.get("path", f"{tar.stem}/{file.path}")
+    return ShardPhotograph(file=replace(file, path=path, class_name=facts.get("class", label)), name=name, parts=parts)
+
+
+def tar_files(tar: Path, members: Iterable[tarfile.TarInfo]) -> list[SourceFile]:
+    """Returns the members of a plain archive as source files."""
+    paths = UniquePaths(str(tar))
     return [
-        names.entry(member.name, unfit(member) or Slice(tar, member.offset_data, member.size)) for member in members
+        paths.add(member.name, check_tar_member(member) or TarMember(tar, member.offset_data, member.size))
+        for member in members
     ]
 
 
 def _key(name: str) -> str:
-    """Up to the first dot."""
-    match = _PARTS.fullmatch(name)
-    return match[1] if match else name
+    """Returns the sample's key: the name up to its first dot."""
+    from webdataset.tariterators import base_plus_ext  # loads torch
+
+    base, _ = base_plus_ext(name)
+    return name if base is None else str(base)
 
 
 def _stem(name: str) -> str:
-    """Up to the last dot."""
+    """Returns the name up to its last dot."""
     return str(PurePosixPath(name).with_suffix(""))
 
 
-def _parts(tar: Path, members: Iterable[tarfile.TarInfo]) -> dict[str, dict[str, Slice]]:
-    """The cls parts, and the json parts of ours, by their names up to the last dot; of equal names the first."""
-    parts: dict[str, dict[str, Slice]] = {}
+def _parts(tar: Path, members: Iterable[tarfile.TarInfo]) -> dict[str, dict[str, TarMember]]:
+    """Returns the first cls part, and the first json part of ours, of each name up to its last dot."""
+    parts: dict[str, dict[str, TarMember]] = {}
     for member in members:
         kind = PurePosixPath(member.name).suffix.lower().removeprefix(".")
-        if kind in ("cls", "json") and not unfit(member) and member.size <= _LARGEST_PART:
-            part = Slice(tar, member.offset_data, member.size)
-            if kind == "cls" or _our_facts(part):
+        if kind in ("cls", "json") and not check_tar_member(member) and member.size <= _MAX_PART_BYTES:
+            part = TarMember(tar, member.offset_data, member.size)
+            if kind == "cls" or _packed_facts(part):
                 parts.setdefault(_stem(member.name), {}).setdefault(kind, part)
     return parts
 
 
-def _our_facts(part: Slice) -> dict[str, str]:
-    """Path and class from a json part, if a packer of ours has written it."""
+def _packed_facts(part: TarMember) -> dict[str, str]:
+    """Returns path and class from a json part that a packer of ours wrote, else nothing."""
     try:
         facts = json.loads(part.read())
         if not facts.keys() >= {"path", "class", "original_size", "done"}:

@@ -1,4 +1,4 @@
-"""Processes for work that can crash or hang: what does so twice loses its result, and nothing else is lost."""
+"""Processes for work that can crash or hang: a task that does so twice loses its result, and nothing else is lost."""
 
 import os
 import pickle
@@ -19,18 +19,18 @@ from typing import Any, Generic, Self, TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 
-Progress = Callable[[int, int | None, str], None]  # how much is done, of how much, in which unit
+Progress = Callable[[int, int | None, str], None]  # amount done, total if known, unit
 
 _WINDOW = 8  # results per worker that may wait for an earlier one
 
-# Workers are forked from a server that has loaded what they need, once for all, and has no threads of its own.
+# Workers are forked from a server process that has loaded their modules once for all, and has no threads.
 _CONTEXT = get_context("forkserver")
 _PRELOADED = ["torch", "nvidia.dali", f"{__package__}.process_image"]
 _CONTEXT.set_forkserver_preload(_PRELOADED)
 
 
 def check_settings(number: int | None, seconds: float) -> None:
-    """Raises ValueError for what a user cannot mean with --workers and --time-limit."""
+    """Raises ValueError for impossible values of --workers and --time-limit."""
     if number is not None and number < 1:
         raise ValueError(f"--workers {number} is not a positive number of processes")
     if not seconds > 0:
@@ -38,19 +38,18 @@ def check_settings(number: int | None, seconds: float) -> None:
 
 
 def start_server(*modules: str) -> None:
-    """Lets the server load, in the background, what workers need; else the first worker waits for it.
+    """Starts the server that workers are forked from; it loads their modules in the background.
 
-    `modules` of photochrom.pipelines are loaded too; one that runs already stays as it is.
+    `modules` of photochrom.pipelines are loaded too. A server that runs already stays as it is.
     """
-    _CONTEXT.set_forkserver_preload(
-        [*_PRELOADED, *(f"{__package__.rpartition('.')[0]}.{module}" for module in modules)]
-    )
+    package = __package__.rpartition(".")[0]
+    _CONTEXT.set_forkserver_preload([*_PRELOADED, *(f"{package}.{module}" for module in modules)])
     forkserver.ensure_running()
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskFailure:
-    """What a task leaves whose worker, twice, died of it or gave no answer: `reason` is 'crashed' or 'hung'."""
+    """The result of a task whose worker died or gave no answer, twice: `reason` is 'crashed' or 'hung'."""
 
     reason: str
     detail: str
@@ -66,14 +65,16 @@ class _Job(Generic[T]):
 
 @dataclass(frozen=True)
 class _Raised:
+    """The traceback of a function that raised in a worker."""
+
     text: str
 
 
 class Workers(Generic[T, R]):
-    """`number` processes that apply `function` to tasks; both travel by pickle.
+    """`number` processes that apply `function` to tasks; both are pickled.
 
-    Each has `ahead` tasks at hand, so that it need not wait for the next; more than one only if tasks are small, since
-    those that do not fit into a pipe are waited for, and what hangs takes none.
+    Each worker holds up to `ahead` tasks, so that it does not wait for the next one. Use more than one only for small
+    tasks: sending blocks when tasks do not fit into a pipe, and a hanging worker receives none.
 
     A task whose worker dies, or takes longer than `seconds`, is tried once more by a new worker.
     """
@@ -89,10 +90,10 @@ class Workers(Generic[T, R]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for worker in self._workers:
-            worker.end()
+            worker.kill()
 
     def map(self, tasks: Iterable[T]) -> Generator[tuple[T, R | TaskFailure]]:
-        """Each task with its result, in the order of the tasks. Raises RuntimeError when the function raises."""
+        """Yields each task with its result, in the order of the tasks. Raises RuntimeError if the function raises."""
         todo = iter(tasks)
         ordered: deque[_Job[T]] = deque()
         unassigned: deque[_Job[T]] = deque()
@@ -113,26 +114,26 @@ class Workers(Generic[T, R]):
     def _assign(self, unassigned: deque[_Job[T]]) -> None:
         for worker in sorted(self._workers, key=lambda worker: len(worker.jobs)):
             while unassigned and len(worker.jobs) < self._ahead:
-                worker.give(unassigned.popleft())
+                worker.submit(unassigned.popleft())
 
     def _collect(self, unassigned: deque[_Job[T]]) -> None:
         """Waits until a worker answers, dies or is late."""
         busy = {worker.pipe: worker for worker in self._workers if worker.jobs}
-        deadlines = [worker.since + self._seconds for worker in busy.values() if worker.since is not None]
-        patience = max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
-        for pipe in wait(list(busy), timeout=patience):
+        deadlines = [worker.started + self._seconds for worker in busy.values() if worker.started is not None]
+        timeout = max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+        for pipe in wait(list(busy), timeout=timeout):
             assert isinstance(pipe, Connection)
             if not busy[pipe].receive():
                 self._replace(busy[pipe], unassigned, hung=False)
         for worker in self._workers:
-            if worker.jobs and worker.since is not None and time.monotonic() > worker.since + self._seconds:
+            if worker.jobs and worker.started is not None and time.monotonic() > worker.started + self._seconds:
                 self._replace(worker, unassigned, hung=True)
 
     def _replace(self, worker: "_Worker[T]", unassigned: deque[_Job[T]], *, hung: bool) -> None:
-        """Puts a new worker in the place of one that died or hung; its tasks are done first."""
-        ready, code = worker.ready, worker.end()
+        """Starts a new worker for one that died or hung, whose tasks come first."""
+        ready, code = worker.ready, worker.kill()
         if not ready:
-            raise RuntimeError(f"a worker process could not start ({_cause(code)})")
+            raise RuntimeError(f"a worker process could not start ({_explain(code)})")
         culprit, *others = worker.jobs
         culprit.failures += 1
         if culprit.failures == 2:
@@ -140,7 +141,7 @@ class Workers(Generic[T, R]):
             culprit.result = (
                 TaskFailure(reason="hung", detail=f"no result after {self._seconds:g} s")
                 if hung
-                else TaskFailure(reason="crashed", detail=_cause(code))
+                else TaskFailure(reason="crashed", detail=_explain(code))
             )
         else:
             others.insert(0, culprit)
@@ -150,28 +151,28 @@ class Workers(Generic[T, R]):
 
 @dataclass(eq=False)
 class _Worker(Generic[T]):
-    """One process, and the tasks that it has been given; `since` is when it began with the first of them."""
+    """One process and its tasks; `started` is the time at which it began with the first of them."""
 
     function: Callable[[T], Any]
     jobs: deque[_Job[T]] = field(default_factory=deque)
-    since: float | None = None
+    started: float | None = None
     ready: bool = False
 
     def __post_init__(self) -> None:
-        self.pipe, theirs = _CONTEXT.Pipe()
-        self._process = _CONTEXT.Process(target=_serve, args=(theirs, self.function), daemon=True)
+        self.pipe, child_pipe = _CONTEXT.Pipe()
+        self._process = _CONTEXT.Process(target=_run_worker, args=(child_pipe, self.function), daemon=True)
         self._process.start()
-        theirs.close()
+        child_pipe.close()
 
-    def give(self, job: _Job[T]) -> None:
+    def submit(self, job: _Job[T]) -> None:
         if self.ready and not self.jobs:
-            self.since = time.monotonic()
+            self.started = time.monotonic()
         self.jobs.append(job)
-        with suppress(OSError):  # if it has died, that is seen when its answer is waited for
+        with suppress(OSError):  # of a dead worker, which `receive` notices
             self.pipe.send_bytes(pickle.dumps(job.task))
 
     def receive(self) -> bool:
-        """Takes what has arrived; false when the process has died."""
+        """Takes the answer that has arrived; returns False if the process has died."""
         try:
             answer = pickle.loads(self.pipe.recv_bytes())
         except (EOFError, OSError):
@@ -180,21 +181,20 @@ class _Worker(Generic[T]):
             job = self.jobs.popleft()
             job.done, job.result = True, answer
         self.ready = True
-        self.since = time.monotonic() if self.jobs else None
+        self.started = time.monotonic() if self.jobs else None
         return True
 
-    def end(self) -> int:
-        """Ends the process, which holds nothing that it could lose; returns its exit code."""
+    def kill(self) -> int:
+        """Ends the process, which has nothing to lose; returns its exit code."""
         self.pipe.close()
-        self._process.join(timeout=0.05)  # one that has died by itself says of what
+        self._process.join(timeout=0.05)  # a process that died by itself has a telling exit code
         self._process.kill()
         self._process.join()
         return self._process.exitcode or 0
 
 
-def _serve(pipe: Connection, function: Callable[[T], Any]) -> None:
-    """What a worker does."""
-    follow_the_parent()
+def _run_worker(pipe: Connection, function: Callable[[T], Any]) -> None:
+    _exit_with_parent()
     with suppress(OSError):
         pipe.send_bytes(pickle.dumps("ready"))
     while True:
@@ -206,25 +206,25 @@ def _serve(pipe: Connection, function: Callable[[T], Any]) -> None:
             answer = function(task)
         except Exception:
             answer = _Raised(traceback.format_exc())
-        with suppress(OSError):  # the pool has been closed: nobody wants it
+        with suppress(OSError):  # the pool has been closed
             pipe.send_bytes(pickle.dumps(answer))
 
 
-def follow_the_parent() -> None:
-    """This process ends with its parent, even a killed one, and not before it at Ctrl-C, which reaches the group."""
+def _exit_with_parent() -> None:
+    """Ends this process when its parent ends, even by a kill, and leaves Ctrl-C (sent to the group) to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = parent_process()
     assert parent is not None
 
-    def follow() -> None:
+    def watch() -> None:
         wait([parent.sentinel])
         os._exit(1)
 
-    Thread(target=follow, daemon=True).start()
+    Thread(target=watch, daemon=True).start()
 
 
-def _cause(code: int) -> str:
+def _explain(code: int) -> str:
     if code >= 0:
         return f"exit code {code}"
     name = signal.Signals(-code).name
-    return f"{name}, perhaps for want of memory" if name == "SIGKILL" else name
+    return f"{name}, perhaps out of memory" if name == "SIGKILL" else name

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 from photochrom.pipelines import PackConfig, ShardSet, pack
-from photochrom.pipelines.packing.http import Download, RemoteFile
+from photochrom.pipelines.packing.http import HttpFile
 
 QUICK = {"pauses": (0.01, 0.01), "timeout": 0.3}
 
 
 def read(server: Any, **settings: Any) -> bytes:
-    with io.BufferedReader(Download(server.url, **{**QUICK, **settings}), 10_000) as file:
+    with io.BufferedReader(HttpFile(server.url, **{**QUICK, **settings}), 10_000) as file:
         return file.read()
 
 
@@ -93,7 +93,7 @@ def test_a_web_page_is_no_archive(server: Any) -> None:
 
 def test_two_versions_are_not_mixed(server: Any) -> None:
     server.faults = ["drop"]
-    file = Download(server.url, **QUICK)
+    file = HttpFile(server.url, **QUICK)
     file.read(10)
     server.etag = "two"
     with pytest.raises(ValueError, match="has changed while it was read"):
@@ -102,7 +102,7 @@ def test_two_versions_are_not_mixed(server: Any) -> None:
 
 def test_nobody_at_home() -> None:
     with pytest.raises(ValueError, match=r"127.0.0.1:9/x cannot be reached, in 3 attempts \(.*refused"):
-        Download("http://127.0.0.1:9/x", **QUICK)
+        HttpFile("http://127.0.0.1:9/x", **QUICK)
 
 
 def test_any_part_of_a_remote_zip_can_be_read(server: Any) -> None:
@@ -111,7 +111,7 @@ def test_any_part_of_a_remote_zip_can_be_read(server: Any) -> None:
         archive.writestr("a", big)
         archive.writestr("b", b"short")
     server.data = buffer.getvalue()
-    with zipfile.ZipFile(io.BufferedReader(RemoteFile(server.url), 1000)) as archive:
+    with zipfile.ZipFile(io.BufferedReader(HttpFile(server.url, seekable=True), 1000)) as archive:
         assert archive.read("b") == b"short"
         assert archive.read("a") == big
 
@@ -119,7 +119,7 @@ def test_any_part_of_a_remote_zip_can_be_read(server: Any) -> None:
 def test_a_remote_zip_needs_ranges(server: Any) -> None:
     server.ranges = False
     with pytest.raises(ValueError, match="serves no parts of files, which a zip needs"):
-        RemoteFile(server.url).read(10)
+        HttpFile(server.url, seekable=True).read(10)
 
 
 def pack_from(url: str, out: Path) -> ShardSet:

@@ -188,7 +188,7 @@ def test_folders_that_cannot_be_indexed(shards: ShardSet, tmp_path: Path, make: 
         "nothing": "there is no folder",
         "no tars": "holds no shards, which end in .tar",
         "a shard set": "is a shard set already",
-        "nothing sound": "hold no photograph that can be taken: 1 not an image",
+        "nothing sound": "hold no photograph that can be indexed: 1 not an image",
     }[make]
     if make == "a shard set":
         root = shards.root

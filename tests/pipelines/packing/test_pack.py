@@ -17,7 +17,7 @@ import pytest
 from photochrom.losses.quantization import ab_bins
 from photochrom.pipelines import PackConfig, ShardSet, output_dir, pack
 from photochrom.pipelines.files import exclusive_lock
-from photochrom.pipelines.packing import shard_writer as shardwriter
+from photochrom.pipelines.packing import shard_writer
 from photochrom.pipelines.packing.dali_check import DaliCheck, Samples
 from photochrom.pipelines.packing.http import without_secrets
 from photochrom.pipelines.packing.process_image import EncodedImage, ProcessedFile, sort_key
@@ -145,7 +145,7 @@ def test_original_sizes_can_be_kept(photos: Path, tmp_path: Path) -> None:
     ("make", "sentence"),
     [
         (lambda path: None, "there is no folder or archive"),
-        (lambda path: path.write_text("a file"), "is no folder and no archive"),
+        (lambda path: path.write_text("a file"), "is neither a folder nor an archive"),
         (lambda path: path.mkdir(), "holds no files"),
     ],
 )
@@ -358,15 +358,15 @@ def test_an_interrupted_pack_is_not_finished_from_another_source(
 
 def interrupt_after_a_shard(source: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        seal = ShardWriter._seal
+        finish_shard = ShardWriter._finish_shard
 
         def once(writer: ShardWriter) -> None:
             if writer.shards or writer._pending:
-                writer._settle()
+                writer._publish_pending()
                 raise KeyboardInterrupt
-            seal(writer)
+            finish_shard(writer)
 
-        patch.setattr(ShardWriter, "_seal", once)
+        patch.setattr(ShardWriter, "_finish_shard", once)
         with pytest.raises(KeyboardInterrupt):
             packed(source, out)
     assert (out / "photos-000000.tar").exists()
@@ -434,7 +434,7 @@ def test_a_full_disk_leaves_no_half_shard_and_is_no_end(photos: Path, tmp_path: 
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1500k", "none", str(disk)], capture_output=True).returncode:
         pytest.skip("a small disk can only be mounted by root")
     try:
-        with pytest.raises(ValueError, match=r"cannot write to .*: No space left on device; what is finished stays"):
+        with pytest.raises(ValueError, match=r"cannot write to .*: No space left on device; finished shards are kept"):
             packed(source, disk / "out", short_side=200, shard_samples=10)
         finished = {path.name for path in (disk / "out").glob("photos-*")}
         assert {"photos-000000.tar", "photos-000000.idx"} <= finished
@@ -515,17 +515,17 @@ def test_refused_photographs_are_the_same_after_an_interruption(
     calm = packed(source, tmp_path / "calm", **settings)
     assert calm["rejected"] == {"refused by DALI": 2}
     assert calm["dropped"] == {"duplicate": 1}
-    seal = ShardWriter._seal
+    finish_shard = ShardWriter._finish_shard
     for after in (1, 2):
         with monkeypatch.context() as patch:
 
             def stop(writer: ShardWriter, after: int = after) -> None:
                 if len(writer.shards) == after:
-                    writer._settle()
+                    writer._publish_pending()
                     raise KeyboardInterrupt
-                seal(writer)
+                finish_shard(writer)
 
-            patch.setattr(ShardWriter, "_seal", stop)
+            patch.setattr(ShardWriter, "_finish_shard", stop)
             with pytest.raises(KeyboardInterrupt):
                 packed(source, tmp_path / str(after), **settings)
         again = packed(source, tmp_path / str(after), **settings)
@@ -547,7 +547,7 @@ def test_an_interruption_before_the_first_shard_leaves_nothing(
 
 
 def test_shards_are_cut_at_a_size_too(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shardwriter, "MAX_SHARD_BYTES", 10_000)
+    monkeypatch.setattr(shard_writer, "MAX_SHARD_BYTES", 10_000)
     packed(photos, tmp_path / "out", shard_samples=100)
     shards = ShardSet.open(tmp_path / "out").shards
     assert len(shards) > 2

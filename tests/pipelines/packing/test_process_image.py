@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from photochrom.pipelines.imaging.decode import Rejected
 from photochrom.pipelines.imaging.encode import EncodingSettings
-from photochrom.pipelines.packing.members import Entry, LocalFile
+from photochrom.pipelines.packing.members import LocalFile, SourceFile
 from photochrom.pipelines.packing.process_image import EncodedImage, encode_image, process_image
 from PIL import Image
 from skimage.color import rgb2lab
@@ -105,8 +105,8 @@ def test_a_turned_photograph_is_stored_upright_without_its_tag(coffee: Image.Ima
 
 
 def test_unforeseen_errors_reject_one_file() -> None:
-    entry = Entry(path="x", class_name="", content=LocalFile("no path at all\0"))
-    failed = process_image(entry, settings=EncodingSettings(), seed=0)
+    file = SourceFile(path="x", class_name="", content=LocalFile("no path at all\0"))
+    failed = process_image(file, settings=EncodingSettings(), seed=0)
     assert isinstance(failed.result, Rejected)
     assert failed.result.reason == "failed"
 

@@ -394,7 +394,7 @@ def test_a_split_stream_ends_with_the_same_sets(coffee: Image.Image, photos: Pat
 
 def test_what_is_no_archive_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.tar.gz").write_bytes(b"<html>404</html>")
-    with pytest.raises(ValueError, match=r"a.tar.gz is no folder and no archive \(.tar, .tar.gz, .zip\)"):
+    with pytest.raises(ValueError, match=r"a.tar.gz is neither a folder nor an archive \(.tar, .tar.gz, .zip\)"):
         packed(tmp_path / "a.tar.gz", tmp_path / "out")
     with tarfile.open(tmp_path / "empty.tar", "w"):
         pass
@@ -413,7 +413,7 @@ def test_what_is_no_archive_is_named(tmp_path: Path) -> None:
     (tmp_path / "cut.tar.gz").write_bytes((tmp_path / "empty.tar.gz").read_bytes()[:12])
     with pytest.raises(ValueError, match=r"the archive .*cut.tar.gz is incomplete or damaged"):
         packed(tmp_path / "cut.tar.gz", tmp_path / "out")
-    with pytest.raises(ValueError, match=r"ftp://x/a.tar is no http or https address"):
+    with pytest.raises(ValueError, match=r"ftp://x/a.tar is not an http or https address"):
         packed("ftp://x/a.tar", tmp_path / "out")
     with pytest.raises(ValueError, match=r"the source has no name"):
         packed("", tmp_path / "out")
