@@ -1,4 +1,4 @@
-"""What a person sees while something runs; all of it on stderr, so that results on stdout can be piped."""
+"""Progress and messages for a person; all on stderr, so that results on stdout can be piped."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-_SILENCE = 60.0  # seconds between two lines of a log
+_LOG_INTERVAL = 60.0  # seconds between two lines where stderr is not a terminal
 
 console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
 
@@ -28,27 +28,27 @@ def plural(number: int, noun: str, ending: str = "s") -> str:
 
 @contextmanager
 def progress_bar(what: str, unit: str = "", *, enabled: bool = True) -> Iterator[Callable[..., None]]:
-    """A bar that is told (done, total) or (done, total, unit); a total that is None is not known yet.
+    """Shows a bar and yields its update(done, total) or (done, total, unit); a total of None is not known yet.
 
-    Where stderr is no terminal, a line now and then takes its place; nothing is shown if not `enabled`.
+    Where stderr is not a terminal, prints a line every minute instead. Shows nothing unless `enabled`.
     """
-    said = time.monotonic()
+    last_print = time.monotonic()
     with _bar(MofNCompleteColumn(), TextColumn("{task.fields[unit]}"), enabled=enabled) as bar:
         task = bar.add_task(what, total=None, unit=unit)
 
-        def tell(done: int, total: int | None, unit: str = unit) -> None:
-            nonlocal said
+        def update(done: int, total: int | None, unit: str = unit) -> None:
+            nonlocal last_print
             bar.update(task, completed=done, total=total, unit=unit)
-            if enabled and not console.is_terminal and time.monotonic() > said + _SILENCE:
-                said = time.monotonic()
+            if enabled and not console.is_terminal and time.monotonic() > last_print + _LOG_INTERVAL:
+                last_print = time.monotonic()
                 console.print(f"{what}: {done:,}{'' if total is None else f' of {total:,}'} {unit}")
 
-        yield tell
+        yield update
 
 
 @contextmanager
 def download_bar(what: str) -> Iterator[Callable[[int, int | None], None]]:
-    """A bar in bytes, with their rate and the time left, that is told (done, total)."""
+    """Shows a bar in bytes, with speed and time left, and yields its update(done, total)."""
     with _bar(DownloadColumn(), TransferSpeedColumn()) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
@@ -66,21 +66,8 @@ def _bar(*columns: ProgressColumn, enabled: bool = True) -> Progress:
     )
 
 
-class Line:
-    """The line of every process but the first: nothing."""
-
-    def step(self, step: int) -> None:
-        """One more step is done."""
-
-    def show(self, step: int, text: str) -> None:
-        """There are new figures."""
-
-    def close(self) -> None:
-        """Ends the line."""
-
-
-class LiveLine(Line):
-    """One line that follows training: redrawn in a terminal, else printed anew."""
+class LiveLine:
+    """The progress line of training: redrawn in a terminal, else printed for every report."""
 
     def __init__(self, first: int, total: int) -> None:
         self._total = total
@@ -96,12 +83,15 @@ class LiveLine(Line):
         self._bar.start()
 
     def step(self, step: int) -> None:
+        """Shows that a step is done."""
         self._bar.update(self._task, completed=step)
 
     def show(self, step: int, text: str) -> None:
+        """Shows new metrics."""
         self._bar.update(self._task, completed=step, description=text)
         if not console.is_terminal:
             console.print(f"step {step}/{self._total}  {text}")
 
     def close(self) -> None:
+        """Ends the line."""
         self._bar.stop()

@@ -1,4 +1,4 @@
-"""Devices, precisions and processes: Accelerate's launcher, and what a run may ask of this machine."""
+"""Devices, precisions and processes, by Accelerate."""
 
 import os
 import shutil
@@ -23,18 +23,18 @@ from .configuration.config import Device, Precision, TrainConfig
 
 T = TypeVar("T")
 
-_C_COMPILERS = (os.environ.get("CC", "cc"), "gcc", "clang")  # what Triton looks for
+_C_COMPILERS = (os.environ.get("CC", "cc"), "gcc", "clang")  # those that Triton looks for
 _TIMEOUT = 600  # seconds that a process waits for another
 
 
 def make_trainer(train: TrainConfig) -> Accelerator:
-    """The Accelerator of a process that trains. Raises ValueError when the machine lacks what is asked for."""
+    """Returns an Accelerator for training. Raises ValueError when the machine lacks something that `train` asks for."""
     if train.sync_batchnorm and resolve_device(train.device).type == "cpu":
         raise ValueError("train.sync_batchnorm=true needs GPUs: torch has no SyncBatchNorm for CPUs")
     if train.grad_compression == "bf16" and resolve_device(train.device).type == "cpu":
-        raise ValueError("train.grad_compression=bf16 needs GPUs, which reduce it by NCCL: use fp16 or none")
-    # No static_graph: DistributedDataParallel does not find the tensors within a ColorPrediction, and then, in silence,
-    # leaves the first gradients of a process what they are.
+        raise ValueError("train.grad_compression=bf16 needs GPUs, where NCCL reduces it: use fp16 or none")
+    # No static_graph: DistributedDataParallel does not find the tensors inside a ColorPrediction, and would silently
+    # leave the first gradients of each process as they are.
     accelerator = make_accelerator(
         train.device,
         train.precision,
@@ -52,21 +52,21 @@ def make_accelerator(device: Device, precision: Precision, *, timeout: int = _TI
     `parallel` holds settings of DistributedDataParallel, `timeout` is in seconds. Raises ValueError when the machine
     lacks the device or the precision.
     """
-    kind = resolve_device(device).type
+    device_type = resolve_device(device).type
     # Accelerate keeps one state per process, and refuses another precision or device. A notebook that trains in bf16
     # and then evaluates in fp32 needs both, one after the other.
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(
-        cpu=kind == "cpu",
-        mixed_precision=_MIXED[resolve_precision(precision, kind)],
+        cpu=device_type == "cpu",
+        mixed_precision=_MIXED_PRECISION[resolve_precision(precision, device_type)],
         kwargs_handlers=[
             DistributedDataParallelKwargs(gradient_as_bucket_view=True, **parallel),
             InitProcessGroupKwargs(timeout=timedelta(seconds=timeout)),
         ],
     )
-    if kind == "cuda":
+    if device_type == "cuda":
         _set_fast_kernels(False)
-    # `accelerate config` may have asked for more, behind our back.
+    # `accelerate config` may ask for more than a run has been told.
     if accelerator.gradient_accumulation_steps != 1:
         raise ValueError(
             f"Accelerate is configured to accumulate gradients over {accelerator.gradient_accumulation_steps} steps: "
@@ -88,70 +88,70 @@ def _set_fast_kernels(fast: bool) -> None:
 
 
 def resolve_device(device: Device) -> torch.device:
-    """The device that is meant; auto is the GPU if there is one. Raises ValueError when there is none."""
+    """Returns the torch device; auto is the GPU if there is one. Raises ValueError for a GPU that is not there."""
     if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
         build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU only"
         raise ValueError(
-            f"device=cuda was asked for, and torch {torch.__version__}, built for {build}, sees no GPU: "
+            f"device=cuda needs a GPU, and torch {torch.__version__}, built for {build}, sees none: "
             "use device=cpu, or see 'photochrom doctor'"
         )
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
 
 
-def resolve_precision(precision: Precision, kind: str) -> Precision:
-    """The precision that is meant on a device of that kind. Raises ValueError when it has none such."""
-    if kind == "cpu":
+def resolve_precision(precision: Precision, device_type: str) -> Precision:
+    """Returns the precision to use on a device of that type. Raises ValueError when it does not have it."""
+    if device_type == "cpu":
         if precision == "fp16":
-            raise ValueError("precision=fp16 needs a GPU: use fp32, or bf16, on a CPU")
+            raise ValueError("precision=fp16 needs a GPU: use fp32 or bf16 on a CPU")
         return precision if precision != "auto" else "bf16" if _has_bf16() else "fp32"
     has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     if precision == "bf16" and not has_bf16:
-        raise ValueError(f"precision=bf16 is not in {torch.cuda.get_device_name()}'s hardware: use fp16")
+        raise ValueError(f"precision=bf16 needs a GPU with bf16, and {torch.cuda.get_device_name()} has none: use fp16")
     if precision == "auto":
         return "bf16" if has_bf16 else "fp16"
     return precision
 
 
 def _has_bf16() -> bool:
-    """Whether this CPU multiplies bfloat16 in hardware: elsewhere it is emulated, and slower than fp32."""
+    """True for a CPU that multiplies bf16 in hardware; other CPUs emulate it, slower than fp32."""
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def resolve_compile(train: TrainConfig, device: torch.device) -> str:
-    """The mode of torch.compile that is meant, or off."""
+    """Returns the mode of torch.compile, or off."""
     if train.compile != "auto":
         return train.compile
-    possible = device.type == "cuda" and has_triton() and any(map(shutil.which, _C_COMPILERS))
-    return "default" if possible and not train.activation_checkpointing else "off"
+    can_compile = device.type == "cuda" and has_triton() and any(map(shutil.which, _C_COMPILERS))
+    return "default" if can_compile and not train.activation_checkpointing else "off"
 
 
 def threads_per_process() -> int:
-    """This process's share of the cores that its launcher may use, but no more than it may use itself.
+    """Returns this process's share of its launcher's cores, but no more than the cores it is bound to.
 
-    Launchers that bind processes to cores are not bound themselves.
+    A launcher that binds processes to cores is not bound itself.
     """
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    if local == 1 or not hasattr(os, "sched_getaffinity"):
-        return max(1, available_cpus() // local)
-    return max(1, min(available_cpus(), len(os.sched_getaffinity(os.getppid())) // local))
+    num_local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if num_local == 1 or not hasattr(os, "sched_getaffinity"):
+        return max(1, available_cpus() // num_local)
+    return max(1, min(available_cpus(), len(os.sched_getaffinity(os.getppid())) // num_local))
 
 
 def is_first_process() -> bool:
-    """Whether this is the one process, of all that a launcher started, that speaks and writes."""
+    """True for the main process, the only one that prints and writes."""
     return bool(PartialState().is_main_process)
 
 
 def broadcast_buffers(module: nn.Module) -> None:
-    """Gives every process the first one's buffers: after a step, each has the BatchNorm statistics of its own share."""
+    """Copies rank 0's buffers to all ranks: after a step, each has the BatchNorm statistics of its own share."""
     if dist.is_initialized():
         for buffer in module.buffers():
             dist.broadcast(buffer, src=0)
 
 
 def all_reduce_max(value: int, device: torch.device) -> int:
-    """The largest value of any process; waits for all of them."""
+    """Returns the largest value of all processes, and waits for all of them."""
     if not dist.is_initialized():
         return value
     largest = torch.tensor(value, device=device)
@@ -160,7 +160,7 @@ def all_reduce_max(value: int, device: torch.device) -> int:
 
 
 def gather(rows: list[T]) -> list[T]:
-    """The rows of all processes, in every process."""
+    """Returns the rows of all processes, in every process."""
     if not dist.is_initialized():
         return rows
     parts: list[Any] = [None] * dist.get_world_size()
@@ -169,4 +169,4 @@ def gather(rows: list[T]) -> list[T]:
 
 
 _SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
-_MIXED = {"bf16": "bf16", "fp16": "fp16", "fp32": "no"}
+_MIXED_PRECISION = {"bf16": "bf16", "fp16": "fp16", "fp32": "no"}

@@ -1,4 +1,4 @@
-"""What this machine can do, found out by trying it."""
+"""Checks of this machine: packages, GPUs and decoders, by trying them."""
 
 import io
 import os
@@ -35,7 +35,7 @@ _DALI = ("nvidia-dali-cuda130", "nvidia-dali-cuda120")
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One thing that was looked at: what was found, and what to do where that is not as it should be."""
+    """The result of one check, with advice where something is wrong."""
 
     what: str
     verdict: Verdict
@@ -43,8 +43,8 @@ class Check:
     advice: str = ""
 
 
-def examine() -> Iterator[Check]:
-    """Looks at all that training, evaluation and colorizing need."""
+def run_checks() -> Iterator[Check]:
+    """Checks all that training, evaluation and colorization need."""
     yield Check(what="photochrom", verdict="ok", found=f"{__version__} on Python {platform.python_version()}")
     capability = torch.backends.cpu.get_cpu_capability()
     yield Check(what="CPU", verdict="ok", found=f"{available_cpus()} of {os.cpu_count()} cores usable, {capability}")
@@ -55,9 +55,10 @@ def examine() -> Iterator[Check]:
 
 
 def versions() -> dict[str, str]:
-    """The versions of Photochrom, Python and the libraries below, for what was made with them."""
-    found = {name: finding.found for name in (*_PACKAGES, *_DALI) if (finding := _package(name)).verdict == "ok"}
-    return {"photochrom": __version__, "python": platform.python_version(), **found}
+    """Returns the versions of Photochrom, Python and the libraries, to be stored with what they made."""
+    checks = {name: _package(name) for name in (*_PACKAGES, *_DALI)}
+    installed = {name: check.found for name, check in checks.items() if check.verdict == "ok"}
+    return {"photochrom": __version__, "python": platform.python_version(), **installed}
 
 
 def _package(name: str) -> Check:
@@ -81,9 +82,9 @@ def _gpus() -> Iterator[Check]:
 
 
 def _gpu(number: int) -> Check:
-    facts = torch.cuda.get_device_properties(number)
-    precisions = "bf16, fp16, fp32" if facts.major >= 8 else "fp16, fp32"
-    found = f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB, compute {facts.major}.{facts.minor}, {precisions}"
+    gpu = torch.cuda.get_device_properties(number)
+    precisions = "bf16, fp16, fp32" if gpu.major >= 8 else "fp16, fp32"
+    found = f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, compute {gpu.major}.{gpu.minor}, {precisions}"
     try:
         ones = torch.ones(64, 64, device=f"cuda:{number}")
         assert (ones @ ones).sum().item() == 64**3
@@ -100,17 +101,17 @@ def _dali() -> Iterator[Check]:
         return
     yield Check(what="DALI", verdict="ok", found=", ".join(f"{name} {number}" for name, number in installed.items()))
     for device in ["cpu", "mixed"] if torch.cuda.is_available() else ["cpu"]:
-        place = "on the CPU" if device == "cpu" else "on the GPU"
+        what = "JPEG on the CPU" if device == "cpu" else "JPEG on the GPU"
         try:
             _decode_with_dali(device)
-        except Exception as error:  # whatever keeps DALI from working here is the finding
-            yield Check(what=f"JPEG {place}", verdict="broken", found=_first_line(error), advice=INSTALL_DALI)
+        except Exception as error:  # any error of DALI is the result of this check
+            yield Check(what=what, verdict="broken", found=_first_line(error), advice=INSTALL_DALI)
         else:
-            yield Check(what=f"JPEG {place}", verdict="ok", found="decoded by DALI")
+            yield Check(what=what, verdict="ok", found="decoded by DALI")
 
 
 def _decode_with_dali(device: str) -> None:
-    """Decodes one small JPEG and looks at its pixels."""
+    """Decodes a small JPEG and checks its pixels. Raises RuntimeError when they are wrong."""
     from nvidia.dali import Pipeline, fn
 
     buffer = io.BytesIO()
@@ -123,7 +124,7 @@ def _decode_with_dali(device: str) -> None:
     (images,) = pipeline.run()
     pixels: Any = np.asarray((images.as_cpu() if device == "mixed" else images).at(0))
     if pixels.shape != (48, 64, 3) or np.abs(pixels.mean(axis=(0, 1)) - (200, 100, 50)).max() > 2:
-        raise RuntimeError(f"the test picture came out wrong, as {pixels.shape} of mean {pixels.mean():.1f}")
+        raise RuntimeError(f"the decoded test picture is wrong: {pixels.shape} with a mean of {pixels.mean():.1f}")
 
 
 def _first_line(error: Exception) -> str:

@@ -15,7 +15,7 @@ from torch import nn
 
 from ...engine.configuration.config import ClassSpec, DataConfig, Device, Precision, RunConfig, TrainConfig
 from ...engine.distributed import make_trainer, resolve_device, resolve_precision
-from ...engine.training.train_step import Trainer
+from ...engine.training.trainer import Trainer
 from ...losses import L2
 from ...models import VGGColorizer
 from ...pipelines import LabBatch, TorchLoader

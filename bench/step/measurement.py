@@ -22,7 +22,7 @@ from ...engine.configuration.registry import build_loss, build_model, with_prior
 from ...engine.console import console, plural
 from ...engine.distributed import make_trainer, resolve_compile, resolve_device
 from ...engine.training.flops import flops_per_image, published_peak
-from ...engine.training.train_step import Trainer
+from ...engine.training.trainer import Trainer
 from ...losses.quantization import ab_bins
 from ...models.vgg import Dilation
 from ...pipelines import LabBatch

@@ -28,7 +28,7 @@ _SUM = re.compile(r"^([0-9a-f]{64})  (\S+)$", re.MULTILINE)  # the lines of sha2
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A saved moment of a run, its files' hashes checked."""
+    """A saved state of a run, whose files match their hashes."""
 
     folder: Path
     step: int
@@ -40,12 +40,12 @@ class Checkpoint:
         return self.folder / MODEL
 
     def optimizer(self) -> dict[str, Any]:
-        """What a Trainer needs to go on, on the CPU. Raises ValueError for a file that holds more than tensors."""
+        """Returns the state of the Trainer, on the CPU. Raises ValueError for a file that holds more than tensors."""
         path = self.folder / OPTIMIZER
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-            raise ValueError(f"{path} is no optimizer state: {str(error).splitlines()[0]}") from None
+            raise ValueError(f"{path} is not an optimizer state: {str(error).splitlines()[0]}") from None
         return state
 
 
@@ -60,10 +60,10 @@ def save_checkpoint(
     keep: int,
     keep_every: int | None = None,
 ) -> Path:
-    """Saves a checkpoint below `root`, then removes all but the newest `keep` and those of every `keep_every` steps.
+    """Writes a checkpoint below `root`, then removes all but the newest `keep` and those of every `keep_every` steps.
 
-    `loader` and `totals`, where the loader stands and what the run has done so far, are plain JSON. Raises OSError when
-    it cannot be written; the old ones then stay.
+    `loader`, the state of the loader, and `totals`, those of the run, are plain JSON. Raises OSError when it cannot be
+    written; the old checkpoints then stay.
     """
     folder = root / f"step-{step:08d}"
     temporary = root / f".{folder.name}.tmp"
@@ -73,8 +73,8 @@ def save_checkpoint(
         write_model(temporary / MODEL)
         try:
             torch.save(optimizer, temporary / OPTIMIZER)
-        except RuntimeError as error:  # as torch calls it when a disk is full
-            raise not_written(temporary / OPTIMIZER, error) from None
+        except RuntimeError as error:  # torch raises it when a disk is full
+            raise to_os_error(temporary / OPTIMIZER, error) from None
         state = {"format": FORMAT, "step": step, "loader": loader, "totals": totals}
         (temporary / STATE).write_text(json.dumps(state, indent=1))
         sums = "".join(f"{sha256_of(temporary / name)}  {name}\n" for name in (MODEL, OPTIMIZER, STATE))
@@ -92,14 +92,14 @@ def save_checkpoint(
     return folder
 
 
-def not_written(path: Path, error: Exception) -> OSError:
-    """What a library that says it in other ways should have raised when it could not write a file."""
+def to_os_error(path: Path, error: Exception) -> OSError:
+    """Converts a library's write error to OSError."""
     free = shutil.disk_usage(path.parent).free
     return OSError(f"{path} cannot be written, {free / 1e6:,.0f} MB are free: {str(error).splitlines()[0]}")
 
 
 def list_checkpoints(root: Path) -> list[Path]:
-    """The folders of all checkpoints below `root`, newest first."""
+    """Returns the folders of all checkpoints below `root`, newest first."""
     return sorted((path for path in root.glob("step-*") if _STEP.fullmatch(path.name)), reverse=True)
 
 
@@ -108,7 +108,7 @@ def _step_of(folder: Path) -> int:
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """The checkpoint in `folder`. Raises ValueError naming what is missing or damaged."""
+    """Returns the checkpoint in `folder`. Raises ValueError naming what is missing or damaged."""
     try:
         _check_sums(folder)
         text = (folder / STATE).read_text()
@@ -120,7 +120,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
             raise ValueError(f"its format is {state['format']}, and this photochrom reads format {FORMAT}")
         return Checkpoint(folder=folder, step=state["step"], loader=state["loader"], totals=state["totals"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder / STATE} is no state of a checkpoint: {error!r}") from None
+        raise ValueError(f"{folder / STATE} is not the state of a checkpoint: {error!r}") from None
 
 
 def _check_sums(folder: Path) -> None:
@@ -128,14 +128,14 @@ def _check_sums(folder: Path) -> None:
     if sums.keys() != {MODEL, OPTIMIZER, STATE}:
         raise ValueError(f"{folder / SUMS} is damaged: it does not hold the sums of the checkpoint's files")
     for name, expected in sums.items():
-        if (found := sha256_of(folder / name)) != expected:
-            raise ValueError(f"{folder / name} is damaged: its sha256 is {found[:12]}..., not {expected[:12]}...")
+        if (actual := sha256_of(folder / name)) != expected:
+            raise ValueError(f"{folder / name} is damaged: its sha256 is {actual[:12]}..., not {expected[:12]}...")
 
 
 def newest_intact(root: Path, warn: Callable[[str], None]) -> Checkpoint | None:
-    """The newest checkpoint below `root` that is whole; `warn` is told of each newer one that is not.
+    """Returns the newest intact checkpoint below `root`; calls `warn` with a sentence for each newer one.
 
-    Raises ValueError when there are checkpoints and none is whole.
+    Raises ValueError when there are checkpoints and none is intact.
     """
     folders = list_checkpoints(root)
     for folder in folders:
@@ -144,14 +144,14 @@ def newest_intact(root: Path, warn: Callable[[str], None]) -> Checkpoint | None:
         except ValueError as error:
             warn(f"{error}; going back to the checkpoint before it")
     if folders:
-        raise ValueError(f"none of the checkpoints in {root} is whole: remove the folder to start again")
+        raise ValueError(f"none of the checkpoints in {root} is intact: remove the folder to start again")
     return None
 
 
 def clear_after(root: Path, step: int, say: Callable[[str], None]) -> None:
-    """Removes what killed runs left half-written, and the damaged checkpoints later than `step`, where one goes on.
+    """Removes half-written checkpoints, and damaged ones later than `step`, from which a run resumes.
 
-    Raises ValueError when a later one is whole.
+    Raises ValueError when a later one is intact.
     """
     for unfinished in root.glob(".step-*.tmp"):
         shutil.rmtree(unfinished)
@@ -162,7 +162,7 @@ def clear_after(root: Path, step: int, say: Callable[[str], None]) -> None:
         except ValueError:
             continue
         raise ValueError(
-            f"{folder} is later than step {step}, from where the run is to go on: name another --out, or remove it"
+            f"{folder} is later than step {step}, from which the run is to resume: name another --out, or remove it"
         )
     for folder in later:
         say(f"removing {folder}, which is damaged")

@@ -16,7 +16,8 @@ from ...models.checkpoint_formats import LAYOUTS, Eccv16, recognise
 from ...pipelines.files import atomic_write
 from ..configuration.config import ClassSpec
 from ..doctor import versions
-from .model_file import ModelMetadata, load_with_metadata, model_file, save_model, state_dict_mismatches
+from .metadata import ModelMetadata
+from .model_file import load_with_metadata, model_file, save_model, state_dict_mismatches
 
 # colorization_release_v2-9b330a0b.pth of richzhang/colorization.
 ECCV16_SHA256 = "9b330a0bae53f4ded77b1e23defbf78beaa09c10ebc4c4999e8e4f4a160b93f9"

@@ -1,12 +1,10 @@
-"""Model files: safetensors whose header holds all that is needed to build the model again."""
+"""Model files: safetensors whose header holds all that is needed to build the model."""
 
 import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,31 +17,15 @@ from ...pipelines.files import atomic_write
 from ..configuration.config import ClassSpec, to_plain_dict
 from ..configuration.registry import build_model
 from ..console import console
-from .checkpoint import CHECKPOINTS, MODEL, newest_intact, not_written
+from .checkpoint import CHECKPOINTS, MODEL, newest_intact, to_os_error
+from .metadata import ModelMetadata
 
-_MAX_FAULTS = 8  # of one file, in one sentence
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelMetadata:
-    """How a model was made: what to build it from, and the run that trained it, in plain JSON.
-
-    `data` is the digest of the shard set it was trained on, `config` the run's resolved configuration, `versions` those
-    of the libraries.
-    """
-
-    model: ClassSpec
-    loss: ClassSpec
-    size: int
-    step: int
-    data: str
-    config: dict[str, Any]
-    versions: dict[str, str]
+_MAX_FAULTS = 8  # in one sentence
 
 
 def save_model(state: Mapping[str, Tensor], metadata: ModelMetadata, path: Path) -> None:
     """Writes a model's state and metadata to a model file. Raises OSError."""
-    # Cloned, since two names for one tensor are more than the format can say.
+    # Cloned, since the format has no two names for one tensor.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
     text = json.dumps(to_plain_dict(metadata))
     header = {"photochrom": __version__, "recipe": text, "sha256": _digest(text, tensors)}
@@ -51,13 +33,13 @@ def save_model(state: Mapping[str, Tensor], metadata: ModelMetadata, path: Path)
         try:
             save_file(tensors, file, metadata=header)
         except SafetensorError as error:
-            raise not_written(path, error) from None
+            raise to_os_error(path, error) from None
 
 
 def load_with_metadata(
     path: str | os.PathLike[str], device: str | torch.device = "cpu"
 ) -> tuple[Colorizer, ModelMetadata]:
-    """Returns the trained network, in evaluation mode, and how it was made.
+    """Returns the trained network, in evaluation mode, and its metadata.
 
     Raises ValueError when there is no model at `path`, or one that cannot be built.
     """
@@ -69,7 +51,7 @@ def load_with_metadata(
 
 
 def model_file(path: Path) -> Path:
-    """The model file that a path means: itself, a checkpoint's, or a run's final or newest one."""
+    """Returns the model file of a path: the file itself, a checkpoint's, or a run's final or newest one."""
     if path.is_file():
         return path
     if not path.exists():
@@ -82,17 +64,17 @@ def model_file(path: Path) -> Path:
 
 
 def model_name(path: Path) -> str:
-    """What people call the model that a path means: its run, with the step of a checkpoint, or its file."""
-    place = path.resolve()
-    if place.is_file():
-        if place.name != MODEL:
-            return place.stem
-        place = place.parent
-    return f"{place.parents[1].name}-{place.name}" if place.parent.name == CHECKPOINTS else place.name
+    """Returns a name for the model of a path: its run, with the step of a checkpoint, or its file."""
+    resolved = path.resolve()
+    if resolved.is_file():
+        if resolved.name != MODEL:
+            return resolved.stem
+        resolved = resolved.parent
+    return f"{resolved.parents[1].name}-{resolved.name}" if resolved.parent.name == CHECKPOINTS else resolved.name
 
 
 def read_metadata(file: Path) -> ModelMetadata:
-    """The metadata in a model file's header."""
+    """Returns the metadata in a model file's header."""
     header = _read_header(file)
     try:
         values = json.loads(header["recipe"])
@@ -105,26 +87,28 @@ def read_metadata(file: Path) -> ModelMetadata:
 
 
 def load_weights(model: Colorizer, file: Path) -> None:
-    """Fills the model from a model file. Raises ValueError when it is damaged, or naming tensors that do not fit."""
-    ours = model.state_dict()
+    """Loads a model file into the model. Raises ValueError for a damaged file, or naming tensors that do not fit."""
+    expected = model.state_dict()
     header = _read_header(file)
     with safe_open(file, framework="pt") as opened:
-        theirs = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  no mapping
-    if faults := state_dict_mismatches(theirs, ours):
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  not a mapping
+    if faults := state_dict_mismatches(tensors, expected):
         raise ValueError(f"{file} does not fit this model: {faults}")
-    if _digest(header["recipe"], theirs) != header["sha256"]:
-        raise ValueError(f"{file} is damaged: what it holds does not have the sha256 that its header states")
-    model.load_state_dict(theirs)
+    if _digest(header["recipe"], tensors) != header["sha256"]:
+        raise ValueError(f"{file} is damaged: its sha256 is not the one in its header")
+    model.load_state_dict(tensors)
 
 
-def state_dict_mismatches(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> str:
-    """What keeps the tensors of a file from being those wanted, by name and shape; empty when nothing does."""
-    faults = [f"{name} {list(ours[name].shape)} is missing" for name in ours if name not in theirs]
-    faults += [f"{name} {list(theirs[name].shape)} is not part of the model" for name in theirs if name not in ours]
+def state_dict_mismatches(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    """Describes how tensors differ from the expected ones, by name and shape; empty if they do not."""
+    faults = [f"{name} {list(expected[name].shape)} is missing" for name in expected if name not in tensors]
     faults += [
-        f"{name} is {list(theirs[name].shape)} there and {list(ours[name].shape)} here"
-        for name in ours
-        if name in theirs and ours[name].shape != theirs[name].shape
+        f"{name} {list(tensors[name].shape)} is not part of the model" for name in tensors if name not in expected
+    ]
+    faults += [
+        f"{name} is {list(tensors[name].shape)} there and {list(expected[name].shape)} here"
+        for name in expected
+        if name in tensors and expected[name].shape != tensors[name].shape
     ]
     return "; ".join(faults[:_MAX_FAULTS]) + (f" and {len(faults) - _MAX_FAULTS} more" * (len(faults) > _MAX_FAULTS))
 
@@ -134,14 +118,14 @@ def _read_header(file: Path) -> dict[str, str]:
         with safe_open(file, framework="pt") as opened:
             header: dict[str, str] = opened.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{file} is no intact model file ({error}): name another checkpoint") from None
+        raise ValueError(f"{file} is not an intact model file ({error}): name another checkpoint") from None
     if missing := [key for key in ("recipe", "sha256") if key not in header]:
         raise ValueError(f"{file} was not written by photochrom: its header holds no {missing[0]}")
     return header
 
 
 def _digest(metadata: str, tensors: Mapping[str, Tensor]) -> str:
-    """The sha256 of a metadata and all tensors, in hexadecimal."""
+    """Returns the sha256 of the metadata and all tensors, in hexadecimal."""
     digest = hashlib.sha256(metadata.encode())
     for name in sorted(tensors):
         digest.update(f"{name} {tensors[name].dtype} {list(tensors[name].shape)}".encode())

@@ -1,4 +1,4 @@
-"""ONNX files of trained networks, which are checked against the network before they appear."""
+"""ONNX files of trained networks, each checked against its network before it appears."""
 
 # Shapes: B samples, H W pixels. L in [0, 100], ab in Lab units; rgb is sRGB in [0, 1].
 
@@ -26,7 +26,8 @@ from ...pipelines.files import atomic_write
 from ...pipelines.imaging.srgb import EDGE, INTERCEPT, SLOPE, TO_XYZ
 from ..configuration.config import to_plain_dict
 from ..configuration.registry import build_model
-from .model_file import ModelMetadata, load_with_metadata
+from .metadata import ModelMetadata
+from .model_file import load_with_metadata
 
 Input = Literal["lab", "rgb"]
 
@@ -34,26 +35,26 @@ OPSETS = range(18, 24)
 TOLERANCE = 1e-3  # in Lab units, or of rgb's range
 INSTALL_ONNX = "pip install onnx onnxruntime onnxscript"
 
-# What the file is checked on: sides that are multiples of the network's stride, and others; wide, tall, small.
+# Sizes to check a file on: sides that are multiples of the network's stride, and others; wide, tall, small.
 _SIZES = ((1, 64, 64), (2, 96, 40), (1, 61, 77), (3, 33, 32), (1, 59, 130), (1, 8, 9))
-_LARGEST = (1 << 31) - (1 << 24)  # bytes of weights: protobuf ends at 2 GiB
-_STEPS = 12  # halvings of chroma: rounding then moves colours at the gamut's edge by less than the tolerance
-_MARGIN = 1e-3  # beyond [0, 1], in which `colorize` takes a colour for one of sRGB
+_MAX_BYTES = (1 << 31) - (1 << 24)  # of weights: protobuf ends at 2 GiB
+_STEPS = 12  # bisections of chroma: colours at the gamut's edge are then off by less than the tolerance
+_MARGIN = 1e-3  # by which a colour of sRGB may lie outside [0, 1], as in `colorize`
 
 _INPUTS = {
     "lab": "L: float32 (batch, 1, height, width), CIE lightness (D65, 2 degree observer) in [0, 100]",
-    "rgb": "rgb: float32 (batch, 3, height, width), sRGB in [0, 1]; only its lightness is looked at",
+    "rgb": "rgb: float32 (batch, 3, height, width), sRGB in [0, 1]; only its lightness is used",
 }
 _OUTPUTS = {
     "lab": "ab: float32 (batch, 2, height, width), CIE a and b in Lab units",
-    "rgb": "colored: float32 (batch, 3, height, width), sRGB in [0, 1], of the input's lightness; colours that sRGB "
+    "rgb": "colored: float32 (batch, 3, height, width), sRGB in [0, 1], with the input's lightness; colours that sRGB "
     "cannot show have less chroma",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
-class Export:
-    """What was written: `deviation` is the largest between onnxruntime and torch, over `num_sizes` sizes."""
+class ExportResult:
+    """The size of an ONNX file, and the largest deviation of onnxruntime from torch over `num_sizes` sizes."""
 
     num_parameters: int
     num_bytes: int
@@ -62,7 +63,7 @@ class Export:
 
 
 class LabGraph(nn.Module):
-    """ab (B, 2, H, W) of L (B, 1, H, W), as `model(L).ab()`, without branches: for a graph of any height and width."""
+    """Computes ab (B, 2, H, W) from L (B, 1, H, W) as `model(L).ab()` does, without branches on height and width."""
 
     def __init__(self, network: Colorizer) -> None:
         super().__init__()
@@ -70,7 +71,7 @@ class LabGraph(nn.Module):
 
     def forward(self, L: Tensor) -> Tensor:
         prediction: ColorPrediction = self.network(L)
-        # A whole number of pixels per cell: none of the ways that ColorPrediction.ab has for other sizes is needed.
+        # A cell is a whole number of pixels, so the other cases of ColorPrediction.ab are not needed.
         ab = F.interpolate(
             prediction.grid_ab, scale_factor=float(prediction.stride), mode=prediction.upsampling, align_corners=False
         )
@@ -78,7 +79,7 @@ class LabGraph(nn.Module):
 
 
 class RgbGraph(LabGraph):
-    """rgb (B, 3, H, W) with the network's colours and its own lightness, of rgb (B, 3, H, W)."""
+    """Computes rgb (B, 3, H, W) with the network's colours and the lightness of the input rgb (B, 3, H, W)."""
 
     luminance: Tensor
     to_rgb: Tensor
@@ -96,20 +97,20 @@ class RgbGraph(LabGraph):
         a, b = super().forward(L).split(1, dim=1)
         grey = ((L + 16) / 116).expand(-1, 3, -1, -1)
         chroma = torch.cat([a / 500, torch.zeros_like(a), -b / 200], dim=1)
-        linear = self._linear(grey + self._shown(grey, chroma) * chroma).clamp(0, 1)
+        linear = self._linear(grey + self._chroma_in_gamut(grey, chroma) * chroma).clamp(0, 1)
         return torch.where(linear > 0.0031308, 1.055 * linear.clamp(min=0.0031308) ** (1 / 2.4) - 0.055, 12.92 * linear)
 
     def _linear(self, f: Tensor) -> Tensor:
-        """Linear light (B, 3, H, W) of CIE's f of X, Y and Z."""
+        """Returns linear rgb (B, 3, H, W) for f = CIE's f(X), f(Y), f(Z)."""
         return F.conv2d(torch.where(f > EDGE ** (1 / 3), f**3, (f - INTERCEPT) / SLOPE), self.to_rgb)
 
-    def _shown(self, grey: Tensor, chroma: Tensor) -> Tensor:
-        """The share (B, 1, H, W) of its chroma that sRGB can show of a colour, f = grey + chroma, by halving."""
-        lowest, highest = -_MARGIN / 12.92, ((1 + _MARGIN + 0.055) / 1.055) ** 2.4
+    def _chroma_in_gamut(self, grey: Tensor, chroma: Tensor) -> Tensor:
+        """Returns the share (B, 1, H, W) of the chroma of f = grey + chroma that sRGB can show, by bisection."""
+        low_limit, high_limit = -_MARGIN / 12.92, ((1 + _MARGIN + 0.055) / 1.055) ** 2.4
 
         def fits(share: Tensor) -> Tensor:
             linear = self._linear(grey + share * chroma)
-            return (linear.amin(dim=1, keepdim=True) > lowest) & (linear.amax(dim=1, keepdim=True) < highest)
+            return (linear.amin(dim=1, keepdim=True) > low_limit) & (linear.amax(dim=1, keepdim=True) < high_limit)
 
         whole = torch.ones_like(grey[:, :1])
         low, step = torch.zeros_like(whole), 1.0
@@ -122,24 +123,24 @@ class RgbGraph(LabGraph):
 _GRAPHS: dict[Input, type[LabGraph]] = {"lab": LabGraph, "rgb": RgbGraph}
 
 
-def export_onnx(checkpoint: Path, out: Path, *, kind: Input, opset: int) -> Export:
+def export_onnx(checkpoint: Path, out: Path, *, kind: Input, opset: int) -> ExportResult:
     """Writes a trained network as one ONNX file of any batch, height and width.
 
     The file appears only if onnxruntime agrees with torch to `TOLERANCE` on pictures of several sizes. Raises
-    ValueError when the network cannot be written so, ImportError naming what is to be installed.
+    ValueError when the network cannot be exported, ImportError naming a missing package.
     """
     for name in ("onnx", "onnxscript", "onnxruntime"):
-        _needed(name)
+        _require(name)
     network, metadata = load_with_metadata(checkpoint)
-    graph = _GRAPHS[kind](_in_one_way(network, metadata)).eval().requires_grad_(False)
+    graph = _GRAPHS[kind](_without_execution_settings(network, metadata)).eval().requires_grad_(False)
     num_bytes = sum(tensor.nbytes for tensor in network.state_dict().values())
-    if num_bytes > _LARGEST:
+    if num_bytes > _MAX_BYTES:
         raise ValueError(f"{checkpoint} holds {num_bytes / 1e9:.1f} GB of weights, and one ONNX file at most 2")
     with _quiet():
-        model = _written(graph, metadata, kind, opset)
+        model = _to_onnx(graph, metadata, kind, opset)
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(out) as file:
-        _needed("onnx").save(model, file)
+        _require("onnx").save(model, file)
         deviation = _deviation(graph, file, kind)
         if not deviation <= TOLERANCE:
             raise ValueError(
@@ -148,19 +149,19 @@ def export_onnx(checkpoint: Path, out: Path, *, kind: Input, opset: int) -> Expo
             )
         size = file.stat().st_size
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    return Export(num_parameters=parameters, num_bytes=size, deviation=deviation, num_sizes=len(_SIZES))
+    return ExportResult(num_parameters=parameters, num_bytes=size, deviation=deviation, num_sizes=len(_SIZES))
 
 
-def _in_one_way(network: Colorizer, metadata: ModelMetadata) -> Colorizer:
-    """The network without what decides how, and not what, it computes: such settings branch on sizes."""
+def _without_execution_settings(network: Colorizer, metadata: ModelMetadata) -> Colorizer:
+    """Returns the network without the settings that only change how it computes: they branch on sizes."""
     arguments = {name: value for name, value in metadata.model.init_args.items() if name not in network.execution}
-    twin = build_model(replace(metadata.model, init_args=arguments))
-    twin.load_state_dict(network.state_dict())
-    return twin
+    copy = build_model(replace(metadata.model, init_args=arguments))
+    copy.load_state_dict(network.state_dict())
+    return copy
 
 
-def _written(graph: LabGraph, metadata: ModelMetadata, kind: Input, opset: int) -> Any:
-    """The graph as an ONNX ModelProto."""
+def _to_onnx(graph: LabGraph, metadata: ModelMetadata, kind: Input, opset: int) -> Any:
+    """Converts the graph to an ONNX ModelProto."""
     dynamic = torch.export.Dim.DYNAMIC
     names = [text.split(":")[0] for text in (_INPUTS[kind], _OUTPUTS[kind])]
     try:
@@ -176,8 +177,8 @@ def _written(graph: LabGraph, metadata: ModelMetadata, kind: Input, opset: int) 
             custom_translation_table={operator.floordiv: _floor_division(opset)},
         )
     except torch.onnx.OnnxExporterError as error:
-        why = str(error.__cause__ or error).strip().splitlines()[0]
-        raise ValueError(f"{metadata.model.class_path} cannot be written as ONNX: {why}") from None
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise ValueError(f"{metadata.model.class_path} cannot be written as ONNX: {reason}") from None
     assert program is not None
     model = program.model_proto
     _describe(model, metadata, kind)
@@ -185,12 +186,12 @@ def _written(graph: LabGraph, metadata: ModelMetadata, kind: Input, opset: int) 
 
 
 def _floor_division(opset: int) -> Any:
-    op = getattr(_needed("onnxscript"), f"opset{opset}")
+    op = getattr(_require("onnxscript"), f"opset{opset}")
     return lambda a, b: op.Div(op.Sub(a, op.Mod(a, b)), b)
 
 
 def _describe(model: Any, metadata: ModelMetadata, kind: Input) -> None:
-    """Says in the file what it is; takes out what the exporter says of itself, paths of this machine included."""
+    """Documents the file in its metadata, and removes the exporter's own, which holds paths of this machine."""
     model.producer_name, model.producer_version = "photochrom", __version__
     model.doc_string = f"{_INPUTS[kind]}\n{_OUTPUTS[kind]}"
     del model.graph.value_info[:], model.metadata_props[:], model.graph.metadata_props[:]
@@ -203,36 +204,41 @@ def _describe(model: Any, metadata: ModelMetadata, kind: Input) -> None:
     for part in (*model.graph.node, *model.graph.initializer):
         part.doc_string = ""
         del part.metadata_props[:]
-    facts = {"photochrom": __version__, "input": _INPUTS[kind], "output": _OUTPUTS[kind], "size": str(metadata.size)}
-    _needed("onnx").helper.set_model_props(model, {**facts, "recipe": json.dumps(to_plain_dict(metadata))})
+    metadata_props = {
+        "photochrom": __version__,
+        "input": _INPUTS[kind],
+        "output": _OUTPUTS[kind],
+        "size": str(metadata.size),
+    }
+    _require("onnx").helper.set_model_props(model, {**metadata_props, "recipe": json.dumps(to_plain_dict(metadata))})
 
 
 def _deviation(graph: LabGraph, file: Path, kind: Input) -> float:
-    """The largest difference between what onnxruntime and torch make of pictures; nan when a shape is wrong."""
-    runtime = _needed("onnxruntime")
+    """Returns the largest difference between onnxruntime and torch; nan when a shape is wrong."""
+    runtime = _require("onnxruntime")
     options = runtime.SessionOptions()
     options.log_severity_level = 4
     session = runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     largest = 0.0
     for size in _SIZES:
         examples = _examples(kind, *size)
-        (made,) = session.run(None, {session.get_inputs()[0].name: examples.numpy()})
+        (output,) = session.run(None, {session.get_inputs()[0].name: examples.numpy()})
         expected = graph(examples).numpy()
-        if made.shape != expected.shape:
+        if output.shape != expected.shape:
             return float("nan")
-        largest = max(largest, float(np.abs(made - expected).max()))
+        largest = max(largest, float(np.abs(output - expected).max()))
     return largest
 
 
 def _examples(kind: Input, batch: int, height: int, width: int) -> Tensor:
-    """Pictures of noise, the same each time, in the input's range."""
+    """Returns noise in the input's range, the same each time."""
     noise = torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(height * width))
     return noise if kind == "rgb" else noise[:, :1] * 100
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps the exporter from speaking of its own affairs."""
+    """Suppresses all output of the exporter."""
     logging.disable(logging.ERROR)
     try:
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
@@ -242,7 +248,7 @@ def _quiet() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
-def _needed(name: str) -> ModuleType:
+def _require(name: str) -> ModuleType:
     try:
         return import_module(name)
     except ImportError as error:

@@ -5,18 +5,18 @@ from rich.table import Table
 from rich.text import Text
 
 from ..configuration.parser import Parser
-from ..doctor import examine
+from ..doctor import run_checks
 
 _COLOURS = {"ok": "green", "note": "yellow", "missing": "red", "broken": "red"}
 
 
 def main(argv: list[str]) -> int:
-    parser = Parser(prog="photochrom doctor", description="Says what this machine can do and what is missing.")
+    parser = Parser(prog="photochrom doctor", description="Checks what this machine can do and what is missing.")
     parser.parse_args(argv)
-    findings = list(examine())
+    checks = list(run_checks())
     table = Table("", "", "found", "to do", box=None, header_style="bold")
-    for finding in findings:
-        colour = _COLOURS[finding.verdict]
-        table.add_row(finding.what, Text(finding.verdict, colour), Text(finding.found), Text(finding.advice))
+    for check in checks:
+        colour = _COLOURS[check.verdict]
+        table.add_row(check.what, Text(check.verdict, colour), Text(check.found), Text(check.advice))
     Console().print(table)
-    return 1 if any(finding.verdict in ("missing", "broken") for finding in findings) else 0
+    return 1 if any(check.verdict in ("missing", "broken") for check in checks) else 0

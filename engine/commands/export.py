@@ -12,15 +12,14 @@ from ..console import console
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-    """Writes a trained network as ONNX, for any batch, height and width, and checks it against torch.
+    """Exports a trained network to ONNX, for any batch, height and width, and checks it against torch.
 
     Args:
         checkpoint: Run folder, checkpoint or model.safetensors.
-        out: New file, its name ending in .onnx.
-        input: lab takes L and gives ab, at the picture's size; rgb takes sRGB and gives it in colour, its lightness
-            kept.
+        out: New file, with a name that ends in .onnx.
+        input: Input of the file. lab: L to ab, at the picture's size. rgb: sRGB to sRGB in colour, with its lightness.
         opset: Version of ONNX's operators, from 18 to 23.
-        plugin: Python module to import first, when the model is one of your own.
+        plugin: Python module to import first, for a model of your own.
     """
 
     checkpoint: Path
@@ -39,9 +38,9 @@ def main(argv: list[str]) -> int:
     config = parse_options(ExportConfig, argv, prog="photochrom export", positional=("checkpoint", "out"))
     import_plugin(config.plugin)
     with console.status("exporting"):
-        done = export_onnx(config.checkpoint, config.out, kind=config.input, opset=config.opset)
+        result = export_onnx(config.checkpoint, config.out, kind=config.input, opset=config.opset)
     print(
-        f"{config.out}: {done.num_parameters:,} parameters, {done.num_bytes / 1e6:.1f} MB; onnxruntime and torch "
-        f"differ by at most {done.deviation:.1g} on pictures of {done.num_sizes} sizes"
+        f"{config.out}: {result.num_parameters:,} parameters, {result.num_bytes / 1e6:.1f} MB; onnxruntime and torch "
+        f"differ by at most {result.deviation:.1g} on pictures of {result.num_sizes} sizes"
     )
     return 0

@@ -14,7 +14,7 @@ def main(argv: list[str]) -> int:
     config = parse(argv)
     from ..distributed import is_first_process  # imports torch, which --help does without
     from ..training.run import train
-    from ..training.signals import SIGNALS, RunStopped
+    from ..training.shutdown import SIGNALS, RunStopped
 
     try:
         summary = train(config)

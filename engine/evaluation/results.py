@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ...pipelines import ShardSet
 from ...pipelines.output_dir import write_json
-from ..checkpoints.model_file import ModelMetadata
+from ..checkpoints.metadata import ModelMetadata
 from .score import TRUTH, Rows, select_columns
 from .summary import Columns, summarize, summarize_truth
 

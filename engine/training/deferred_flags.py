@@ -1,4 +1,4 @@
-"""What all processes have all_reduce_max on, read without waiting for the device."""
+"""Flags of training steps, read without waiting for the device."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -9,30 +9,30 @@ from torch import Tensor
 
 T = TypeVar("T")
 
-_LAG = 2  # steps that a GPU may be behind
+_LAG = 2  # steps that a GPU may be behind the host
 
 
 class DeferredFlags(Generic[T]):
-    """Flags of steps, the same in all processes, which also read them at the same step."""
+    """A queue of flags; all processes read the same flags at the same step."""
 
     def __init__(self, device: torch.device) -> None:
         self._on_gpu = device.type == "cuda"
         self._queue: deque[tuple[Tensor, torch.cuda.Event | None, T]] = deque()
 
-    def push(self, flags: Tensor, subject: T) -> None:
-        """The flags (F,) of a step, float32 on the device, and what they are about."""
+    def push(self, flags: Tensor, item: T) -> None:
+        """Appends the flags (F,) of a step, float32 on the device, with an item that belongs to them."""
         if not self._on_gpu:
-            self._queue.append((flags, None, subject))
+            self._queue.append((flags, None, item))
             return
-        arriving = torch.empty(flags.shape, pin_memory=True).copy_(flags, non_blocking=True)
-        arrived = torch.cuda.Event()
-        arrived.record()
-        self._queue.append((arriving, arrived, subject))
+        on_host = torch.empty(flags.shape, pin_memory=True).copy_(flags, non_blocking=True)
+        copied = torch.cuda.Event()
+        copied.record()
+        self._queue.append((on_host, copied, item))
 
-    def pop_ready(self, *, all_of_them: bool = False) -> Iterator[tuple[list[float], T]]:
-        """What was cast long enough ago to have arrived, or all, if one may wait."""
-        while len(self._queue) > (_LAG if self._on_gpu and not all_of_them else 0):
-            flags, arrived, subject = self._queue.popleft()
-            if arrived:
-                arrived.synchronize()
-            yield flags.tolist(), subject
+    def pop_ready(self, *, wait: bool = False) -> Iterator[tuple[list[float], T]]:
+        """Yields the flags that are old enough to have arrived on the host, or waits for all of them."""
+        while len(self._queue) > (_LAG if self._on_gpu and not wait else 0):
+            flags, copied, item = self._queue.popleft()
+            if copied:
+                copied.synchronize()
+            yield flags.tolist(), item

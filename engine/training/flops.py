@@ -1,15 +1,14 @@
-"""How much arithmetic training takes, and how much a device can do."""
+"""Floating point operations of training, and the peaks of devices."""
 
 import re
 from copy import deepcopy
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from ...models import Colorizer
 
-# Dense peaks in 10^12 operations a second, as their makers' data sheets have them: of fp16 or bf16 with sums in fp32 on
-# tensor cores, and of what fp32 uses, TF32 where there is such. The first name that matches counts.
+# Dense peaks in 10^12 operations per second, from the makers' data sheets: fp16 or bf16 with sums in fp32 on tensor
+# cores; and fp32, which uses TF32 where a device has it. The first name that matches counts.
 _PEAKS: list[tuple[str, float, float]] = [
     (r"\bH[12]00 PCIe", 756, 378),
     (r"\bH[12]00 NVL", 835, 417),
@@ -26,10 +25,12 @@ _PEAKS: list[tuple[str, float, float]] = [
 
 
 def flops_per_image(colorizer: Colorizer, size: int, device: torch.device) -> int:
-    """Floating point operations of one photograph of size x size, forward and back, counted on the device.
+    """Counts the operations of one photograph of size x size, forward and backward, on the device.
 
-    A multiplication and an addition are two. 248.7e9 for the VGG colorizer of width 1 at 256.
+    A multiplication and an addition count as two. 248.7e9 for the VGG colorizer of width 1 at 256.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # imports Triton
+
     model = deepcopy(colorizer).to(device).train()
     with FlopCounterMode(display=False) as counter:
         model(100 * torch.rand(2, 1, size, size, device=device)).output.sum().backward()
@@ -37,7 +38,7 @@ def flops_per_image(colorizer: Colorizer, size: int, device: torch.device) -> in
 
 
 def published_peak(device: torch.device, precision: str) -> float | None:
-    """Operations a second that the device's maker publishes, or None where none is known."""
+    """Returns the operations per second that the device's maker publishes, or None where that is not known."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)

@@ -2,15 +2,16 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 
 from ...pipelines import LabBatch
 from ...pipelines.loading.base import Loader
-from ..checkpoints.model_file import ModelMetadata
+from ..checkpoints.metadata import ModelMetadata
 from ..configuration.config import ClassSpec, RunConfig, to_plain_dict
-from ..console import Line
+from ..console import LiveLine
 from ..distributed import all_reduce_max, broadcast_buffers
 from ..doctor import versions
 from ..evaluation.predictors import ModelPredictor
@@ -19,43 +20,44 @@ from .async_checkpoint import AsyncCheckpointer
 from .deferred_flags import DeferredFlags
 from .metrics_logger import NullLogger
 from .nonfinite import report_nonfinite
-from .preview import sheet, triptychs
+from .preview import contact_sheet, triptychs
 from .schedule import learning_rate
-from .signals import StopSignal
+from .shutdown import StopSignal
 from .throughput import ThroughputMeter
-from .train_step import HELD, NONFINITE, STOP, Trainer
+from .trainer import HALTED, NONFINITE, STOP, Trainer
 
 
 @dataclass(kw_only=True)
 class Run:
-    """Everything that a training run consists of."""
+    """The parts and the state of a training run."""
 
     config: RunConfig
     accelerator: Accelerator
     trainer: Trainer
-    loss_spec: ClassSpec  # with the prior that it has been made with
+    loss_spec: ClassSpec  # with the prior of the training set
     loader: Loader
     validation: Loader | None
     preview: Loader
     meter: ThroughputMeter
+    provenance: dict[str, Any]
     first_step: int
     total_steps: int
     step: int
-    checkpointer: AsyncCheckpointer | None = None  # of the first process
+    checkpointer: AsyncCheckpointer | None = None  # of the main process
     log: NullLogger = field(default_factory=NullLogger)
-    line: Line = field(default_factory=Line)
+    line: LiveLine | None = None
     stop: StopSignal = field(default_factory=StopSignal)
 
     def due(self, every: int) -> bool:
-        """Whether that which happens every so many steps, and at the end, happens now."""
+        """True every `every` steps and at the last step, but not before the first step."""
         return self.step > self.first_step and (self.step % every == 0 or self.step == self.total_steps)
 
     def lr(self, step: int) -> float:
-        """The learning rate of a step."""
+        """Returns the learning rate of a step."""
         return learning_rate(self.config.optim, step, total_steps=self.total_steps, batch_size=self.loader.batch_size)
 
     def metadata(self) -> ModelMetadata:
-        """How the model was made, as of now."""
+        """Returns the metadata of the model at this step."""
         return ModelMetadata(
             model=self.config.model,
             loss=self.loss_spec,
@@ -64,22 +66,23 @@ class Run:
             data=self.loader.data.digest,
             config=to_plain_dict(self.config),
             versions=versions(),
+            provenance=self.provenance,
         )
 
 
 def fit(run: Run) -> int:
-    """Trains from run.step to run.total_steps; returns 0, or the number of the signal that has stopped it before.
+    """Trains from run.step to run.total_steps; returns 0, or the number of the signal that stopped it earlier.
 
-    All processes stop at the same step, and what they have learnt is saved. Raises ValueError when the loss, gradients
-    or weights are no numbers any more, more often than is allowed.
+    A signal stops all processes at the same step, which is saved. Raises ValueError when the loss, gradients or weights
+    become infinite or nan more often than is allowed.
     """
     config = run.config
     batches = endless(run.loader)
-    flags_queue: DeferredFlags[tuple[int, LabBatch]] = DeferredFlags(run.accelerator.device)
+    queue: DeferredFlags[tuple[int, LabBatch]] = DeferredFlags(run.accelerator.device)
     events = [config.log.every, config.log.preview_every, config.log.validate_every, config.checkpoint.every]
     run.meter.start()
     while True:
-        stop = check_flags(run, flags_queue, wait=any(map(run.due, events)))
+        stop = check_flags(run, queue, wait=any(map(run.due, events)))
         saves = bool(stop) or run.due(config.checkpoint.every)
         reports = saves or run.due(config.log.every)
         if reports:
@@ -87,7 +90,7 @@ def fit(run: Run) -> int:
         if saves:
             save(run)  # before all that reads photographs, and can fail
         if not stop and run.due(config.log.preview_every):
-            show(run)
+            preview(run)
         if not stop and run.due(config.log.validate_every):
             stop = validate(run)
             if stop and not reports:
@@ -97,34 +100,35 @@ def fit(run: Run) -> int:
         if stop or run.step >= run.total_steps:
             return stop
         with run.meter.data_wait():
-            batch = next(batches)  # decoded while the device was at work on the step before
+            batch = next(batches)  # decoded while the device computed the step before
         means, flags = run.trainer.train_step(batch, step=run.step, lr=run.lr(run.step), stop=run.stop.number)
-        flags_queue.push(flags, (run.step, batch))
+        queue.push(flags, (run.step, batch))
         run.meter.update(means, run.loader.batch_size)
         run.step += 1
-        run.line.step(run.step)
+        if run.line:
+            run.line.step(run.step)
 
 
 def endless(loader: Loader) -> Iterator[LabBatch]:
-    """The loader's batches, epoch after epoch."""
+    """Yields the loader's batches, epoch after epoch."""
     while True:
         yield from loader
 
 
-def check_flags(run: Run, flags_queue: DeferredFlags[tuple[int, LabBatch]], *, wait: bool) -> int:
-    """The signal that all processes have all_reduce_max to obey, or 0; says which steps did not count, or raises."""
+def check_flags(run: Run, queue: DeferredFlags[tuple[int, LabBatch]], *, wait: bool) -> int:
+    """Returns the signal that all processes agree to obey, or 0; reports skipped steps, or raises."""
     stop = 0
-    for flags, (step, batch) in flags_queue.pop_ready(all_of_them=wait):
+    for flags, (step, batch) in queue.pop_ready(wait=wait):
         if flags[NONFINITE]:
-            report_nonfinite(run.config, run.trainer, run.loader.data, batch, step=step, last=bool(flags[HELD]))
+            report_nonfinite(run.config, run.trainer, run.loader.data, batch, step=step, fatal=bool(flags[HALTED]))
         stop = stop or int(flags[STOP])
     if stop and not wait:
-        check_flags(run, flags_queue, wait=True)  # of the steps since then, only the faults count
+        check_flags(run, queue, wait=True)  # the steps since then: only their faults count
     return stop
 
 
 def report(run: Run) -> None:
-    """Logs the mean over the steps since the last report."""
+    """Logs the means over the steps since the last report."""
     means = run.meter.compute(run.accelerator)
     values = {
         **means,
@@ -133,30 +137,31 @@ def report(run: Run) -> None:
         "time/eta(s)": (run.total_steps - run.step) * run.loader.batch_size / means["throughput(img/s)"],
     }
     run.log.metrics(values, run.step)
-    mfu = f"  MFU {values['compute/mfu(%)']:.0f} %" if "compute/mfu(%)" in values else ""
-    run.line.show(
-        run.step,
-        f"loss {values['train/loss']:.4g}  {means['throughput(img/s)']:.1f} img/s  "
-        f"data wait {means['time/data_wait(%)']:.0f} %{mfu}",
-    )
+    if run.line:
+        mfu = f"  MFU {values['compute/mfu(%)']:.0f} %" if "compute/mfu(%)" in values else ""
+        run.line.show(
+            run.step,
+            f"loss {values['train/loss']:.4g}  {means['throughput(img/s)']:.1f} img/s  "
+            f"data wait {means['time/data_wait(%)']:.0f} %{mfu}",
+        )
 
 
-def show(run: Run) -> None:
-    """Saves a picture of how the first photographs are colorized now."""
+def preview(run: Run) -> None:
+    """Saves a picture of how the network colorizes the first photographs now."""
     if not run.accelerator.is_main_process:
         return
     with run.meter.paused():
         for batch, ab in predictions(ModelPredictor(run.trainer.eval_model, run.trainer.loss), run.preview):
-            run.log.preview(sheet(triptychs(batch, ab)), run.step)
+            run.log.preview(contact_sheet(triptychs(batch, ab)), run.step)
 
 
 def validate(run: Run) -> int:
-    """Logs the figures of the validation set, if there is one; returns the signal that has ended it before, or 0."""
+    """Logs the metrics on the validation set, if there is one; returns the signal that interrupted it, or 0."""
     if run.validation is None:
         return 0
     stop = 0
 
-    def asked() -> bool:
+    def is_stopped() -> bool:
         nonlocal stop
         stop = all_reduce_max(run.stop.number, run.accelerator.device)
         return bool(stop)
@@ -164,15 +169,15 @@ def validate(run: Run) -> int:
     with run.meter.paused():
         broadcast_buffers(run.trainer.eval_model)
         try:
-            figures = score(ModelPredictor(run.trainer.eval_model, run.trainer.loss), run.validation, stop=asked)
+            metrics = score(ModelPredictor(run.trainer.eval_model, run.trainer.loss), run.validation, stop=is_stopped)
         except ScoringStopped:
             return stop
-    run.log.metrics({f"val/{name}": value for name, value in figures.items()}, run.step)
+    run.log.metrics({f"val/{name}": value for name, value in metrics.items()}, run.step)
     return 0
 
 
 def save(run: Run) -> None:
-    """Has a checkpoint written. Raises ValueError when a weight is no number any more."""
+    """Starts to write a checkpoint. Raises ValueError when a weight is infinite or nan."""
     state = run.trainer.eval_model.state_dict()
     finite = torch.stack([tensor.isfinite().all() for tensor in state.values()]).tolist()
     if faults := [name for name, is_finite in zip(state, finite, strict=True) if not is_finite]:

@@ -1,4 +1,4 @@
-"""Where a run's figures go: metrics.jsonl, preview pictures and trackers. Only the first process writes."""
+"""The log of a run: metrics.jsonl, preview pictures and trackers. Only the main process writes."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from .trackers import Trackers
 
 
 class NullLogger:
-    """The log of every process but the first: nothing."""
+    """The log of every process but the main one: it writes nothing."""
 
     def metrics(self, values: dict[str, float], step: int) -> None:
         """Adds one line of metrics; their keys carry the units."""
@@ -23,29 +23,26 @@ class NullLogger:
         """Saves a picture (H, W, 3) of how the run colorizes."""
 
     def close(self) -> None:
-        """Ends the log."""
+        """Closes the log."""
 
 
 class MetricsLogger(NullLogger):
-    """Writes to a run's folder; a run that resumes at `step` takes back what was logged after it.
+    """A log in a run's folder; a run that resumes at `step` first removes what was logged after it.
 
-    What cannot be written while the run lasts, since the disk is full, is told to `warn` once and lost.
+    Metrics and pictures that cannot be written, on a full disk, are lost; `warn` is called once.
     """
 
     def __init__(self, folder: Path, step: int, trackers: Trackers, warn: Callable[[str], None]) -> None:
         self._folder, self._trackers, self._warn = folder, trackers, warn
         self._path = folder / "metrics.jsonl"
-        kept = (
-            [line for line in self._path.read_text().splitlines() if _logged_by(line, step)]
-            if self._path.exists()
-            else []
-        )
+        lines = self._path.read_text().splitlines() if self._path.exists() else []
+        kept = [line for line in lines if _is_logged_until(line, step)]
         with atomic_write(self._path) as file:
             file.write_text("".join(f"{line}\n" for line in kept))
         for later in folder.glob("previews/step-*.jpg"):
             if later.name > f"step-{step:08d}.jpg":
                 later.unlink()
-        self._lost = False
+        self._has_warned = False
 
     def metrics(self, values: dict[str, float], step: int) -> None:
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}  # JSON has no nan
@@ -70,9 +67,9 @@ class MetricsLogger(NullLogger):
         try:
             write()
         except OSError as error:
-            if not self._lost:
-                self._warn(f"figures or pictures of this run are lost ({error}): training goes on")
-            self._lost = True
+            if not self._has_warned:
+                self._warn(f"metrics or pictures of this run are lost ({error}): training continues")
+            self._has_warned = True
 
 
 def _append(path: Path, line: str) -> None:
@@ -80,8 +77,8 @@ def _append(path: Path, line: str) -> None:
         file.write(line)
 
 
-def _logged_by(line: str, step: int) -> bool:
-    """Whether a line was whole and logged no later than `step`; a killed run can leave its last line cut."""
+def _is_logged_until(line: str, step: int) -> bool:
+    """True for a whole line of `step` or earlier; a killed run can leave its last line cut."""
     try:
         return bool(json.loads(line)["step"] <= step)
     except (ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""Pictures that show a prediction beside the truth."""
+"""Pictures of predictions beside the ground truth."""
 
 # Shapes: B samples, S pixels a side.
 
@@ -11,15 +11,15 @@ from ...pipelines import LabBatch, lab_to_rgb
 
 
 def triptychs(batch: LabBatch, ab: Tensor) -> NDArray[np.uint8]:
-    """Grey, prediction and truth of every photograph: uint8 (3, B, S, S, 3). `ab` (B, 2, S, S) is the prediction."""
+    """Returns grey, prediction and truth of every photograph, uint8 (3, B, S, S, 3); `ab` (B, 2, S, S) is predicted."""
     versions = [torch.zeros_like(ab), ab, batch.ab]
     rgb = torch.stack([lab_to_rgb(batch.L, version) for version in versions])
     pixels: NDArray[np.uint8] = (rgb * 255).round().byte().permute(0, 1, 3, 4, 2).cpu().numpy()
     return pixels
 
 
-def sheet(versions: NDArray[np.uint8], gap: int = 4) -> NDArray[np.uint8]:
-    """One picture (H, W, 3) of triptychs (3, B, S, S, 3): a row per photograph, white gaps between."""
+def contact_sheet(versions: NDArray[np.uint8], gap: int = 4) -> NDArray[np.uint8]:
+    """Returns one picture (H, W, 3) of triptychs (3, B, S, S, 3): one row per photograph, white gaps between."""
     padded = np.pad(versions, ((0, 0), (0, 0), (0, gap), (0, gap), (0, 0)), constant_values=255)
     rows = [np.concatenate(list(row), axis=1) for row in padded.swapaxes(0, 1)]
     return np.concatenate(rows, axis=0)[:-gap, :-gap]

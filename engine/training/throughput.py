@@ -1,4 +1,4 @@
-"""How fast training is, and how long it waits for data."""
+"""Throughput of training, and the time it waits for data."""
 
 import math
 import time
@@ -13,7 +13,7 @@ from torch import Tensor
 
 @dataclass(kw_only=True)
 class Totals:
-    """What a run has done since it began, its stops left out; `loss` is the last one read."""
+    """Totals of a run over all its starts; `loss` is the last one reported."""
 
     images: int = 0
     seconds: float = 0.0
@@ -23,7 +23,7 @@ class Totals:
 
 @dataclass(kw_only=True)
 class _Period:
-    """What was counted since the last reading."""
+    """Counts since the last report."""
 
     values: dict[str, Tensor] = field(default_factory=dict)
     steps: int = 0
@@ -34,29 +34,29 @@ class _Period:
 
 
 class ThroughputMeter:
-    """Counts steps, photographs, losses and time between two readings; what happens while paused does not count.
+    """Counts steps, photographs, losses and time between two reports; time in `paused` does not count.
 
     Args:
-        device: On which this process trains.
-        use_per_image: Share of a second of one device's peak that a photograph takes, to tell what share of it is used.
+        device: Device of this process.
+        peak_seconds_per_image: Seconds that a photograph takes at the device's peak, to compute the MFU.
     """
 
-    def __init__(self, device: torch.device, use_per_image: float | None = None) -> None:
+    def __init__(self, device: torch.device, peak_seconds_per_image: float | None = None) -> None:
         self.totals = Totals()
         self._device = device
-        self._use_per_image = use_per_image
+        self._peak_seconds_per_image = peak_seconds_per_image
         self._period = _Period()
 
     def start(self) -> None:
-        """Time begins to count."""
+        """Starts the clock."""
         self._period = _Period()
 
     @contextmanager
     def data_wait(self) -> Iterator[None]:
-        """What happens inside is waiting for data: for decoding that is behind, and for the conversion to Lab.
+        """Counts the time inside as waiting for data: for decoding, and for the conversion to Lab.
 
-        On a GPU, the time counts from the end of the step before to the batch's arrival, by the GPU's own clock: the
-        host runs ahead, and what it waits for while the GPU is at work costs nothing.
+        On a GPU, the time runs from the end of the previous step to the batch's arrival, by the GPU's clock: the host
+        runs ahead, and its waiting costs nothing while the GPU is computing.
         """
         if self._device.type == "cuda":
             before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -71,17 +71,17 @@ class ThroughputMeter:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """What happens inside is not training."""
+        """Does not count the time inside."""
         if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)  # the steps that are still under way are training
+            torch.cuda.synchronize(self._device)  # steps that are still running count as training
         started = time.perf_counter()
         yield
         self._period.started += time.perf_counter() - started
 
     def update(self, losses: dict[str, Tensor], images: int) -> None:
-        """One more step, of `images` photographs over all processes.
+        """Adds a step of `images` photographs over all processes.
 
-        One of `losses` is named loss, and one `counted`, 1 or 0 for a step whose losses do not count.
+        `losses` holds `loss`, `grad_norm` and `counted`, which is 0 for a skipped step and else 1.
         """
         period = self._period
         for name, value in losses.items():  # summed on the device: no synchronisation
@@ -90,9 +90,9 @@ class ThroughputMeter:
         period.images += images
 
     def compute(self, accelerator: Accelerator) -> dict[str, float]:
-        """The means since the last reading, losses over all processes; adds to the totals and begins anew."""
+        """Returns the means since the last report, losses over all processes; adds to the totals and starts anew."""
         period = self._period
-        # The one place where the host waits for the device, and for the other processes.
+        # The only place where the host waits for the device and for the other processes.
         summed = accelerator.reduce(torch.stack(list(period.values.values())), "mean").tolist()
         seconds = time.perf_counter() - period.started
         waited = period.waited + sum(before.elapsed_time(after) for before, after in period.events) / 1000
@@ -105,18 +105,18 @@ class ThroughputMeter:
         self.totals.seconds += seconds
         self.totals.waited += waited
         self._period = _Period()
-        rate = period.images / seconds
+        throughput = period.images / seconds
         skipped = {"steps/skipped": period.steps - counted} if counted < period.steps else {}
         values = {
             **skipped,
             **{f"train/{name}": value for name, value in means.items()},
             "optim/grad_norm": norm,
-            "throughput(img/s)": rate,
-            "throughput/device(img/s)": rate / accelerator.num_processes,
+            "throughput(img/s)": throughput,
+            "throughput/device(img/s)": throughput / accelerator.num_processes,
             "time/data_wait(%)": 100 * waited / seconds,
         }
-        if self._use_per_image:
-            values["compute/mfu(%)"] = 100 * self._use_per_image * rate / accelerator.num_processes
+        if self._peak_seconds_per_image:
+            values["compute/mfu(%)"] = 100 * self._peak_seconds_per_image * throughput / accelerator.num_processes
         if self._device.type == "cuda":
             values["memory/peak(GiB)"] = torch.cuda.max_memory_allocated(self._device) / 2**30
         return values

@@ -14,14 +14,14 @@ _PROJECT = "photochrom"
 
 
 class Trackers:
-    """Trackers by name; one that fails is told of and left out from then on.
+    """Trackers by name; one that fails is reported once and not used any more.
 
     Args:
-        names: Of LOGGER_TYPE_TO_CLASS.
-        folder: The run's.
-        step: At which the run begins, or goes on.
-        config: The run's, as plain values.
-        warn: Is told, in a sentence, of what fails.
+        names: Keys of LOGGER_TYPE_TO_CLASS.
+        folder: Folder of the run.
+        step: Step at which the run starts or resumes.
+        config: Configuration of the run, as plain values.
+        warn: Called with a sentence for each tracker that fails.
     """
 
     def __init__(
@@ -29,28 +29,28 @@ class Trackers:
     ) -> None:
         self._warn = warn
         self._trackers: dict[str, Any] = dict.fromkeys(names)
-        self._each("make", lambda name, _: self._trackers.update({name: _make(name, folder, step)}))
-        self._each("start", lambda name, tracker: tracker.start())
-        self._each("store_init_configuration", lambda name, tracker: _describe(name, tracker, config))
+        self._call_each("make", lambda name, _: self._trackers.update({name: _make(name, folder, step)}))
+        self._call_each("start", lambda name, tracker: tracker.start())
+        self._call_each("store_init_configuration", lambda name, tracker: _log_config(name, tracker, config))
 
     def metrics(self, values: dict[str, float], step: int) -> None:
-        self._each("log", lambda name, tracker: tracker.log(values, step=step))
+        self._call_each("log", lambda name, tracker: tracker.log(values, step=step))
 
     def preview(self, picture: NDArray[np.uint8], step: int) -> None:
-        """A picture (H, W, 3), for those that take pictures."""
-        self._each("log_images", lambda name, tracker: _show(name, tracker, picture, step))
+        """Logs a picture (H, W, 3) with the trackers that take pictures."""
+        self._call_each("log_images", lambda name, tracker: _log_picture(name, tracker, picture, step))
 
     def close(self) -> None:
-        self._each("finish", lambda name, tracker: tracker.finish())
+        self._call_each("finish", lambda name, tracker: tracker.finish())
 
-    def _each(self, what: str, act: Callable[[str, GeneralTracker], None]) -> None:
+    def _call_each(self, what: str, act: Callable[[str, GeneralTracker], None]) -> None:
         for name, tracker in list(self._trackers.items()):
             try:
                 act(name, tracker)
-            except Exception as error:  # whatever goes wrong in a service of others, the run is worth more
+            except Exception as error:  # whatever goes wrong in a tracker, the run is worth more
                 del self._trackers[name]
                 reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                self._warn(f"the tracker {name} has failed ({what}: {reason}): training goes on without it")
+                self._warn(f"the tracker {name} has failed ({what}: {reason}): training continues without it")
 
 
 def check_trackers(names: list[str]) -> None:
@@ -67,21 +67,21 @@ def check_trackers(names: list[str]) -> None:
 
 def _make(name: str, folder: Path, step: int) -> GeneralTracker:
     cls = LOGGER_TYPE_TO_CLASS[name]
-    if name == "tensorboard":  # into the run's own folder, without what is to be done again
+    if name == "tensorboard":  # in the run's own folder, without the steps that will be repeated
         return cls("tensorboard", folder, purge_step=step + 1)
     if name == "wandb":
         return cls(_PROJECT, dir=str(folder), name=folder.name)
     return cls(_PROJECT, folder / name) if cls.requires_logging_directory else cls(_PROJECT)
 
 
-def _describe(name: str, tracker: GeneralTracker, config: dict[str, Any]) -> None:
-    if name == "tensorboard":  # it would make a folder of its own for every start
+def _log_config(name: str, tracker: GeneralTracker, config: dict[str, Any]) -> None:
+    if name == "tensorboard":  # store_init_configuration would make another folder at every start
         tracker.tracker.add_text("config", "\n".join(f"    {key}: {value}" for key, value in flatten(config).items()))
     else:
         tracker.store_init_configuration(flatten(config))
 
 
-def _show(name: str, tracker: GeneralTracker, picture: NDArray[np.uint8], step: int) -> None:
+def _log_picture(name: str, tracker: GeneralTracker, picture: NDArray[np.uint8], step: int) -> None:
     if not hasattr(tracker, "log_images"):
         return
     formats = {"dataformats": "NHWC"} if name == "tensorboard" else {}

@@ -21,11 +21,11 @@ def test_a_missing_package_and_how_to_get_it(
         return "1.0"
 
     monkeypatch.setattr(doctor, "version", without)
-    findings = {finding.what: finding for finding in doctor.examine()}
-    assert findings["kornia"].verdict == "missing"
-    assert findings["kornia"].advice == "pip install kornia"
-    assert findings["DALI"].verdict == "missing"
-    assert "nvidia-dali-cuda130" in findings["DALI"].advice
+    checks = {check.what: check for check in doctor.run_checks()}
+    assert checks["kornia"].verdict == "missing"
+    assert checks["kornia"].advice == "pip install kornia"
+    assert checks["DALI"].verdict == "missing"
+    assert "nvidia-dali-cuda130" in checks["DALI"].advice
     assert main(["doctor"]) == 1
     assert "nvidia-dali-cuda130" in capsys.readouterr().out, "eaten as a colour's name"
 
@@ -35,6 +35,6 @@ def test_a_decoder_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("libnvjpeg.so.13: cannot open shared object file\nmore")
 
     monkeypatch.setattr(doctor, "_decode_with_dali", broken)
-    finding = next(finding for finding in doctor.examine() if finding.what == "JPEG on the CPU")
-    assert finding.verdict == "broken"
-    assert finding.found == "libnvjpeg.so.13: cannot open shared object file"
+    check = next(check for check in doctor.run_checks() if check.what == "JPEG on the CPU")
+    assert check.verdict == "broken"
+    assert check.found == "libnvjpeg.so.13: cannot open shared object file"

@@ -14,7 +14,7 @@ from photochrom.bench.common.timing import Clock
 from photochrom.bench.stalls.feed_stages import DECODE, LAB, NETWORK, STORAGE, TRANSFER, MemoryReader, ToDevice
 from photochrom.bench.stalls.measurement import advice, measure, significant
 from photochrom.engine.configuration.config import ClassSpec, DataConfig, LoaderConfig, RunConfig, TrainConfig
-from photochrom.engine.training.train_step import Trainer
+from photochrom.engine.training.trainer import Trainer
 from photochrom.pipelines import LabBatch, ShardSet
 from photochrom.pipelines.loading.reader import LocalReader
 from PIL import Image

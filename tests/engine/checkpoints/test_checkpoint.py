@@ -77,7 +77,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(tmp_path: Pat
 
 def test_no_whole_checkpoint_is_no_silent_new_start(tmp_path: Path) -> None:
     (save(tmp_path, 1) / "state.json").unlink()
-    with pytest.raises(ValueError, match=r"none of the checkpoints in .* is whole"):
+    with pytest.raises(ValueError, match=r"none of the checkpoints in .* is intact"):
         newest_intact(tmp_path, lambda warning: None)
 
 

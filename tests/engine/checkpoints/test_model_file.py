@@ -67,7 +67,7 @@ def test_nothing_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"no weights", b"\xff" * 100])
 def test_no_model_file(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.safetensors").write_bytes(content)
-    with pytest.raises(ValueError, match="is no intact model file"):
+    with pytest.raises(ValueError, match="is not an intact model file"):
         photochrom.load(tmp_path)
 
 

@@ -181,7 +181,7 @@ def test_a_file_that_is_wrong_does_not_stay(
     node = onnx.helper.make_node("Concat", ["L", "L"], ["ab"], axis=1)
     graph = onnx.helper.make_graph([node], "g", [value("L", 1, shape)], [value("ab", 1, ["b", 2, "h", "w"])])
     wrong = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
-    monkeypatch.setattr(export, "_written", lambda *_: wrong)
+    monkeypatch.setattr(export, "_to_onnx", lambda *_: wrong)
     assert main(["export", str(trained), str(tmp_path / "model.onnx")]) == 1
     assert (
         "model.onnx was not written: its colours are off from torch's by 99, more than 0.001" in capfd.readouterr().err

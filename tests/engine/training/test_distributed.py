@@ -21,9 +21,9 @@ import psutil
 import pytest
 import torch
 from photochrom.engine.cli import main
-from photochrom.engine.evaluation.predictors import Network
+from photochrom.engine.evaluation.predictors import ModelPredictor
 from photochrom.engine.evaluation.score import score
-from photochrom.engine.training.run import _explained
+from photochrom.engine.training.shutdown import explain_lost_process
 from photochrom.losses import L2
 from photochrom.pipelines import DaliLoader, ShardSet
 from safetensors.torch import load_file
@@ -168,7 +168,7 @@ def test_validation_on_two_ranks_scores_what_is_saved_on_every_photograph(two_ra
     (validation,) = [line for line in lines if "val/rmse_ab" in line]
     assert validation["step"] == 6
     loader = DaliLoader(shards, batch_size=9, size=32, train=False)
-    figures = score(Network(photochrom.load(two_ranks), L2()), loader)
+    figures = score(ModelPredictor(photochrom.load(two_ranks), L2()), loader)
     assert {name: validation[f"val/{name}"] for name in figures} == pytest.approx(figures, rel=1e-4)
 
 
@@ -182,7 +182,7 @@ def test_a_photograph_that_one_rank_cannot_decode_stops_all(shards: ShardSet, tm
     done = train(damaged, tmp_path / "run", ranks=2)  # and not after the time limit
     assert done.returncode == 1
     sentences = [line for line in done.stderr.splitlines() if line.startswith("photochrom train:")]
-    others = [sentence for sentence in sentences if "has lost another process, which may say why" not in sentence]
+    others = [sentence for sentence in sentences if "has lost another process, in step" not in sentence]
     assert others == [f"photochrom train: {damaged.place(4)} cannot be read any more (not an image): {MEND}"]
 
 
@@ -196,19 +196,26 @@ def started(line: list[str]) -> tuple[subprocess.Popen[str], list[psutil.Process
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_rank_that_is_killed_is_named_in_the_last_line(shards: ShardSet, tmp_path: Path, victim: int) -> None:
-    """With what goes on from there; and all others have ended by then."""
+def test_a_rank_that_is_killed_is_named_in_the_last_lines(shards: ShardSet, tmp_path: Path, victim: int) -> None:
+    """Its host and how to resume, too; and all others have ended by then."""
     line = command(shards, tmp_path / "run", "--train.steps", "100000", "--checkpoint.every", "2", launcher=TWO_RANKS)
     job, ranks = started(line)
     wait_for_checkpoint(job, tmp_path / "run")
     killed = time.monotonic()
     ranks[victim].kill()
-    last = job.communicate(timeout=60)[1].splitlines()[-1]
+    stderr = job.communicate(timeout=60)[1]
     assert time.monotonic() - killed < 30
     assert job.returncode == 1
     saved = max(path.name for path in (tmp_path / "run" / "checkpoints").glob("step-*"))
-    assert last.startswith(f"photochrom train: rank {victim} on {platform.node()} ended without a word, ")
-    assert last.endswith(f"this goes on, from {saved}: {shlex.join(line)}")
+    (survivor,) = [line for line in stderr.splitlines() if line.startswith("photochrom train: ")]
+    assert survivor.startswith(f"photochrom train: rank {1 - victim} on {platform.node()} has lost another process in ")
+    assert survivor.endswith(
+        f"it was killed (out of memory?) or cannot be reached. Resume from {saved} with: {shlex.join(line)}"
+    )
+    report = stderr.splitlines()[-8:]  # torchrun's
+    assert any(re.fullmatch(rf" *rank +: {victim} .*", text) for text in report), report
+    assert any(re.fullmatch(rf" *host +: {socket.getfqdn()}", text) for text in report), report
+    assert any(f"Signal 9 (SIGKILL) received by PID {ranks[victim].pid}" in text for text in report), report
     assert not psutil.pid_exists(ranks[1 - victim].pid)
     if victim:
         assert subprocess.run([*line, "--train.steps", str(int(saved[5:]) + 1)], capture_output=True).returncode == 0
@@ -218,10 +225,10 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_step(shards: ShardSet, tmp_p
     job, ranks = started(command(shards, tmp_path / "run", "--train.steps", "100000", launcher=TWO_RANKS))
     ranks[1].send_signal(signal.SIGUSR1)
     rest = job.communicate(timeout=60)[1]
-    stopped = re.search(r"photochrom train: stopped at step (\d+), which is saved", rest)
+    stopped = re.search(r"photochrom train: stopped and saved at step (\d+)", rest)
     assert stopped, rest
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == [f"step-{int(stopped[1]):08d}"]
-    assert "without a word" not in rest
+    assert "has lost another process" not in rest
 
 
 def test_a_loss_that_is_no_number_on_one_rank_stops_all(shards: ShardSet, tmp_path: Path) -> None:
@@ -262,10 +269,15 @@ def test_what_backends_say_of_a_lost_process_is_explained(said: str, tmp_path: P
     run: Any = SimpleNamespace(
         accelerator=SimpleNamespace(num_processes=2, process_index=1), config=SimpleNamespace(out=tmp_path), step=7
     )
-    with pytest.raises(ValueError, match=r"rank 1 on .* has lost another process, .* in step 7"), _explained(run):
+    with (
+        pytest.raises(
+            ValueError, match=r"rank 1 on .* has lost another process in step 7\. .* Resume from the beginning with: "
+        ),
+        explain_lost_process(run),
+    ):
         raise RuntimeError(said)
-    with pytest.raises(RuntimeError, match="size mismatch"), _explained(run):
+    with pytest.raises(RuntimeError, match="size mismatch"), explain_lost_process(run):
         raise RuntimeError("size mismatch")
     run.accelerator.num_processes = 1
-    with pytest.raises(RuntimeError), _explained(run):
+    with pytest.raises(RuntimeError), explain_lost_process(run):
         raise RuntimeError(said)

@@ -17,7 +17,7 @@ from photochrom.engine.checkpoints.checkpoint import save_checkpoint
 from photochrom.engine.configuration.config import ClassSpec
 from photochrom.engine.training import loop
 from photochrom.engine.training.run import train
-from photochrom.engine.training.signals import RunStopped
+from photochrom.engine.training.shutdown import RunStopped
 from photochrom.losses import L2, ColorLoss, LossOutput
 from photochrom.pipelines import LabBatch, ShardSet
 from safetensors.torch import load_file
@@ -95,7 +95,7 @@ def test_some_steps_can_be_borne(configure, tmp_path: Path, capsys: pytest.Captu
     """They are left out, with what they did to the statistics of BatchNorm; more of them in a row stop the run."""
     settings = {"train__max_nonfinite_steps": 2, "train__steps": 9, "log__every": 3}
     train(configure(tmp_path / "run", loss=stumbling(2, 5, 6), **settings))
-    told = [line for line in capsys.readouterr().err.splitlines() if line.endswith("the step was left out")]
+    told = [line for line in capsys.readouterr().err.splitlines() if line.endswith("the step was skipped")]
     assert [line.partition(" in step ")[2][0] for line in told] == ["2", "5", "6"]
     assert all(tensor.isfinite().all() for tensor in load_file(tmp_path / "run" / "model.safetensors").values())
     lines = lines_of(tmp_path / "run")
@@ -168,7 +168,7 @@ def test_a_signal_saves_and_the_run_goes_on_exactly(
         time.sleep(0.2)  # the thread that listens
 
     at_step(13, ask)
-    with pytest.raises(RunStopped, match="stopped at step 14, which is saved: the same command goes on") as stopped:
+    with pytest.raises(RunStopped, match="stopped and saved at step 14: the same command resumes") as stopped:
         train(configure(tmp_path / "run"))
     assert stopped.value.number == number
     assert checkpoints(tmp_path / "run") == ["step-00000010", "step-00000014"]
@@ -200,7 +200,7 @@ def test_a_signal_ends_a_validation(configure, at_step, tmp_path: Path, monkeypa
     original = torch.Tensor.ceil  # which only the scores of a validation take
     monkeypatch.setattr(torch.Tensor, "ceil", lambda tensor: (ask_once(), original(tensor))[1])
     config = configure(tmp_path / "run")
-    with pytest.raises(RunStopped, match="stopped at step 10, which is saved"):
+    with pytest.raises(RunStopped, match="stopped and saved at step 10"):
         train(configure(tmp_path / "run", data__val=config.data.train, train__batch_size=2))
     assert len(asked) == 2, "the model's and grey's, of one batch of five"
     assert checkpoints(tmp_path / "run") == ["step-00000010"]
@@ -229,8 +229,8 @@ def test_the_exit_code_says_which_signal(running: subprocess.Popen[str], tmp_pat
     rest = running.communicate(timeout=60)[1]
     assert running.returncode == 128 + signal.SIGTERM
     last = rest.splitlines()[-1]
-    assert last.startswith("photochrom train: stopped at step ")
-    assert checkpoints(tmp_path / "run") == [f"step-{int(last.split()[5].rstrip(',')):08d}"]
+    assert last.startswith("photochrom train: stopped and saved at step ")
+    assert checkpoints(tmp_path / "run") == [f"step-{int(last.split()[7].rstrip(':')):08d}"]
     assert "Traceback" not in rest
 
 
@@ -301,7 +301,7 @@ def test_a_run_that_cannot_save_when_it_is_stopped_fails(
 
 def test_a_disk_without_room_is_refused(configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 1_000_000})
-    monkeypatch.setattr("photochrom.engine.training.run.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("photochrom.engine.training.checks.shutil.disk_usage", lambda path: usage)
     with pytest.raises(ValueError, match=r"a checkpoint takes 2 MB, and .* has 1 MB left: make room, or name another"):
         train(configure(tmp_path / "run"))
 
@@ -352,7 +352,7 @@ def test_a_broken_tracker_stops_nothing(
     assert summary["steps"] == 6
     assert Broken.logged == 3
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("the tracker")]
-    assert told == ["the tracker broken has failed (log: the service is gone): training goes on without it"]
+    assert told == ["the tracker broken has failed (log: the service is gone): training continues without it"]
     assert not (tmp_path / "run" / "tensorboard").exists()
 
 
@@ -375,5 +375,5 @@ def test_a_log_that_cannot_be_written_stops_nothing(
     run = tmp_path / "run"
     at_step(3, lambda: ((run / "metrics.jsonl").unlink(), (run / "metrics.jsonl").mkdir()))
     assert train(configure(run, train__steps=6))["steps"] == 6
-    told = [line for line in capsys.readouterr().err.splitlines() if "figures or pictures" in line]
+    told = [line for line in capsys.readouterr().err.splitlines() if "metrics or pictures" in line]
     assert len(told) == 1

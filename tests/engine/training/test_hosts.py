@@ -86,7 +86,7 @@ def test_three_hosts_learn_what_one_does(hosts: list[str], shards: ShardSet, tmp
     assert all(process.returncode == 1 for process in run)
     for rank, text in enumerate(told):
         assert any(
-            line.startswith(f"photochrom train: rank {rank} on ") and "the same command goes on from step-0" in line
+            line.startswith(f"photochrom train: rank {rank} on ") and "Resume from step-0" in line
             for line in text.splitlines()
         ), text
     ip("-n", hosts[2], "link", "set", "eth0", "up")

@@ -1,6 +1,8 @@
 import json
 import math
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +91,7 @@ def test_a_run_goes_on_from_a_named_checkpoint(configure, trained: Path, tmp_pat
 def test_going_back_in_one_s_own_folder_removes_nothing_whole(configure, trained: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(trained, tmp_path / "run"))
     settings = {"resume": str(run / "checkpoints" / "step-00000010"), "data__val": configure(run).data.train}
-    with pytest.raises(ValueError, match=r"step-00000020 is later than step 10, from where the run is to go on"):
+    with pytest.raises(ValueError, match=r"step-00000020 is later than step 10, from which the run is to resume"):
         train(configure(run, **settings))
     assert same(run, trained)
     shutil.rmtree(run / "checkpoints" / "step-00000020")
@@ -128,7 +130,8 @@ def test_a_run_that_was_stopped_before_its_results_were_written_gets_them(
     (run / "summary.json").unlink()
     summary = train(configure(run))
     assert same(run, trained)
-    assert summary == {**expected, "checkpoint": str(run / "model.safetensors")}
+    ours = {"checkpoint": str(run / "model.safetensors"), "provenance": summary["provenance"]}
+    assert summary == {**expected, **ours}
 
 
 def test_the_summary_covers_the_whole_run(configure, tmp_path: Path) -> None:
@@ -149,7 +152,7 @@ def test_a_run_does_not_mix_with_another(configure, trained: Path, tmp_path: Pat
     run = tmp_path / "run"
     train(configure(run, train__steps=5))
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    with pytest.raises(ValueError, match="already holds a run: name another --out, or go on with --resume auto"):
+    with pytest.raises(ValueError, match="already holds a run: name another --out, or continue it with --resume auto"):
         train(configure(run, resume=str(trained)))
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
@@ -207,6 +210,8 @@ def test_what_a_run_leaves_behind(trained: Path, configure) -> None:
     assert 0 <= summary["data_wait_percent"] <= 100
     assert summary["loss"] == losses(trained)[-1]
     assert summary["checkpoint"] == str(trained / "model.safetensors")
+    assert summary["provenance"].keys() == {"commit", "dirty", "command", "time"}
+    assert read_metadata(trained / "model.safetensors").provenance == summary["provenance"]
 
 
 def test_metrics_carry_their_units(trained: Path) -> None:
@@ -243,6 +248,17 @@ def test_precisions_of_the_cpu(configure, tmp_path: Path, precision: str, traine
 def test_precisions_of_the_gpu(configure, tmp_path: Path, precision: str, trained: Path) -> None:
     train(configure(tmp_path / "run", train__precision=precision, train__device="cuda"))
     assert losses(tmp_path / "run") == pytest.approx(losses(trained), rel=0.05)
+
+
+def test_a_run_does_not_import_what_it_does_not_need(shards: ShardSet, tmp_path: Path) -> None:
+    """The compiler alone takes 2 s; without it, a run takes its first step after 4 s of CPU."""
+    train = ["train", "--out", str(tmp_path / "run"), "--data.train", str(shards.root), "--data.size", "32"]
+    train += ["--model.width", "0.0625", "--train.steps", "1", "--train.batch_size", "4", "--train.device", "cpu"]
+    absent = {"torch._dynamo", "torch._inductor", "torch.utils.flop_counter", "matplotlib", "skimage", "tensorboard"}
+    code = f"import sys\nfrom photochrom.engine.cli import main\nassert main({[*train, '--log.trackers', '[]']}) == 0\n"
+    code += f"print(*({absent} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[1:] == [""]
 
 
 def test_epochs_give_the_steps(configure, tmp_path: Path) -> None:
@@ -297,8 +313,8 @@ def test_a_loss_for_another_head_is_refused(configure, tmp_path: Path) -> None:
             {"train__batch_size": 5, "train__grad_accum_steps": 2},
             r"batch_size=5 does not divide .*grad_accum_steps=2.*: try 6",
         ),
-        ({"train__precision": "fp16"}, "precision=fp16 needs a GPU: use fp32, or bf16, on a CPU"),
-        ({"resume": "elsewhere"}, "--resume elsewhere is neither auto, never nor the folder"),
+        ({"train__precision": "fp16"}, "precision=fp16 needs a GPU: use fp32 or bf16 on a CPU"),
+        ({"resume": "elsewhere"}, "--resume elsewhere is not auto, never or the folder"),
         ({"optim__warmup_steps": 20}, "optim.warmup_steps=20 leaves nothing of a run of 20 steps: shorten it"),
     ],
 )
@@ -312,7 +328,7 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_gpu_that_is_not_there(configure, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"device=cuda was asked for.*sees no GPU.*use device=cpu"):
+    with pytest.raises(ValueError, match=r"device=cuda needs a GPU.*sees none.*use device=cpu"):
         train(configure(tmp_path / "run", train__device="cuda"))
     assert not (tmp_path / "run").exists()
 
@@ -329,7 +345,7 @@ def test_a_folder_that_holds_something_else_is_refused(configure, tmp_path: Path
 def test_a_finished_run_is_not_done_again(configure, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"is complete at step 20: ask for more with --train.steps"):
         train(configure(trained))
-    with pytest.raises(ValueError, match="already holds a run: name another --out, or go on with --resume auto"):
+    with pytest.raises(ValueError, match="already holds a run: name another --out, or continue it with --resume auto"):
         train(configure(trained, resume="never"))
     monkeypatch.chdir(trained)
     with pytest.raises(ValueError, match="already holds a run"):
@@ -423,7 +439,7 @@ def test_other_data_is_refused_in_the_middle_of_a_run(configure, tmp_path: Path)
     train(configure(tmp_path / "run", train__steps=10))
     with pytest.raises(
         ValueError,
-        match=r"a run goes on with the photographs and the order .* these differ: batch_size=4 then and 8 now",
+        match=r"a run continues with the photographs and the order .* these differ: batch_size=4 then and 8 now",
     ):
         train(configure(tmp_path / "run", train__batch_size=8))
 

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 from photochrom.engine import distributed as launch
-from photochrom.engine.checkpoints.model_file import ModelMetadata
+from photochrom.engine.checkpoints.metadata import ModelMetadata
 from photochrom.engine.configuration.config import CheckpointConfig, ClassSpec, TrainConfig
 from photochrom.engine.distributed import resolve_compile, resolve_precision
 from photochrom.engine.inference import load
 from photochrom.engine.training.async_checkpoint import AsyncCheckpointer
 from photochrom.engine.training.flops import flops_per_image, published_peak
 from photochrom.engine.training.run import train
-from photochrom.engine.training.train_step import Trainer
+from photochrom.engine.training.trainer import Trainer
 from photochrom.losses import L2
 from photochrom.models import VGGColorizer
 from photochrom.pipelines import LabBatch
@@ -89,7 +89,7 @@ def test_adam_is_that_of_the_formula(configure, tmp_path: Path) -> None:
 
 def test_the_average_is_that_of_the_formula(configure, tmp_path: Path) -> None:
     learns, batch = trainer(configure, tmp_path, train__ema=0.5)
-    assert learns.average is not None
+    assert learns.ema is not None
     expected = [parameter.detach().clone() for parameter in learns.colorizer.parameters()]
     for step in range(8):
         learns.train_step(batch, step=step, lr=1e-3)
@@ -223,7 +223,7 @@ def test_the_share_of_the_peak_is_logged(configure, tmp_path: Path) -> None:
 
 def test_a_scaled_rate_is_told(configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(configure(tmp_path / "run", train__steps=2, optim__lr_scaling="linear", optim__reference_batch_size=2))
-    assert "learning rate 0.0001 x 2 = 0.0002: batches of 4 in place of 2, linear" in capsys.readouterr().err
+    assert "learning rate 0.0001 x 2 = 0.0002: batches of 4 instead of 2, linear" in capsys.readouterr().err
     assert [line["optim/lr"] for line in lines_of(tmp_path / "run")] == [2e-4, 2e-4]
 
 
@@ -233,7 +233,7 @@ def test_a_scaled_rate_is_told(configure, tmp_path: Path, capsys: pytest.Capture
         ({"train__sync_batchnorm": True}, r"train.sync_batchnorm=true needs GPUs"),
         (
             {"train__grad_compression": "bf16"},
-            r"train.grad_compression=bf16 needs GPUs, which reduce it by NCCL: use fp16 or none",
+            r"train.grad_compression=bf16 needs GPUs, where NCCL reduces it: use fp16 or none",
         ),
         ({"log__peak_tflops": 0.0}, r"log.peak_tflops=0.0 is not a positive number"),
         ({"train__ema": 1.0}, r"train.ema=1.0 is not between 0 and 1"),

@@ -1,0 +1,89 @@
+"""Checks of a run before anything is written; each raises ValueError with one sentence that says what to change."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...losses import ColorLoss
+from ...models import MODELS, Colorizer
+from ...pipelines.output_dir import differences
+from ..checkpoints.checkpoint import CHECKPOINTS, MODEL, Checkpoint
+from ..checkpoints.model_file import read_metadata
+from ..configuration.config import ClassSpec, RunConfig
+from ..configuration.registry import find_class, with_defaults
+from ..console import plural
+
+SUMMARY = "summary.json"
+
+
+def check_cache(config: RunConfig, device: torch.device) -> None:
+    """Raises ValueError for a cache on a GPU that is not used."""
+    if config.loader.backend == "cached" and config.loader.cache_location == "device" and device.type == "cpu":
+        raise ValueError("loader.cache_location=device needs a GPU: use ram")
+
+
+def check_batch_size(config: RunConfig, num_processes: int) -> None:
+    """Raises ValueError when a batch does not divide evenly."""
+    batch_size, parts = config.train.batch_size, num_processes * config.train.grad_accum_steps
+    if batch_size % parts:
+        processes = plural(num_processes, "process", "es")
+        raise ValueError(
+            f"train.batch_size={batch_size} does not divide into {processes} x train.grad_accum_steps="
+            f"{config.train.grad_accum_steps} equal parts: try {-(-batch_size // parts) * parts}"
+        )
+
+
+def check_warmup(config: RunConfig, total_steps: int) -> None:
+    """Raises ValueError when the warm-up is as long as the run."""
+    if config.optim.warmup_steps >= total_steps:
+        raise ValueError(
+            f"optim.warmup_steps={config.optim.warmup_steps} leaves nothing of a run of {plural(total_steps, 'step')}: "
+            "shorten it"
+        )
+
+
+def check_head(config: RunConfig, colorizer: Colorizer, loss: ColorLoss) -> None:
+    """Raises ValueError when the loss cannot score what the network predicts."""
+    if loss.head not in (None, colorizer.head):
+        raise ValueError(
+            f"loss={config.loss.class_path} needs the head {loss.head!r}, and model={config.model.class_path} has the "
+            f"head {colorizer.head!r}: set --model.head {loss.head}, or choose another loss"
+        )
+
+
+def check_network(config: RunConfig, checkpoint: Checkpoint) -> None:
+    """Raises ValueError for another network than the checkpoint's, even if the weights happen to fit."""
+    before, now = (_network_settings(spec) for spec in (read_metadata(checkpoint.model).model, config.model))
+    if changes := differences(before, now, "model"):
+        raise ValueError(f"{checkpoint.folder} is of another network ({', '.join(changes)}): name another --out")
+
+
+def _network_settings(spec: ClassSpec) -> Any:
+    """Returns a model's class and arguments, defaults included, without those that only change how it is computed."""
+    execution = find_class(spec.class_path, Colorizer, MODELS).execution
+    return {name: value for name, value in with_defaults(spec, MODELS).items() if name not in execution}
+
+
+def check_steps_left(config: RunConfig, checkpoint: Checkpoint, total_steps: int) -> None:
+    """Raises ValueError when nothing is left to do: no step, and no result that an interrupted run still owes."""
+    is_own = checkpoint.folder.resolve().parent == (config.out / CHECKPOINTS).resolve()
+    has_results = (config.out / SUMMARY).exists() and (config.out / MODEL).exists()
+    steps_left = total_steps - checkpoint.step
+    if steps_left < 0 or (steps_left == 0 and not (is_own and not has_results)):
+        raise ValueError(
+            f"the run of {checkpoint.folder} is complete at step {checkpoint.step}: ask for more with --train.steps, "
+            "or name another --out"
+        )
+
+
+def check_disk_space(out: Path, colorizer: Colorizer, *, has_ema: bool) -> None:
+    """Raises ValueError when the disk has no room for one checkpoint: weights, Adam's two moments, averaged weights."""
+    weights = sum(parameter.nbytes for parameter in colorizer.parameters())
+    needed = weights * (4 if has_ema else 3)
+    if (free := shutil.disk_usage(out).free) < needed:
+        raise ValueError(
+            f"a checkpoint takes {needed / 1e6:,.0f} MB, and {out} has {free / 1e6:,.0f} MB left: make room, or name "
+            "another --out"
+        )
