@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.state import AcceleratorState
 from torch import nn
 
 from ...engine.configuration.config import ClassSpec, DataConfig, Device, Precision, RunConfig, TrainConfig
@@ -102,7 +101,6 @@ def _engine(width: float, batch: LabBatch, device: Device, precision: Precision)
         model=ClassSpec(class_path="VGGColorizer", init_args={**_ARGUMENTS, "width": width}),
         train=TrainConfig(batch_size=len(batch), device=device, precision=precision),
     )
-    AcceleratorState._reset_state()  # Accelerate keeps one precision in a process
     accelerator = make_trainer(run.train)
     torch.manual_seed(0)
     trainer = Trainer(_network(width), L2(resolution="input"), run, accelerator)

@@ -14,7 +14,6 @@ from textwrap import fill
 from typing import Any, get_args
 
 import torch
-from accelerate.state import AcceleratorState
 from rich.table import Column, Table
 
 from ...engine.configuration.config import ClassSpec, Compile, MemoryFormat, Precision, RunConfig, to_plain_dict
@@ -138,7 +137,6 @@ class Step:
     """A training step that can be repeated on one batch. Raises ValueError if this machine cannot run it."""
 
     def __init__(self, run: RunConfig, batch_size: int, device: torch.device) -> None:
-        AcceleratorState._reset_state()  # Accelerate keeps one precision in a process
         train = replace(run.train, batch_size=batch_size, grad_accum_steps=1)
         accelerator = make_trainer(train)
         torch.manual_seed(0)
