@@ -1,1 +1,1 @@
-"""What all benchmarks share: timing, options, results."""
+"""Timing, options and results of all benchmarks."""

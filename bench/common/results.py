@@ -14,6 +14,7 @@ from rich.table import Table
 from ...engine.configuration.config import to_plain_dict
 from ...engine.configuration.parser import parse_options
 from ...engine.console import console
+from ...engine.provenance import provenance
 from ...pipelines.output_dir import check_output_file, write_json
 from ...pipelines.system import available_cpus
 
@@ -58,10 +59,11 @@ def _processor() -> str:
 
 
 def make_results(options: Any, device: "torch.device", rows: list[Any], verdict: str) -> Results:
-    """Returns the rows and the verdict with the machine, the versions and the settings that they were measured with."""
+    """Returns the rows and the verdict with the commit, machine, versions and settings that they were measured with."""
     from ...engine.doctor import versions
 
     return {
+        "provenance": provenance(),
         "machine": machine(device),
         "versions": versions(),
         "settings": to_plain_dict(options),

@@ -6,7 +6,7 @@ The set is dropped from the page cache before each measurement.
 import os
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +37,7 @@ class OrderOptions:
 
     data: Path
     batch_size: int = 224
-    blocks: tuple[int, ...] = (1, 16, 64, 256)
+    blocks: list[int] = field(default_factory=lambda: [1, 16, 64, 256])
     batches: int = 40
     rounds: int = 3
     out: Path | None = None

@@ -19,8 +19,6 @@ class LoaderOptions(RunOptions):
     """Measures images per second and CPU time of loaders by backend, threads, prefetched batches and batch size, and
     the cost of each stage.
 
-    All other options are those of 'photochrom train': --config RECIPE, then dotted settings.
-
     Args:
         data: Shard set to load.
         seconds: Measuring time; each measurement takes at least three batches.

@@ -1,4 +1,4 @@
-"""Measures loaders by their settings: two sweeps, each in rounds in which all settings take measurements.
+"""Measures loaders by their settings: two sweeps, each in rounds in which all settings take turns.
 
 The first sweep varies the decoder and the number of threads. The second varies the prefetched batches and the batch
 size at each decoder's best number of threads. Each measurement opens a new loader and starts once its queue is full.

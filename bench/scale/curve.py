@@ -14,9 +14,9 @@ from ...engine.console import plural
 from ..common.results import Results, make_results
 from .ceilings import load_ceilings
 from .command import ScaleOptions
-from .machines import ORIGINAL_MACHINE, Machine, Precision, load_machine
+from .machines import Machine, load_machine
 from .network import vgg
-from .photographs import Stored, load_photograph
+from .photographs import load_photograph
 from .prediction import Point, TrainingJob, in_memory, predict, seconds
 
 _CURVE = (1, 2, 4, 8, 16, 32, 64)
@@ -52,11 +52,10 @@ def measure(options: ScaleOptions) -> Results:
     row = next(row for row in rows if row["nodes"] == options.nodes)
     return make_results(options, torch.device("cpu"), rows, _sentence(row, machine, options)) | {
         "predicted_for": {"name": machine.name, "about": machine.about, "gpus": gpus, "figures": machine.sources()},
-        "photograph": to_plain_dict(job.photograph),
+        "photograph": job.photograph.model_dump(),
         "network": {"flops": job.network.flops, "gradient_bytes": job.network.gradient_bytes},
         "in_memory": in_memory(machine, job),
         "ceilings": to_plain_dict(job.ceilings),
-        "original_setup": _original_setup(options, machine, job) if machine.name == ORIGINAL_MACHINE else [],
     }
 
 
@@ -114,24 +113,6 @@ def _row(point: Point, machine: Machine, job: TrainingJob, epochs: int) -> dict[
     }
 
 
-def _original_setup(options: ScaleOptions, machine: Machine, job: TrainingJob) -> list[dict[str, Any]]:
-    """Returns rows for the original project's VMs, with its own reading and with shard sets."""
-    rows = []
-    cases: tuple[tuple[Stored, Precision], ...] = (
-        ("original-recipe", "fp32"),
-        ("original-recipe", "half"),
-        ("originals", "half"),
-        ("packed", "half"),
-    )
-    for stored, precision in cases:
-        for nodes in (1, 3):
-            case = replace(job, photograph=load_photograph(stored), batch=56, precision=precision)
-            point = predict(machine, case, nodes, 4, seed=options.seed)
-            row = _row(point, machine, case, options.epochs)
-            rows.append({"stored": stored, "precision": "fp16" if precision == "half" else precision, **row})
-    return rows
-
-
 def _sentence(row: dict[str, Any], machine: Machine, options: ScaleOptions) -> str:
     nodes = plural(row["nodes"], "node")
     return (
@@ -156,12 +137,6 @@ def notes(results: Results) -> Iterator[str]:
         yield f"a step of {row['batch']:,} photographs is more than a twentieth of the set: expect other accuracy"
     if not results["in_memory"]:
         yield "the set does not fit into half of a node's memory: every epoch is read from the disk"
-    for row in results["original_setup"]:
-        yield (
-            f"the original project's {plural(row['nodes'], 'VM')} in {row['precision']}, {_STORED[row['stored']]}: "
-            f"{row['rate(img/s)']:,.0f} images/s, {row['data_wait(%)']:.0f} % waiting for data, "
-            f"{row['mfu(%)']:.0f} % of the peak, {_duration(row['run(h)'])}; bottleneck: {row['bottleneck']}"
-        )
     sources = results["predicted_for"]["figures"]
     if assumed := [key for key, entry in sources.items() if entry["source"].startswith("assumed")]:
         yield f"assumed, not measured or documented: {', '.join(assumed)}"

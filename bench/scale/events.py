@@ -100,17 +100,6 @@ class SharedResource:
             job.resume()
 
 
-class Resource:
-    """A resource with one user."""
-
-    def __init__(self, env: Environment) -> None:
-        self._env = env
-
-    def work(self, seconds: float, width: float = 1) -> Effect:
-        env = self._env
-        return lambda resume: env.schedule(env.now + seconds, resume)
-
-
 class Semaphore:
     """A counter whose users wait for it to be positive: the free places in a queue, or its items."""
 

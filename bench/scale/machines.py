@@ -4,33 +4,40 @@ A key is a name with its unit. `value` is a positive number. `source` is a measu
 "assumed".
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from ...engine.configuration.parser import nearest
 
 Precision = Literal["auto", "half", "fp32"]
 
 ORIGINAL_MACHINE = "v100-n1-highmem-16"  # of the original project
-_FOLDER = "photochrom.bench.scale.machine_files"
+_FIX = "start from a copy of a file in bench/scale/machine_files"
+_FOLDER = files("photochrom.bench.scale.machine_files")
 
 
-@dataclass(frozen=True, kw_only=True)
-class SourcedValue:
+class FileModel(BaseModel):
+    """A strict mapping of a file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_by_name=True, validate_by_alias=True)
+
+
+M = TypeVar("M", bound=FileModel)
+
+
+class SourcedValue(FileModel):
     """A number and its source."""
 
-    value: float
-    source: str
+    value: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    source: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Machine:
-    """A node and the network between nodes.
+class Machine(FileModel):
+    """A node and the network between nodes. Aliases are the keys of files.
 
     Args:
         gpus: Devices of a node.
@@ -50,108 +57,59 @@ class Machine:
     """
 
     name: str
-    about: str
+    about: str = ""
     on_cores: bool = False
     gpus: SourcedValue
-    fp32_peak: SourcedValue
-    fp32_attained: SourcedValue
-    half_peak: SourcedValue | None = None
-    half_attained: SourcedValue | None = None
+    fp32_peak: SourcedValue = Field(alias="fp32_peak(TFLOP/s)")
+    fp32_attained: SourcedValue = Field(alias="fp32_attained(%)")
+    half_peak: SourcedValue | None = Field(None, alias="half_peak(TFLOP/s)")
+    half_attained: SourcedValue | None = Field(None, alias="half_attained(%)")
     cores: SourcedValue
     core_speed: SourcedValue
-    memory: SourcedValue
-    disk: SourcedValue
-    link: SourcedValue
-    link_latency: SourcedValue
-    network: SourcedValue
-    network_latency: SourcedValue
-    gpu_decode: SourcedValue | None = None
-    step_jitter: SourcedValue
-    load_jitter: SourcedValue
+    memory: SourcedValue = Field(alias="memory(GB)")
+    disk: SourcedValue = Field(alias="disk(MB/s)")
+    link: SourcedValue = Field(alias="link(GB/s)")
+    link_latency: SourcedValue = Field(alias="link_latency(us)")
+    network: SourcedValue = Field(alias="network(GB/s)")
+    network_latency: SourcedValue = Field(alias="network_latency(us)")
+    gpu_decode: SourcedValue | None = Field(None, alias="gpu_decode(MP/s)")
+    step_jitter: SourcedValue = Field(alias="step_jitter(%)")
+    load_jitter: SourcedValue = Field(alias="load_jitter(%)")
 
     def sources(self) -> dict[str, Any]:
         """Returns every value and source under its key in the file."""
-        return {key: {"value": item.value, "source": item.source} for key, item in self._items()}
-
-    def _items(self) -> Iterator[tuple[str, SourcedValue]]:
-        for key, name in _KEYS.items():
-            if item := getattr(self, name):
-                yield key, item
-
-
-_UNITS = {
-    "TFLOP/s": ("fp32_peak", "half_peak"),
-    "%": ("fp32_attained", "half_attained", "step_jitter", "load_jitter"),
-    "GB": ("memory",),
-    "MB/s": ("disk",),
-    "GB/s": ("link", "network"),
-    "us": ("link_latency", "network_latency"),
-    "MP/s": ("gpu_decode",),
-}
-_NAMES = [field.name for field in fields(Machine) if field.name not in ("name", "about", "on_cores")]
-_KEYS = {  # key in a file to field
-    next((f"{name}({unit})" for unit, names in _UNITS.items() if name in names), name): name for name in _NAMES
-}
-_REQUIRED = {key for key, name in _KEYS.items() if name not in ("half_peak", "half_attained", "gpu_decode")}
+        settings: dict[str, Any] = self.model_dump(by_alias=True, exclude_none=True)
+        return {key: value for key, value in settings.items() if key not in ("name", "about", "on_cores")}
 
 
 def known_machines() -> list[str]:
     """Returns the names of the machines in machine_files."""
-    return sorted(Path(file.name).stem for file in files(_FOLDER).iterdir() if file.name.endswith(".yaml"))
+    return sorted(Path(file.name).stem for file in _FOLDER.iterdir() if file.name.endswith(".yaml"))
 
 
 def load_machine(name: str) -> Machine:
     """Returns a machine by its name or from a file. Raises ValueError for an unknown or invalid one."""
-    if name not in known_machines():
-        if not name.endswith(".yaml"):
-            known = ", ".join(known_machines())
-            raise ValueError(
-                f"--machine {name} is neither a .yaml file nor a known machine"
-                f"{nearest(name, known_machines())}; known are {known}"
-            )
-        return _machine(Path(name).stem, _read(Path(name)), Path(name).name)
-    return _machine(name, yaml.safe_load((files(_FOLDER) / f"{name}.yaml").read_text()), f"{name}.yaml")
-
-
-def _read(path: Path) -> Any:
+    known = known_machines()
+    if name not in known and not name.endswith(".yaml"):
+        hint = f"{nearest(name, known)}; known are {', '.join(known)}"
+        raise ValueError(f"--machine {name} is neither a .yaml file nor a known machine{hint}")
+    file = _FOLDER / f"{name}.yaml" if name in known else Path(name)
     try:
-        return yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"--machine {path} cannot be read ({error}): name an existing file") from None
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(
-            f"--machine {path} is not YAML ({reason}): start from a copy of one in machine_files"
-        ) from None
-
-
-def _machine(name: str, values: Any, file: str) -> Machine:
+        values = yaml.safe_load(file.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"--machine {name} cannot be read ({error}): {_FIX}") from None
     if not isinstance(values, dict):
-        raise ValueError(f"{file} is not a mapping: start from a copy of one in machine_files")
-    about, on_cores = values.pop("about", ""), values.pop("on_cores", False)
-    if not isinstance(about, str) or not isinstance(on_cores, bool):
-        raise ValueError(f"{file}: about must be text, and on_cores true or false")
-    return Machine(name=name, about=about, on_cores=on_cores, **sourced_values(values, _KEYS, _REQUIRED, file))
+        raise ValueError(f"--machine {name} is not a mapping: {_FIX}")
+    return validated(Machine, values | {"name": Path(name).stem}, file.name)
 
 
-def sourced_values(
-    values: Mapping[str, Any], keys: Mapping[str, str], required: set[str], where: str
-) -> dict[str, SourcedValue]:
-    """Returns the values of a mapping by field. Raises ValueError that names the file and the invalid key."""
-    if unknown := [key for key in values if key not in keys]:
-        guess = nearest(str(unknown[0]), keys)
-        raise ValueError(f"{where} has the unknown key {unknown[0]!r}{guess}: known are {', '.join(keys)}")
-    if missing := sorted(required - values.keys()):
-        raise ValueError(f"{where} lacks {missing[0]!r}: add it with a value and a source")
-    return {keys[key]: _checked(entry, f"{where}, {key}") for key, entry in values.items()}
-
-
-def _checked(entry: Any, where: str) -> SourcedValue:
-    if not isinstance(entry, dict) or entry.keys() != {"value", "source"}:
-        raise ValueError(f"{where}: write it as {{value: NUMBER, source: TEXT}}")
-    value, source = entry["value"], entry["source"]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-        raise ValueError(f"{where}: value {value!r} is not a positive number")
-    if not isinstance(source, str) or not source.strip():
-        raise ValueError(f"{where}: source is empty: name the measurement or document, or start with 'assumed:'")
-    return SourcedValue(value=float(value), source=source.strip())
+def validated(model: type[M], values: dict[str, Any], file: str) -> M:
+    """Returns the values as a model. Raises ValueError that names the file and the invalid key."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        known = [field.alias or name for name, field in model.model_fields.items()]
+        guess = nearest(str(fault["loc"][0]), known) if fault["type"] == "extra_forbidden" else ""
+        reason = f"{fault['msg']}{guess}; a value is {{value: NUMBER, source: TEXT}}"
+        raise ValueError(f"{file}: {', '.join(map(str, fault['loc']))}: {reason}") from None

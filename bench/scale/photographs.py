@@ -1,18 +1,17 @@
 """Costs of reading and decoding a photograph, by storage format."""
 
-from dataclasses import dataclass
 from importlib.resources import files
-from typing import Literal, get_args
+from typing import Literal
 
 import yaml
+from pydantic import Field
 
-from .machines import SourcedValue, sourced_values
+from .machines import FileModel, SourcedValue, validated
 
 Stored = Literal["original-recipe", "originals", "packed", "lab"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Photograph:
+class Photograph(FileModel):
     """Costs of a photograph.
 
     Args:
@@ -25,19 +24,12 @@ class Photograph:
 
     what: str
     on_device: bool
-    size: SourcedValue
-    bytes: SourcedValue
-    cpu: SourcedValue
-
-
-_KEYS = {"size(MP)": "size", "bytes(KB)": "bytes", "cpu(ms)": "cpu"}
+    size: SourcedValue = Field(alias="size(MP)")
+    bytes: SourcedValue = Field(alias="bytes(KB)")
+    cpu: SourcedValue = Field(alias="cpu(ms)")
 
 
 def load_photograph(stored: Stored) -> Photograph:
     """Returns the costs of a storage format."""
     formats = yaml.safe_load((files("photochrom.bench.scale") / "photographs.yaml").read_text())
-    assert formats.keys() == set(get_args(Stored))
-    entry = formats[stored]
-    what, on_device = entry.pop("what"), entry.pop("on_device")
-    values = sourced_values(entry, _KEYS, set(_KEYS), f"photographs.yaml, {stored}")
-    return Photograph(what=what, on_device=on_device, **values)
+    return validated(Photograph, formats[stored], "photographs.yaml")

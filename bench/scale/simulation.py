@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .events import Environment, Process, Resource, Resume, Semaphore, SharedResource, all_of
+from .events import Environment, Process, Resume, Semaphore, SharedResource, all_of
 
 _SHARES = ("computing", "data", "others", "reducing")  # of a SimulationResult
 
@@ -91,7 +91,7 @@ class _AllReduce:
     """Reduces buckets in their order, one at a time, each as soon as all ranks have it."""
 
     def __init__(
-        self, env: Environment, carriers: Sequence[SharedResource | Resource], seconds: Sequence[float], ranks: int
+        self, env: Environment, carriers: Sequence[SharedResource], seconds: Sequence[float], ranks: int
     ) -> None:
         self._env, self._carriers, self._seconds, self._ranks = env, carriers, seconds, ranks
         self._missing = [ranks] * len(seconds)
@@ -138,7 +138,7 @@ class _Run:
         cores = [SharedResource(env, cluster.cores) for _ in range(cluster.nodes)]
         disks = [SharedResource(env, cluster.disk) for _ in range(cluster.nodes)]
         # On CPUs, the all-reduce is work for each rank's core; a network needs no device for it.
-        carriers: list[SharedResource | Resource] = [Resource(env)]
+        carriers: list[SharedResource] = [SharedResource(env, 1)]
         if cluster.on_cores:
             carriers = [cores[rank // cluster.ranks] for rank in range(number)]
         seconds = cluster.reduce or [0.0] * len(cluster.segments)
@@ -150,7 +150,7 @@ class _Run:
     def _start(self, rank: int, cores: SharedResource, disk: SharedResource) -> None:
         env, cluster = self.env, self.cluster
         rng = np.random.default_rng([self.seed, rank])
-        device = cores if cluster.on_cores else Resource(env)
+        device = cores if cluster.on_cores else SharedResource(env, 1)
         places, read = Semaphore(env, cluster.prefetch_batches), Semaphore(env)
         free, ready = Semaphore(env, cluster.prefetch_batches), Semaphore(env)
         step = self._jitter(rng, cluster.step_jitter, self.steps)
@@ -187,7 +187,7 @@ class _Run:
             ready.release()
 
     def _training(
-        self, rank: int, device: SharedResource | Resource, step: list[float], free: Semaphore, ready: Semaphore
+        self, rank: int, device: SharedResource, step: list[float], free: Semaphore, ready: Semaphore
     ) -> Process:
         env = self.env
         for number, factor in enumerate(step):

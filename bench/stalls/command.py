@@ -12,8 +12,6 @@ class StallsOptions(RunOptions):
     """Runs the same step on synthetic, cached, in-memory and on-disk data, names the bottleneck, and ranks fixes by
     expected speed-up.
 
-    All other options are those of 'photochrom train': --config RECIPE, then dotted settings.
-
     Args:
         data: Shard set to train on.
         seconds: Measuring time after a warm-up round; at least three rounds are measured, however long they take.

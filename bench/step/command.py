@@ -12,8 +12,6 @@ class StepOptions(RunOptions):
     """Measures training steps of one process on batches that are on the device: images per second, MFU, memory, and the
     time of forward, backward and optimizer.
 
-    All other options are those of 'photochrom train': --config RECIPE, then dotted settings.
-
     Args:
         variants: Each a few words: a precision, a memory format, a dilation, a compile mode, activation_checkpointing.
             Settings not named have torch's default. By default, variants that may be faster on this device.

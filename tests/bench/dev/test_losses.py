@@ -12,7 +12,7 @@ def test_every_loss_is_measured_beside_the_step(tmp_path: Path, capsys: pytest.C
     command = ["--size", "32", "--batch-size", "2", "--width", "0.0625", "--seconds", "0.1", "--device", "cpu"]
     assert main([*command, "--out", str(out)]) == 0
     results = json.loads(out.read_text())
-    assert results.keys() == {"machine", "versions", "settings", "rows", "verdict"}
+    assert results.keys() == {"provenance", "machine", "versions", "settings", "rows", "verdict"}
     *_, step = results["rows"]
     assert step["what"] == "training step"
     for row in results["rows"]:

@@ -8,7 +8,7 @@ from photochrom.pipelines import ShardSet
 
 def test_every_block_is_measured(shards: ShardSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "order.json"
-    settings = ["--batch-size", "3", "--batches", "3", "--rounds", "2", "--blocks", "[1, 2]", "--out", str(out)]
+    settings = ["--batch-size", "3", "--batches", "3", "--rounds", "2", "--blocks", "1", "2", "--out", str(out)]
     assert main([str(shards.root), *settings]) == 0
     rows = json.loads(out.read_text())["rows"]
     assert [(row["block"], row["num_rounds"]) for row in rows] == [("1", 2), ("2", 2)]

@@ -15,7 +15,7 @@ BASE = Setting(backend="dali", threads=2, prefetch_batches=2, batch_size=8)
 
 
 def measurements(**throughputs: float) -> dict[Setting, list[Measurement]]:
-    """A setting for each backend."""
+    """Returns a measured setting for each backend."""
     return {
         Setting(backend=name, threads=1, prefetch_batches=2, batch_size=8): [Measurement(wall=1 / throughput, cpu=0.0)]
         for name, throughput in throughputs.items()

@@ -18,7 +18,7 @@ from photochrom.bench.rivals import dali_kornia
 from photochrom.bench.rivals.accuracy import check, write_reference
 from photochrom.bench.rivals.command import main as rivals
 from photochrom.bench.rivals.config import RivalsOptions
-from photochrom.bench.rivals.datasets import work_folder
+from photochrom.bench.rivals.datasets import Datasets, work_folder
 from photochrom.bench.rivals.entries import ENTRIES, RANDOM, RIVALS, SETS, SQUASH, Entry
 from photochrom.bench.rivals.processes import EntryRunner
 from photochrom.bench.rivals.rows import TOLERANCE_AB, TOLERANCE_L, loader_row, step_rows, verdict
@@ -57,12 +57,49 @@ def missing(rival: str) -> bool:
 
 @pytest.fixture(scope="module")
 def settings(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Of short runs, each of which needs little of what others have made."""
+    """Options of short runs that share their data sets."""
     work = tmp_path_factory.mktemp("rivals") / "work"
     rest = ["--size", "64", "--batch-size", "4", "--threads", "1", "--seconds", "0.5", "--rounds", "1"]
     return ["--data", str(photos), "--work", str(work), *rest]
 
 
+def test_rows_and_tables_of_a_comparison(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "files").mkdir()
+    for number in range(9):
+        (tmp_path / "files" / f"{number}.jpg").touch()
+    throughputs = {"original": 10.0, "opencv": 30.0, "TorchLoader": 60.0}
+    check = {"mean_L": 50.0, "mean_abs_ab": 9.0, "error_L": 0.5, "error_ab": 0.1, "num_checked": 9}
+
+    def run(self: EntryRunner, python: Path, name: str, verb: str, fields: dict[str, Any]) -> dict[str, Any]:
+        if name == "ffcv":
+            return {"skipped": "not installed: name an environment with --python"}
+        if verb == "steps":
+            rates = {"original": [1.0] * 3, "engine fp32": [2.0] * 3}
+            return {"rates(img/s)": rates, "first_loss": dict.fromkeys(rates, 9.0), "batch_size": 2}
+        return check if verb == "check" else measurement(throughputs[name])
+
+    monkeypatch.setattr(Datasets, "path", lambda self, reads: tmp_path / "files")
+    monkeypatch.setattr(EntryRunner, "_run", run)
+    out = tmp_path / "rivals.json"
+    only = "original:files:squash,opencv:files:squash,TorchLoader:squashed,ffcv:beton:squash,step"
+    options = ["--data", "x", "--work", str(tmp_path / "work"), "--rounds", "2", "--only", only, "--out", str(out)]
+    assert bench(*options) == 0
+    results = json.loads(out.read_text())
+    rows = {row["loader"]: row for row in results["rows"]}
+    assert {name: rows[name]["median(ratio)"] for name in throughputs} == {"original": 1, "opencv": 3, "TorchLoader": 6}
+    assert rows["TorchLoader"]["is_same"] is True
+    assert rows["TorchLoader"]["num_rounds"] == 2
+    assert rows["engine fp32"]["median(ratio)"] == 2
+    assert {entry["loader"] for entry in results["skipped"]} == {"ffcv"}
+    printed = capsys.readouterr().out
+    assert results["verdict"] in printed
+    assert "skipped: ffcv:beton: not installed" in printed
+    assert out.with_suffix(".png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
 def test_entries_take_turns(settings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "cv2.py").write_text(CV2)
@@ -99,6 +136,7 @@ def test_entries_take_turns(settings: list[str], tmp_path: Path, capsys: pytest.
         bench(*settings, "--samples", "8", "--only", "original")
 
 
+@pytest.mark.slow
 def test_sigterm_leaves_no_folder(photos: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "photochrom", "bench", "rivals", "--data", str(photos), "--only", "TorchLoader"]
     env = os.environ | {"TMPDIR": str(tmp_path)}
@@ -113,6 +151,7 @@ def test_sigterm_leaves_no_folder(photos: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("photochrom-*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rival", [name for name in RIVALS if name not in ("original", "opencv")])
 def test_a_rival_reads_its_own_format_and_makes_the_same(rival: str, settings: list[str]) -> None:
     if missing(rival):
@@ -126,6 +165,7 @@ def test_a_rival_reads_its_own_format_and_makes_the_same(rival: str, settings: l
         assert result["error_ab"] < TOLERANCE_AB
 
 
+@pytest.mark.slow
 def test_the_training_step_begins_with_the_loss_of_the_original_s(settings: list[str], tmp_path: Path) -> None:
     out = tmp_path / "step.json"
     assert (

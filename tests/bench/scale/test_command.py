@@ -111,11 +111,8 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert (row["nodes"], row["devices"], row["batch"]) == (2, 4, 224)
     assert row["gains"].keys() == {"storage", "decoding", "computing", "all-reduce", "scatter"}
     assert results["predicted_for"]["figures"]["cores"]["source"]
-    assert len(results["original_setup"]) == 8
     assert Image.open(tmp_path / "scale.png").width > 800
-    printed = capsys.readouterr().out
-    assert results["verdict"] in printed
-    assert "the original project's 3 VMs in fp16, photographs packed at 288" in printed
+    assert results["verdict"] in capsys.readouterr().out
 
 
 def test_ceilings_replace_estimates(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_what_a_variant_does_not_name_is_as_torch_has_it() -> None:
 
 
 def test_each_part_is_told_from_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a loss that needs a prior, too; by a clock on which only what is hooked here takes time."""
+    """Also with a loss that needs a prior; by a clock on which only the hooks take time."""
     now = [0.0]
 
     class Slow(Clock):
