@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Literal
 
 from ...pipelines.output_dir import check_output_file
-from ..checkpoints.convert import export_weights, import_weights, is_ours
 from ..configuration.config import check_image_size
 from ..configuration.parser import parse_options
 
@@ -40,6 +39,8 @@ class ConvertConfig:
 
 def main(argv: list[str]) -> int:
     config = parse_options(ConvertConfig, argv, prog="photochrom convert", positional=("file", "out"))
+    from ..checkpoints.convert import export_weights, import_weights, is_ours  # imports torch, which --help needs not
+
     if not config.file.exists():
         raise ValueError(f"there is no file or folder {config.file}")
     is_foreign = not config.to and not is_ours(config.file)

@@ -10,7 +10,6 @@ from rich.table import Table
 
 from ...pipelines import ShardSet
 from ...pipelines.output_dir import check_output_file
-from ...pipelines.packing.stats import draw_ab_distribution, stats
 from ...pipelines.remote import check_local
 from ..configuration.parser import parse_options
 
@@ -38,6 +37,8 @@ class StatsConfig:
 
 def main(argv: list[str]) -> int:
     config = parse_options(StatsConfig, argv, prog="photochrom stats", positional=("root",))
+    from ...pipelines.packing.stats import draw_ab_distribution, stats  # imports torch, which --help needs not
+
     data = ShardSet.open(config.root)
     found = stats(data)
     table = Table("", "", box=None, show_header=False)
