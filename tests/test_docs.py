@@ -2,31 +2,15 @@
 
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import photochrom
 import pytest
+from photochrom.engine.cli import VERBS, main
 from photochrom.pipelines import ShardSet
 
 ROOT = Path(photochrom.__file__).parent
-
-# In one process, which has my_losses to itself: the commands of docs/losses.md, shortened.
-SCRIPT = """
-import sys
-from photochrom.engine.cli import main
-shards, = sys.argv[1:]
-small = ["--data.train", shards, "--data.size", "32", "--model.width", "0.0625", "--train.steps", "3"]
-small += ["--train.batch_size", "4", "--train.device", "cpu", "--log.every", "1"]
-for out, loss in {
-    "focal": ["Focal", "--loss.base", "my_losses.Huber"],
-    "mine": ["my_losses.Huber", "--loss.beta", "2"],
-    "theirs": ["photochrom.losses.SmoothL1", "--loss.beta", "2"],
-}.items():
-    assert main(["train", *small, "--out", out, "--loss", *loss]) == 0
-assert main(["evaluate", "mine", "--plugin", "my_losses", "--data", shards, "--out", "report"]) == 0
-"""
 
 
 def losses(run: Path) -> list[float]:
@@ -34,14 +18,29 @@ def losses(run: Path) -> list[float]:
     return [line["train/loss"] for line in lines if "train/loss" in line]
 
 
-def test_the_loss_of_one_s_own_in_the_documentation(shards: ShardSet, tmp_path: Path) -> None:
+def test_the_loss_of_one_s_own_in_the_documentation(
+    shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commands of docs/losses.md, shortened, in the folder of my_losses.py."""
     (code,) = re.findall(r"```python\n# my_losses\.py\n(.*?)```", (ROOT / "docs" / "losses.md").read_text(), re.DOTALL)
     (tmp_path / "my_losses.py").write_text(code)
-    command = [sys.executable, "-P", "-c", SCRIPT, str(shards.root)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder])  # not the current folder
+    monkeypatch.setitem(sys.modules, "my_losses", sys)  # so that the module is forgotten after the test
+    del sys.modules["my_losses"]
+    small = ["--data.train", str(shards.root), "--data.size", "32", "--model.width", "0.0625", "--train.steps", "3"]
+    small += ["--train.batch_size", "4", "--train.device", "cpu", "--log.every", "1", "--log.trackers", "[]"]
+    for out, loss in {
+        "focal": ["Focal", "--loss.base", "my_losses.Huber"],
+        "mine": ["my_losses.Huber", "--loss.beta", "2"],
+        "theirs": ["photochrom.losses.SmoothL1", "--loss.beta", "2"],
+    }.items():
+        assert main(["train", *small, "--out", out, "--loss", *loss]) == 0
     assert losses(tmp_path / "mine") == losses(tmp_path / "theirs")
     assert losses(tmp_path / "focal") != losses(tmp_path / "mine")
+    del sys.modules["my_losses"]
+    assert main(["evaluate", "mine", "--data", str(shards.root), "--out", "report"]) == 1
+    assert main(["evaluate", "mine", "--plugin", "my_losses", "--data", str(shards.root), "--out", "report"]) == 0
     assert (tmp_path / "report" / "report.html").exists()
 
 
@@ -52,8 +51,6 @@ def test_every_link_to_a_file_leads_somewhere(page: str) -> None:
 
 
 def test_the_readme_names_every_recipe_and_verb() -> None:
-    from photochrom.engine.cli import VERBS
-
     text = (ROOT / "README.md").read_text()
     for recipe in (ROOT / "recipes").glob("*.yaml"):
         assert f"| `{recipe.stem}` |" in text
