@@ -31,7 +31,6 @@ from .model_file import load_with_metadata
 
 Input = Literal["lab", "rgb"]
 
-OPSETS = range(18, 24)
 TOLERANCE = 1e-3  # in Lab units, or of rgb's range
 INSTALL_ONNX = "pip install onnx onnxruntime onnxscript"
 

@@ -39,7 +39,7 @@ class ConvertConfig:
 
 def main(argv: list[str]) -> int:
     config = parse_options(ConvertConfig, argv, prog="photochrom convert", positional=("file", "out"))
-    from ..checkpoints.convert import export_weights, import_weights, is_ours  # imports torch, which --help needs not
+    from ..checkpoints.convert import export_weights, import_weights, is_ours  # imports torch: not needed for --help
 
     if not config.file.exists():
         raise ValueError(f"there is no file or folder {config.file}")

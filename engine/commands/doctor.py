@@ -5,14 +5,15 @@ from rich.table import Table
 from rich.text import Text
 
 from ..configuration.parser import Parser
-from ..doctor import run_checks
 
 _COLOURS = {"ok": "green", "note": "yellow", "missing": "red", "broken": "red"}
 
 
 def main(argv: list[str]) -> int:
     parser = Parser(prog="photochrom doctor", description="Checks what this machine can do and what is missing.")
-    parser.parse_args(argv)
+    parser.parse(argv)
+    from ..doctor import run_checks  # imports torch: not needed for --help
+
     checks = list(run_checks())
     table = Table("", "", "found", "to do", box=None, header_style="bold")
     for check in checks:

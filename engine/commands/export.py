@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from ...pipelines.output_dir import check_output_file
-from ..checkpoints.onnx import OPSETS, Input, export_onnx
 from ..configuration.parser import parse_options
-from ..configuration.registry import import_plugin
 from ..console import console
+
+_OPSETS = range(18, 24)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,18 +25,21 @@ class ExportConfig:
 
     checkpoint: Path
     out: Path
-    input: Input = "lab"
-    opset: int = OPSETS[0]
+    input: Literal["lab", "rgb"] = "lab"
+    opset: int = _OPSETS[0]
     plugin: str | None = None
 
     def __post_init__(self) -> None:
-        if self.opset not in OPSETS:
-            raise ValueError(f"--opset {self.opset} is not from {OPSETS[0]} to {OPSETS[-1]}")
+        if self.opset not in _OPSETS:
+            raise ValueError(f"--opset {self.opset} is not from {_OPSETS[0]} to {_OPSETS[-1]}")
         check_output_file(self.out, ".onnx", name="OUT", new=True)
 
 
 def main(argv: list[str]) -> int:
     config = parse_options(ExportConfig, argv, prog="photochrom export", positional=("checkpoint", "out"))
+    from ..checkpoints.onnx import export_onnx  # imports torch: not needed for --help
+    from ..configuration.registry import import_plugin
+
     import_plugin(config.plugin)
     with console.status("exporting"):
         result = export_onnx(config.checkpoint, config.out, kind=config.input, opset=config.opset)

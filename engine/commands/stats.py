@@ -37,7 +37,7 @@ class StatsConfig:
 
 def main(argv: list[str]) -> int:
     config = parse_options(StatsConfig, argv, prog="photochrom stats", positional=("root",))
-    from ...pipelines.packing.stats import draw_ab_distribution, stats  # imports torch, which --help needs not
+    from ...pipelines.packing.stats import draw_ab_distribution, stats  # imports torch: not needed for --help
 
     data = ShardSet.open(config.root)
     found = stats(data)

@@ -12,7 +12,7 @@ _USAGE = "photochrom train [--config RECIPE] --data.train SHARDS --out FOLDER [-
 
 def main(argv: list[str]) -> int:
     config = parse(argv)
-    from ..distributed import is_first_process  # imports torch, which --help does without
+    from ..distributed import is_first_process  # imports torch: not needed for --help
     from ..training.run import train
     from ..training.shutdown import SIGNALS, RunStopped
 

@@ -62,7 +62,7 @@ class RunParser(Parser):
 
     def run_config(self, options: Mapping[str, Any]) -> RunConfig:
         """Returns the run that parsed options ask for; exits with one sentence if there is none."""
-        from .registry import import_plugin  # imports torch, which --help does without
+        from .registry import import_plugin  # imports torch: not needed for --help
 
         options = dict(options)
         try:
