@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import jinja2
 from PIL import Image
 
 from ... import __version__
 from ...pipelines.files import atomic_write
-from ..html_page import render
 from .charts import histogram, row_colours
 from .gallery import VERSIONS, image_name
 from .predictors import BASELINES
@@ -112,16 +112,18 @@ class Section:
 
 def write_report(sections: Sequence[Section], path: Path, protocol: Protocol) -> None:
     """Writes the page with all sections."""
-    page = render(
-        "photochrom.engine.evaluation",
-        "report.html",
-        sections=sections,
-        protocol=protocol,
-        near_grey=NEAR_GREY,
-        version=__version__,
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("photochrom.engine.evaluation"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    page = environment.get_template("report.html").render(
+        sections=sections, protocol=protocol, near_grey=NEAR_GREY, version=__version__
     )
     with atomic_write(path) as file:
-        file.write_text(page, encoding="utf-8", errors="replace")  # names of files need not be text to the system
+        file.write_text(page, encoding="utf-8", errors="replace")  # file names need not be valid UTF-8
 
 
 def _data_uri(path: Path) -> str:
