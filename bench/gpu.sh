@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
-# What a GPU can do, in one go of under nine minutes: its tests, loaders, steps, stalls, today's loop beside ours, and a run.
-#   usage: bench/gpu.sh PHOTOGRAPHS [OUT]     figures go to OUT (bench/results/NAME-OF-THE-GPU) as JSON and PNG, what was
-#                                             printed to OUT/log.txt
-# A step that fails or takes too long is said so, and the next one begins.
+# Measures a GPU in under nine minutes: its tests, loaders, training steps, stalls, the original project's loop, and a run.
+#   usage: bench/gpu.sh PHOTOGRAPHS [OUT]     writes JSON, charts and log.txt to OUT (bench/results/NAME-OF-THE-GPU)
+# A step that fails or takes too long is reported, and the next one starts.
 set -uo pipefail
 ALL=535 # seconds
 if [ $# -lt 1 ] || [ ! -e "$1" ]; then
@@ -21,12 +20,12 @@ exec > >(tee "$out/log.txt") 2>&1
 
 step() { # seconds, then a command
   local limit=$1 start=$SECONDS left=$((ALL - SECONDS)); shift
-  if [ "$left" -lt 5 ]; then echo "!!! left out, $ALL s are over: $*"; return; fi
+  if [ "$left" -lt 5 ]; then echo "!!! skipped, $ALL s are over: $*"; return; fi
   echo "--- $*"
   timeout "$((left < limit ? left : limit))" "$@" || echo "!!! rc $?: $*"
   echo "--- $((SECONDS - start)) s of $limit"
 }
-photochrom() { # seconds, then what photochrom is told
+photochrom() { # seconds, then arguments of photochrom
   local limit=$1; shift
   step "$limit" python3 -m photochrom "$@"
 }
@@ -35,7 +34,7 @@ photochrom 30 doctor
 photochrom 40 pack "$photographs" "$work/shards"
 step 130 python3 -m pytest -q -m gpu -p no:cacheprovider --durations=3
 photochrom 130 bench step --config l2 --train.batch_size 224 --seconds 60 --out "$out/step.json"
-# A real run of two minutes, with previews and validation, then its evaluation; it is meant to be stopped (rc 124).
+# A run of two minutes with previews and validation, then its evaluation. timeout stops it (rc 124).
 step 140 timeout --signal INT 120 python3 -m photochrom train --config l2 --data.train "$work/shards" --data.val "$work/shards" \
   --out "$work/run" --log.every 5 --log.preview_every 50 --log.validate_every 100
 cp "$work/run/metrics.jsonl" "$out/train-metrics.jsonl"
