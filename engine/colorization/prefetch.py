@@ -2,10 +2,11 @@
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, suppress
-from queue import Full, Queue
-from threading import Condition, Event, Thread
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+from threading import Condition
 from typing import Generic, TypeVar
 
 from ...pipelines.imaging.decode import Rejected
@@ -19,29 +20,20 @@ T = TypeVar("T")
 Reserve = Callable[[int], None]  # waits until so many bytes are free, and takes them
 
 
-class Cancelled(Exception):
-    """The budget was closed while a thread waited for it."""
-
-
 class MemoryBudget:
-    """A number of bytes, handed out in the order of turns: the task that all others wait for never waits for them.
-
-    A request for more bytes than there are is granted once all others are released.
-    """
+    """A number of bytes that threads share. A request for more is granted once all others are released."""
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes, self._used, self._turn, self._closed = max_bytes, 0, 0, False
+        self._max_bytes, self._used, self._closed = max_bytes, 0, False
         self._changed = Condition()
 
-    def acquire(self, turn: int, num_bytes: int) -> None:
-        """Waits for the turns before, and for the bytes. Raises Cancelled once the budget is closed."""
+    def acquire(self, num_bytes: int) -> None:
+        """Waits for the bytes. Raises CancelledError once the budget is closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or (self._turn == turn and self._fits(num_bytes)))
+            self._changed.wait_for(lambda: self._closed or self._used == 0 or self._used + num_bytes <= self._max_bytes)
             if self._closed:
-                raise Cancelled
+                raise CancelledError
             self._used += num_bytes
-            self._turn += 1
-            self._changed.notify_all()
 
     def release(self, num_bytes: int) -> None:
         """Gives bytes back."""
@@ -54,38 +46,6 @@ class MemoryBudget:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-
-    def _fits(self, num_bytes: int) -> bool:
-        return num_bytes == 0 or self._used == 0 or self._used + num_bytes <= self._max_bytes
-
-
-class _Read(Generic[Task, Source]):
-    """A task that is being read: its result, and the bytes that it holds."""
-
-    def __init__(self, turn: int, task: Task, budget: MemoryBudget) -> None:
-        self.task = task
-        self.result: Source | Rejected
-        self._turn, self._budget, self._held, self._is_waiting = turn, budget, 0, True
-
-    def run(self, read: Callable[[Task, Reserve], Source]) -> "_Read[Task, Source]":
-        try:
-            self.result = read(self.task, self._reserve)
-        except Rejected as rejected:
-            self.result = rejected
-            self.release()
-        finally:
-            if self._is_waiting:  # it failed before its size was known: the next turn
-                self._reserve(0)
-        return self
-
-    def release(self) -> None:
-        self._budget.release(self._held)
-        self._held = 0
-
-    def _reserve(self, num_bytes: int) -> None:
-        self._is_waiting = False
-        self._budget.acquire(self._turn, num_bytes)
-        self._held = num_bytes
 
 
 def run_pipeline(
@@ -106,96 +66,87 @@ def run_pipeline(
     """
     budget = MemoryBudget(max_bytes)
     readers, writers = ThreadPoolExecutor(num_threads), ThreadPoolExecutor(num_threads)
-    reading: deque[Future[_Read[Task, Source]]] = deque()
-    writing: deque[tuple[Task, Future[Result | Rejected]]] = deque()
-    remaining = enumerate(tasks)
+    reading: list[Future[_ReadTask[Task, Source]]] = []
+    writing: list[Future[tuple[Task, Result | Rejected]]] = []
+    remaining = iter(tasks)
+
+    def process_batch(batch: list[_ReadTask[Task, Source]]) -> None:
+        if batch:
+            outputs = process([item.source for item in batch])
+            for item, output in zip(batch, outputs, strict=True):
+                writing.append(writers.submit(_write, write, budget, item, output))
+
     try:
         while True:
-            while len(reading) < batch_size + num_threads and (following := next(remaining, None)):
-                submitted: _Read[Task, Source] = _Read(*following, budget)
-                reading.append(readers.submit(submitted.run, read))
+            following = islice(remaining, batch_size + num_threads - len(reading))
+            reading.extend(readers.submit(_read, read, budget, task) for task in following)
             if not reading:
                 break
-            batch = [reading.popleft().result()]
-            while reading and reading[0].done() and len(batch) < batch_size:
-                batch.append(reading.popleft().result())
-            yield from ((item.task, item.result) for item in batch if isinstance(item.result, Rejected))
-            accepted = [item for item in batch if not isinstance(item.result, Rejected)]
-            writing.extend(_process(accepted, process, write, writers))
-            del batch, accepted  # their memory counts only until it is written
-            while writing and writing[0][1].done():
-                yield _result(*writing.popleft())
-        while writing:
-            yield _result(*writing.popleft())
+            wait(reading, return_when=FIRST_COMPLETED)
+            batch, reading = _take_done(reading, batch_size)
+            yield from ((item.task, item.rejected) for item in batch if item.rejected)
+            process_batch([item for item in batch if not item.rejected])
+            del batch  # its memory counts only until it is written
+            done, writing = _take_done(writing, len(writing))
+            yield from done
+        yield from (future.result() for future in writing)
     finally:
         budget.close()
         readers.shutdown(cancel_futures=True)
         writers.shutdown(cancel_futures=True)  # waits for what is being written
 
 
-def _process(
-    batch: list[_Read[Task, Source]],
-    process: Callable[[list[Source]], list[Output]],
-    write: Callable[[Task, Source, Output], Result],
-    writers: ThreadPoolExecutor,
-) -> list[tuple[Task, Future[Result | Rejected]]]:
-    """Processes a batch and submits its outputs to the writers."""
-    if not batch:
-        return []
-    outputs = process([item.result for item in batch])  # type: ignore[misc]  # none is Rejected
-    return [
-        (item.task, writers.submit(_write, write, item, output)) for item, output in zip(batch, outputs, strict=True)
-    ]
+@dataclass(frozen=True)
+class _ReadTask(Generic[Task, Source]):
+    """A task that was read: its source and the bytes that it holds, or why it was rejected."""
+
+    task: Task
+    source: Source
+    reserved: int = 0
+    rejected: Rejected | None = None
+
+
+def _read(read: Callable[[Task, Reserve], Source], budget: MemoryBudget, task: Task) -> _ReadTask[Task, Source]:
+    reserved = 0
+
+    def reserve(num_bytes: int) -> None:
+        nonlocal reserved
+        budget.acquire(num_bytes)
+        reserved = num_bytes
+
+    try:
+        return _ReadTask(task, read(task, reserve), reserved)
+    except Rejected as rejected:
+        budget.release(reserved)
+        return _ReadTask(task, None, rejected=rejected)  # type: ignore[arg-type]
 
 
 def _write(
-    write: Callable[[Task, Source, Output], Result], item: _Read[Task, Source], output: Output
-) -> Result | Rejected:
+    write: Callable[[Task, Source, Output], Result], budget: MemoryBudget, item: _ReadTask[Task, Source], output: Output
+) -> tuple[Task, Result | Rejected]:
     try:
-        return write(item.task, item.result, output)  # type: ignore[arg-type]
+        return item.task, write(item.task, item.source, output)
     except Rejected as rejected:
-        return rejected
+        return item.task, rejected
     finally:
-        item.release()
+        budget.release(item.reserved)
 
 
-def _result(task: Task, future: Future[Result | Rejected]) -> tuple[Task, Result | Rejected]:
-    return task, future.result()
+def _take_done(futures: list[Future[T]], limit: int) -> tuple[list[T], list[Future[T]]]:
+    """Returns the results of up to `limit` futures that are done, and the other futures."""
+    done = [future for future in futures if future.done()][:limit]
+    return [future.result() for future in done], [future for future in futures if future not in done]
 
 
 def prefetch(items: Generator[T], number: int) -> Generator[T]:
     """Yields the items of a generator, which runs in a thread up to `number` items ahead; closes it at the end."""
-    queue: Queue[tuple[bool, T | BaseException | None]] = Queue(number)
-    closed = Event()
-
-    def put(is_item: bool, item: T | BaseException | None) -> None:
-        while not closed.is_set():
-            with suppress(Full):
-                queue.put((is_item, item), timeout=0.1)
-                break
-
-    def produce() -> None:
+    end = object()
+    with closing(items):
+        thread = ThreadPoolExecutor(1)
         try:
-            with closing(items):
-                for item in items:
-                    put(True, item)
-                    if closed.is_set():
-                        return
-            put(False, None)
-        except BaseException as error:  # raised in the consumer's thread
-            put(False, error)
-
-    thread = Thread(target=produce, daemon=True)
-    thread.start()
-    try:
-        while True:
-            is_item, item = queue.get()
-            if is_item:
-                yield item  # type: ignore[misc]
-            elif isinstance(item, BaseException):
-                raise item
-            else:
-                return
-    finally:
-        closed.set()
-        thread.join()
+            pending = deque(thread.submit(next, items, end) for _ in range(number))
+            while (item := pending.popleft().result()) is not end:
+                pending.append(thread.submit(next, items, end))
+                yield item  # type: ignore[misc]  # not the end
+        finally:
+            thread.shutdown(cancel_futures=True)

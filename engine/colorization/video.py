@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 INSTALL_AV = "videos need PyAV: pip install av, or in a clone pip install -e '.[video]'"
 
-_PREFETCH_BATCHES = 2  # between decoding and model, and between model and encoding
+_PREFETCH_BATCHES = 3  # between decoding and model, and between model and encoding
 _BATCH_PIXELS = 40_000_000  # of the frames of a batch: 4 of 4K
 _BATCH_PACKETS = 256
 
