@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
-from ...pipelines.imaging.decode import FORMATS, MAX_SIDE, Rejected, read_file, rejecting
+from ...pipelines.imaging.decode import FORMATS, Rejected, check_size, read_file, rejecting
 from .metadata import ImageMetadata, extract_metadata
 from .pixels import Pixels, decode_srgb, is_16_bit
 
@@ -41,7 +41,7 @@ def read_image(source: Path, reserve: Callable[[int], None] = lambda amount: Non
         raise Rejected("empty file")
     with rejecting():
         image = _open(data)
-        _check_size(image.size)
+        check_size(image.size, min_side=1, max_pixels=MAX_PIXELS)
     width, height = image.size
     reserve(2 * 4 * (2 if is_16_bit(image) else 1) * width * height)  # as read, and as written
     with rejecting():
@@ -58,14 +58,6 @@ def _open(data: bytes) -> ImageFile.ImageFile:
             if str(error) == "unknown pixel mode":  # such as floats of RGB
                 raise Rejected("unsupported pixels", "a TIFF whose samples Pillow cannot read") from None
         raise unidentified from None
-
-
-def _check_size(size: tuple[int, int]) -> None:
-    width, height = size
-    if max(size) > MAX_SIDE:
-        raise Rejected("too many pixels", f"{width}x{height}, the longest side that is read is {MAX_SIDE}")
-    if width * height > MAX_PIXELS:
-        raise Rejected("too many pixels", f"{width}x{height}, the largest area that is read is {MAX_PIXELS}")
 
 
 def _decode(image: ImageFile.ImageFile, data: bytes) -> SourceImage:

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, UnidentifiedImageError
-from PIL.TiffImagePlugin import TiffImageFile
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
+from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, PLANAR_CONFIGURATION, TiffImageFile
 
 MIN_SIDE = 32
 MAX_SIDE = 65_500  # libjpeg's limit
@@ -30,8 +30,6 @@ SCALED_DECODE_FACTOR = 1.25
 # Image formats only: some of Pillow's other plugins start programs (Ghostscript for EPS).
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "PPM", "JPEG2000", "TGA", "ICO", "AVIF")
 
-_TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_PLANES = 258, 262, 284
-_ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -79,7 +77,7 @@ def decode(data: bytes, short_side: int | None = None) -> DecodedImage:
         raise Rejected("empty file")
     with rejecting():
         image = Image.open(io.BytesIO(data), formats=FORMATS)
-        _check_size(image.size)
+        check_size(image.size)
         if image.format in ("JPEG", "MPO"):
             decoded, changes = decode_jpeg_strictly(data, image, reduced_size(image.size, short_side))
         else:
@@ -88,7 +86,7 @@ def decode(data: bytes, short_side: int | None = None) -> DecodedImage:
             decoded, changes = image, (f"from {image.format}",)
         profile = image.info.get("icc_profile")
         transform = to_srgb(profile, "CMYK" if image.mode == "CMYK" else "RGB") if profile else None
-        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
         if isinstance(decoded, np.ndarray):
             if transform is None and orientation not in _UPRIGHT:
                 return DecodedImage(decoded, image.size, changes)  # the common case
@@ -130,14 +128,15 @@ def rejecting() -> Iterator[None]:
             raise Rejected("damaged", f"{type(error).__name__}: {error}") from None
 
 
-def _check_size(size: tuple[int, int]) -> None:
+def check_size(size: tuple[int, int], *, min_side: int = MIN_SIDE, max_pixels: int = MAX_PIXELS) -> None:
+    """Raises Rejected for a (width, height) beyond the limits."""
     width, height = size
-    if min(size) < MIN_SIDE:
-        raise Rejected("too small", f"{width}x{height}, the smallest side that is packed is {MIN_SIDE}")
+    if min(size) < min_side:
+        raise Rejected("too small", f"{width}x{height}, the smallest side allowed is {min_side}")
     if max(size) > MAX_SIDE:
-        raise Rejected("too many pixels", f"{width}x{height}, the longest side that is packed is {MAX_SIDE}")
-    if width * height > MAX_PIXELS:
-        raise Rejected("too many pixels", f"{width}x{height}, the largest area that is packed is {MAX_PIXELS}")
+        raise Rejected("too many pixels", f"{width}x{height}, the longest side allowed is {MAX_SIDE}")
+    if width * height > max_pixels:
+        raise Rejected("too many pixels", f"{width}x{height}, the largest area allowed is {max_pixels}")
 
 
 def decode_jpeg_strictly(
@@ -183,9 +182,9 @@ def _to_rgb(image: Image.Image, changes: tuple[str, ...]) -> tuple[Image.Image, 
 
 def check_planes(image: Image.Image) -> None:
     """Raises Rejected for a TIFF with more than 8 bit in separate planes, which Pillow decodes to noise."""
-    if not isinstance(image, TiffImageFile) or image.tag_v2.get(_TIFF_PLANES) != 2:
+    if not isinstance(image, TiffImageFile) or image.tag_v2.get(PLANAR_CONFIGURATION) != 2:
         return
-    if max(image.tag_v2.get(_TIFF_BITS, (8,))) > 8:
+    if max(image.tag_v2.get(BITSPERSAMPLE, (8,))) > 8:
         raise Rejected("unsupported pixels", "more than 8 bit in separate planes")
 
 
@@ -196,9 +195,9 @@ def deep_grey(image: Image.Image) -> NDArray[np.uint16]:
         raise Rejected("unsupported pixels", "samples of 32 bit have no known white")
     grey = samples.astype(np.uint16)
     if isinstance(image, TiffImageFile):
-        if image.tag_v2.get(_TIFF_BITS) in (12, (12,)):
+        if image.tag_v2.get(BITSPERSAMPLE) in (12, (12,)):
             grey = grey * np.uint16(16) + (grey >> np.uint16(8))
-        if image.tag_v2.get(_TIFF_PHOTOMETRIC) == 0:  # white is 0
+        if image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0:  # white is 0
             grey = ~grey
     return grey
 
