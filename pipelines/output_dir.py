@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from .files import atomic_write, exclusive_lock, sync
+from .remote import check_local
 
 _IDENTITY = "identity.json"
 SAME_COMMAND = "what is finished is kept, and the same command continues from there"
 
 
 @contextmanager
-def claim_output(out: Path, check: Callable[[Path], None], *, resume_hint: str = "") -> Iterator[None]:
+def claim_output(out: Path, check: Callable[[Path], None] | None = None, *, resume_hint: str = "") -> Iterator[None]:
     """Makes the folder `out` if needed, and locks it against other processes.
 
     `check(out)` raises ValueError when the folder holds files that must not be mixed with the results. If the block
@@ -26,6 +27,7 @@ def claim_output(out: Path, check: Callable[[Path], None], *, resume_hint: str =
 
     Raises ValueError when the folder cannot be written or another process has locked it.
     """
+    check_local(out, "the output folder")
     created = not out.exists()
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file: name a new folder")
@@ -34,7 +36,8 @@ def claim_output(out: Path, check: Callable[[Path], None], *, resume_hint: str =
         _probe(out)
     with exclusive_lock(out):
         try:
-            check(out)
+            if check:
+                check(out)
             yield
         except BaseException as error:
             if not _holds_files(out):

@@ -14,7 +14,7 @@ from PIL import Image
 
 from ...pipelines import PackConfig, ShardSet, pack
 from ...pipelines.loading.reader import LocalReader
-from ...pipelines.output_dir import write_json
+from ...pipelines.output_dir import check_holds, claim_output, write_json
 from ...pipelines.system import available_cpus
 from .accuracy import write_reference
 from .config import RivalsOptions
@@ -117,12 +117,14 @@ def work_folder(options: RivalsOptions) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="photochrom-") as folder:
             yield Path(folder)
         return
-    options.work.mkdir(parents=True, exist_ok=True)
     label = options.work / "made-of.json"
     made_of = {"data": str(options.data.resolve()), "samples": options.samples, "size": options.size}
-    if label.exists() and (others := json.loads(label.read_text())) != made_of:
-        raise ValueError(f"{options.work} was made of {others}, not of {made_of}: name another folder with --work")
-    if not label.exists() and any(options.work.iterdir()):
-        raise ValueError(f"{options.work} holds other files: name a new folder with --work")
-    write_json(label, made_of)
-    yield options.work
+
+    def check(work: Path) -> None:
+        check_holds(work, label.name, "data sets of this benchmark")
+        if label.exists() and (others := json.loads(label.read_text())) != made_of:
+            raise ValueError(f"{work} was made of {others}, not of {made_of}: name another folder with --work")
+
+    with claim_output(options.work, check):
+        write_json(label, made_of)
+        yield options.work

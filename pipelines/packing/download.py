@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..files import exclusive_lock, sync
+from ..files import sync
+from ..output_dir import claim_output
 from .http import PAUSES, TIMEOUT, HttpFile, is_url
 
 _CHUNK = 1 << 20
@@ -96,12 +97,8 @@ def download(
     release = RELEASES[config.release]
     if config.from_file is not None:
         return _checked(config.from_file, release, progress)
-    try:
-        config.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"cannot write to {config.out}: {error.strerror}; name another folder") from None
     target = config.out / release.file
-    with exclusive_lock(config.out):
+    with claim_output(config.out):
         if target.exists():
             return _checked(target, release, progress)
         part = target.with_name(f"{target.name}.part")

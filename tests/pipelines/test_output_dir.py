@@ -15,10 +15,6 @@ from photochrom.pipelines.output_dir import (
 )
 
 
-def accept(out: Path) -> None:
-    """Any folder will do."""
-
-
 def claim(out: Path, identity: dict | None = None, *, resume: bool = True):
     return claim_resumable_output(out, identity or {"seed": 0}, job="pack", work_name=".work", resume=resume)
 
@@ -42,14 +38,14 @@ def test_a_failure_before_the_first_file_leaves_what_was_there(tmp_path: Path, i
     if is_there:
         out.mkdir()
     with pytest.raises(RuntimeError):
-        fail(claim_output(out, accept), (out / "empty").mkdir, RuntimeError())
+        fail(claim_output(out), (out / "empty").mkdir, RuntimeError())
     assert out.exists() == is_there
     with claim_output(out, lambda out: check_holds(out, "marker", "run")):
         pass  # folders without files count as empty
 
 
 def test_a_failure_after_the_first_file_keeps_it_and_says_how_to_continue(tmp_path: Path) -> None:
-    claimed = claim_output(tmp_path / "out", accept, resume_hint="go on")
+    claimed = claim_output(tmp_path / "out", resume_hint="go on")
     with pytest.raises(KeyboardInterrupt, match="go on"):
         fail(claimed, (tmp_path / "out" / "file").touch, KeyboardInterrupt())
     assert (tmp_path / "out" / "file").exists()
@@ -57,7 +53,7 @@ def test_a_failure_after_the_first_file_keeps_it_and_says_how_to_continue(tmp_pa
 
 def test_a_folder_has_one_writer(tmp_path: Path) -> None:
     with exclusive_lock(tmp_path), pytest.raises(ValueError, match="another process is writing to"):
-        claim_output(tmp_path, accept).__enter__()
+        claim_output(tmp_path).__enter__()
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
@@ -69,7 +65,14 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
         Path("/proc"): "cannot write to /proc: .*; name another folder",
     }.items():
         with pytest.raises(ValueError, match=sentence):
-            claim_output(path, accept).__enter__()
+            claim_output(path).__enter__()
+
+
+def test_a_folder_on_an_object_store_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="the output folder s3:/photos/out is no"):
+        claim_output(Path("s3://photos/out")).__enter__()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:

@@ -273,7 +273,7 @@ def test_too_few_photographs_for_a_batch(photos: Path) -> None:
 
 def test_a_work_folder_of_something_else(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").touch()
-    with pytest.raises(ValueError, match="holds other files"):
+    with pytest.raises(ValueError, match="holds no data sets of this benchmark"):
         bench("--data", str(photos), "--work", str(tmp_path), "--only", "original")
 
 
