@@ -32,9 +32,7 @@ class ColorizeResult:
     `clipped` is the share of pixels with reduced chroma; `notes` list what else was changed or lost.
     """
 
-    source: Path
-    target: Path
-    is_video: bool = False
+    task: ColorizeTask
     reason: str | None = None
     pixels: int = 0
     num_frames: int = 1
@@ -70,21 +68,14 @@ def colorize_images(
     )
     for num_done, (task, result) in enumerate(results, start=1):
         progress(num_done, len(tasks))
-        yield failed_result(task, result) if isinstance(result, Rejected) else result
-
-
-def failed_result(task: ColorizeTask, rejected: Rejected) -> ColorizeResult:
-    """Returns the result of a file that cannot be colorized."""
-    return ColorizeResult(source=task.source, target=task.target, is_video=task.is_video, reason=str(rejected))
+        yield ColorizeResult(task=task, reason=str(result)) if isinstance(result, Rejected) else result
 
 
 def _write(task: ColorizeTask, image: SourceImage, colorized: ColorizedImage) -> ColorizeResult:
     with target_folder(task.target):
         notes = write_image(replace(image, pixels=colorized.pixels), task.target)
     height, width, _ = colorized.pixels.shape
-    return ColorizeResult(
-        source=task.source, target=task.target, pixels=height * width, clipped=colorized.clipped, notes=notes
-    )
+    return ColorizeResult(task=task, pixels=height * width, clipped=colorized.clipped, notes=notes)
 
 
 @contextmanager
@@ -95,7 +86,7 @@ def target_folder(target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
-            raise Rejected("with .png or .mkv at its end, its name is too long") from None
+            raise Rejected("name too long", "with .png or .mkv appended") from None
         if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
             raise Rejected("name taken", f"{target}: {error.strerror}") from None
         raise
@@ -103,10 +94,10 @@ def target_folder(target: Path) -> Iterator[None]:
 
 def summarize(results: list[ColorizeResult], plan: ColorizePlan, seconds: float) -> dict[str, Any]:
     """Returns the content of summary.json."""
-    done = [result for result in results if result.reason is None]
-    failed = [*plan.unreadable, *((result.source, result.reason) for result in results if result.reason is not None)]
-    num_images = sum(not result.is_video for result in done)
-    num_frames = sum(result.num_frames for result in done if result.is_video)
+    done = [result for result in results if not result.reason]
+    failed = [*plan.unreadable, *((result.task.source, result.reason) for result in results if result.reason)]
+    num_images = sum(not result.task.is_video for result in done)
+    num_frames = sum(result.num_frames for result in done if result.task.is_video)
     pixels = sum(result.pixels for result in done)
     return {
         "num_done": len(done),
@@ -121,8 +112,8 @@ def summarize(results: list[ColorizeResult], plan: ColorizePlan, seconds: float)
         "notes": dict(Counter(note for result in done for note in result.notes).most_common()),
         "files": [
             {
-                "path": str(result.source),
-                "output": str(result.target),
+                "path": str(result.task.source),
+                "output": str(result.task.target),
                 "clipped_share": round(result.clipped, 6),
                 "notes": list(result.notes),
             }

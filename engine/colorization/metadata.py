@@ -32,7 +32,7 @@ _LAYOUT_TAGS = {
 _EXIF_IFDS = (IFD.Exif, IFD.GPSInfo)
 _DROPPED_TAGS = {
     37724: "Photoshop's layers dropped",
-    TiffImagePlugin.SUBIFD: "smaller pictures in the TIFF dropped",
+    TiffImagePlugin.SUBIFD: "smaller images in the TIFF dropped",
 }
 
 
@@ -87,7 +87,7 @@ def _from_hexadecimal(text: str) -> bytes | None:
 def _upright_exif(exif: bytes, notes: list[str]) -> bytes | None:
     """Returns EXIF with orientation 1 and without a thumbnail, else byte for byte the same.
 
-    Written anew, makers' notes would break: they point to offsets in it.
+    Encoding it again would break makers' notes, which hold offsets in it.
     """
     patched = bytearray(exif)
     order = {b"II": "<", b"MM": ">"}.get(exif[:2])

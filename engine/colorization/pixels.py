@@ -106,7 +106,7 @@ def srgb_profile() -> bytes:
 
 
 def _load(image: ImageFile.ImageFile, data: bytes) -> Image.Image:
-    """Returns the decoded image in the file's own colours."""
+    """Returns the decoded image in the file's own colors."""
     if image.format not in ("JPEG", "MPO"):
         image.load()
         return image

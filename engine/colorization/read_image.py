@@ -61,7 +61,7 @@ def _open(data: bytes) -> ImageFile.ImageFile:
 
 
 def _decode(image: ImageFile.ImageFile, data: bytes) -> SourceImage:
-    notes = ["only the first of its pictures taken"] if getattr(image, "is_animated", False) else []
+    notes = ["only the first image used"] if getattr(image, "is_animated", False) else []
     orientation = image.tag_v2.get(ExifTags.Base.Orientation, 1) if isinstance(image, TiffImageFile) else 1
     pixels, alpha, profile = decode_srgb(image, data, notes)  # here Pillow turns TIFFs upright
     remaining = image.getexif().get(ExifTags.Base.Orientation, 1)  # loads a PNG, so not before `is_16_bit`

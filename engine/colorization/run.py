@@ -16,10 +16,10 @@ from ..configuration.config import save_yaml, to_plain_dict
 from ..configuration.registry import import_plugin
 from ..console import console, progress_bar
 from ..distributed import resolve_device
-from .batch import ColorizeResult, colorize_images, failed_result, summarize
+from .batch import ColorizeResult, colorize_images, summarize
 from .config import ColorizeConfig
 from .contact_sheet import write_contact_sheet
-from .inputs import ColorizePlan, ColorizeTask, make_plan
+from .inputs import ColorizePlan, make_plan
 from .output_names import CONFIG, SHEET, SUMMARY, check_output_names
 from .video import colorize_video
 
@@ -87,10 +87,10 @@ def _colorize(
             try:
                 yield colorize_video(model, task, size=size, device=device, batch_size=batch_size, progress=progress)
             except Rejected as rejected:
-                yield failed_result(task, rejected)
+                yield ColorizeResult(task=task, reason=str(rejected))
 
 
 def _write_contact_sheet(results: list[ColorizeResult], plan: ColorizePlan, path: Path) -> None:
-    files: list[ColorizeResult | ColorizeTask] = [*(result for result in results if result.reason is None), *plan.kept]
-    if pairs := sorted((file.source, file.target) for file in files if not file.is_video):
+    tasks = [*(result.task for result in results if not result.reason), *plan.kept]
+    if pairs := sorted((task.source, task.target) for task in tasks if not task.is_video):
         write_contact_sheet(pairs, path)

@@ -2,7 +2,7 @@
 
 # Shapes: H W pixels.
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Generator, Iterable
 from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ import torch
 from ...models import Colorizer
 from ...pipelines.files import atomic_write
 from ...pipelines.imaging.decode import Rejected
-from .batch import ColorizeResult, target_folder
+from .batch import ColorizeResult, Progress, target_folder
 from .colorize import ColorizedImage, colorize
 from .inputs import ColorizeTask
 from .prefetch import prefetch
@@ -34,7 +34,7 @@ def colorize_video(
     size: int | None,
     device: torch.device,
     batch_size: int,
-    progress: Callable[[int, int | None], None] = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
 ) -> ColorizeResult:
     """Colorizes each frame of a video as `colorize` does an image; frames keep their times.
 
@@ -64,9 +64,7 @@ def colorize_video(
         if not writer.num_frames:
             raise Rejected("not a video", "no frames in it")
     return ColorizeResult(
-        source=task.source,
-        target=task.target,
-        is_video=True,
+        task=task,
         pixels=counts.total,
         num_frames=writer.num_frames,
         clipped=counts.clipped / counts.total,

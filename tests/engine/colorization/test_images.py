@@ -199,7 +199,7 @@ def test_a_tiff_keeps_its_tags(coffee: Image.Image, deep: np.ndarray, tmp_path: 
     assert [after[tag].value for tag in (270, 315, 33723, 700)] == ["Hof", "A. Nonym", b"IPTCIPTC", UPRIGHT_XMP]
     assert after[282].value == (300, 1)
     assert after[259].value == COMPRESSED
-    assert notes == ("smaller pictures in the TIFF dropped",)
+    assert notes == ("smaller images in the TIFF dropped",)
     coffee.save(tmp_path / "b.tif", exif=exif(1))
     target, _, notes = through(tmp_path / "b.tif")
     assert Image.open(target).getexif().get_ifd(0x8769)[0x9003] == "1950:06:01 12:00:00"
@@ -299,9 +299,9 @@ def test_reduced_depth_and_several_images_are_noted(coffee: Image.Image, tmp_pat
     (tmp_path / "a.ppm").write_bytes(b"P6 40 40 65535\n" + bytes(40 * 40 * 6))
     assert read_image(tmp_path / "a.ppm").notes == ("reduced to 8 bit",)
     coffee.save(tmp_path / "a.gif", save_all=True, append_images=[coffee.rotate(9)])
-    assert read_image(tmp_path / "a.gif").notes == ("only the first of its pictures taken",)
+    assert read_image(tmp_path / "a.gif").notes == ("only the first image used",)
     coffee.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[coffee.rotate(9)])
-    assert read_image(tmp_path / "a.jpg").notes == ("only the first of its pictures taken",)
+    assert read_image(tmp_path / "a.jpg").notes == ("only the first image used",)
     coffee.save(tmp_path / "b.jpg", extra=b"\xff\xeb\0\x06JUMB")
     assert read_image(tmp_path / "b.jpg").notes == ("APP11 segment dropped",)
     for path, notes in ((tmp_path / "a.avif", ()), (tmp_path / "a.jp2", ())):

@@ -130,7 +130,7 @@ def check_colours(before: Video, after: Video) -> None:
 )
 def test_containers(tmp_path: Path, name: str, settings: dict[str, Any], target: str, codec: str) -> None:
     before, after, result = colorized(make(tmp_path / name, **settings))
-    assert result.target.name == target
+    assert result.task.target.name == target
     assert result.num_frames == len(after.frames) == 12
     assert after.times == pytest.approx(before.times, abs=1e-9)
     assert after.packets["audio"] == before.packets["audio"]
@@ -138,7 +138,7 @@ def test_containers(tmp_path: Path, name: str, settings: dict[str, Any], target:
     assert after.duration == pytest.approx(before.duration, abs=2000)
     assert result.notes == ()
     check_colours(before, after)
-    with av.open(str(result.target)) as container:
+    with av.open(str(result.task.target)) as container:
         assert container.streams.video[0].codec_context.name == codec
 
 
@@ -165,7 +165,7 @@ def test_matrix_and_range_are_respected(tmp_path: Path, matrix: int, is_full: bo
     reformat = {"dst_colorspace": {1: 1, 6: 5}[matrix], "dst_color_range": 2 if is_full else 1}
     source = make(tmp_path / "a.mkv", codec="ffv1", frames=[image] * 5, audio=None, before=tell, reformat=reformat)
     _, _, result = colorized(source, Painter(30, 25))
-    with av.open(str(result.target)) as container:
+    with av.open(str(result.task.target)) as container:
         frame = next(container.decode(video=0))
         assert (frame.colorspace, frame.color_range, frame.color_trc) == (matrix, 1, 1)
         lab = rgb2lab(frame.to_ndarray(format="rgb24"))
@@ -187,7 +187,7 @@ def test_rotated_videos_become_upright(tmp_path: Path) -> None:
     assert lightness.shape == (96, 64)
     assert lightness[76:, :10].min() > 75  # the upper left corner, turned to the left, is the lower left one
     assert lightness[:50].max() < 40
-    with av.open(str(result.target)) as container:
+    with av.open(str(result.task.target)) as container:
         assert container.streams.video[0].sample_aspect_ratio == Fraction(3, 4)
         assert next(container.decode(video=0)).rotation == 0
 
@@ -231,7 +231,7 @@ def test_metadata_and_other_streams(tmp_path: Path) -> None:
     assert before.packets["subtitle"] == after.packets["subtitle"] == [b"Bonjour"]
     assert after.packets["audio"] == before.packets["audio"]
     assert result.notes == ("attachments dropped",)
-    with av.open(str(result.target)) as container:
+    with av.open(str(result.task.target)) as container:
         assert container.metadata["title"] == "Hof"
         assert [chapter["metadata"]["title"] for chapter in container.chapters()] == ["One"]
         assert [stream.metadata.get("language") for stream in container.streams] == [None, "deu", "fra"]

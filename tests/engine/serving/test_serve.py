@@ -1,20 +1,18 @@
 """`photochrom serve`: a real server, used by programs and by a real browser."""
 
-import asyncio
 import io
 import os
 import re
 import signal
 import socket
 import struct
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,81 +23,13 @@ import pytest
 import requests
 import torch
 import uvicorn
-from photochrom.engine.checkpoints.model_file import load_with_metadata, save_model
 from photochrom.engine.cli import main
 from photochrom.engine.serving.app import ColorizeApp, Limits
-from photochrom.engine.serving.batching import MAX_INPUT_PIXELS, Batcher, InferenceRequest, input_pixels
-from photochrom.engine.serving.memory_limiter import MemoryLimiter
+from photochrom.engine.serving.batching import MAX_INPUT_PIXELS, input_pixels
 from photochrom.engine.serving.requests import ServedModel
-from photochrom.models import Colorizer, ColorPrediction
 from PIL import Image
 
-MEGABYTES, MEGAPIXELS = 8, 4
-
-
-@pytest.fixture(scope="module")
-def models(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two runs, one of which predicts warm colors and the other cold ones."""
-    network, metadata = load_with_metadata(trained)
-    folder = tmp_path_factory.mktemp("models")
-    for name, shift in (("warm", 0.08), ("cold", -0.08)):
-        torch.manual_seed(len(name))
-        torch.nn.init.normal_(network.to_ab.weight, std=0.02)
-        torch.nn.init.constant_(network.to_ab.bias, shift)
-        (folder / name).mkdir()
-        save_model(network.state_dict(), metadata, folder / name / "model.safetensors")
-    return [folder / "warm", folder / "cold"]
-
-
-@dataclass(frozen=True)
-class Running:
-    """A server: its address, its process, and the folder that it works in and might write to."""
-
-    url: str
-    process: subprocess.Popen[str]
-    folder: Path
-
-    def post(self, data: bytes, name: str = "old.png", headers: dict[str, str] | None = None, **fields: str) -> Any:
-        form = {"file": (name, data)}
-        return requests.post(f"{self.url}/colorize", files=form, data=fields, headers=headers, timeout=60)
-
-
-@pytest.fixture(scope="module")
-def server(models: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A server of both models in an empty folder, which stays empty; it ends at Ctrl-C."""
-    folder = tmp_path_factory.mktemp("nothing")
-    with started(models, folder, "--max-megabytes", str(MEGABYTES), "--max-megapixels", str(MEGAPIXELS)) as running:
-        yield running
-        assert running.process.poll() is None
-        assert files_in(folder) == []
-        decoders = psutil.Process(running.process.pid).children(recursive=True)
-        running.process.send_signal(signal.SIGINT)
-        _, error = running.process.communicate(timeout=20)
-        assert (running.process.returncode, error) == (130, "photochrom serve: interrupted\n")
-        assert psutil.wait_procs(decoders, timeout=10)[1] == []
-        assert list(folder.iterdir()) == []
-
-
-def files_in(folder: Path) -> list[Path]:
-    """Returns all files but the socket by which multiprocessing starts processes."""
-    return [path for path in folder.rglob("*") if not path.is_dir() and not path.is_socket()]
-
-
-@contextmanager
-def started(models: list[Path], folder: Path, *options: str) -> Iterator[Running]:
-    command = [sys.executable, "-m", "photochrom", "serve", *map(str, models), "--port", "0", *options]
-    environment = {**os.environ, "TMPDIR": str(folder), "HOME": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
-    process = subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        assert process.stdout is not None
-        said = process.stdout.readline()
-        assert said.startswith("http://127.0.0.1:"), process.stderr
-        yield Running(said.split()[0], process, folder)
-    finally:
-        process.kill()
-        process.wait()
+MEGABYTES = 8  # the limit of the fixture `server`
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -113,7 +43,7 @@ def pixels_of(answer: Any) -> np.ndarray:
     return np.array(Image.open(io.BytesIO(answer.content)))
 
 
-def test_fifty_clients_at_once_get_the_results_of_colorize(server: Running, models: list[Path], photos: Path) -> None:
+def test_fifty_clients_at_once_get_the_results_of_colorize(server: Any, models: list[Path], photos: Path) -> None:
     pictures = [np.array(Image.open(path).convert("RGB").resize((160, 128))) for path in sorted(photos.rglob("*.*"))]
     pictures += [picture[:, :100] for picture in pictures]
     asked = [(pictures[i % len(pictures)], ("warm", "cold")[i % 2], ("", "48", "native")[i % 3]) for i in range(50)]
@@ -170,7 +100,7 @@ def broken(photos: Path) -> dict[str, tuple[bytes, int, str]]:
 @pytest.mark.parametrize(
     "kind", ["empty", "text", "page", "postscript", "cut", "cut PNG", "bomb", "large", "small", "heavy"]
 )
-def test_broken_uploads(server: Running, photos: Path, kind: str) -> None:
+def test_broken_uploads(server: Any, photos: Path, kind: str) -> None:
     data, status, sentence = broken(photos)[kind]
     answer = server.post(data)
     assert (answer.status_code, list(answer.json())) == (status, ["detail"])
@@ -179,7 +109,7 @@ def test_broken_uploads(server: Running, photos: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("announced", [True, False])
-def test_a_large_body_is_not_kept_in_memory(server: Running, announced: bool) -> None:
+def test_a_large_body_is_not_kept_in_memory(server: Any, announced: bool) -> None:
     """200 MB, with a Content-Length and without one."""
     process = psutil.Process(server.process.pid)
     before, most = process.memory_info().rss, 0
@@ -211,13 +141,13 @@ def test_a_large_body_is_not_kept_in_memory(server: Running, announced: bool) ->
         ({"model": "x" * 2000}, "the form cannot be parsed: Part exceeded maximum size"),
     ],
 )
-def test_invalid_parameters(server: Running, fields: dict[str, str], sentence: str) -> None:
+def test_invalid_parameters(server: Any, fields: dict[str, str], sentence: str) -> None:
     answer = server.post(png(np.zeros((64, 64, 3), np.uint8)), **fields)
     assert answer.status_code == 422
     assert sentence in answer.json()["detail"]
 
 
-def test_invalid_forms(server: Running) -> None:
+def test_invalid_forms(server: Any) -> None:
     where = f"{server.url}/colorize"
     kind = {"Content-Type": "multipart/form-data; boundary=b"}
     for request, status, sentence in (
@@ -233,7 +163,7 @@ def test_invalid_forms(server: Running) -> None:
     assert requests.get(where, timeout=9).status_code == 405
 
 
-def test_the_limit_of_the_network_s_input(server: Running) -> None:
+def test_the_limit_of_the_network_s_input(server: Any) -> None:
     large = png(np.zeros((1500, 2000), np.uint8))
     assert server.post(large).status_code == 200
     answer = server.post(large, size="native")
@@ -242,7 +172,7 @@ def test_the_limit_of_the_network_s_input(server: Running) -> None:
     assert input_pixels((2000, 1500), None) > MAX_INPUT_PIXELS
 
 
-def test_responses(server: Running, photos: Path) -> None:
+def test_responses(server: Any, photos: Path) -> None:
     jpeg = (photos / "rocket.jpg").read_bytes()
     answer = server.post(jpeg, name="C:\\old\\Großmutter.JPG")
     assert answer.headers["Content-Type"] == "image/jpeg"
@@ -260,7 +190,7 @@ def test_responses(server: Running, photos: Path) -> None:
     assert server.post(jpeg, headers={"Accept": "text/html,*/*"}).headers["Content-Type"] == "image/jpeg"
 
 
-def test_changes_are_reported(server: Running, photos: Path) -> None:
+def test_changes_are_reported(server: Any, photos: Path) -> None:
     layered = Image.open(photos / "coffee.png").convert("RGBA")
     layered.putalpha(128)
     turned, file = Image.Exif(), io.BytesIO()
@@ -277,7 +207,7 @@ def test_changes_are_reported(server: Running, photos: Path) -> None:
         assert pixels_of(answer).shape == shape
 
 
-def test_pages_of_other_sites_are_refused(server: Running) -> None:
+def test_pages_of_other_sites_are_refused(server: Any) -> None:
     picture = png(np.zeros((64, 64, 3), np.uint8))
     port = server.url.rpartition(":")[2]
     for headers, status in (
@@ -301,7 +231,7 @@ def test_pages_of_other_sites_are_refused(server: Running) -> None:
     assert requests.get(f"{server.url}/models", headers={"Host": "evil.example"}, timeout=9).status_code == 403
 
 
-def test_the_page_loads_nothing_from_other_sites(server: Running) -> None:
+def test_the_page_loads_nothing_from_other_sites(server: Any) -> None:
     answer = requests.get(server.url, timeout=9)
     policy = answer.headers["Content-Security-Policy"]
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
@@ -310,7 +240,7 @@ def test_the_page_loads_nothing_from_other_sites(server: Running) -> None:
     assert not re.search(r"\s(on\w+|style)=", answer.text.partition("<script>")[0])  # which the policy would not let
 
 
-def test_information_for_programs(server: Running) -> None:
+def test_information_for_programs(server: Any) -> None:
     info = requests.get(f"{server.url}/models", timeout=9).json()
     assert [(model["name"], model["size"], model["loss"]) for model in info["models"]] == [
         ("warm", 32, "L2"),
@@ -326,7 +256,7 @@ def test_information_for_programs(server: Running) -> None:
         assert requests.get(server.url + path, timeout=9).json() == {"detail": "Not Found"}
 
 
-def test_a_large_upload_is_not_written_to_disk(server: Running) -> None:
+def test_a_large_upload_is_not_written_to_disk(server: Any) -> None:
     """Starlette would write uploads above 1 MB to a temporary file."""
     noise = np.random.default_rng(0).integers(0, 256, (1200, 1500, 3), np.uint8)
     data = png(noise)
@@ -338,7 +268,7 @@ def test_a_large_upload_is_not_written_to_disk(server: Running) -> None:
             for descriptor in descriptors.iterdir():
                 with suppress(OSError):
                     seen.add(os.readlink(descriptor))  # temporary files have no name, but a descriptor
-            seen.update(map(str, files_in(server.folder)))
+            seen.update(map(str, server.files()))
 
     watching = threading.Thread(target=watch)
     watching.start()
@@ -361,12 +291,15 @@ class WorkerFunction:
 
 
 RUN_TASK = "__import__('photochrom.engine.serving.decoder_pool', fromlist=['run_task']).run_task(task)"
-BAD_GREY = 200  # the grey of images at which Watched fails
+
+
+def post(url: str, data: bytes) -> requests.Response:
+    return requests.post(f"{url}/colorize", files={"file": ("old.png", data)}, timeout=60)
 
 
 @contextmanager
-def in_this_process(models: list[Path], **settings: Any) -> Iterator[tuple[Running, ColorizeApp]]:
-    """A server in this process, whose parts can be reached."""
+def in_this_process(models: list[Path], **settings: Any) -> Iterator[tuple[str, ColorizeApp]]:
+    """Runs a server in this process; yields its address and the application."""
     served = [ServedModel(name=path.name, model=photochrom.load(path), size=32) for path in models]
     limits = Limits(max_bytes=10**7, max_pixels=10**7)
     app = ColorizeApp(served, torch.device("cpu"), limits, **settings)
@@ -375,7 +308,7 @@ def in_this_process(models: list[Path], **settings: Any) -> Iterator[tuple[Runni
         thread = threading.Thread(target=loop.run, args=([listener],))
         thread.start()
         try:
-            yield Running(f"http://127.0.0.1:{listener.getsockname()[1]}", None, Path()), app  # type: ignore[arg-type]
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}", app
         finally:
             loop.should_exit = True
             thread.join()
@@ -395,34 +328,34 @@ def test_a_decoder_that_hangs_or_crashes_fails_one_request(models: list[Path], f
     bad = png(np.zeros((64, 64, 3), np.uint8))
     assert len(bad) < 500 < len(good)
     with (
-        in_this_process(models, decode=WorkerFunction(code), decode_seconds=0.5) as (running, _),
+        in_this_process(models, decode=WorkerFunction(code), decode_seconds=0.5) as (url, _),
         ThreadPoolExecutor(6) as pool,
     ):
-        assert running.post(good).status_code == 200
+        assert post(url, good).status_code == 200
         began = time.monotonic()
-        answers = list(pool.map(running.post, [bad, good, good, bad, good, good]))
+        answers = list(pool.map(partial(post, url), [bad, good, good, bad, good, good]))
         assert time.monotonic() - began < 20
         assert [answer.status_code for answer in answers] == [422, 200, 200, 422, 200, 200]
         assert answers[0].json() == {"detail": sentence}
-        assert running.post(good).status_code == 200
+        assert post(url, good).status_code == 200
 
 
 def test_a_busy_server_asks_to_retry(models: list[Path]) -> None:
     picture = png(np.zeros((64, 64, 3), np.uint8))
-    with in_this_process(models) as (running, app):
+    with in_this_process(models) as (url, app):
         app._free_slots, slots = 0, app._free_slots
-        answer = running.post(picture)
+        answer = post(url, picture)
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2")
         assert "the server is busy" in answer.json()["detail"]
         app._free_slots = slots
-        assert running.post(picture).status_code == 200
-        assert running.post(b"").status_code == 422
+        assert post(url, picture).status_code == 200
+        assert post(url, b"").status_code == 422
         assert app._free_slots == slots
 
 
 def test_internal_errors_are_reported_and_survived(models: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     picture = png(np.zeros((64, 64, 3), np.uint8))
-    with in_this_process(models) as (running, _):
+    with in_this_process(models) as (url, _):
         full = torch.OutOfMemoryError("CUDA out of memory")
         for error, status, sentence in (
             (KeyError("x"), 500, "internal error (KeyError); see the server's console"),
@@ -434,73 +367,9 @@ def test_internal_errors_are_reported_and_survived(models: list[Path], monkeypat
                     raise error
 
                 broken.setattr("photochrom.engine.serving.batching.colorize", fails)
-                answer = running.post(picture)
+                answer = post(url, picture)
             assert (answer.status_code, answer.json()) == (status, {"detail": sentence})
-        assert running.post(picture).status_code == 200
-
-
-class Watched(Colorizer):
-    """Predicts grey, remembers the sizes of batches, fails at images of one bright grey."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.batches: list[int] = []
-
-    def forward(self, L: torch.Tensor) -> ColorPrediction:
-        self.batches.append(len(L))
-        if any(picture.max() - picture.min() < 1e-3 and picture.max() > 60 for picture in L):
-            raise FloatingPointError("one grey")
-        return ColorPrediction(output=torch.zeros(len(L), 2, 8, 8), input_size=(32, 32))
-
-
-def test_requests_that_arrive_together_form_a_batch() -> None:
-    watched = Watched()
-    batcher = Batcher({"one": watched, "two": watched}, torch.device("cpu"))
-    noise = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), np.uint8)
-    orders = [InferenceRequest(model="two" if i == 7 else "one", pixels=noise[i], size=32) for i in range(8)]
-    for future in [batcher.submit(order) for order in orders]:
-        assert future.result(timeout=30).pixels.shape == (64, 64, 3)
-    assert watched.batches == [7, 1]
-    bad = [
-        InferenceRequest(model="one", pixels=np.full((64, 64, 3), BAD_GREY, np.uint8), size=32) if i == 3 else orders[i]
-        for i in range(5)
-    ]
-    futures = [batcher.submit(InferenceRequest(model="one", pixels=order.pixels, size=32)) for order in bad]
-    assert [type(future.exception(timeout=30)) for future in futures].count(FloatingPointError) == 1
-    assert watched.batches[2:] == [5, 1, 1, 1, 1, 1]
-    batcher.close()
-
-
-def test_the_limit_of_a_batch() -> None:
-    watched = Watched()
-    watched.forward = lambda L: (
-        watched.batches.append(len(L))
-        or ColorPrediction(  # type: ignore[method-assign]
-            output=torch.zeros(len(L), 2, 200, 200), input_size=(800, 800)
-        )
-    )
-    batcher = Batcher({"one": watched}, torch.device("cpu"))
-    picture = np.zeros((800, 800, 3), np.uint8)
-    for future in [batcher.submit(InferenceRequest(model="one", pixels=picture, size=None)) for _ in range(4)]:
-        future.result(timeout=60)
-    assert watched.batches == [3, 1]
-    batcher.close()
-
-
-def test_memory_is_granted_in_turn() -> None:
-    async def run() -> list[int]:
-        limiter, order = MemoryLimiter(10), []
-
-        async def ask(number: int, pixels: int) -> None:
-            async with limiter.hold(pixels):
-                order.append(number)
-                await asyncio.sleep(0.01)
-
-        await asyncio.gather(*(ask(number, pixels) for number, pixels in enumerate([6, 10, 1, 1, 8])))
-        assert limiter._free == 10
-        return order
-
-    assert asyncio.run(run()) == [0, 1, 2, 3, 4]
+        assert post(url, picture).status_code == 200
 
 
 def test_sigterm_ends_it(models: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
@@ -569,71 +438,3 @@ def test_missing_packages_are_named(
     monkeypatch.setitem(sys.modules, module, None)
     assert main(["serve", str(models[0]), "--port", "0"]) == 1
     assert "pip install fastapi python-multipart uvicorn" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_in_a_browser(server: Running, models: list[Path], photos: Path, browser: Any) -> None:
-    """A user opens a photograph, moves the slider by keys, switches the model and downloads the result."""
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.common.keys import Keys
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    def all_of(selector: str) -> list[Any]:
-        return browser.find_elements(By.CSS_SELECTOR, selector)
-
-    def wait(until: Callable[[], Any]) -> None:
-        WebDriverWait(browser, 30).until(lambda _: until())
-
-    def shown(*names: str) -> bool:
-        return [figure.text for figure in all_of("figure figcaption strong")] == list(names)
-
-    def painted(index: int) -> np.ndarray:
-        script = """const image = document.querySelectorAll(".after")[arguments[0]];
-            const canvas = document.createElement("canvas");
-            canvas.width = image.naturalWidth; canvas.height = image.naturalHeight;
-            const context = canvas.getContext("2d"); context.drawImage(image, 0, 0);
-            return [canvas.width, canvas.height, ...context.getImageData(300, 200, 1, 1).data]"""
-        return np.array(browser.execute_script(script, index))
-
-    browser.get(server.url)
-    wait(lambda: len(all_of("input[name=model]")) == 3)  # warm, cold, side by side
-    (chooser,) = all_of("#file")
-    chooser.send_keys(str(photos / "coffee.png"))
-    wait(lambda: shown("warm"))
-    pixels = np.array(Image.open(photos / "coffee.png").convert("RGB"))
-    expected = {path.name: photochrom.load(path).colorize(pixels) for path in models}
-    assert list(painted(0)[:2]) == [600, 400]
-    assert np.abs(painted(0)[2:5] - expected["warm"][200, 300]).max() <= 1
-
-    (slider,) = all_of("figure input[type=range]")
-    slider.send_keys(Keys.HOME)
-    clip = "return getComputedStyle(document.querySelector('.before')).clipPath"
-    assert browser.execute_script(clip) == "inset(0px 100% 0px 0px)"
-    slider.send_keys(*[Keys.ARROW_RIGHT] * 7)
-    assert browser.execute_script(clip) == "inset(0px 93% 0px 0px)"
-    assert browser.execute_script("return getComputedStyle(document.querySelector('.before')).filter") == "grayscale(1)"
-
-    all_of("input[name=model]")[1].click()
-    wait(lambda: shown("cold"))
-    assert np.abs(painted(0)[2:5] - expected["cold"][200, 300]).max() <= 1
-    assert all_of("figure input[type=range]")[0].get_attribute("value") == "7"
-    all_of("input[name=model]")[2].click()
-    wait(lambda: shown("warm", "cold"))
-
-    wait(lambda: all_of("figure a.button")[1].text == "Download 600 x 400")
-    all_of("figure a.button")[1].click()
-    home = browser.downloads / "coffee-cold.png"
-    wait(home.exists)
-    assert np.abs(np.array(Image.open(home)).astype(int) - expected["cold"]).max() <= 1
-
-    chooser.send_keys(str(models[0] / "model.safetensors"))
-    wait(lambda: "Not colorized: the file is not an image" in all_of("#status")[0].text)
-    assert all_of("figure") == []
-    file = io.BytesIO()
-    Image.open(photos / "coffee.png").convert("L").save(file, "TIFF")  # which browsers do not show
-    (server_side := browser.downloads / "old.tif").write_bytes(file.getvalue())
-    chooser.send_keys(str(server_side))
-    wait(lambda: shown("warm", "cold") and len(all_of(".before.derived")) == 2)
-    assert [line for line in browser.get_log("browser") if "415" not in line["message"]] == []
-    loaded = browser.execute_script("return performance.getEntriesByType('resource').map((entry) => entry.name)")
-    assert {name.removeprefix("blob:").startswith(server.url) for name in loaded} == {True}
