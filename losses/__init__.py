@@ -1,14 +1,13 @@
-"""Scores a colour prediction; owns the quantisation of ab."""
+"""Losses of colour predictions, and the 313 bins of ab."""
 
-from .base import ColorLoss, ElementLoss, Elements, LossOutput
+from .base import ColorLoss, ElementwiseLoss, LossOutput, UnreducedLoss
 from .cross_entropy import RebalancedCrossEntropy
 from .focal import Focal
-from .l2 import L2
 from .quantization import ab_bins, ab_histogram, annealed_mean, soft_decode, soft_encode
 from .rebalancing import rebalancing_weights
-from .smooth_l1 import SmoothL1
+from .regression import L2, SmoothL1, average_cells
 
-# The classes that a checkpoint or a command line may name without an import path.
+# Classes that checkpoints and command lines name without an import path.
 LOSSES: dict[str, type[ColorLoss]] = {
     "L2": L2,
     "SmoothL1": SmoothL1,
@@ -20,15 +19,16 @@ __all__ = [
     "L2",
     "LOSSES",
     "ColorLoss",
-    "ElementLoss",
-    "Elements",
+    "ElementwiseLoss",
     "Focal",
     "LossOutput",
     "RebalancedCrossEntropy",
     "SmoothL1",
+    "UnreducedLoss",
     "ab_bins",
     "ab_histogram",
     "annealed_mean",
+    "average_cells",
     "rebalancing_weights",
     "soft_decode",
     "soft_encode",

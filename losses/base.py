@@ -1,6 +1,6 @@
-"""What every loss is.
+"""The base classes of losses.
 
-Losses know neither models nor loaders: a prediction and a batch are whatever has the members named here.
+Losses import neither models nor loaders: predictions and batches are any objects with the members named here.
 """
 
 # Shapes: B samples, S pixels, h w cells of the network's output grid, E elements per cell. ab in Lab units.
@@ -16,30 +16,30 @@ Head = Literal["ab", "bins"]
 
 
 class Prediction(Protocol):
-    """What a loss reads of a prediction: models.ColorPrediction."""
+    """The members of models.ColorPrediction that losses use."""
 
     @property
     def head(self) -> Head:
-        """What `output` is: "ab", colours, or "bins", logits of the 313 bins."""
+        """The kind of `output`: "ab", colours, or "bins", logits of the 313 bins."""
 
     @property
     def output(self) -> Tensor:
-        """(B, 2, h, w), ab, or (B, 313, h, w), logits."""
+        """ab (B, 2, h, w), or logits (B, 313, h, w)."""
 
     @property
     def grid_ab(self) -> Tensor:
-        """ab (B, 2, h, w) of the output's cells, whatever the head."""
+        """ab (B, 2, h, w) of the output's cells, for both heads."""
 
     @property
     def stride(self) -> int:
-        """Pixels per cell of the output, each way."""
+        """Pixels per cell of the output, vertically and horizontally."""
 
     def ab(self, size: tuple[int, int] | None = None) -> Tensor:
-        """ab (B, 2, *size), by default of the input's size."""
+        """Returns ab (B, 2, *size), by default at the input's size."""
 
 
 class Batch(Protocol):
-    """What a loss reads of a batch: pipelines.LabBatch."""
+    """The members of pipelines.LabBatch that losses use."""
 
     @property
     def ab(self) -> Tensor:
@@ -48,35 +48,34 @@ class Batch(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class LossOutput:
-    """`total` is what training minimises, a scalar, mean over the batch; `terms` are parts of it to be logged."""
+    """`total` is the scalar that training minimises, a mean over the batch; `terms` are parts of it to log."""
 
     total: Tensor
     terms: dict[str, Tensor] = field(default_factory=dict)
 
 
 class ColorLoss(nn.Module, ABC):
-    """Base of all losses; subclass it to plug in your own.
+    """Base of all losses; subclass it to add your own.
 
-    `head` names the head that a network must have to be scored, "ab" or "bins"; None, when any will do. A constructor's
-    argument named `prior` that is left None gets the training set's share of each bin, a list of 313 numbers. In
-    training mode, a loss may speak with the other processes, which all compute it at the same time; else it must not.
+    `head` is the head that the network must have, "ab" or "bins"; None accepts both. A constructor argument named
+    `prior` that is left None is set to the training set's share of each bin, a list of 313 numbers. In training mode,
+    all processes compute the loss at the same time, and it may communicate with them; in evaluation mode it must not.
     """
 
     head: ClassVar[Head | None] = None
 
     @abstractmethod
     def forward(self, prediction: Prediction, batch: Batch) -> LossOutput:
-        """The loss of a prediction for a batch, float32."""
+        """Returns the float32 loss of a prediction for a batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Elements:
-    """A loss in its parts, whose total is sum(weight * error) / count.
+class UnreducedLoss:
+    """A loss before its reduction (torch's reduction="none"). Its reduction is sum(weight * error) / count.
 
-    `error` (B, E, h, w) and `distance`, of the same shape, carry gradients; `weight`, which broadcasts to them, is
-    constant. `distance` says how far an element is from the truth: |predicted - true| in Lab units, or 1 - p where a
-    loss scores probabilities. `count` follows from the shapes, so that the mean over equal parts of a batch is the
-    batch's loss.
+    `error` and `distance` are (B, E, h, w) and carry gradients; `weight` is constant and broadcasts to them. `distance`
+    tells how far an element is from the truth: |predicted - true| in Lab units, or 1 - p for losses of probabilities.
+    `count` depends on shapes only, so that the mean over equal parts of a batch is the batch's loss.
     """
 
     error: Tensor
@@ -86,26 +85,26 @@ class Elements:
 
     @property
     def total(self) -> Tensor:
-        """The loss, a scalar."""
+        """The reduced loss, a scalar."""
         return (self.weight * self.error).sum() / self.count
 
 
-class ElementLoss(ColorLoss):
-    """A loss that is a weighted mean over elements, and so can be wrapped by Focal.
+class ElementwiseLoss(ColorLoss):
+    """A loss that is a weighted mean over elements. `Focal` can wrap it.
 
-    `scores_probabilities` says what its elements' distance is, see Elements.
+    `scores_probabilities` tells which distance its elements have, see UnreducedLoss.
     """
 
     scores_probabilities: ClassVar[bool] = False
 
     @abstractmethod
-    def elements(self, prediction: Prediction, batch: Batch) -> Elements:
-        """The loss in its parts."""
+    def unreduced(self, prediction: Prediction, batch: Batch) -> UnreducedLoss:
+        """Returns the loss of each element."""
 
     def forward(self, prediction: Prediction, batch: Batch) -> LossOutput:
-        return LossOutput(total=self.elements(prediction, batch).total)
+        return LossOutput(total=self.unreduced(prediction, batch).total)
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """The tensor in the precision that losses are computed in: float32, and float64 as it is."""
+    """Returns the tensor in float32, or in float64 if it is float64."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -1,4 +1,4 @@
-"""The class-rebalanced cross-entropy of Zhang et al. (ECCV 2016), eq. 2, for networks of either head."""
+"""The class-rebalanced cross-entropy of Zhang et al. (ECCV 2016), eq. 2, for both heads."""
 
 # Shapes: B samples, S pixels, h w cells of the network's output grid, Q = 313 bins, k neighbours. ab in Lab units.
 
@@ -8,23 +8,23 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from .base import Batch, ElementLoss, Elements, Prediction, at_least_float32
+from .base import Batch, ElementwiseLoss, Prediction, UnreducedLoss, at_least_float32
 from .quantization import kernel_logits, soft_encode
-from .rebalancing import check_prior, is_colourful, load_prior, rebalancing_weights, smooth_prior
-from .resolution import cell_means
+from .rebalancing import check_prior, is_colorful, load_prior, rebalancing_weights, smooth_prior
+from .regression import average_cells
 
 Sampling = Literal["mean", "point"]
 
 
-def cross_entropy_elements(logits: Tensor, index: Tensor, share: Tensor, weight: Tensor | float = 1.0) -> Elements:
-    """-log p of each of the k bins of a soft target, weighted by its share and by the cell's weight.
+def soft_cross_entropy(logits: Tensor, index: Tensor, share: Tensor, weight: Tensor | float = 1.0) -> UnreducedLoss:
+    """Returns -log p of each of the k bins of a soft target, weighted by its share and the cell's weight.
 
-    `logits` are (B, 313, h, w); `index` and `share` (B, k, h, w), as `soft_encode` gives them; `weight` broadcasts to
-    (B, 1, h, w). The total is the mean over the B h w cells. The target is never spread over the 313 bins.
+    `logits` are (B, 313, h, w); `index` and `share` are (B, k, h, w), as `soft_encode` returns them; `weight`
+    broadcasts to (B, 1, h, w). It reduces to the mean over the B h w cells. No tensor of the target is 313 wide.
     """
     logits = at_least_float32(logits)
     log_p = logits.gather(1, index) - logits.logsumexp(dim=1, keepdim=True)
-    return Elements(
+    return UnreducedLoss(
         error=-log_p,
         distance=-torch.expm1(log_p),
         weight=share * weight,
@@ -32,20 +32,20 @@ def cross_entropy_elements(logits: Tensor, index: Tensor, share: Tensor, weight:
     )
 
 
-class RebalancedCrossEntropy(ElementLoss):
+class RebalancedCrossEntropy(ElementwiseLoss):
     """Cross-entropy of the colours' bins, in which rare colours count more.
 
-    A network that emits ab is scored by the bins that its colours stand for, through a Gaussian kernel.
+    ab of a network with the ab head is converted to logits of the bins by a Gaussian kernel.
 
     Args:
-        prior: The share of each bin in the training set, which is the default; or in another shard set, or in a .npy of
-            313 numbers. A shard set's is softly encoded, which is what smoothes it.
-        lam: Weight of the uniform distribution mixed into the prior: 0.5 in the paper; at 1, all colours count alike.
-        k: Bins that a true colour is encoded to, 5 in the paper, 10 in the released code.
-        sigma: Width of the Gaussian of encoding, and of the kernel, in Lab units.
-        smoothing: Width in Lab units of a Gaussian that smoothes the prior, for one that was counted bin by bin.
+        prior: The share of each bin: by default the training set's; or a shard set or a .npy of 313 numbers. A shard
+            set's prior is softly encoded, and so smooth.
+        lam: Weight of the uniform distribution mixed into the prior: 0.5 in the paper; with 1, all colours count alike.
+        k: Bins that a true colour is encoded to: 5 in the paper, 10 in the released code.
+        sigma: Width of the Gaussian of the encoding, and of the kernel, in Lab units.
+        smoothing: Width in Lab units of a Gaussian that smoothes the prior, if it was counted bin by bin.
         target: The true colour of a cell: 'mean' of its pixels, or 'point', its first pixel, as in the released code.
-        skip_grey: Leaves pictures without colour out, in which no ab value exceeds 5.
+        skip_grey: Ignores photographs in which no ab value exceeds 5.
     """
 
     scores_probabilities = True
@@ -78,22 +78,22 @@ class RebalancedCrossEntropy(ElementLoss):
         self.target = target
         self.skip_grey = skip_grey
 
-    def elements(self, prediction: Prediction, batch: Batch) -> Elements:
+    def unreduced(self, prediction: Prediction, batch: Batch) -> UnreducedLoss:
         stride = prediction.stride
-        true = cell_means(batch.ab, stride) if self.target == "mean" else batch.ab[..., ::stride, ::stride]
+        true = average_cells(batch.ab, stride) if self.target == "mean" else batch.ab[..., ::stride, ::stride]
         index, share = soft_encode(true, self.k, self.sigma)
-        weight = self.class_weights[index[:, :1]]  # of the nearest bin, the likeliest one (eq. 3)
+        weight = self.class_weights[index[:, :1]]  # of the nearest bin, which is the most likely one (eq. 3)
         if self.skip_grey:
-            weight = weight * is_colourful(batch.ab)[:, None, None, None]
+            weight = weight * is_colorful(batch.ab)[:, None, None, None]
         logits = prediction.output if prediction.head == "bins" else kernel_logits(prediction.output, self.sigma)
-        return cross_entropy_elements(logits, index, share, weight)
+        return soft_cross_entropy(logits, index, share, weight)
 
 
 def _class_weights(prior: str | list[float] | None, lam: float, smoothing: float) -> Tensor:
-    """The weights (313,) of the bins; raises ValueError for a prior that is missing or none."""
+    """Returns the weights (313,) of the bins. Raises ValueError for a missing or invalid prior."""
     if lam == 1:
         return torch.ones(313)
     if prior is None:
-        raise ValueError("loss.prior is missing: give the share of each bin, or a file that says it, or lam 1")
+        raise ValueError("loss.prior is missing: give the share of each bin, or a file with it, or lam 1")
     shares = torch.tensor(load_prior(Path(prior)) if isinstance(prior, str) else check_prior(prior)).double()
     return rebalancing_weights(smooth_prior(shares, smoothing) if smoothing else shares, lam)

@@ -1,4 +1,4 @@
-"""Focal losses: the elements of another loss, those that are far from the truth weighing more."""
+"""Focal losses: the elements of another loss, weighted more where they are far from the truth."""
 
 # Shapes: B samples, E elements per cell, h w cells.
 
@@ -8,59 +8,62 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .base import Batch, ColorLoss, ElementLoss, LossOutput, Prediction
+from .base import Batch, ColorLoss, ElementwiseLoss, LossOutput, Prediction
 
 Weighting = Literal["relative", "smooth"]
 
-_TINY = 1e-12  # keeps the slope of powers below 1 finite where there is no error
+_EPSILON = 1e-12  # keeps the gradient of powers below 1 finite where the error is 0
 
 
 def power_weight(distance: Tensor, gamma: float = 2.0) -> Tensor:
-    """(1 - p)^gamma of the distance 1 - p: Lin et al., "Focal loss for dense object detection" (ICCV 2017), eq. 4."""
-    return distance.clamp(min=_TINY) ** gamma
+    """Returns (1 - p)^gamma of the distance 1 - p.
+
+    Lin et al., "Focal loss for dense object detection" (ICCV 2017), eq. 4.
+    """
+    return distance.clamp(min=_EPSILON) ** gamma
 
 
 def smooth_weight(distance: Tensor, beta: float = 0.2, gamma: float = 1.0) -> Tensor:
-    """(2 sigmoid(beta |d|) - 1)^gamma of the distance |d|, in [0, 1).
+    """Returns (2 sigmoid(beta |d|) - 1)^gamma of the distance |d|, in [0, 1).
 
-    Focal-R of Yang et al., "Delving into deep imbalanced regression" (ICML 2021), as in the authors' code, which takes
-    the sigmoid's upper half; beta 0.2 and gamma 1 are its defaults.
+    Focal-R of Yang et al., "Delving into deep imbalanced regression" (ICML 2021), as in the authors' code, which scales
+    the sigmoid's upper half to [0, 1); beta 0.2 and gamma 1 are its defaults.
     """
-    return torch.tanh(beta / 2 * distance).clamp(min=_TINY) ** gamma
+    return torch.tanh(beta / 2 * distance).clamp(min=_EPSILON) ** gamma
 
 
 def relative_weight(error: Tensor, largest: Tensor) -> Tensor:
-    """sigmoid(40 (e / e_max - 1/2)) of the errors e and the largest, e_max: a gate that opens at half of it; constant.
+    """Returns sigmoid(40 (e / e_max - 1/2)) of the errors e and the largest, e_max; without gradient.
 
-    The original project's focal loss (main.py). Where all errors are zero, so is the ratio.
+    A soft threshold at half of the largest error, from the original project's focal loss (main.py).
     """
     ratio = error.detach() / largest.clamp(min=torch.finfo(error.dtype).tiny)
     return torch.sigmoid(40 * (ratio - 0.5))
 
 
 class Focal(ColorLoss):
-    """Another loss, focused on what is far from the truth.
+    """Another loss, with elements weighted more where they are far from the truth.
 
-    Over a loss of probabilities, such as RebalancedCrossEntropy, each of its elements is weighted by (1 - p)^gamma,
-    also with soft targets. Over others, such as L2, by its error.
+    Elements of a loss of probabilities, such as RebalancedCrossEntropy, are weighted by (1 - p)^gamma, also with soft
+    targets. Elements of other losses, such as L2, are weighted by their error.
 
     Args:
-        base: The loss that is wrapped.
-        gamma: Exponent of (1 - p), and of 'smooth': 2 in Lin et al., 1 in Yang et al.; 'relative' has none.
-        weighting: By what errors weigh, where the base has no probabilities: 'relative', a gate at half of the batch's
-            largest, over the sum of weights, as in the original project; or 'smooth', (2 sigmoid(beta |d|) - 1)^gamma,
-            Focal-R.
-        beta: How fast 'smooth' rises with the distance in Lab units.
+        base: The wrapped loss.
+        gamma: Exponent of (1 - p), and of 'smooth': 2 in Lin et al., 1 in Yang et al.; not used by 'relative'.
+        weighting: Weights for a base without probabilities: 'relative', a soft threshold at half of the batch's largest
+            error, divided by the sum of weights, as in the original project; or 'smooth', Focal-R's
+            (2 sigmoid(beta |d|) - 1)^gamma.
+        beta: Slope of 'smooth' over the distance in Lab units.
     """
 
     def __init__(
-        self, base: ElementLoss, gamma: float = 2.0, weighting: Weighting = "relative", beta: float = 0.2
+        self, base: ElementwiseLoss, gamma: float = 2.0, weighting: Weighting = "relative", beta: float = 0.2
     ) -> None:
         super().__init__()
-        if not isinstance(base, ElementLoss):
+        if not isinstance(base, ElementwiseLoss):
             raise ValueError(
-                f"Focal weighs the elements of a loss, and loss.base={type(base).__name__} has none: wrap L2, "
-                "SmoothL1, RebalancedCrossEntropy or a subclass of photochrom.losses.ElementLoss"
+                f"Focal weights the elements of a loss, and loss.base={type(base).__name__} has none: wrap L2, "
+                "SmoothL1, RebalancedCrossEntropy or a subclass of photochrom.losses.ElementwiseLoss"
             )
         if not gamma >= 0:
             raise ValueError(f"loss.gamma={gamma} is negative: 2 is that of Lin et al.")
@@ -74,22 +77,22 @@ class Focal(ColorLoss):
         self.beta = beta
 
     def forward(self, prediction: Prediction, batch: Batch) -> LossOutput:
-        elements = self.base.elements(prediction, batch)
-        error = elements.weight * elements.error
+        unreduced = self.base.unreduced(prediction, batch)
+        error = unreduced.weight * unreduced.error
         if self.base.scores_probabilities:
-            total = (power_weight(elements.distance, self.gamma) * error).sum() / elements.count
+            total = (power_weight(unreduced.distance, self.gamma) * error).sum() / unreduced.count
         elif self.weighting == "smooth":
-            total = (smooth_weight(elements.distance, self.beta, self.gamma) * error).sum() / elements.count
+            total = (smooth_weight(unreduced.distance, self.beta, self.gamma) * error).sum() / unreduced.count
         else:
-            weight = relative_weight(error, self._over_all(error.detach().max(), dist.ReduceOp.MAX))
-            # The mean over processes, so that the mean of their losses is the whole batch's.
-            total = (weight * error).sum() / (self._over_all(weight.sum(), dist.ReduceOp.SUM) / self._num_processes())
-        return LossOutput(total=total, terms={"base": elements.total.detach()})
+            weight = relative_weight(error, self._all_reduce(error.detach().max(), dist.ReduceOp.MAX))
+            # The mean sum of the processes, so that the mean of their losses is the whole batch's loss.
+            total = (weight * error).sum() / (self._all_reduce(weight.sum(), dist.ReduceOp.SUM) / self._num_processes())
+        return LossOutput(total=total, terms={"base": unreduced.total.detach()})
 
-    def _over_all(self, value: Tensor, how: dist.ReduceOp.RedOpType) -> Tensor:
-        """The largest, or the sum, of the value over all processes that train together: all of them focus alike."""
+    def _all_reduce(self, value: Tensor, op: dist.ReduceOp.RedOpType) -> Tensor:
+        """Returns the maximum or the sum over all training processes, so that all of them weight alike."""
         if self._num_processes() > 1:
-            dist.all_reduce(value, how)
+            dist.all_reduce(value, op)
         return value
 
     def _num_processes(self) -> int:

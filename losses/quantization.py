@@ -1,4 +1,4 @@
-"""The 313 ab bins of Zhang et al. (ECCV 2016), derived from the sRGB gamut; colours as mixtures of them, and back.
+"""The 313 ab bins of Zhang et al. (ECCV 2016), derived from the sRGB gamut; colours to mixtures of bins and back.
 
 The published array `pts_in_hull.npy` is reproduced exactly, order included: it holds the multiples of 10 whose
 Chebyshev distance to the convex hull of the gamut's ab projection is below 10.
@@ -20,30 +20,30 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 GRID = 10  # Lab units between neighbouring centres
-_LIMIT = 130.0  # no ab value of 8-bit Lab lies beyond
+_LIMIT = 130.0  # the largest |a| and |b|: those of 8-bit Lab are smaller
 _CPU = torch.device("cpu")
-_CELL = 2.5  # side of the squares for which the candidates are tabled: smaller ones have fewer, in a larger table
+_CELL = 2.5  # side of the squares of the candidate table: smaller squares have fewer candidates and a larger table
 
 
 def _constant(make: Callable[P, T]) -> Callable[P, T]:
-    """Makes what a function returns once for each of its arguments; in compiled code, which would trace it, too."""
-    made: Any = cache(torch.inference_mode(False)(make))  # what is kept must serve training, too
+    """Caches a function's results; compiled code takes them as constants and does not trace the function."""
+    cached: Any = cache(torch.inference_mode(False)(make))  # results must serve training, too
 
     @wraps(make)
-    def kept(*args: P.args, **kwargs: P.kwargs) -> T:
-        return made(*args, **kwargs)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        return cached(*args, **kwargs)
 
-    # What torch.compiler.assume_constant_result does, less the second that the compiler takes to be imported.
-    vars(kept)["_dynamo_marked_constant"] = True
-    return kept
+    # As torch.compiler.assume_constant_result does, without the second that importing the compiler takes.
+    vars(call)["_dynamo_marked_constant"] = True
+    return call
 
 
 def ab_bins(device: torch.device = _CPU) -> Tensor:
-    """The bins' centres, float32 (313, 2), sorted by (a, b). One tensor for all callers: not to be changed in place.
+    """Returns the bins' centres, float32 (313, 2), sorted by (a, b). Callers share one tensor and must not change it.
 
     The margin is wide: the farthest centre kept lies 9.73 from the hull, the nearest rejected one 10.07.
     """
-    return _bins(device)  # a default is no argument to what keeps results by their arguments
+    return _bins(device)  # called with an argument, since the cache does not see defaults
 
 
 @_constant
@@ -52,8 +52,8 @@ def _bins(device: torch.device) -> Tensor:
 
     if device != _CPU:
         return _bins(_CPU).to(device)
-    # The points within a Chebyshev distance of a convex set are its Minkowski sum with a square, convex again: the hull
-    # of the gamut's points moved to the four corners of that square.
+    # The points within a Chebyshev distance of a convex set are its Minkowski sum with a square, which is convex, too:
+    # the hull of the gamut's points moved to the four corners of that square.
     square = GRID * np.array([[-1, -1], [-1, 1], [1, -1], [1, 1]])
     hull = ConvexHull((_gamut_ab()[:, None] + square).reshape(-1, 2))
     axis = np.arange(-120, 121, GRID)
@@ -63,7 +63,7 @@ def _bins(device: torch.device) -> Tensor:
 
 
 def soft_encode(ab: Tensor, k: int = 5, sigma: float = 5.0) -> tuple[Tensor, Tensor]:
-    """Each colour as a mixture of its `k` nearest bins: indices int64 and weights float32, both (B, k, H, W).
+    """Returns each colour as a mixture of its `k` nearest bins: indices int64 and weights float32, both (B, k, H, W).
 
     `ab` is (B, 2, H, W), from -130 to 130. The nearest bin comes first; the weights are a Gaussian of width `sigma`
     over the distance and sum to 1 over the bins. Section 2.2 of Zhang et al. has k = 5, their released code k = 10,
@@ -71,7 +71,7 @@ def soft_encode(ab: Tensor, k: int = 5, sigma: float = 5.0) -> tuple[Tensor, Ten
 
     Raises ValueError when `k` is not in 1..313.
     """
-    candidates, bins = _neighbours(k, ab.device)
+    candidates, bins = _candidates(k, ab.device)
     colours = ab.permute(0, 2, 3, 1).float()
     cell = ((colours + _LIMIT) / _CELL).long().clamp(0, len(candidates) - 1)
     near = candidates[cell[..., 0], cell[..., 1]]
@@ -83,9 +83,9 @@ def soft_encode(ab: Tensor, k: int = 5, sigma: float = 5.0) -> tuple[Tensor, Ten
 
 
 def nearest_bin(ab: Tensor) -> Tensor:
-    """The number of the bin nearest to each colour, int64 (B, H, W) of ab (B, 2, H, W).
+    """Returns the index of the bin nearest to each colour, int64 (B, H, W), of ab (B, 2, H, W).
 
-    Exact for colours of sRGB, of which every nearest multiple of 10 is a bin; others get the bin nearest to that
+    Exact for colours in sRGB, whose nearest multiple of 10 is always a bin; others get the bin nearest to that
     multiple.
     """
     row, column = ((ab.float() + _LIMIT) / GRID).round().long().clamp(0, int(2 * _LIMIT) // GRID).unbind(dim=1)
@@ -93,16 +93,16 @@ def nearest_bin(ab: Tensor) -> Tensor:
 
 
 def soft_decode(index: Tensor, weight: Tensor) -> Tensor:
-    """The mean colour, ab (B, 2, H, W), of mixtures of bins as `soft_encode` gives them."""
+    """Returns the mean colour, ab (B, 2, H, W), of mixtures of bins as `soft_encode` returns them."""
     bins = ab_bins(weight.device)
     return (weight[..., None] * bins[index]).sum(dim=1).permute(0, 3, 1, 2)
 
 
 def annealed_mean(logits: Tensor, temperature: float = 0.38, bins: Tensor | None = None) -> Tensor:
-    """The colour, ab (B, 2, H, W), that a distribution over the bins stands for: logits (B, 313, H, W).
+    """Returns the colour, ab (B, 2, H, W), of a distribution over the bins, given as logits (B, 313, H, W).
 
-    The mean of the softmax of logits / temperature (eq. 5 of Zhang et al.): 1 is the distribution's mean, 0 its mode,
-    and 0.38 the paper's way between the two. `bins` are other centres than `ab_bins()`, (313, 2).
+    It is the mean of softmax(logits / temperature), eq. 5 of Zhang et al.: 1 gives the distribution's mean, 0 its mode,
+    and 0.38, the paper's choice, lies between. `bins` (313, 2) are centres in place of `ab_bins()`.
     """
     bins = ab_bins(logits.device) if bins is None else bins
     if temperature == 0:
@@ -114,10 +114,10 @@ def annealed_mean(logits: Tensor, temperature: float = 0.38, bins: Tensor | None
 
 
 def kernel_logits(ab: Tensor, sigma: float = 5.0) -> Tensor:
-    """Logits (B, 313, H, W) of the bins for colours ab (B, 2, H, W): their softmax is a Gaussian over the distance.
+    """Returns logits (B, 313, H, W) for colours ab (B, 2, H, W); their softmax is a Gaussian over the distance.
 
-    -|ab - c|^2 / (2 sigma^2) for each centre c, less the term -|ab|^2 / (2 sigma^2) that all bins share and the softmax
-    takes out: linear in ab.
+    They are -|ab - c|^2 / (2 sigma^2) for each centre c, without the term -|ab|^2 / (2 sigma^2), which is common to all
+    bins and cancels in the softmax. So they are linear in ab.
     """
     with torch.autocast(ab.device.type, enabled=False):
         ab = ab.to(torch.promote_types(ab.dtype, torch.float32))
@@ -126,7 +126,7 @@ def kernel_logits(ab: Tensor, sigma: float = 5.0) -> Tensor:
 
 
 def ab_histogram(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The share (313,) of each bin, softly encoded, in colours counted in a table (256, 256) by a + 128 and b + 128."""
+    """Returns the share (313,) of each bin, softly encoded, of colours counted (256, 256) by a + 128 and b + 128."""
     cells = np.argwhere(counts)
     ab = torch.from_numpy(cells - 128.0).T.reshape(1, 2, -1, 1)
     index, weight = soft_encode(ab)
@@ -136,17 +136,18 @@ def ab_histogram(counts: NDArray[np.int64]) -> NDArray[np.float64]:
 
 @_constant
 def _bins_of_grid(device: torch.device) -> Tensor:
-    """The bin nearest to every multiple of 10 from -130 to 130, int64 (27, 27) by a and b."""
+    """Returns the bin nearest to each multiple of 10 from -130 to 130, int64 (27, 27) by a and b."""
     axis = torch.arange(-_LIMIT, _LIMIT + 1, GRID)
     grid = torch.cartesian_prod(axis, axis)
     return torch.cdist(grid, ab_bins()).argmin(dim=1).reshape(len(axis), len(axis)).to(device)
 
 
 @_constant
-def _neighbours(k: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The bins that can be among the `k` nearest of any colour in each square, int64 (cells, cells, m); the centres.
+def _candidates(k: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Returns the bins that can be among the `k` nearest of any colour in each square, and the centres.
 
-    Squares with fewer candidates are filled up with a 314th bin that is farther than any.
+    The bins are int64 (cells, cells, m). Squares with fewer candidates are filled up with a 314th bin, which is farther
+    than all others.
     """
     bins = ab_bins().double()
     if not 1 <= k <= len(bins):
@@ -164,7 +165,7 @@ def _neighbours(k: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def _gamut_ab() -> NDArray[np.float64]:
-    """a and b (n, 2) of a lattice over the whole sRGB cube; 5 levels already give the same bins as all 256."""
+    """Returns a and b (n, 2) of a lattice over the sRGB cube; 5 levels already give the same bins as all 256."""
     from skimage.color import rgb2lab
 
     level = np.linspace(0, 1, 17)

@@ -18,11 +18,11 @@ GREY = 5.0  # Lab units: NonGrayMaskLayer of the released code's caffe_trainingl
 
 
 def rebalancing_weights(prior: Tensor | NDArray[np.float64], lam: float = 0.5) -> Tensor:
-    """The weight of each bin, float32 (313,): w ~ 1 / ((1 - lam) prior + lam / n), where E[w] = 1 under the prior.
+    """Returns each bin's weight, float32 (313,): w ~ 1 / ((1 - lam) prior + lam / n), with E[w] = 1 under the prior.
 
-    Eq. 4 of the paper. `prior` (313,) is the share of each bin among the colours. The n bins that occur share the
-    uniform term, as in the released code's PriorFactor; those that do not, which would get an infinite weight, get the
-    largest of the others'.
+    Eq. 4 of the paper. `prior` (313,) is the share of each bin. The uniform term is spread over the n bins that occur,
+    as in the released code's PriorFactor. Bins that never occur would get an infinite weight; they get the largest
+    weight of the others.
     """
     prior = torch.as_tensor(prior).double()
     prior = prior / prior.sum()
@@ -34,9 +34,9 @@ def rebalancing_weights(prior: Tensor | NDArray[np.float64], lam: float = 0.5) -
 
 
 def smooth_prior(prior: Tensor, sigma: float = 5.0) -> Tensor:
-    """The prior (313,) convolved with a Gaussian of width `sigma`, in Lab units, over the bins; its sum stays.
+    """Returns the prior (313,) convolved with a Gaussian of width `sigma`, in Lab units; its sum does not change.
 
-    Each bin's share is spread over the bins alone, none of it beyond the gamut.
+    Each bin's share is spread over the bins only, not outside the gamut.
     """
     bins = ab_bins(prior.device).to(prior.dtype)
     distance = torch.cdist(bins, bins)
@@ -44,9 +44,9 @@ def smooth_prior(prior: Tensor, sigma: float = 5.0) -> Tensor:
 
 
 def load_prior(path: Path, name: str = "loss.prior") -> list[float]:
-    """The share of each bin in a file: a shard set or its manifest.json, or a .npy of 313 numbers.
+    """Returns the share of each bin from a shard set, its manifest.json, or a .npy of 313 numbers.
 
-    Raises ValueError, calling it `name`, when the file holds none; nothing in it is executed.
+    Raises ValueError, which names the setting `name`, for other files. Pickled objects are not loaded.
     """
     try:
         path = path / "manifest.json" if path.is_dir() else path
@@ -62,16 +62,18 @@ def load_prior(path: Path, name: str = "loss.prior") -> list[float]:
 
 
 def check_prior(prior: Sequence[float], name: str = "loss.prior") -> list[float]:
-    """The prior as a list. Raises ValueError, calling it `name`, when it is no distribution over the bins."""
+    """Returns the prior. Raises ValueError, which names the setting `name`, if it is not a distribution of the bins."""
     if not isinstance(prior, list) or not all(isinstance(share, int | float) for share in prior):
-        raise ValueError(f"{name} is no list of numbers: 313 are wanted, the share of each ab bin")
+        raise ValueError(f"{name} is not a list of 313 numbers, the share of each ab bin")
     if len(prior) != len(ab_bins()):
-        raise ValueError(f"{name} holds {len(prior)} numbers: 313 are wanted, the share of each ab bin")
+        raise ValueError(f"{name} has {len(prior)} numbers in place of 313, the share of each ab bin")
     if not all(share >= 0 and math.isfinite(share) for share in prior) or not sum(prior) > 0:
-        raise ValueError(f"{name} is no distribution: its 313 numbers must be finite, not negative, and not all zero")
+        raise ValueError(
+            f"{name} is not a distribution: its 313 numbers must be finite, not negative, and not all zero"
+        )
     return prior
 
 
-def is_colourful(ab: Tensor) -> Tensor:
-    """Which pictures are not grey: (B,) of ab (B, 2, S, S), true where any value exceeds 5 in absolute value."""
+def is_colorful(ab: Tensor) -> Tensor:
+    """Returns (B,) of ab (B, 2, S, S): True where any value exceeds 5 in absolute value."""
     return ab.abs().amax(dim=(1, 2, 3)) > GREY

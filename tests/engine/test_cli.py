@@ -72,7 +72,7 @@ def failure(argv: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, s
         (["--loss", "RebalancedCrossEntropy", "--loss.k", "few"], "loss.k=few: it should be a valid integer"),
         (["--loss", "Focal"], "loss.base must be given"),
         (["--loss", "Focal", "--loss.base.k", "3"], "loss.base must be given"),
-        (["--loss", "Focal", "--loss.base", "L3"], "loss.base=L3 is not a known ElementLoss; did you mean L2?"),
+        (["--loss", "Focal", "--loss.base", "L3"], "loss.base=L3 is not a known ElementwiseLoss; did you mean L2?"),
         (
             ["--loss", "Focal", "--loss.base", "L2", "--loss.base.resoluton", "input"],
             "unknown setting loss.base.resoluton; did you mean loss.base.resolution?",
@@ -131,7 +131,7 @@ def test_unknown_keys_in_a_file_are_named(
         ("model.class_path: bomb.Model", "unknown setting model.class_path"),
         ("model: {class_path: VGGColorizer, init_args: other.yaml}", "neither a name nor class_path and init_args"),
         ("loss: {class_path: L2, init_args: {inner: [{class_path: bomb.Loss}]}}", "unknown setting loss.inner"),
-        ("loss: {class_path: Focal, init_args: {base: bomb.Loss}}", "loss.base=bomb.Loss is not a known ElementLoss"),
+        ("loss: {class_path: Focal, init_args: {base: bomb.Loss}}", "loss.base=bomb.Loss is not a known ElementwiseLoss"),
         ("loss: {class_path: Focal, init_args: {base: {class_path: bomb.Loss}}}", "loss.base=bomb.Loss is not a known"),
         (
             "loss: {class_path: Focal, init_args: {base: {class_path: L2, init_args: {resolution: {a: bomb.Loss}}}}}",

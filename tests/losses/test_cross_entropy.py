@@ -77,8 +77,8 @@ def test_gradient_is_that_of_the_paper(batch: LabBatch, predict: Predict, prior:
     """For logits, weight x (p - target) / cells: the target spread over all bins, here only."""
     output = torch.randn(3, 313, 4, 3, dtype=torch.float64, requires_grad=True)
     loss = RebalancedCrossEntropy(prior=prior)
-    elements = loss.elements(predict(output), batch)
-    elements.total.backward()
+    unreduced = loss.unreduced(predict(output), batch)
+    unreduced.total.backward()
     index, share = soft_encode(torch.nn.functional.avg_pool2d(batch.ab, 4))
     target = torch.zeros_like(output).scatter(1, index, share.double())
     weight = rebalancing_weights(torch.tensor(prior, dtype=torch.float64))[index[:, :1]]
@@ -116,17 +116,17 @@ def test_far_off_colours_and_sure_logits_stay_finite(batch: LabBatch, predict: P
 
 
 def test_no_tensor_of_the_target_is_313_wide(batch: LabBatch, predict: Predict, prior: list[float]) -> None:
-    elements = RebalancedCrossEntropy(prior=prior).elements(predict(torch.randn(3, 313, 4, 3)), batch)
-    assert elements.error.shape == elements.distance.shape == (3, 5, 4, 3)
-    assert isinstance(elements.weight, Tensor)
-    assert elements.weight.shape == (3, 5, 4, 3)
+    unreduced = RebalancedCrossEntropy(prior=prior).unreduced(predict(torch.randn(3, 313, 4, 3)), batch)
+    assert unreduced.error.shape == unreduced.distance.shape == (3, 5, 4, 3)
+    assert isinstance(unreduced.weight, Tensor)
+    assert unreduced.weight.shape == (3, 5, 4, 3)
 
 
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
         ({"prior": None}, "loss.prior is missing"),
-        ({"prior": [0.5, 0.5]}, "loss.prior holds 2 numbers: 313 are wanted"),
+        ({"prior": [0.5, 0.5]}, "loss.prior has 2 numbers in place of 313"),
         ({"lam": 1.5}, r"loss.lam=1.5 is not in \[0, 1\]: 0.5 is the paper's"),
         ({"k": 0}, r"loss.k=0 is not in 1\.\.313"),
         ({"sigma": 0.0}, "loss.sigma=0.0 is not positive"),

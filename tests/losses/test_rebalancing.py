@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from photochrom.losses import ab_bins, rebalancing_weights
-from photochrom.losses.rebalancing import check_prior, is_colourful, load_prior, smooth_prior
+from photochrom.losses.rebalancing import check_prior, is_colorful, load_prior, smooth_prior
 
 
 @pytest.mark.parametrize("lam", [0.1, 0.5, 1.0])
@@ -49,7 +49,7 @@ def test_grey_pictures_are_those_without_a_value_beyond_five() -> None:
     ab[1, 0, 3, 4] = 5.0
     ab[2, 1, 3, 4] = -5.1
     ab[3] = 60
-    assert is_colourful(ab).tolist() == [False, False, True, True]
+    assert is_colorful(ab).tolist() == [False, False, True, True]
 
 
 def test_a_prior_is_read_from_a_manifest_or_an_array(prior: list[float], tmp_path: Path) -> None:
@@ -68,10 +68,10 @@ def test_what_is_no_prior_is_refused(prior: list[float], tmp_path: Path) -> None
     for name in ("nothing.npy", "empty.npy", "several.npz", "objects.npy", "manifest.json", "list.json"):
         with pytest.raises(ValueError, match=rf"loss\.prior=.*{name} cannot be read .*: name a shard set"):
             load_prior(tmp_path / name)
-    with pytest.raises(ValueError, match=r"pairs\.npy is no list of numbers"):
+    with pytest.raises(ValueError, match=r"pairs\.npy is not a list of 313 numbers"):
         load_prior(tmp_path / "pairs.npy")
-    with pytest.raises(ValueError, match="holds 3 numbers: 313 are wanted"):
+    with pytest.raises(ValueError, match="has 3 numbers in place of 313"):
         check_prior([0.2, 0.3, 0.5])
     for broken in ([-1.0, *prior[1:]], [float("nan"), *prior[1:]], [0.0] * 313):
-        with pytest.raises(ValueError, match="is no distribution"):
+        with pytest.raises(ValueError, match="is not a distribution"):
             check_prior(broken)

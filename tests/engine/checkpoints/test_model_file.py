@@ -10,7 +10,7 @@ from photochrom.engine.checkpoints.model_file import load_with_metadata, model_f
 from photochrom.engine.configuration.config import ClassSpec
 from photochrom.engine.configuration.registry import build_loss, build_model, import_plugin, with_prior
 from photochrom.engine.configuration.run_parser import read_settings, run_config
-from photochrom.losses import L2, ColorLoss, ElementLoss, LossOutput, RebalancedCrossEntropy
+from photochrom.losses import L2, ColorLoss, ElementwiseLoss, LossOutput, RebalancedCrossEntropy
 from photochrom.models import Colorizer, ColorPrediction, VGGColorizer
 from photochrom.pipelines import LabBatch
 from safetensors import safe_open
@@ -113,7 +113,7 @@ def test_known_and_imported_classes_can_be_built() -> None:
 class Sum(ColorLoss):
     """A user's own, of two others, the second of which may be left out."""
 
-    def __init__(self, first: ElementLoss, second: ElementLoss | None = None, third: "L2 | None" = None) -> None:
+    def __init__(self, first: ElementwiseLoss, second: ElementwiseLoss | None = None, third: "L2 | None" = None) -> None:
         super().__init__()
         self.parts = torch.nn.ModuleList(part for part in (first, second, third) if part is not None)
 
@@ -141,7 +141,7 @@ def test_a_file_may_leave_a_wrapped_loss_out_and_name_known_ones_only(tmp_path: 
         )
         settings = {"model": "VGGColorizer", **required, **read_settings(tmp_path / "run.yaml")}
         if second == "antigravity.Loss":
-            with pytest.raises(ValueError, match=r"loss\.second=antigravity\.Loss is not a known ElementLoss"):
+            with pytest.raises(ValueError, match=r"loss\.second=antigravity\.Loss is not a known ElementwiseLoss"):
                 run_config(settings)
         else:
             assert run_config(settings).loss.init_args["first"]["class_path"] == "SmoothL1"

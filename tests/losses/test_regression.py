@@ -5,12 +5,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from photochrom.losses import L2, LOSSES
+from photochrom.losses import L2, LOSSES, SmoothL1
 from photochrom.models import ColorPrediction
 from photochrom.pipelines import LabBatch
+from torch import Tensor
+
+Predict = Callable[[Tensor], ColorPrediction]
 
 
-def batch_of(ab: torch.Tensor) -> LabBatch:
+def batch_of(ab: Tensor) -> LabBatch:
     return LabBatch(L=torch.zeros(len(ab), 1, *ab.shape[2:]), ab=ab, index=torch.arange(len(ab)))
 
 
@@ -53,9 +56,7 @@ def test_cells_over_the_edge_are_scored_on_what_they_cover() -> None:
 
 
 @pytest.mark.parametrize("resolution", ["output", "input"])
-def test_gradient_in_float64(
-    resolution: str, output: torch.Tensor, batch: LabBatch, predict: Callable[[torch.Tensor], ColorPrediction]
-) -> None:
+def test_gradient_in_float64(resolution: str, output: Tensor, batch: LabBatch, predict: Predict) -> None:
     """Of both heads: logits are scored by the colours that they stand for."""
     loss = L2(resolution=resolution)
     assert torch.autograd.gradcheck(lambda tensor: loss(predict(tensor), batch).total, output, fast_mode=True)
@@ -98,6 +99,34 @@ def test_float32_under_autocast(device: torch.device) -> None:
 def test_an_unknown_resolution_lists_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"loss.resolution='half' is unknown; known are output, input"):
         L2(resolution="half")
+
+
+@pytest.mark.parametrize("beta", [0.5, 1.0, 30.0])
+def test_smooth_l1_against_numpy_and_torch(beta: float, output: Tensor, batch: LabBatch, predict: Predict) -> None:
+    prediction = predict(output)
+    predicted = prediction.grid_ab.detach().numpy()
+    true = batch.ab.numpy().reshape(3, 2, 4, 4, 3, 4).mean(axis=(3, 5))
+    distance = abs(predicted - true)
+    small = distance < beta
+    expected = (small * distance**2 / (2 * beta) + ~small * (distance - beta / 2)).mean()
+    assert SmoothL1(beta=beta)(prediction, batch).total.item() == pytest.approx(expected, rel=1e-9)
+    assert expected == pytest.approx(
+        F.smooth_l1_loss(prediction.grid_ab, torch.from_numpy(true), beta=beta).item(), rel=1e-9
+    )
+
+
+def test_gradient_of_smooth_l1(batch: LabBatch, predict: Predict) -> None:
+    output = 40 * torch.randn(3, 2, 4, 3, dtype=torch.float64, requires_grad=True)
+    output = output.detach().requires_grad_()
+    for resolution in ("output", "input"):
+        loss = SmoothL1(resolution=resolution)
+        assert torch.autograd.gradcheck(lambda tensor, loss=loss: loss(predict(tensor), batch).total, output)
+
+
+@pytest.mark.parametrize("beta", [0.0, -1.0])
+def test_a_beta_that_is_not_positive_is_refused(beta: float) -> None:
+    with pytest.raises(ValueError, match=f"loss.beta={beta} is not positive"):
+        SmoothL1(beta=beta)
 
 
 def test_the_registry_names_classes_by_their_names() -> None:
