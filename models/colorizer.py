@@ -1,4 +1,4 @@
-"""What every colorizer is."""
+"""The base class of models."""
 
 # Shapes: B samples, H W pixels.
 
@@ -10,21 +10,20 @@ from .prediction import ColorPrediction, Head
 
 
 class Colorizer(nn.Module, ABC):
-    """A map from L to a ColorPrediction; subclass it to plug in your own.
+    """A network from L to a ColorPrediction; subclass it to add your own.
 
-    The constructor takes plain values only (numbers, strings, lists), since checkpoints store them as JSON. `head` says
-    what the network puts out, "ab", colours, or "bins", logits of the 313 bins, for the losses to check.
+    The constructor takes plain values only (numbers, strings, lists), since checkpoints store them as JSON. `head` is
+    the kind of output, which losses check: "ab", colours, or "bins", logits of the 313 bins. With
+    `activation_checkpointing`, training recomputes hidden activations in the backward pass: less memory, more time.
     """
 
     head: Head = "ab"
-    execution: tuple[str, ...] = ()  # constructor arguments that decide how it computes, not what
-    activation_checkpointing: bool = (
-        False  # hidden features when gradients are taken, instead of keeping them: less memory, more time
-    )
+    execution: tuple[str, ...] = ()  # constructor arguments that change how it computes, not the result
+    activation_checkpointing: bool = False
 
     @abstractmethod
     def forward(self, L: Tensor) -> ColorPrediction:
-        """The colours of L (B, 1, H, W) in [0, 100], of any size."""
+        """Returns the colours of L (B, 1, H, W) in [0, 100], of any size."""
 
     def autotune(self, L: Tensor) -> None:
-        """Chooses, before training, the fastest way to the same result for batches like L (B, 1, H, W)."""
+        """Chooses, before training, the fastest way to compute the same result for batches like L (B, 1, H, W)."""

@@ -1,8 +1,8 @@
-"""Convolutions of dilation 2 as plain ones: every other row and column apart, since none sees the others.
+"""Convolutions of dilation 2 computed as plain ones, on every other row and column.
 
-Few GPU libraries have a fast kernel for dilated convolutions; all have one for plain ones. A feature map of even
-sides falls into four, of every other pixel, on each of which a 3x3 convolution of dilation 2 and padding 2 is one of
-dilation 1 and padding 1. Batch statistics see the same values. One split serves any number of layers.
+Few GPU libraries have a fast kernel for dilated convolutions; all have one for plain convolutions. A feature map with
+even sides splits into four phases, each with every other pixel. On a phase, a 3x3 convolution of dilation 2 and padding
+2 is one of dilation 1 and padding 1. Batch statistics see the same values. One split serves any number of layers.
 """
 
 # Shapes: B samples, C channels, H W pixels.
@@ -22,20 +22,20 @@ _ROUNDS = 5
 
 
 def space_to_batch(x: Tensor) -> Tensor:
-    """The four maps of every other pixel, (4 B, C, H / 2, W / 2), of x (B, C, H, W); H and W are even."""
+    """Returns the four phases (4 B, C, H / 2, W / 2) of x (B, C, H, W); H and W are even."""
     return torch.cat([x[:, :, row::2, column::2] for row, column in _PHASES])
 
 
 def batch_to_space(phases: Tensor) -> Tensor:
-    """x (B, C, H, W) of its four maps (4 B, C, H / 2, W / 2)."""
+    """Returns x (B, C, H, W) of its four phases (4 B, C, H / 2, W / 2)."""
     interleaved = phases.unflatten(0, (2, 2, -1)).permute(2, 3, 4, 0, 5, 1)  # B C H/2 2 W/2 2
     channels_last = phases.is_contiguous(memory_format=torch.channels_last)
     x = interleaved.flatten(4, 5).flatten(2, 3)
     return x.contiguous(memory_format=torch.channels_last) if channels_last else x
 
 
-def undilated(blocks: Sequence[nn.Sequential], x: Tensor) -> Tensor:
-    """What the blocks make of x (B, C, H, W), H and W even; their convolutions are 3x3, of dilation and padding 2."""
+def forward_in_batch(blocks: Sequence[nn.Sequential], x: Tensor) -> Tensor:
+    """Returns the blocks' output for x (B, C, H, W), H and W even; their convolutions are 3x3 of dilation 2."""
     x = space_to_batch(x)
     for layer in (layer for block in blocks for layer in block):
         x = F.conv2d(x, layer.weight, layer.bias, padding=1) if isinstance(layer, nn.Conv2d) else layer(x)
@@ -43,17 +43,17 @@ def undilated(blocks: Sequence[nn.Sequential], x: Tensor) -> Tensor:
 
 
 def is_faster(blocks: Sequence[nn.Sequential], x: Tensor) -> bool:
-    """Whether `undilated` takes less time forward and back than the blocks themselves do, on x, in turn."""
-    blocks = deepcopy(blocks)  # their statistics and gradients are not to change
-    ways: list[Callable[[Tensor], Tensor]] = [nn.Sequential(*blocks), partial(undilated, blocks)]
-    times: list[list[float]] = [[], []]
+    """Times both ways forward and backward on x, in turn; returns True if `forward_in_batch` takes less time."""
+    blocks = deepcopy(blocks)  # keeps their statistics and gradients
+    functions: list[Callable[[Tensor], Tensor]] = [nn.Sequential(*blocks), partial(forward_in_batch, blocks)]
+    seconds: list[list[float]] = [[], []]
     for _ in range(_ROUNDS + 1):
-        for way, taken in zip(ways, times, strict=True):
-            started = _now(x)
-            way(x.detach().requires_grad_()).sum().backward()
-            taken.append(_now(x) - started)
-    native, plain = (statistics.median(taken[1:]) for taken in times)  # the first to warm up
-    return plain < native
+        for function, times in zip(functions, seconds, strict=True):
+            start = _now(x)
+            function(x.detach().requires_grad_()).sum().backward()
+            times.append(_now(x) - start)
+    native, in_batch = (statistics.median(times[1:]) for times in seconds)  # without the warm-up round
+    return in_batch < native
 
 
 def _now(x: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""From Lab units to what a network sees, and back; part of the model, saved with it."""
+"""Affine maps between Lab units and a network's input and output; saved with the model."""
 
 # Shapes: B samples, H W pixels.
 
@@ -17,7 +17,7 @@ _PRESETS: dict[str, tuple[float, float, float, float]] = {
 
 
 class Normalization(nn.Module):
-    """Affine maps of L and ab, held as buffers so that a checkpoint cannot lose them."""
+    """Affine maps of L and ab, stored as buffers so that a checkpoint cannot lose them."""
 
     constants: Tensor
 
@@ -28,17 +28,17 @@ class Normalization(nn.Module):
         self.register_buffer("constants", torch.tensor(_PRESETS[preset]))
 
     def encode(self, L: Tensor) -> Tensor:
-        """What the network sees, (B, 1, H, W), of L in [0, 100]."""
+        """Returns the network's input (B, 1, H, W) of L in [0, 100]."""
         centre, scale, _, _ = self.constants
         return (L - centre) / scale
 
     def decode(self, output: Tensor) -> Tensor:
-        """ab (B, 2, H, W) in Lab units of the network's output."""
+        """Returns ab (B, 2, H, W) in Lab units of the network's output."""
         _, _, scale, offset = self.constants
         return output * scale + offset
 
     @property
     def grey(self) -> float:
-        """The output that means no colour at all, ab = 0."""
+        """The output that means grey, ab = 0."""
         _, _, scale, offset = self.constants.tolist()
         return -offset / scale

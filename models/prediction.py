@@ -1,4 +1,4 @@
-"""What a colorizer says about a picture's colours."""
+"""The output of a colorizer."""
 
 # Shapes: B samples, H W pixels of the input, h w cells of the network's output grid.
 
@@ -18,9 +18,9 @@ Upsampling = Literal["bilinear", "bicubic"]
 class ColorPrediction:
     """A network's output on its own grid, one cell per `stride` x `stride` pixels.
 
-    `output` is float32: (B, 2, h, w), ab in Lab units, not yet limited to colours that exist; or the logits
-    (B, 313, h, w) of `bins`, whose centres (313, 2) are in Lab units. The grid begins at the top left pixel; where the
-    input's sides are no multiples of the stride, its last cells reach over the edge.
+    `output` is float32: ab (B, 2, h, w) in Lab units, which may lie outside the gamut; or the logits (B, 313, h, w) of
+    `bins`, whose centres (313, 2) are in Lab units. The grid begins at the top left pixel. Where the input's sides are
+    not multiples of the stride, the last cells extend over the edge.
     """
 
     output: Tensor
@@ -35,22 +35,22 @@ class ColorPrediction:
 
     @property
     def head(self) -> Head:
-        """What `output` is: "ab", colours, or "bins", logits."""
+        """The kind of `output`: "ab", colours, or "bins", logits."""
         return "ab" if self.bins is None else "bins"
 
     @property
     def grid_ab(self) -> Tensor:
-        """ab (B, 2, h, w) in Lab units of the grid's cells; of logits, the annealed mean at `temperature`."""
+        """ab (B, 2, h, w) of the grid's cells in Lab units; for logits, the annealed mean at `temperature`."""
         return self.output if self.bins is None else annealed_mean(self.output, self.temperature, self.bins)
 
     def ab(self, size: tuple[int, int] | None = None) -> Tensor:
-        """ab (B, 2, *size) in Lab units; `size` is height and width in pixels, by default those of the input."""
-        cells, target, mode = self.grid_ab, size or self.input_size, self.upsampling
-        # The picture covers only input_size of the grid's h * stride pixels: the factors map pixels onto pixels.
-        factors = [self.stride * out / inside for out, inside in zip(target, self.input_size, strict=True)]
-        if all(f * side == out for f, side, out in zip(factors, cells.shape[2:], target, strict=True)):
-            return F.interpolate(cells, size=target, mode=mode, align_corners=False)
-        # One more cell, so that the rounding down in interpolate never leaves a row short.
-        grown = F.pad(cells, (0, 1, 0, 1), mode="replicate")
-        whole = F.interpolate(grown, scale_factor=factors, mode=mode, align_corners=False)
-        return whole[..., : target[0], : target[1]]
+        """Returns ab (B, 2, *size) in Lab units; `size` is height and width in pixels, by default the input's."""
+        ab, target, mode = self.grid_ab, size or self.input_size, self.upsampling
+        # The image covers input_size of the grid's h * stride pixels, and the factors map pixels to pixels.
+        factors = [self.stride * out / side for out, side in zip(target, self.input_size, strict=True)]
+        if all(f * side == out for f, side, out in zip(factors, ab.shape[2:], target, strict=True)):
+            return F.interpolate(ab, size=target, mode=mode, align_corners=False)
+        # One more cell, since interpolate rounds sizes down and could return a row too few.
+        padded = F.pad(ab, (0, 1, 0, 1), mode="replicate")
+        upsampled = F.interpolate(padded, scale_factor=factors, mode=mode, align_corners=False)
+        return upsampled[..., : target[0], : target[1]]

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..losses.quantization import ab_bins
-from .activation_checkpointing import recomputed
+from .activation_checkpointing import checkpoint_activations
 from .colorizer import Colorizer
-from .dilation import is_faster, undilated
+from .dilation import forward_in_batch, is_faster
 from .normalization import Normalization, Preset
 from .prediction import ColorPrediction, Head, Upsampling
 
@@ -28,13 +28,13 @@ class VGGColorizer(Colorizer):
 
     Args:
         width: Multiplies the channels of all layers.
-        normalization: What the network sees and emits: 'zhang' (L - 50) / 100 and ab / 110, as the ECCV16 release, or
-            'seed' L / 100 and (ab + 128) / 256, as the original project.
-        head: What it emits: 'ab', colours, or 'bins', a distribution over the 313 ab bins.
-        temperature: At which the distribution is made a colour: 0.38 in the paper, 1 takes its mean, 0 its mode.
-        upsampling: How the colours are brought to the photograph's size, 'bilinear' or 'bicubic'.
-        dilation: How the dilated blocks 5 and 6 are computed, to the same result: 'native', 'space_to_batch' as plain
-            convolutions of every other pixel, or 'auto', whichever `autotune` finds faster on a GPU.
+        normalization: Input and output of the network: 'zhang', (L - 50) / 100 and ab / 110, as in the ECCV16 release,
+            or 'seed', L / 100 and (ab + 128) / 256, as in the original project.
+        head: Kind of output: 'ab', colours, or 'bins', a distribution over the 313 ab bins.
+        temperature: Temperature of the annealed mean: 0.38 in the paper, 1 takes the mean, 0 the mode.
+        upsampling: Interpolation of the colours to the photograph's size, 'bilinear' or 'bicubic'.
+        dilation: Way to compute the dilated blocks 5 and 6, to the same result: 'native', 'space_to_batch' as plain
+            convolutions of every other pixel, or 'auto', the one that `autotune` measures as faster on a GPU.
     """
 
     execution = ("dilation",)
@@ -92,31 +92,30 @@ class VGGColorizer(Colorizer):
         self.reset_parameters()
 
     @property
-    def _last(self) -> nn.Conv2d:
+    def _last_layer(self) -> nn.Conv2d:
         return self.to_ab if self.head == "ab" else self.to_bins
 
     def reset_parameters(self) -> None:
-        """He initialisation; the last layer begins near grey, or near the same for all bins."""
+        """Initialises by He et al.; the last layer starts near grey, or with nearly equal logits."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 assert module.bias is not None
                 nn.init.zeros_(module.bias)
-        nn.init.normal_(self._last.weight, std=1e-3)
-        assert self._last.bias is not None
-        nn.init.constant_(self._last.bias, self.normalization.grey if self.head == "ab" else 0)
+        nn.init.normal_(self._last_layer.weight, std=1e-3)
+        assert self._last_layer.bias is not None
+        nn.init.constant_(self._last_layer.bias, self.normalization.grey if self.head == "ab" else 0)
 
     def forward(self, L: Tensor) -> ColorPrediction:
         height, width = L.shape[-2:]
         features = self.normalization.encode(_pad(L))
         for block in (self.block1, self.block2, self.block3, self.block4, self._dilated, self.block7, self.block8):
-            features = (
-                recomputed(block, self, features)
-                if self.activation_checkpointing and self.training
-                else block(features)
-            )
+            if self.activation_checkpointing and self.training:
+                features = checkpoint_activations(block, self, features)
+            else:
+                features = block(features)
         with torch.autocast(L.device.type, enabled=False):  # bfloat16 would round ab to steps of up to half a unit
-            output = self._last(features.to(self._last.weight.dtype))
+            output = self._last_layer(features.to(self._last_layer.weight.dtype))
             if self.head == "ab":
                 output = self.normalization.decode(output)
         return ColorPrediction(
@@ -131,12 +130,12 @@ class VGGColorizer(Colorizer):
         blocks = (self.block5, self.block6)
         height, width = features.shape[-2:]
         if self.dilation == "space_to_batch" and height % 2 == width % 2 == 0:
-            return undilated(blocks, features)
+            return forward_in_batch(blocks, features)
         return self.block6(self.block5(features))
 
     def autotune(self, L: Tensor) -> None:
         height, width = (side // _STRIDE for side in _pad(L).shape[-2:])
-        if self.dilation != "auto" or not L.is_cuda or height % 2 or width % 2:  # a CPU is slower by 3 to 4 % so
+        if self.dilation != "auto" or not L.is_cuda or height % 2 or width % 2:  # on a CPU it is 3 to 4 % slower
             return
         weight = next(self.block5.parameters())
         channels_last = weight.is_contiguous(memory_format=torch.channels_last)
@@ -149,7 +148,7 @@ class VGGColorizer(Colorizer):
 
 
 def _block(number: int, c_in: int, c_out: int, *, num_convs: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:
-    """3x3 convolutions with ReLU, the last one strided, and a BatchNorm at the end, under the names of the paper."""
+    """Returns 3x3 convolutions with ReLU, the last one strided, and a BatchNorm, with the names of the paper."""
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for i in range(1, num_convs + 1):
         step = stride if i == num_convs else 1
@@ -161,6 +160,6 @@ def _block(number: int, c_in: int, c_out: int, *, num_convs: int, stride: int = 
 
 
 def _pad(L: Tensor) -> Tensor:
-    """L with its last row and column repeated until both sides are multiples of the stride."""
+    """Returns L with its last row and column repeated until both sides are multiples of the stride."""
     height, width = L.shape[-2:]
     return F.pad(L, (0, -width % _STRIDE, 0, -height % _STRIDE), mode="replicate")

@@ -131,7 +131,10 @@ def test_unknown_keys_in_a_file_are_named(
         ("model.class_path: bomb.Model", "unknown setting model.class_path"),
         ("model: {class_path: VGGColorizer, init_args: other.yaml}", "neither a name nor class_path and init_args"),
         ("loss: {class_path: L2, init_args: {inner: [{class_path: bomb.Loss}]}}", "unknown setting loss.inner"),
-        ("loss: {class_path: Focal, init_args: {base: bomb.Loss}}", "loss.base=bomb.Loss is not a known ElementwiseLoss"),
+        (
+            "loss: {class_path: Focal, init_args: {base: bomb.Loss}}",
+            "loss.base=bomb.Loss is not a known ElementwiseLoss",
+        ),
         ("loss: {class_path: Focal, init_args: {base: {class_path: bomb.Loss}}}", "loss.base=bomb.Loss is not a known"),
         (
             "loss: {class_path: Focal, init_args: {base: {class_path: L2, init_args: {resolution: {a: bomb.Loss}}}}}",

@@ -5,31 +5,29 @@ from torch.autograd.graph import saved_tensors_hooks
 
 
 def trained(*, activation_checkpointing: bool) -> tuple[VGGColorizer, int]:
-    """A model after one step, and the bytes that were kept for its gradients."""
+    """Returns a model after one step, and the bytes that were stored for its backward pass."""
     torch.manual_seed(0)
     model = VGGColorizer(width=0.0625).double().train()
     model.activation_checkpointing = activation_checkpointing
-    kept = 0
+    num_bytes = 0
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        nonlocal kept
-        kept += tensor.nbytes * (tensor.grad_fn is not None or not isinstance(tensor, nn.Parameter))
+        nonlocal num_bytes
+        num_bytes += tensor.nbytes * (tensor.grad_fn is not None or not isinstance(tensor, nn.Parameter))
         return tensor
 
     L = torch.rand(2, 1, 64, 64, dtype=torch.float64) * 100
     with saved_tensors_hooks(keep, lambda tensor: tensor):
         output = model(L).output
-    kept_forward = kept
+    num_stored = num_bytes
     output.square().mean().backward()
-    return model, kept_forward
+    return model, num_stored
 
 
 def test_the_network_learns_the_same_with_less_memory() -> None:
-    (usual, much), (recomputed, little) = (
-        trained(activation_checkpointing=False),
-        trained(activation_checkpointing=True),
-    )
-    assert little < much / 3
+    usual, usual_bytes = trained(activation_checkpointing=False)
+    recomputed, recomputed_bytes = trained(activation_checkpointing=True)
+    assert recomputed_bytes < usual_bytes / 3
     for (name, theirs), ours in zip(usual.named_parameters(), recomputed.parameters(), strict=True):
         assert torch.equal(ours.grad, theirs.grad), name
     for (name, theirs), ours in zip(usual.named_buffers(), recomputed.named_buffers(), strict=True):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from photochrom.losses import ab_bins
 from photochrom.models import VGGColorizer
-from photochrom.models.checkpoint_formats import LAYOUTS, recognise
+from photochrom.models.checkpoint_formats import FORMATS, WRITABLE, detect_format
 from torch import Tensor, nn
 
 WIDTH = 0.125
@@ -190,9 +190,9 @@ SOURCES: dict[str, Callable[[], tuple[Tensors, Network]]] = {
 
 
 def read(tensors: Tensors, name: str) -> VGGColorizer:
-    layout = LAYOUTS[name]
-    model = VGGColorizer(**layout.arguments(tensors)).double().eval()
-    layout.load(model, layout.complete(tensors, model))
+    source_format = FORMATS[name]
+    model = VGGColorizer(**source_format.init_args(tensors)).double().eval()
+    source_format.load(model, source_format.with_optional(tensors, model))
     return model
 
 
@@ -200,38 +200,35 @@ def photograph() -> Tensor:
     return torch.rand(2, 1, 64, 48, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 100
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("name", FORMATS)
 @torch.inference_mode()
-def test_a_model_read_from_a_layout_makes_the_colours_of_its_source(name: str) -> None:
+def test_a_model_read_from_a_format_makes_the_colours_of_its_source(name: str) -> None:
     tensors, network = SOURCES[name]()
-    assert recognise(tensors) == name
+    assert detect_format(tensors) == name
     expected = network(photograph())
     assert 10 < expected.abs().max() < 1000, "colours that would show a mistake"
     torch.testing.assert_close(read(tensors, name)(photograph()).ab(), expected, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("name", WRITABLE)
 @torch.inference_mode()
-def test_what_is_written_makes_the_same_colours_there(name: str) -> None:
+def test_a_written_model_makes_the_same_colours_there(name: str) -> None:
     """From a model with a temperature and gains of its own, into the network of the other project."""
-    tensors, _ = SOURCES["original" if name == "original" else "eccv16"]()
-    model = read(tensors, "original" if name == "original" else "eccv16")
+    tensors, _ = SOURCES[name]()
+    model = read(tensors, name)
     model.block3.norm3.weight[:3] *= -1
     model.block4.norm4.weight[0] = 0
     if name != "original":
         model.temperature = 0.5
-    written = {key: tensor.clone() for key, tensor in LAYOUTS[name].write(model).items()}
-    if name in ("original", "eccv16"):
-        network = SOURCES[name]()[1]
-        network.load_state_dict(written)
-    else:
-        network = lambda L: caffe_network(written, L)  # noqa: E731
+    written = {key: tensor.clone() for key, tensor in WRITABLE[name].expected(model).items()}
+    network = SOURCES[name]()[1]
+    network.load_state_dict(written)
     torch.testing.assert_close(network(photograph()), model(photograph()).ab(), rtol=0, atol=1e-4)
     torch.testing.assert_close(read(written, name)(photograph()).ab(), model(photograph()).ab(), rtol=0, atol=1e-4)
 
 
 def test_the_release_s_keys() -> None:
-    written = LAYOUTS["eccv16"].write(VGGColorizer(head="bins"))
+    written = WRITABLE["eccv16"].expected(VGGColorizer(head="bins"))
     assert len(written) == 82
     parameters = sum(tensor.numel() for key, tensor in written.items() if not re.search("running|num_batches", key))
     assert parameters == 32_236_011
@@ -260,36 +257,38 @@ def test_centres_that_caffe_s_users_have_not_filled_in_are_the_bins() -> None:
     assert torch.equal(read({**tensors, "class8_ab.weight": shifted}, "caffe").bins, ab_bins().double() + 1)
 
 
-def test_twins_that_differ_are_refused() -> None:
+def test_copies_that_differ_are_refused() -> None:
     tensors, _ = original()
     tensors["lin.0.weight"] = tensors["lin.0.weight"] + 1
-    with pytest.raises(ValueError, match=r"conv1_1\.weight differs from its twin in lin"):
+    with pytest.raises(ValueError, match=r"conv1_1\.weight differs from its copy in lin"):
         read(tensors, "original")
 
 
-def test_twins_may_be_absent() -> None:
+def test_copies_may_be_missing() -> None:
     tensors, network = original()
     single = {name: tensor for name, tensor in tensors.items() if not name.startswith("lin.")}
     torch.testing.assert_close(read(single, "original")(photograph()).ab(), network(photograph()))
 
 
-def test_an_unknown_layout_is_described() -> None:
-    with pytest.raises(ValueError, match=r"its 1 tensors \(a\.weight \[3\] .* are of no known layout: one of bw_conv"):
-        recognise({"a.weight": torch.zeros(3)})
+def test_an_unknown_format_is_described() -> None:
+    with pytest.raises(
+        ValueError, match=r"its 1 tensors \(a\.weight \[3\] .* have no known format, which has one of bw_conv"
+    ):
+        detect_format({"a.weight": torch.zeros(3)})
 
 
 @pytest.mark.parametrize(
-    ("layout", "settings", "sentence"),
+    ("name", "settings", "sentence"),
     [
-        ("eccv16", {"head": "ab"}, "it is of networks with the head bins, and this one has ab"),
-        ("original", {"head": "bins"}, "it is of networks with the head ab, and this one has bins"),
+        ("eccv16", {"head": "ab"}, "it stores networks with the head bins, and this one has ab"),
+        ("original", {"head": "bins"}, "it stores networks with the head ab, and this one has bins"),
         ("original", {"normalization": "zhang"}, "with the normalization seed, and this one has another"),
-        ("caffe", {"head": "bins", "normalization": "seed"}, "with the normalization zhang, and this one has another"),
-        ("eccv16", {"head": "bins", "temperature": 0}, "it knows no mode, and this model has the temperature 0"),
+        ("eccv16", {"head": "bins", "normalization": "seed"}, "with the normalization zhang, and this one has another"),
+        ("eccv16", {"head": "bins", "temperature": 0}, "it cannot store a mode, and this model has the temperature 0"),
         ("eccv16", {"head": "bins"}, None),
         ("original", {"normalization": "seed"}, None),
     ],
 )
-def test_what_a_layout_cannot_hold(layout: str, settings: dict, sentence: str | None) -> None:
-    misfit = LAYOUTS[layout].misfit(VGGColorizer(width=0.0625, **settings))
-    assert misfit == "" if sentence is None else sentence in misfit
+def test_models_that_a_format_cannot_store(name: str, settings: dict, sentence: str | None) -> None:
+    reason = WRITABLE[name].unsupported(VGGColorizer(width=0.0625, **settings))
+    assert reason == "" if sentence is None else sentence in reason

@@ -1,4 +1,4 @@
-"""Files of other projects, by the commands that a user would type."""
+"""Files of other projects, converted by the commands that a user types."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ import torch
 from photochrom.engine.checkpoints import convert
 from photochrom.engine.cli import main
 from photochrom.models import VGGColorizer
-from photochrom.models.checkpoint_formats import LAYOUTS
+from photochrom.models.checkpoint_formats import FORMATS, WRITABLE
 from photochrom.pipelines import ShardSet
 from safetensors.torch import save_file
 from torch import Tensor
@@ -27,9 +27,12 @@ def a_model(**settings: object) -> VGGColorizer:
 
 
 def foreign(name: str, path: Path) -> VGGColorizer:
-    """A file in that layout, as its project would save it, and the model that it holds."""
-    model = a_model(**LAYOUTS[name].settings)
-    torch.save({key: tensor.clone().contiguous() for key, tensor in LAYOUTS[name].write(model).items()}, path)
+    """Saves a file as its project would, and returns its model."""
+    model = a_model(**FORMATS[name].model_args)
+    tensors = {key: tensor.clone().contiguous() for key, tensor in FORMATS[name].expected(model).items()}
+    if name.startswith("caffe"):
+        tensors["bw_conv1_1.weight"] /= 100
+    torch.save(tensors, path)
     return model
 
 
@@ -40,7 +43,7 @@ def failure(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return " ".join(said.err.split())
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("name", WRITABLE)
 def test_there_and_back(
     name: str, shards: ShardSet, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -51,7 +54,7 @@ def test_there_and_back(
     assert main(["convert", str(tmp_path / "theirs.pt"), ours, "--size", "64"]) == 0
     said = capsys.readouterr().out
     number = sum(parameter.numel() for parameter in model.parameters())
-    assert f"{ours}: {number:,} parameters, read from the layout {name}" in " ".join(said.split())
+    assert f"{ours}: {number:,} parameters, read from the format {name}" in " ".join(said.split())
     assert ("not the published file: its sha256 is" in " ".join(said.split())) == (name == "eccv16")
 
     read, L = photochrom.load(ours), torch.rand(1, 1, 64, 64) * 100
@@ -68,6 +71,14 @@ def test_there_and_back(
     assert all(written[key].shape == first[key].shape for key in first)
     assert main(["convert", again, back]) == 0
     torch.testing.assert_close(photochrom.load(back)(L).ab(), model(L).ab(), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS.keys() - WRITABLE.keys()))
+def test_caffe_s_names_are_read(name: str, tmp_path: Path) -> None:
+    model = foreign(name, tmp_path / "theirs.pt")
+    assert main(["convert", str(tmp_path / "theirs.pt"), str(tmp_path / "ours.safetensors")]) == 0
+    L = torch.rand(1, 1, 64, 64) * 100
+    torch.testing.assert_close(photochrom.load(tmp_path / "ours.safetensors")(L).ab(), model(L).ab(), rtol=0, atol=1e-3)
 
 
 def test_a_trained_model_goes_to_another_project(configure, tmp_path: Path) -> None:
@@ -87,7 +98,7 @@ def test_safetensors_are_read_too(tmp_path: Path) -> None:
     assert torch.equal(photochrom.load(tmp_path / "ours.safetensors").network.to_bins.weight, model.to_bins.weight)
 
 
-def test_wrappings_of_a_state_dict_are_taken_off(tmp_path: Path) -> None:
+def test_a_wrapped_state_dict_is_read(tmp_path: Path) -> None:
     foreign("eccv16", tmp_path / "theirs.pth")
     tensors = torch.load(tmp_path / "theirs.pth", weights_only=True)
     parallel = {f"module.{key}": tensor for key, tensor in tensors.items()}
@@ -101,7 +112,7 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, capsys: pytest.
     tensors["model3.2.bias"][1] = torch.nan
     torch.save(tensors, tmp_path / "nan.pth")
     said = failure([str(tmp_path / "nan.pth"), str(tmp_path / "ours.safetensors")], capsys)
-    assert "model3.2.bias and 0 more of its tensors hold infinite numbers or nan" in said
+    assert "model3.2.bias and 0 more of its tensors have infinite or nan values" in said
 
 
 def test_half_precision_becomes_single(tmp_path: Path) -> None:
@@ -112,7 +123,7 @@ def test_half_precision_becomes_single(tmp_path: Path) -> None:
     assert photochrom.load(tmp_path / "ours.safetensors").network.to_bins.weight.dtype == torch.float32
 
 
-def test_the_recipe_says_where_it_is_from(tmp_path: Path) -> None:
+def test_the_metadata_names_the_source(tmp_path: Path) -> None:
     foreign("original", tmp_path / "model_l2.pt")
     assert main(["convert", str(tmp_path / "model_l2.pt"), str(tmp_path / "ours.safetensors")]) == 0
     metadata = convert.load_with_metadata(tmp_path / "ours.safetensors")[1]
@@ -132,7 +143,9 @@ def test_the_published_file_is_known_by_its_digest(
     assert "  the published file, by its sha256" in capsys.readouterr().out
 
 
-def test_lost_scale_factors_are_told_and_can_be_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_scale_factors_are_reported_and_can_be_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = foreign("caffe", tmp_path / "theirs.pt")
     tensors = torch.load(tmp_path / "theirs.pt", weights_only=True)
     kept: dict[str, Tensor] = {}
@@ -162,7 +175,7 @@ def test_a_file_that_needs_more_than_tensors_is_refused(
     monkeypatch.chdir(tmp_path)
     torch.save(a_model() if protocol == "whole module" else {"conv1_1.weight": Bomb()}, "theirs.pt")
     said = failure(["theirs.pt", "out.safetensors"], capsys)
-    assert "theirs.pt is no file of plain tensors: it is damaged, or holds Python objects, which are refused" in said
+    assert "theirs.pt is not a file of plain tensors: it is damaged, or has Python objects, which are refused" in said
     assert sorted(os.listdir(tmp_path)) == ["theirs.pt"]
 
 
@@ -174,7 +187,7 @@ def test_keys_that_do_not_fit_are_listed_by_name_and_shape(tmp_path: Path, capsy
     tensors["model8.6.weight"] = torch.zeros(300, 32, 1, 1)
     torch.save(tensors, tmp_path / "other.pth")
     said = failure([str(tmp_path / "other.pth"), str(tmp_path / "out.safetensors")], capsys)
-    assert "other.pth: it has the layout eccv16, and does not fit it: model3.2.bias [32] is missing" in said
+    assert "other.pth: it has the format eccv16, but does not fit it: model3.2.bias [32] is missing" in said
     assert "model9.0.weight [3, 4] is not part of the model" in said
     assert "model8.6.weight is [300, 32, 1, 1] there and [313, 32, 1, 1] here" in said
     assert not (tmp_path / "out.safetensors").exists()
@@ -183,13 +196,13 @@ def test_keys_that_do_not_fit_are_listed_by_name_and_shape(tmp_path: Path, capsy
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ({"a": torch.zeros(2)}, "its 1 tensors (a [2] ...) are of no known layout"),
+        ({"a": torch.zeros(2)}, "its 1 tensors (a [2] ...) have no known format"),
         ({"conv1_1.weight": torch.tensor(1.0)}, "leaves no channels"),
-        ({"state_dict": {"a": torch.zeros(2)}}, "its 1 tensors (a [2] ...) are of no known layout"),
-        ({"model": {"a": torch.zeros(2)}}, "holds no state dict, tensors by name"),
-        ([torch.zeros(2)], "holds no state dict, tensors by name"),
-        (b"nothing", "is no file of plain tensors: it is damaged, or"),
-        (b"", "is no file of plain tensors: it is damaged, or"),
+        ({"state_dict": {"a": torch.zeros(2)}}, "its 1 tensors (a [2] ...) have no known format"),
+        ({"model": {"a": torch.zeros(2)}}, "is not a state dict, tensors by name"),
+        ([torch.zeros(2)], "is not a state dict, tensors by name"),
+        (b"nothing", "is not a file of plain tensors: it is damaged, or"),
+        (b"", "is not a file of plain tensors: it is damaged, or"),
     ],
     ids=str,
 )
@@ -208,13 +221,13 @@ def test_what_a_person_can_get_wrong(trained: Path, tmp_path: Path, capsys: pyte
     foreign("eccv16", tmp_path / "theirs.pth")
     said = failure([str(tmp_path / "theirs.pth"), out], capsys)
     assert "out.pt does not end in .safetensors: name such a file" in said
-    assert "is a model of ours: say with --to" in failure([str(trained), out], capsys)
+    assert "is a model of Photochrom already: add --to" in failure([str(trained), out], capsys)
     assert "holds no model.safetensors and no checkpoints" in failure([str(tmp_path), out], capsys)
     said = failure([str(trained), out, "--to", "eccv16"], capsys)
-    assert "cannot be written in the layout eccv16: it is of networks with the head bins, and this one has ab" in said
+    assert "cannot be written in the format eccv16: it stores networks with the head bins, and this one has ab" in said
     model_file = str(tmp_path / "new" / "out.safetensors")
     said = failure([str(tmp_path / "theirs.pth"), model_file, "--bn-scale", "3"], capsys)
-    assert "has the layout eccv16, and has lost no scale factors: leave --bn-scale away" in said
+    assert "has the format eccv16, and no scale factors are missing: omit --bn-scale" in said
     assert "is no intact model file" in failure([str(tmp_path / "theirs.pth"), out, "--to", "eccv16"], capsys)
     assert "theirs.pth exists: name a new file" in failure([str(trained), str(tmp_path / "theirs.pth")], capsys)
     assert not (tmp_path / "new").exists()
@@ -223,7 +236,7 @@ def test_what_a_person_can_get_wrong(trained: Path, tmp_path: Path, capsys: pyte
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--to", "keras"], "--to=keras: it should be 'original', 'eccv16', 'caffe' or 'caffe-torch'"),
+        (["--to", "keras"], "--to=keras: it should be 'original' or 'eccv16'"),
         (["--size", "100"], "--size 100 is not a multiple of 8"),
         (["--bn-scale", "0"], "--bn-scale 0.0 is not positive"),
     ],

@@ -113,7 +113,9 @@ def test_known_and_imported_classes_can_be_built() -> None:
 class Sum(ColorLoss):
     """A user's own, of two others, the second of which may be left out."""
 
-    def __init__(self, first: ElementwiseLoss, second: ElementwiseLoss | None = None, third: "L2 | None" = None) -> None:
+    def __init__(
+        self, first: ElementwiseLoss, second: ElementwiseLoss | None = None, third: "L2 | None" = None
+    ) -> None:
         super().__init__()
         self.parts = torch.nn.ModuleList(part for part in (first, second, third) if part is not None)
 
