@@ -228,7 +228,7 @@ def test_what_a_person_can_get_wrong(trained: Path, tmp_path: Path, capsys: pyte
     model_file = str(tmp_path / "new" / "out.safetensors")
     said = failure([str(tmp_path / "theirs.pth"), model_file, "--bn-scale", "3"], capsys)
     assert "has the format eccv16, and no scale factors are missing: omit --bn-scale" in said
-    assert "is no intact model file" in failure([str(tmp_path / "theirs.pth"), out, "--to", "eccv16"], capsys)
+    assert "is not an intact model file" in failure([str(tmp_path / "theirs.pth"), out, "--to", "eccv16"], capsys)
     assert "theirs.pth exists: name a new file" in failure([str(trained), str(tmp_path / "theirs.pth")], capsys)
     assert not (tmp_path / "new").exists()
 
