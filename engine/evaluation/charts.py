@@ -24,8 +24,8 @@ def require_matplotlib() -> None:
         raise ImportError("the report needs matplotlib for its histograms: pip install matplotlib") from None
 
 
-def row_colours(names: Iterable[str]) -> dict[str, str]:
-    """Returns the colour of each predictor and of the truth."""
+def chart_colours(names: Iterable[str]) -> dict[str, str]:
+    """Returns the colour in which each predictor, and the truth, is drawn."""
     others = cycle(_COLOURS)
     return {name: _LINE_COLOURS.get(name) or next(others) for name in names}
 

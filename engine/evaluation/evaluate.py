@@ -30,7 +30,7 @@ from .config import EvaluateConfig
 from .gallery import best_and_worst, write_gallery
 from .passes import EvaluationPass, NamedPredictor, load_models, plan_passes
 from .perceptual import Fid, load_lpips
-from .predictors import BASELINES, Predictor
+from .predictors import Predictor
 from .report import REPORT, Section, write_report
 from .results import BEST, WORST, Protocol, Result, SetScores, result_folder, write_tables
 from .row_file import RowFile
@@ -171,7 +171,7 @@ class _Evaluator:
         self._sections.append(Section(results=results, out=config.out))
         write_report(self._sections, config.out / REPORT, self._protocol)
         all_results = [result for section in self._sections for result in section.results]
-        summaries = [result.summary(list(BASELINES), self._protocol) for result in all_results]
+        summaries = [result.summary(self._protocol) for result in all_results]
         write_json(config.out / "summary.json", {"results": summaries, "provenance": provenance()})
         save_yaml(config, config.out / "config.yaml")
         return results
@@ -199,7 +199,7 @@ class _Evaluator:
                 loader = self._loader(evaluation_pass, shared=False, samples=samples)
                 write_gallery(folder / gallery, predictor, loader)
                 loader.close()
-            write_tables(result, folder, list(BASELINES), self._protocol)
+            write_tables(result, folder, self._protocol)
 
     def _loader(
         self, evaluation_pass: EvaluationPass, *, samples: Sequence[int] | None = None, shared: bool = True

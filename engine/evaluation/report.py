@@ -12,7 +12,7 @@ from PIL import Image
 
 from ... import __version__
 from ...pipelines.files import atomic_write
-from .charts import histogram, row_colours
+from .charts import chart_colours, histogram
 from .gallery import VERSIONS, image_name
 from .predictors import BASELINES
 from .results import BEST, WORST, Protocol, Result, SetScores
@@ -74,7 +74,7 @@ class Section:
     @property
     def colours(self) -> dict[str, str]:
         """Returns the colour of each predictor and of the truth in the charts."""
-        return row_colours(self.values)
+        return chart_colours(self.values)
 
     @cached_property
     def charts(self) -> dict[str, str]:

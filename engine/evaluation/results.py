@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from ...pipelines import ShardSet
 from ...pipelines.output_dir import write_json
 from ..checkpoints.metadata import ModelMetadata
+from .predictors import BASELINES
 from .score import TRUTH, Rows, select_columns
-from .summary import Columns, summarize, summarize_truth
+from .summary import summarize, summarize_truth
 
 BEST, WORST = "best", "worst"
 _ROUNDING = 0.1  # ab RMSE in Lab units that grey photographs have by rounding
@@ -104,7 +105,7 @@ class Result:
         """True if the model was trained on these photographs."""
         return self.metadata is not None and self.metadata.data == self.scores.data.digest
 
-    def summary(self, baselines: Sequence[str], protocol: Protocol) -> dict[str, Any]:
+    def summary(self, protocol: Protocol) -> dict[str, Any]:
         """Returns the entry in summary.json. Infinite and NaN values are null."""
         return {
             "checkpoint": self.predictor if self.checkpoint is None else str(self.checkpoint),
@@ -115,7 +116,7 @@ class Result:
             "size": self.scores.size,
             **asdict(protocol),
             "metrics": _finite(self.metrics),
-            "baselines": {name: _finite(self.scores.metrics(name)) for name in baselines},
+            "baselines": {name: _finite(self.scores.metrics(name)) for name in BASELINES},
             "truth": _finite(self.scores.truth()),
         }
 
@@ -134,25 +135,22 @@ def result_folder(folder: Path) -> Iterator[Path]:
         raise
 
 
-def write_tables(result: Result, folder: Path, baselines: Sequence[str], protocol: Protocol) -> None:
+def write_tables(result: Result, folder: Path, protocol: Protocol) -> None:
     """Writes metrics.json, per_class.csv and per_image.csv.
 
     The columns of per_image.csv are key, original path and class, the predictor's metrics, and those of the truth and
     the baselines with their names as prefixes.
     """
-    write_json(folder / "metrics.json", result.summary(baselines, protocol))
+    write_json(folder / "metrics.json", result.summary(protocol))
     classes = result.scores.metrics_by_class(result.predictor)
     with _csv(folder / "per_class.csv") as file:
         writer = csv.writer(file)
         writer.writerow(["class", *next(iter(classes.values()))])
         writer.writerows([name, *map(_text, values.values())] for name, values in sorted(classes.items()))
     scores = result.scores
-    columns: Columns = select_columns(scores.rows, result.predictor)
-    for other in (TRUTH, *(name for name in baselines if name != result.predictor)):
-        columns = {
-            **columns,
-            **{f"{other}_{name}": values for name, values in select_columns(scores.rows, other).items()},
-        }
+    columns = select_columns(scores.rows, result.predictor)
+    for other in (TRUTH, *(name for name in BASELINES if name != result.predictor)):
+        columns |= {f"{other}_{name}": values for name, values in select_columns(scores.rows, other).items()}
     with _csv(folder / "per_image.csv") as file:
         writer = csv.writer(file)
         writer.writerow(["key", "path", "class", *columns])
