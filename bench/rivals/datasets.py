@@ -67,8 +67,8 @@ class Datasets:
 
     def _note(self, reads: str, seconds: float, made: Path) -> None:
         num_bytes = sum(path.stat().st_size for path in (made, *made.rglob("*")) if path.is_file())
-        note = {"reads": reads, "made_by": WRITERS.get(reads, "ours"), "seconds": seconds, "MB": num_bytes / 1e6}
-        write_json(self._folder / "formats.json", {each["reads"]: each for each in [*self.formats(), note]})
+        note = {"reads": reads, "made_by": WRITERS.get(reads, "photochrom"), "seconds": seconds, "MB": num_bytes / 1e6}
+        write_json(self._folder / "formats.json", {made["reads"]: made for made in [*self.formats(), note]})
 
     def _make(self, reads: str, source: Path | None, out: Path) -> None:
         if source is None:

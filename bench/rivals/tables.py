@@ -12,7 +12,7 @@ from .entries import NOTHING, RANDOM, SQUASH, STEP
 
 _TITLES = {
     SQUASH: "the whole photograph, squashed",
-    RANDOM: "random crops, mirrored or not",
+    RANDOM: "random crops, flipped or not",
     STEP: "the training step",
     NOTHING: "synthetic batches: the upper limit of the measurement",
 }
@@ -28,7 +28,7 @@ def table(results: Results) -> RenderableType:
 
 def _throughputs(results: Results) -> Iterator[Table]:
     for job in dict.fromkeys(row["job"] for row in results["rows"]):
-        table = Table(_TITLES[job], "images/s", "over the original", "CPU ms", "first batch", box=None)
+        table = Table(_TITLES[job], "images/s", "relative to the original", "CPU ms", "first batch", box=None)
         for row in (row for row in results["rows"] if row["job"] == job):
             cpu = _number(row["cpu(ms/img)"]) if "cpu(ms/img)" in row else ""
             first = f"{row['first_batch(s)']:.1f} s" if "first_batch(s)" in row else ""

@@ -17,7 +17,7 @@ from .command import ScaleOptions
 from .machines import Machine, load_machine
 from .network import vgg
 from .photographs import load_photograph
-from .prediction import Point, TrainingJob, in_memory, predict, seconds
+from .prediction import Prediction, TrainingJob, in_memory, predict, seconds
 
 _CURVE = (1, 2, 4, 8, 16, 32, 64)
 _MIN_GAIN = 1.02  # of throughput, for advice
@@ -76,10 +76,10 @@ def job_at(job: TrainingJob, options: ScaleOptions, devices: int) -> TrainingJob
     return replace(job, batch=max(1, options.batch_size // devices)) if options.batch_size else job
 
 
-def _curve(options: ScaleOptions, machine: Machine, job: TrainingJob, gpus: int) -> Iterator[Point]:
+def _curve(options: ScaleOptions, machine: Machine, job: TrainingJob, gpus: int) -> Iterator[Prediction]:
     """Yields the point for options.nodes and, as long as there is time, the others."""
     deadline = time.perf_counter() + options.seconds
-    points: list[Point] = []
+    points: list[Prediction] = []
     for nodes in (options.nodes, *(nodes for nodes in _CURVE if nodes != options.nodes)):
         too_many = options.batch_size is not None and options.batch_size < nodes * gpus
         if points and (too_many or time.perf_counter() > deadline):
@@ -92,7 +92,7 @@ def _curve(options: ScaleOptions, machine: Machine, job: TrainingJob, gpus: int)
     yield from sorted(points, key=lambda point: point.nodes)
 
 
-def _row(point: Point, machine: Machine, job: TrainingJob, epochs: int) -> dict[str, Any]:
+def _row(point: Prediction, machine: Machine, job: TrainingJob, epochs: int) -> dict[str, Any]:
     return {
         "nodes": point.nodes,
         "devices": point.devices,

@@ -48,7 +48,7 @@ class TrainingJob:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Point:
+class Prediction:
     """The prediction for a number of nodes.
 
     Args:
@@ -81,21 +81,28 @@ class Point:
 
 
 def predict(
-    machine: Machine, job: TrainingJob, nodes: int, gpus: int, *, seed: int = 0, steps: int = 30, relieve: bool = True
-) -> Point:
-    """Simulates the run, then, if `relieve`, again without each resource in turn."""
+    machine: Machine,
+    job: TrainingJob,
+    nodes: int,
+    gpus: int,
+    *,
+    seed: int = 0,
+    steps: int = 30,
+    gains: bool = True,
+) -> Prediction:
+    """Simulates the run, then, if `gains`, again without each resource in turn."""
     cold = cluster(machine, job, nodes, gpus)
     warm = replace(cold, read_bytes=0.0) if in_memory(machine, job) else cold
     result = simulate(warm, steps=steps, seed=seed)
     reads = warm if warm is cold or cold.disk == math.inf else cold
-    return Point(
+    return Prediction(
         nodes=nodes,
         devices=nodes * gpus,
         result=result,
         cold=result.throughput if reads is warm else simulate(reads, steps=steps, seed=seed).throughput,
         ideal=nodes * gpus * job.batch / (sum(cold.segments) + cold.optimizer),
         mfu=result.throughput / (nodes * gpus) * job.network.flops / flops_per_second(machine, job.precision)[0],
-        gains=_gains(warm, result, steps, seed) if relieve else {},
+        gains=_gains(warm, result, steps, seed) if gains else {},
     )
 
 
@@ -104,7 +111,7 @@ def in_memory(machine: Machine, job: TrainingJob) -> bool:
     return job.images * 1e3 * job.photograph.bytes.value < 1e9 * machine.memory.value / 2
 
 
-def seconds(point: Point, machine: Machine, job: TrainingJob, epochs: int) -> float:
+def seconds(point: Prediction, machine: Machine, job: TrainingJob, epochs: int) -> float:
     """Returns the expected seconds of a number of epochs, in which each node reads every photograph from disk once.
 
     Each of n nodes gets a random share of every epoch, so it has not read a photograph in k epochs with probability
@@ -203,6 +210,6 @@ def _gains(cluster: Cluster, result: SimulationResult, steps: int, seed: int) ->
         (SCATTER, waits_for_others or waits_for_data, replace(cluster, step_jitter=0.0, load_jitter=0.0)),
     ]
     return {
-        name: simulate(relieved, steps=steps, seed=seed).throughput / result.throughput if matters else 1.0
-        for name, matters, relieved in cases
+        name: simulate(without, steps=steps, seed=seed).throughput / result.throughput if matters else 1.0
+        for name, matters, without in cases
     }

@@ -87,13 +87,18 @@ def simulate(cluster: Cluster, *, steps: int = 40, warm_up: int = 10, seed: int 
     )
 
 
+def _jitter(rng: np.random.Generator, jitter: float, number: int) -> list[float]:
+    """Returns random factors with mean 1."""
+    return np.exp(jitter * rng.standard_normal(number) - jitter**2 / 2).tolist()
+
+
 class _AllReduce:
     """Reduces buckets in their order, one at a time, each as soon as all ranks have it."""
 
     def __init__(
-        self, env: Environment, carriers: Sequence[SharedResource], seconds: Sequence[float], ranks: int
+        self, env: Environment, reducers: Sequence[SharedResource], seconds: Sequence[float], ranks: int
     ) -> None:
-        self._env, self._carriers, self._seconds, self._ranks = env, carriers, seconds, ranks
+        self._env, self._reducers, self._seconds, self._ranks = env, reducers, seconds, ranks
         self._missing = [ranks] * len(seconds)
         self._complete, self._done = Semaphore(env), Semaphore(env)
         self.completed = 0.0  # time at which the last rank filled a bucket
@@ -116,7 +121,7 @@ class _AllReduce:
         while True:
             for seconds in self._seconds:
                 yield self._complete.acquire
-                yield all_of([carrier.work(seconds, 1) for carrier in self._carriers])
+                yield all_of([reducer.work(seconds, 1) for reducer in self._reducers])
             self._done.release(self._ranks)
 
 
@@ -138,11 +143,11 @@ class _Run:
         cores = [SharedResource(env, cluster.cores) for _ in range(cluster.nodes)]
         disks = [SharedResource(env, cluster.disk) for _ in range(cluster.nodes)]
         # On CPUs, the all-reduce is work for each rank's core; a network needs no device for it.
-        carriers: list[SharedResource] = [SharedResource(env, 1)]
+        reducers = [SharedResource(env, 1)]
         if cluster.on_cores:
-            carriers = [cores[rank // cluster.ranks] for rank in range(number)]
+            reducers = [cores[rank // cluster.ranks] for rank in range(number)]
         seconds = cluster.reduce or [0.0] * len(cluster.segments)
-        self._all_reduce = _AllReduce(env, carriers, seconds, number)
+        self._all_reduce = _AllReduce(env, reducers, seconds, number)
         for rank in range(number):
             node = rank // cluster.ranks
             self._start(rank, cores[node], disks[node])
@@ -153,17 +158,12 @@ class _Run:
         device = cores if cluster.on_cores else SharedResource(env, 1)
         places, read = Semaphore(env, cluster.prefetch_batches), Semaphore(env)
         free, ready = Semaphore(env, cluster.prefetch_batches), Semaphore(env)
-        step = self._jitter(rng, cluster.step_jitter, self.steps)
-        load = self._jitter(
-            rng, cluster.load_jitter, self.steps + 2 * cluster.prefetch_batches
-        )  # queues stay full to the end
+        step = _jitter(rng, cluster.step_jitter, self.steps)
+        # More batches than steps, so that queues stay full to the end.
+        load = _jitter(rng, cluster.load_jitter, self.steps + 2 * cluster.prefetch_batches)
         env.start(self._reading(disk, load, places, read))
         env.start(self._decoding(cores, load, (places, read), (free, ready)))
         env.start(self._training(rank, device, step, free, ready))
-
-    def _jitter(self, rng: np.random.Generator, jitter: float, number: int) -> list[float]:
-        """Returns random factors with mean 1."""
-        return np.exp(jitter * rng.standard_normal(number) - jitter**2 / 2).tolist()
 
     def _reading(self, disk: SharedResource, load: list[float], places: Semaphore, read: Semaphore) -> Process:
         for factor in load:

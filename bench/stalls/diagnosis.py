@@ -1,6 +1,6 @@
 """Finds the bottleneck from the time that a photograph takes at each stage, and what to do about it."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from .feed_stages import DECODE, LAB, NETWORK, STORAGE, TRANSFER
@@ -146,59 +146,32 @@ class _ExpectedThroughput:
 
 
 def _recommendations(bottleneck: str, expected: _ExpectedThroughput, system: SystemInfo) -> Iterator[Recommendation]:
+    def recommend(what: str, throughput: float | None = None) -> Recommendation:
+        return Recommendation(what=what, expected=throughput)
+
     if bottleneck in (STORAGE, DECODE) and system.fits_decoded:
-        what = "loader.backend cached: decoded pictures stay in memory"
-        yield Recommendation(what=what, expected=expected.without(STORAGE, DECODE))
-    yield from _BY_BOTTLENECK[bottleneck](expected, system)
-
-
-def _for_storage(expected: _ExpectedThroughput, system: SystemInfo) -> Iterator[Recommendation]:
-    what = "a faster disk for the set, or a copy of it on a local one"
-    yield Recommendation(what=what, expected=expected.without(STORAGE))
-    yield Recommendation(what="loader.prefetch_batches 8: more batches are read at a time", expected=None)
-    if not system.fits:
-        yield Recommendation(what="loader.shuffle_block_size 64: longer reads", expected=None)
-
-
-def _for_decoding(expected: _ExpectedThroughput, system: SystemInfo) -> Iterator[Recommendation]:
-    if system.on_gpu and not system.decodes_on_gpu:
-        yield Recommendation(what="loader.backend dali: the GPU decodes", expected=None)
-    if not system.decodes_on_gpu:
-        yield from _more_threads(DECODE, expected, system)
-    if system.needed_pixels < 0.8 * system.pixels:
-        what = "photochrom pack --short-side of 9/8 of data.size: the photographs are larger than needed"
-        yield Recommendation(what=what, expected=expected.without(DECODE, left=system.needed_pixels / system.pixels))
-    yield Recommendation(what="photochrom pack --store lab: nothing to decode", expected=expected.without(DECODE))
-
-
-def _for_lab(expected: _ExpectedThroughput, system: SystemInfo) -> Iterator[Recommendation]:
-    yield Recommendation(what="data.crop random, of a set packed at 9/8 of data.size: nothing to resize", expected=None)
-    yield from _more_threads(LAB, expected, system)
-
-
-def _more_threads(name: str, expected: _ExpectedThroughput, system: SystemInfo) -> Iterator[Recommendation]:
-    if system.threads < system.cores:
-        what = f"loader.threads {system.cores}: one for each core, in place of {system.threads}"
-        yield Recommendation(what=what, expected=expected.without(name, left=system.threads / system.cores))
-
-
-def _for_transfer(expected: _ExpectedThroughput, system: SystemInfo) -> Iterator[Recommendation]:
-    yield Recommendation(what="loader.backend dali on the GPU: JPEGs travel, a tenth of the bytes", expected=None)
-    yield Recommendation(
-        what="loader.cache_location device: pictures stay on the GPU", expected=expected.without(TRANSFER)
-    )
-
-
-def _for_network(expected: _ExpectedThroughput, system: SystemInfo) -> Iterator[Recommendation]:
-    yield Recommendation(
-        what="photochrom bench step: precision, memory format, compilation and larger batches", expected=None
-    )
-
-
-_BY_BOTTLENECK: dict[str, Callable[[_ExpectedThroughput, SystemInfo], Iterator[Recommendation]]] = {
-    NETWORK: _for_network,
-    TRANSFER: _for_transfer,
-    LAB: _for_lab,
-    DECODE: _for_decoding,
-    STORAGE: _for_storage,
-}
+        throughput = expected.without(STORAGE, DECODE)
+        yield recommend("loader.backend cached: decoded pictures stay in memory", throughput)
+    if bottleneck == STORAGE:
+        yield recommend("a faster disk for the set, or a copy of it on a local one", expected.without(STORAGE))
+        yield recommend("loader.prefetch_batches 8: more batches are read at a time")
+        if not system.fits:
+            yield recommend("loader.shuffle_block_size 64: longer reads")
+    if bottleneck == DECODE:
+        if system.on_gpu and not system.decodes_on_gpu:
+            yield recommend("loader.backend dali: the GPU decodes")
+        if system.needed_pixels < 0.8 * system.pixels:
+            throughput = expected.without(DECODE, left=system.needed_pixels / system.pixels)
+            yield recommend("photochrom pack --short-side of 9/8 of data.size: photographs are too large", throughput)
+        yield recommend("photochrom pack --store lab: nothing to decode", expected.without(DECODE))
+    if bottleneck == LAB:
+        yield recommend("data.crop random, of a set packed at 9/8 of data.size: nothing to resize")
+    decodes_on_cpu = bottleneck == DECODE and not system.decodes_on_gpu
+    if system.threads < system.cores and (decodes_on_cpu or bottleneck == LAB):
+        throughput = expected.without(bottleneck, left=system.threads / system.cores)
+        yield recommend(f"loader.threads {system.cores}: one for each core, in place of {system.threads}", throughput)
+    if bottleneck == TRANSFER:
+        yield recommend("loader.backend dali on the GPU: JPEGs are copied, a tenth of the bytes")
+        yield recommend("loader.cache_location device: pictures stay on the GPU", expected.without(TRANSFER))
+    if bottleneck == NETWORK:
+        yield recommend("photochrom bench step: precision, memory format, compilation and larger batches")

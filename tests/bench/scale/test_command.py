@@ -72,7 +72,7 @@ def changed(machine: Any, **figures: dict[str, Any]) -> Any:
 
 def test_a_set_in_memory_is_read_once(job: TrainingJob) -> None:
     slow = changed(V100, disk={"value": 1, "source": "made up"})
-    point = predict(slow, job, 1, 4, relieve=False)
+    point = predict(slow, job, 1, 4, gains=False)
     cold, warm = job.images / point.cold, job.images / point.throughput
     assert cold == pytest.approx(job.images * 69e3 / 1e6, rel=0.1)
     assert seconds(point, slow, job, 10) == pytest.approx(cold + 9 * warm)
@@ -86,13 +86,13 @@ def test_a_set_in_memory_is_read_once(job: TrainingJob) -> None:
 def test_a_device_decodes_so_many_pixels(job: TrainingJob, name: str, stored: Stored, rate: float) -> None:
     """Where computing takes no time, the rate is that of the decoder over the size of a photograph."""
     machine = changed(load_machine(name), half_peak={"value": 1e9, "source": "made up"})
-    point = predict(machine, TrainingJob(**{**vars(job), "photograph": load_photograph(stored)}), 1, 1, relieve=False)
+    point = predict(machine, TrainingJob(**{**vars(job), "photograph": load_photograph(stored)}), 1, 1, gains=False)
     assert point.throughput == pytest.approx(rate, rel=0.03)
 
 
 @pytest.mark.parametrize("precision", ["half", "fp32"])
 def test_devices_that_never_wait_are_the_ceiling(job: TrainingJob, precision: Precision) -> None:
-    point = predict(V100, TrainingJob(**{**vars(job), "precision": precision}), 2, 4, steps=10, relieve=False)
+    point = predict(V100, TrainingJob(**{**vars(job), "precision": precision}), 2, 4, steps=10, gains=False)
     assert 0.9 * point.ideal < point.throughput <= point.ideal
     peak, share = (V100.half_peak, V100.half_attained) if precision == "half" else (V100.fp32_peak, V100.fp32_attained)
     assert peak
