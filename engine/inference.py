@@ -17,13 +17,13 @@ from ..pipelines.imaging.decode import deep_grey
 from .checkpoints.metadata import ModelMetadata
 from .checkpoints.model_file import load_with_metadata
 from .colorization.colorize import colorize
+from .colorization.config import MIN_SIZE
 from .colorization.pixels import Pixels, image_to_srgb, to_uint8
 from .distributed import resolve_device
 
 ImageType = TypeVar("ImageType", Image.Image, NDArray[Any], Tensor)
 Size = int | Literal["native"] | None
 
-MIN_SIZE = 8  # the network's stride
 _TOLERANCE = 1e-3  # beyond [0, 1]: resizing floats overshoots
 _INFO_KEYS = ("exif", "dpi", "xmp")  # not the profile: the result is sRGB
 

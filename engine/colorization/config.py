@@ -6,6 +6,8 @@ from typing import Literal
 
 from ..configuration.config import Device
 
+MIN_SIZE = 8  # the network's stride: the smallest short side of its input
+
 
 @dataclass(frozen=True, kw_only=True)
 class ColorizeConfig:
@@ -35,7 +37,7 @@ class ColorizeConfig:
     plugin: str | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.size, int) and self.size < 8:
-            raise ValueError(f"--size {self.size} is below 8, the network's stride")
+        if isinstance(self.size, int) and self.size < MIN_SIZE:
+            raise ValueError(f"--size {self.size} is below {MIN_SIZE}, the network's stride")
         if self.batch_size < 1:
             raise ValueError(f"--batch-size {self.batch_size} is not a positive number")

@@ -49,7 +49,7 @@ def colorize_video(
         raise Rejected("unreadable", INSTALL_AV) from None
     counts = _PixelCounts()
     with (
-        VideoReader(task.source) as reader,
+        closing(VideoReader(task.source)) as reader,
         target_folder(task.target),
         atomic_write(task.target) as file,
         VideoWriter(file, task.target.suffix, reader) as writer,

@@ -6,12 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Any, TypeAlias
 
 import av
 import numpy as np
-from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Disposition, Stream
 from av.video.frame import VideoFrame
@@ -50,7 +48,7 @@ class VideoReader:
 
     def __init__(self, path: Path) -> None:
         try:  # with file:, so that FFmpeg does not take the name for a URL
-            self.container = _open(f"file:{path}")
+            self.container = av.open(f"file:{path}", "r", container_options=_SAFE, metadata_errors="replace")
         except av.FFmpegError as error:
             raise Rejected("not a video", str(error.strerror)) from None
         self.notes: list[str] = []
@@ -67,10 +65,8 @@ class VideoReader:
         self._start = 0.0 if self._has_duration else (self.container.start_time or 0) / 1e6
         self._last_pts, self._end, self._quarter_turns = -(1 << 62), 0.0, 0
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def close(self) -> None:
+        """Closes the file."""
         self.container.close()
 
     @property
@@ -191,7 +187,3 @@ class VideoReader:
         duration = (self.container.duration or 0) / 1e6 if ticks is None else float(ticks * self.time_base)
         if self._has_duration and self._end < duration - max(0.25, 0.01 * duration):
             raise Rejected("damaged", f"it ends after {self._end:.1f} of {duration:.1f} s")
-
-
-def _open(name: str) -> InputContainer:
-    return av.open(name, "r", container_options=_SAFE, metadata_errors="replace")

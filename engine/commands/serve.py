@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...pipelines.imaging.decode import MAX_PIXELS
+from ..colorization.config import MIN_SIZE
 from ..configuration.config import Device
 from ..configuration.parser import parse_options
 from ..console import console
@@ -54,8 +55,8 @@ class ServeConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ValueError(f"--port {self.port} is not from 0 to 65535")
-        if self.size is not None and self.size < 8:
-            raise ValueError(f"--size {self.size} is below 8, the network's stride")
+        if self.size is not None and self.size < MIN_SIZE:
+            raise ValueError(f"--size {self.size} is below {MIN_SIZE}, the network's stride")
         if not self.max_megabytes > 0:
             raise ValueError(f"--max-megabytes {self.max_megabytes:g} is not positive")
         if not 0 < self.max_megapixels * 1e6 <= MAX_PIXELS:

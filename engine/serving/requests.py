@@ -16,8 +16,9 @@ from PIL import Image
 from ...pipelines.imaging.decode import FORMATS, MIN_SIDE, Rejected
 from ...pipelines.imaging.encode import encode_jpeg
 from ...pipelines.packing.worker_pool import TaskFailure
+from ..colorization.config import MIN_SIZE
 from ..colorization.pixels import Pixels
-from ..inference import MIN_SIZE, TrainedColorizer
+from ..inference import TrainedColorizer
 from .batching import MAX_INPUT_PIXELS, input_pixels
 from .decoder_pool import ImageHeader
 

@@ -21,7 +21,7 @@ class Painter(Colorizer):
     """Predicts one color, and remembers the shape of its input."""
 
     def forward(self, L: torch.Tensor) -> ColorPrediction:
-        self.seen = tuple(L.shape)
+        self.input_shape = tuple(L.shape)
         grid = (-(-L.shape[2] // 4), -(-L.shape[3] // 4))
         output = torch.tensor([8.0, -12.0]).view(1, 2, 1, 1).expand(len(L), 2, *grid)
         return ColorPrediction(output=output, input_size=(L.shape[2], L.shape[3]))
@@ -137,12 +137,12 @@ def test_tensors_keep_their_type_and_their_device(
         assert_painted(rgb, values / 255 if dtype == torch.uint8 else values)
 
 
-@pytest.mark.parametrize(("size", "seen"), [(None, (32, 48)), (16, (16, 24)), (500, (60, 90)), ("native", (60, 90))])
+@pytest.mark.parametrize(("size", "shape"), [(None, (32, 48)), (16, (16, 24)), (500, (60, 90)), ("native", (60, 90))])
 def test_the_input_size_of_the_network(
-    painter: TrainedColorizer, coffee: Image.Image, size: Any, seen: tuple[int, int]
+    painter: TrainedColorizer, coffee: Image.Image, size: Any, shape: tuple[int, int]
 ) -> None:
     painter.colorize(coffee, size)
-    assert painter.network.seen == (1, 1, *seen)
+    assert painter.network.input_shape == (1, 1, *shape)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])

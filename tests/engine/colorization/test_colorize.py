@@ -27,10 +27,10 @@ class Painter(Colorizer):
     def __init__(self, a: float, b: float) -> None:
         super().__init__()
         self.colour = torch.tensor([float(a), float(b)]).view(1, 2, 1, 1)
-        self.seen: list[torch.Tensor] = []
+        self.inputs: list[torch.Tensor] = []
 
     def forward(self, L: torch.Tensor) -> ColorPrediction:
-        self.seen.append(L)
+        self.inputs.append(L)
         ab = self.colour.to(L).expand(len(L), 2, -(-L.shape[2] // 4), -(-L.shape[3] // 4))
         return ColorPrediction(output=ab, input_size=(L.shape[2], L.shape[3]))
 
@@ -83,28 +83,28 @@ def test_numba_agrees_with_torch() -> None:
     draw = torch.Generator().manual_seed(0)
     L = 100 * torch.rand(1, 1, 200, 300, generator=draw)
     ab = 180 * torch.rand(1, 2, 200, 300, generator=draw) - 90
-    made = core._to_rgb(L, ab, np.dtype(np.uint8))
+    numba_result = core._to_rgb(L, ab, np.dtype(np.uint8))
     rgb, outside = lab_to_gamut(L, ab)
     reference = (rgb[0].permute(1, 2, 0) * 255).round().numpy()
-    assert np.abs(made.pixels - reference).max() <= 1
-    assert np.abs(made.pixels - reference).mean() < 0.01
-    assert made.clipped == pytest.approx(outside, abs=1e-4)
+    assert np.abs(numba_result.pixels - reference).max() <= 1
+    assert np.abs(numba_result.pixels - reference).mean() < 0.01
+    assert numba_result.clipped == pytest.approx(outside, abs=1e-4)
 
 
-@pytest.mark.parametrize(("size", "seen"), [(64, (64, 96)), (400, (400, 600)), (1000, (400, 600)), (None, (400, 600))])
+@pytest.mark.parametrize(("size", "shape"), [(64, (64, 96)), (400, (400, 600)), (1000, (400, 600)), (None, (400, 600))])
 def test_the_network_sees_a_small_copy_never_an_enlarged_one(
-    coffee: np.ndarray, size: int | None, seen: tuple[int, int]
+    coffee: np.ndarray, size: int | None, shape: tuple[int, int]
 ) -> None:
     painter = Painter(0, 0)
     colorize(painter, [coffee], size=size, device=CPU)
-    assert painter.seen[0].shape == (1, 1, *seen)
+    assert painter.inputs[0].shape == (1, 1, *shape)
 
 
 def test_images_of_one_reduced_size_form_a_batch(coffee: np.ndarray) -> None:
     painter = Painter(10, 10)
     several = [coffee, coffee[::2, ::2], coffee[:, :300], coffee[1:]]
     together = colorize(painter, several, size=64, device=CPU)
-    assert [tuple(seen.shape) for seen in painter.seen] == [(3, 1, 64, 96), (1, 1, 85, 64)]
+    assert [tuple(L.shape) for L in painter.inputs] == [(3, 1, 64, 96), (1, 1, 85, 64)]
     for picture, result in zip(several, together, strict=True):
         (alone,) = colorize(painter, [picture], size=64, device=CPU)
         assert np.array_equal(result.pixels, alone.pixels)
@@ -133,9 +133,9 @@ def test_files_and_folders(trained: Path, photos: Path, tmp_path: Path, capsys: 
     Image.open(photos / "coffee.png").save(source / "side.tif", tiffinfo={0x0112: 6})
     out = tmp_path / "out"
     assert main(["colorize", str(trained), str(source), "--out", str(out), "--contact-sheet"]) == 0
-    made = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    files = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     expected = {path.relative_to(photos).as_posix() for path in photos.rglob("*.*")} | {"old.bmp.png", "side.tif"}
-    assert made == expected | {"summary.json", "config.yaml", "before-after.jpg"}
+    assert files == expected | {"summary.json", "config.yaml", "before-after.jpg"}
     for path in photos.rglob("*.*"):
         colored, original = Image.open(out / path.relative_to(photos)), Image.open(path)
         assert colored.size == original.size
@@ -148,11 +148,11 @@ def test_files_and_folders(trained: Path, photos: Path, tmp_path: Path, capsys: 
     assert turned == str(source / "side.tif")
     shares = [file["clipped_share"] for file in summary["files"]]
     assert min(shares) <= summary["clipped_share"] <= max(shares)
-    said = capsys.readouterr().out
-    assert "11 files colorized in " in said
-    assert "images/s" in said
-    assert "% of the pixels: sRGB cannot show the colors" in said
-    assert "1 turned upright" in said
+    printed = capsys.readouterr().out
+    assert "11 files colorized in " in printed
+    assert "images/s" in printed
+    assert "% of the pixels: sRGB cannot show the colors" in printed
+    assert "1 turned upright" in printed
 
 
 def test_a_contact_sheet_shows_before_and_after(trained: Path, photos: Path, tmp_path: Path) -> None:

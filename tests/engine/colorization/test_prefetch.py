@@ -61,7 +61,7 @@ def test_rejected_tasks_do_not_hold_up_others() -> None:
 
     settings = {"batch_size": 2, "num_threads": 3, "max_bytes": 100}
     done = dict(run_pipeline(range(30), read=read, process=list, write=write, **settings))
-    reasons = {task: it.reason if isinstance(it, Rejected) else it for task, it in done.items()}
+    reasons = {task: result.reason if isinstance(result, Rejected) else result for task, result in done.items()}
     assert reasons == {
         task: ["before its size was known", "after", "no place" if task == 8 else "done"][task % 3]
         for task in range(30)

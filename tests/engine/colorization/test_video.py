@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import closing
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -147,7 +148,7 @@ def test_frames_of_uneven_length_keep_their_times(tmp_path: Path) -> None:
     before, after, _ = colorized(make(tmp_path / "a.mp4", number=10, times=times, unit=Fraction(1, 1000)))
     assert after.times == before.times == [Fraction(time, 1000) for time in times]
     assert after.duration == pytest.approx(before.duration, abs=40_000)
-    with VideoReader(tmp_path / "a.mp4") as reader:  # MP4 itself has lengths only in the order of decoding
+    with closing(VideoReader(tmp_path / "a.mp4")) as reader:  # MP4 itself has lengths only in the order of decoding
         frames = [item for item in reader.items([]) if isinstance(item, Frame)]
     assert [frame.duration * reader.time_base for frame in frames[:-1]] == np.diff(before.times).tolist()
 
@@ -215,7 +216,7 @@ def test_metadata_and_other_streams(tmp_path: Path) -> None:
     with av.open(str(plain)) as old, av.open(str(source), "w") as new:
         new.metadata.update(old.metadata)
         new.set_chapters(old.chapters())
-        copies = {it.index: new.add_stream_from_template(it) for it in old.streams}
+        copies = {stream.index: new.add_stream_from_template(stream) for stream in old.streams}
         copies[1].metadata["language"] = "deu"
         subtitles = new.add_mux_stream("subrip")
         subtitles.metadata["language"] = "fra"

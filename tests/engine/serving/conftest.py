@@ -73,9 +73,9 @@ def started(models: list[Path], folder: Path, *options: str) -> Iterator[Running
     )
     try:
         assert process.stdout is not None
-        said = process.stdout.readline()
-        assert said.startswith("http://127.0.0.1:"), process.stderr
-        yield Running(said.split()[0], process, folder)
+        line = process.stdout.readline()
+        assert line.startswith("http://127.0.0.1:"), process.stderr
+        yield Running(line.split()[0], process, folder)
     finally:
         process.kill()
         process.wait()
