@@ -1,4 +1,4 @@
-"""Files that are whole whenever they are seen, and folders with one writer at a time."""
+"""Durable files that appear whole or not at all, and folders with one writer at a time."""
 
 import hashlib
 import os
@@ -9,8 +9,8 @@ from pathlib import Path
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A place to write a file to, which then appears under its name at once and durably, or not at all."""
-    # Of one length whatever the name's, which can be as long as the system allows.
+    """Yields a temporary path to write; afterwards the file gets its name, at once and durably, or not at all."""
+    # The length is fixed, because the file's own name can be as long as the system allows.
     temporary = path.with_name(f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}.tmp")
     try:
         yield temporary
@@ -23,7 +23,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Makes a file, or a folder's list of names, durable."""
+    """Makes a file durable, or a folder's list of names."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -33,8 +33,8 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def exclusive_lock(folder: Path) -> Iterator[None]:
-    """Keeps a folder from a second process that asks the same. Raises ValueError when this is the second."""
-    import fcntl  # which Windows has not; it reads shard sets all the same
+    """Locks a folder against other processes that lock it. Raises ValueError when another process holds the lock."""
+    import fcntl  # missing on Windows, which can still read shard sets
 
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -43,13 +43,13 @@ def exclusive_lock(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             raise ValueError(f"another process is writing to {folder}: wait for it, or name another folder") from None
         except OSError:
-            pass  # some network file systems know no locks
+            pass  # some network file systems have no locks
         yield
     finally:
         os.close(descriptor)
 
 
 def sha256_of(path: Path) -> str:
-    """The sha256 of a file, in hexadecimal."""
+    """Returns the sha256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,6 +1,6 @@
-"""Shard sets on object stores: as much of pathlib.Path as they need, asked of a server.
+"""Shard sets on object stores: the part of pathlib.Path that they need, over a server.
 
-One listing tells the sizes of all files, whose number would else be the number of requests.
+One listing tells the sizes of all files; otherwise each would take a request.
 """
 
 import re
@@ -11,20 +11,20 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-_URL = re.compile(r"[a-z][a-z0-9+]+://")  # of more than one letter: C:\ is a disk
+_URL = re.compile(r"[a-z][a-z0-9+]+://")  # more than one letter: C:\ is a disk
 _URL_AS_PATH = re.compile(r"[a-z][a-z0-9+]+:/")
 INSTALL_OBSTORE = "pip install obstore"
 
 
-def place_of(root: Any) -> "Path | RemotePath":
-    """The folder that a path or a URL names. Raises ValueError when a server does not tell what is there."""
-    return RemotePath.of_url(str(root).rstrip("/")) if _URL.match(str(root)) else Path(root)
+def open_folder(root: Any) -> "Path | RemotePath":
+    """Returns the folder at a path or URL. Raises ValueError when a server does not list it."""
+    return RemotePath.open(str(root).rstrip("/")) if _URL.match(str(root)) else Path(root)
 
 
 def check_local(path: Path, name: str) -> None:
-    """Raises ValueError for the URL of an object store, which a path has become."""
+    """Raises ValueError for the URL of an object store that was parsed as a path."""
     if _URL_AS_PATH.match(str(path)):
-        raise ValueError(f"{name} {path} is no folder on this machine: name one, and copy it from or to the store")
+        raise ValueError(f"{name} {path} is not a folder on this machine: name one, and copy it from or to the store")
 
 
 class RemotePath:
@@ -37,15 +37,15 @@ class RemotePath:
         self._url, self._store, self._sizes, self._key = url, store, sizes, key
 
     @classmethod
-    def of_url(cls, url: str) -> "RemotePath":
-        """The folder at a URL, listed. Raises ImportError that says what to install."""
+    def open(cls, url: str) -> "RemotePath":
+        """Lists the folder at a URL. Raises ImportError that says what to install."""
         try:
             import obstore
         except ImportError:
             raise ImportError(f"{url} is read by obstore, which is not installed: {INSTALL_OBSTORE}") from None
-        store = _asked(url, lambda: obstore.store.from_url(url, client_options={"allow_http": True}))
-        listed = _asked(url, lambda: obstore.list(store).collect())
-        return cls(url, store, {file["path"]: file["size"] for file in listed})
+        store = _request(url, lambda: obstore.store.from_url(url, client_options={"allow_http": True}))
+        files = _request(url, lambda: obstore.list(store).collect())
+        return cls(url, store, {file["path"]: file["size"] for file in files})
 
     def __truediv__(self, name: str) -> "RemotePath":
         return RemotePath(self._url, self._store, self._sizes, f"{self._key}/{name}" if self._key else name)
@@ -71,7 +71,7 @@ class RemotePath:
         return self._key in self._sizes or self.is_dir()
 
     def stat(self) -> Any:
-        """Of os.stat's result, st_size."""
+        """Returns an object with st_size, as that of os.stat."""
         if self._key not in self._sizes:
             raise FileNotFoundError(str(self))
         return SimpleNamespace(st_size=self._sizes[self._key])
@@ -80,29 +80,29 @@ class RemotePath:
         import obstore
 
         self.stat()
-        return bytes(_asked(str(self), lambda: obstore.get(self._store, self._key).bytes())).decode()
+        return bytes(_request(str(self), lambda: obstore.get(self._store, self._key).bytes())).decode()
 
     def read_ranges(self, starts: Sequence[int], lengths: Sequence[int], *, gap: int = 0) -> list[Any]:
-        """Buffers of these bytes; ranges that lie `gap` bytes apart or less are asked for as one."""
+        """Returns buffers of these bytes; ranges at most `gap` bytes apart are requested as one."""
         import obstore
 
-        return _asked(
+        return _request(
             str(self),
             lambda: obstore.get_ranges(self._store, self._key, starts=starts, lengths=lengths, coalesce=gap),
         )
 
 
-def _asked(url: str, ask: Callable[[], T]) -> T:
-    """What a server answers. obstore asks again by itself when it is busy or slow."""
+def _request(url: str, send: Callable[[], T]) -> T:
+    """Returns the server's answer; obstore itself retries when the server is busy or slow."""
     import obstore
 
     try:
-        return ask()
+        return send()
     except (obstore.exceptions.BaseError, OSError, ValueError) as error:
-        # Servers say why in XML, behind a line about the request.
-        told = re.search(r"<Code>(.*?)</Code>", str(error))
-        why = told.group(1) if told else (str(error).strip() or repr(error)).splitlines()[0]
+        # Servers give the reason in XML, behind a line about the request.
+        code = re.search(r"<Code>(.*?)</Code>", str(error))
+        reason = code.group(1) if code else (str(error).strip() or repr(error)).splitlines()[0]
         raise ValueError(
-            f"{url} cannot be read: {why} (credentials and endpoint are those of the environment, AWS_ACCESS_KEY_ID, "
+            f"{url} cannot be read: {reason} (credentials and endpoint come from the environment: AWS_ACCESS_KEY_ID, "
             "AWS_ENDPOINT_URL ...)"
         ) from None

@@ -1,11 +1,10 @@
-"""Shard sets: folders of WebDataset tars, their DALI indices and a manifest (docs/architecture.md has the format)."""
+"""Reads shard sets: folders of WebDataset tars, their DALI indices and a manifest (format: docs/architecture.md)."""
 
-import csv
 import hashlib
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -14,10 +13,8 @@ from urllib.parse import unquote
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import __version__
-from .files import atomic_write, sha256_of
 from .packing.class_names import class_of
-from .remote import RemotePath, place_of
+from .remote import RemotePath, open_folder
 
 FORMAT = 2
 MANIFEST = "manifest.json"
@@ -25,10 +22,9 @@ REJECTS = "rejects.csv"
 WORK = ".packing"  # the folder of a pack that is not finished
 
 Store = Literal["jpeg", "lab"]
-SUFFIXES: dict[Store, str] = {"jpeg": "jpg", "lab": "lab"}  # of the members that hold the pictures
+SUFFIXES: dict[Store, str] = {"jpeg": "jpg", "lab": "lab"}  # of the members that hold the photographs
 
-_BYTES = "surrogateescape"
-_AT_ONCE = 16  # index files that are read at a time: a server takes as long for one
+_INDEX_THREADS = 16  # index files read at a time: reading one from a server is mostly waiting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +45,13 @@ class Shard:
 
     @property
     def widths_heights(self) -> list[tuple[int, int]]:
-        """The samples' sizes."""
+        """The samples' (width, height)."""
         return [(int(width), int(height)) for width, height in (size.split("x") for size in self.sizes.split())]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One photograph of a shard set: where it came from, and where its picture lies."""
+    """One photograph of a shard set: its origin, and where its bytes are. `size` is (width, height)."""
 
     index: int
     key: str
@@ -66,15 +62,16 @@ class Sample:
     offset: int
     num_bytes: int
 
-    def stored(self) -> bytes:
-        """The stored bytes: a JPEG, or what else `ShardSet.store` says."""
+    def read(self) -> bytes:
+        """Returns the stored bytes: a JPEG, or Lab if `ShardSet.store` is "lab"."""
         return _read(self.tar, self.offset, self.num_bytes)
 
 
 class ShardSet:
     """A packed set of photographs, read only. Samples are numbered 0 .. num_samples - 1 through all shards.
 
-    `manifest` is what manifest.json says; `prior` (313,) is the share of each ab bin in the set's pixels, summing to 1.
+    `manifest` is the content of manifest.json. `prior` (313,) is the share of each ab bin in the set's pixels; it sums
+    to 1.
     """
 
     def __init__(self, root: Path | RemotePath, manifest: dict[str, Any]) -> None:
@@ -86,21 +83,21 @@ class ShardSet:
 
     @classmethod
     def open(cls, root: str | os.PathLike[str]) -> "ShardSet":
-        """The shard set in the folder `root`, or at that URL, its files' sizes checked against its manifest.
+        """Opens the shard set in a folder or at a URL, and checks its files' sizes against the manifest.
 
-        Raises ValueError naming the shard when a file is missing or has another size: a stale index would make every
-        reader return random bytes, silently.
+        Raises ValueError naming the shard when a file is missing or has another size: with a stale index, every reader
+        would return random bytes, silently.
         """
-        folder = place_of(root)
-        shards = cls.of_manifest(folder, cls.read_manifest(folder))
+        folder = open_folder(root)
+        shards = cls.from_manifest(folder, cls.read_manifest(folder))
         for shard in shards.shards:
             shards._check_size(f"{shard.name}.tar", shard.bytes)
             shards._check_size(f"{shard.name}.idx", shard.index_bytes)
         return shards
 
     @classmethod
-    def of_manifest(cls, root: Path | RemotePath, manifest: dict[str, Any]) -> "ShardSet":
-        """The shard set as its manifest describes it. Raises ValueError when that makes no sense."""
+    def from_manifest(cls, root: Path | RemotePath, manifest: dict[str, Any]) -> "ShardSet":
+        """Makes the shard set that a manifest describes. Raises ValueError when the manifest is damaged."""
         try:
             shards = cls(root, manifest)
             counts = [(shard.samples, len(shard.sizes.split())) for shard in shards.shards]
@@ -112,7 +109,7 @@ class ShardSet:
 
     @staticmethod
     def read_manifest(root: Path | RemotePath) -> dict[str, Any]:
-        """What the manifest in the folder `root` says. Raises ValueError."""
+        """Returns the content of the manifest in the folder `root`. Raises ValueError."""
         if root.exists() and not root.is_dir():
             raise ValueError(f"{root} is a file: name the folder of a shard set")
         if not root.is_dir():
@@ -121,14 +118,7 @@ class ShardSet:
             manifest: dict[str, Any] = json.loads((root / MANIFEST).read_text())
             version = manifest["format"]
         except FileNotFoundError:
-            if (root / WORK).exists():
-                raise ValueError(f"{root} holds an unfinished pack: run its command again") from None
-            if (root / "train" / MANIFEST).exists():
-                raise ValueError(f"{root} holds two shard sets: name {root / 'train'} or {root / 'test'}") from None
-            raise ValueError(
-                f"{root} is no shard set, it has no {MANIFEST}: make one with 'photochrom pack PHOTOS NEW_FOLDER' "
-                "(an interrupted pack is started again by the same command; 'photochrom index' adopts shards of others)"
-            ) from None
+            raise ValueError(_without_manifest(root)) from None
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{root / MANIFEST} is damaged ({error!r}): pack again") from None
         if version != FORMAT:
@@ -141,7 +131,7 @@ class ShardSet:
 
     @cached_property
     def digest(self) -> str:
-        """What identifies the set's samples and their order: a hash over the shards' hashes."""
+        """A hash over the shards' hashes, which identifies the set's samples and their order."""
         return hashlib.sha256(" ".join(shard.sha256 for shard in self.shards).encode()).hexdigest()
 
     @cached_property
@@ -152,30 +142,30 @@ class ShardSet:
 
     @cached_property
     def store(self) -> Store:
-        """How the photographs are kept: as JPEG (or whatever else shards of others hold), or as bytes of Lab."""
+        """How photographs are stored: "jpeg" (shards from elsewhere also hold other formats), or "lab" in bytes."""
         return self.manifest["image"].get("store", "jpeg")
 
     @cached_property
-    def places(self) -> NDArray[np.int64]:
-        """Where in its tar each stored picture begins, and its bytes (num_samples, 2)."""
+    def byte_ranges(self) -> NDArray[np.int64]:
+        """Offset in its tar and number of bytes (num_samples, 2) of every stored photograph."""
         kind = SUFFIXES[self.store]
         return np.array([_parts(line)[kind][:2] for line in self._index_lines], dtype=np.int64).reshape(-1, 2)
 
     def shard_of(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The number of the shard that holds each sample."""
+        """Returns the number of the shard that holds each sample."""
         return np.searchsorted(self.starts, index, side="right") - 1
 
     def tar(self, index: int) -> Path | RemotePath:
-        """The path of the tar that holds a sample."""
+        """Returns the path of the tar that holds a sample."""
         return self.root / f"{self.shards[int(self.shard_of(np.array(index)))].name}.tar"
 
-    def place(self, index: int) -> str:
-        """A sentence's worth of where a sample is: its number, tar, key and original path."""
+    def describe_sample(self, index: int) -> str:
+        """Returns a sample's number, tar, key and original path, for messages."""
         sample = self.sample(index)
         return f"sample {index} of {self.root} (in {sample.tar.name}, key {sample.key}, from {sample.path})"
 
     def sample(self, index: int) -> Sample:
-        """The sample's key, origin and place. Raises IndexError outside 0 .. num_samples - 1."""
+        """Returns a sample's origin and where its bytes are. Raises IndexError outside 0 .. num_samples - 1."""
         if not 0 <= index < self.num_samples:
             raise IndexError(f"sample {index} of {self.num_samples} in {self.root}")
         tar = self.tar(index)
@@ -183,7 +173,7 @@ class ShardSet:
         offset, num_bytes, name = parts[SUFFIXES[self.store]]
         if "json" in parts:
             facts = json.loads(_read(tar, *parts["json"][:2]))
-        else:  # from elsewhere
+        else:  # a shard from elsewhere
             label = _read(tar, *parts["cls"][:2]).decode(errors="replace").strip() if "cls" in parts else class_of(name)
             facts = {"path": f"{tar.stem}/{name}", "class": label}
         height, width = self.sizes[index].tolist()
@@ -200,79 +190,43 @@ class ShardSet:
 
     @cached_property
     def _index_lines(self) -> list[str]:
-        """One line per sample, over all shards; each index file begins with a header line."""
+        """One line per sample, over all shards."""
         files = [self.root / f"{shard.name}.idx" for shard in self.shards]
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
+        with ThreadPoolExecutor(_INDEX_THREADS) as pool:
             return [line for lines in pool.map(read_index_lines, files) for line in lines]
 
     def _check_size(self, name: str, size: int) -> None:
         path = self.root / name
         try:
-            found = path.stat().st_size
+            size_now = path.stat().st_size
         except FileNotFoundError:
             raise ValueError(f"{path} is missing from the shard set: restore it or pack again") from None
-        if found != size:
-            raise ValueError(f"{path} has {found} bytes where the manifest says {size}: restore it or pack again")
-
-
-def index_text(lines: list[str]) -> str:
-    """A DALI index (wds2idx format v1.2) of one line per sample."""
-    return "\n".join([f"v1.2 {len(lines)}", *lines]) + "\n"
-
-
-def write_index(tar: Path, lines: list[str]) -> None:
-    """Writes a DALI index beside its tar."""
-    with atomic_write(tar.with_suffix(".idx")) as file:
-        file.write_text(index_text(lines))
-
-
-def describe(tar: Path, sizes: list[tuple[int, int]]) -> Shard:
-    """What the manifest says of a tar and the index beside it; `sizes` are its samples' (width, height)."""
-    index = tar.with_suffix(".idx")
-    return Shard(
-        name=tar.stem,
-        samples=len(sizes),
-        bytes=tar.stat().st_size,
-        sha256=sha256_of(tar),
-        index_bytes=index.stat().st_size,
-        index_sha256=sha256_of(index),
-        sizes=" ".join(f"{width}x{height}" for width, height in sizes),
-    )
+        if size_now != size:
+            raise ValueError(f"{path} has {size_now} bytes where the manifest says {size}: restore it or pack again")
 
 
 def read_index_lines(index: Path | RemotePath) -> list[str]:
-    """A DALI index's lines of samples; before them stands a header line."""
+    """Returns a DALI index's lines of samples, without its header line."""
     return index.read_text().splitlines()[1:]
 
 
-def write_manifest(root: Path, shards: list[Shard], **facts: Any) -> None:
-    """Publishes the shard set: the manifest appears last, and at once."""
-    manifest = {"format": FORMAT, "photochrom": __version__, **facts, "shards": [asdict(shard) for shard in shards]}
-    manifest["sha256"] = manifest_digest(manifest)
-    with atomic_write(root / MANIFEST) as file:
-        file.write_text(json.dumps(manifest, indent=1) + "\n")
-
-
-def manifest_digest(manifest: dict[str, Any]) -> str:
-    """The hash of all that a manifest says, but for the hash itself."""
-    said = {name: value for name, value in manifest.items() if name != "sha256"}
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
-
-
-def write_rejects(root: Path, rejects: list[tuple[str, str, str]]) -> None:
-    """Lists what is not in the shard set: path, reason and detail of each."""
-    # File names are bytes to the system: those that are no UTF-8 are written as they are.
-    with atomic_write(root / REJECTS) as file, open(file, "w", newline="", encoding="utf-8", errors=_BYTES) as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["path", "reason", "detail"])
-        writer.writerows(sorted(rejects))
+def _without_manifest(root: Path | RemotePath) -> str:
+    """Returns why the folder `root` has no manifest, and what to do."""
+    if (root / WORK).exists():
+        return f"{root} holds an unfinished pack: run its command again"
+    if (root / "train" / MANIFEST).exists():
+        return f"{root} holds two shard sets: name {root / 'train'} or {root / 'test'}"
+    return (
+        f"{root} is not a shard set, it has no {MANIFEST}: make one with 'photochrom pack PHOTOS NEW_FOLDER' "
+        "(for shards of other tools use 'photochrom index')"
+    )
 
 
 def _parts(line: str) -> dict[str, tuple[int, int, str]]:
-    """Offset, size and name by kind of one index line; the names of shards from elsewhere are percent-encoded in it."""
+    """Returns offset, size and name by kind of one index line; shards from elsewhere percent-encode names."""
     words = line.split(" ")
     return {
-        words[i]: (int(words[i + 1]), int(words[i + 2]), unquote(words[i + 3], errors=_BYTES))
+        words[i]: (int(words[i + 1]), int(words[i + 2]), unquote(words[i + 3], errors="surrogateescape"))
         for i in range(0, len(words), 4)
     }
 

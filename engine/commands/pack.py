@@ -18,7 +18,7 @@ from ..console import plural, progress_bar
 
 def main(argv: list[str]) -> int:
     config = parse_options(PackConfig, argv, prog="photochrom pack", positional=("source", "out"))
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # of batch systems: as Ctrl-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # sent by batch systems; handled as Ctrl-C
     start_server(*config.worker_modules)
     from ...losses import quantization  # noqa: F401  # for the statistics; loads torch while the server does
 
@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
     with progress_bar("packing") as progress:
         summary = pack(config, progress=progress, describe=describe)
     if summary["num_resumed"]:
-        print(f"went on where a pack was interrupted, after {plural(summary['num_resumed'], 'file')}")
+        print(f"resumed an interrupted pack after {plural(summary['num_resumed'], 'file')}")
     for root, number in summary["sets"].items():
         print(f"{root}: {plural(number, 'photograph')}")
     print(
@@ -39,9 +39,9 @@ def main(argv: list[str]) -> int:
     )
     if summary["num_duplicates"]:
         copies = plural(summary["num_duplicates"], "file")
-        print(f"  {copies} with the bytes of another (--drop-duplicates leaves them out)")
+        print(f"  {copies} with the bytes of another (--drop-duplicates drops them)")
     if summary["num_shared"]:
-        print(f"  {plural(summary['num_shared'], 'photograph')} in both sets, under other names")
+        print(f"  {plural(summary['num_shared'], 'photograph')} in both sets, under different names")
     if summary["num_missing"]:
         print(f"  {plural(summary['num_missing'], 'photograph')} of the partition are not in {config.source}")
     say_outcomes(config.roots.values(), summary)

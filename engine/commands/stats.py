@@ -10,20 +10,21 @@ from rich.table import Table
 
 from ...pipelines import ShardSet
 from ...pipelines.output_dir import check_output_file
+from ...pipelines.packing.stats import plot_ab_distribution, stats
 from ...pipelines.remote import check_local
 from ..configuration.parser import parse_options
 
-_NUM_CLASSES = 10  # shown; the manifest has them all
-_AS = {"jpeg": "", "lab": ", as Lab in bytes"}
+_NUM_CLASSES = 10  # shown; the manifest has all
+_STORES = {"jpeg": "", "lab": ", as Lab in bytes"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class StatsConfig:
-    """Says what is in a shard set, and draws how its colours are distributed.
+    """Prints the statistics of a shard set, and plots the distribution of its colours.
 
     Args:
         root: Folder of the shard set.
-        out: File for the picture; by default ab_distribution.png in that folder.
+        out: File for the plot; by default ab_distribution.png in that folder.
     """
 
     root: Path
@@ -37,31 +38,28 @@ class StatsConfig:
 
 def main(argv: list[str]) -> int:
     config = parse_options(StatsConfig, argv, prog="photochrom stats", positional=("root",))
-    from ...pipelines.packing.stats import draw_ab_distribution, stats  # imports torch: not needed for --help
-
     data = ShardSet.open(config.root)
-    found = stats(data)
     table = Table("", "", box=None, show_header=False)
-    for row in _rows(found):
+    for row in _rows(stats(data)):
         table.add_row(*row)
     Console().print(table)
-    picture = config.out or config.root / "ab_distribution.png"
-    draw_ab_distribution(data, picture)
-    print(f"the distribution of ab: {picture}")
+    plot = config.out or config.root / "ab_distribution.png"
+    plot_ab_distribution(data, plot)
+    print(f"the distribution of ab: {plot}")
     return 0
 
 
-def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
-    classes = Counter(found["classes"])
+def _rows(values: dict[str, Any]) -> list[tuple[str, str]]:
+    classes = Counter(values["classes"])
     rows = [
-        ("photographs", f"{found['num_photographs']:,}"),
-        ("shards", f"{found['num_shards']:,}, {found['bytes'] / 1e9:,.3f} GB"),
-        ("stored", f"{found['bytes_per_photograph'] / 1e3:,.1f} KB a photograph{_AS[found['store']]}"),
-        *((side, _sizes(found[side])) for side in ("width", "height", "megapixels")),
-        ("grey", f"{found['grey_percent']:.2f} % of all pictures; {found['num_grey_dropped']:,} dropped"),
-        ("exact duplicates", f"{found['num_duplicates']:,}"),
-        ("rejected", f"{found['num_rejected']:,}"),
-        ("mean chroma", f"{found['mean_chroma']:.1f} Lab units"),
+        ("photographs", f"{values['num_photographs']:,}"),
+        ("shards", f"{values['num_shards']:,}, {values['bytes'] / 1e9:,.3f} GB"),
+        ("stored", f"{values['bytes_per_photograph'] / 1e3:,.1f} KB per photograph{_STORES[values['store']]}"),
+        *((side, _range(values[side])) for side in ("width", "height", "megapixels")),
+        ("grey", f"{values['grey_percent']:.2f} % of all photographs; {values['num_grey_dropped']:,} dropped"),
+        ("exact duplicates", f"{values['num_duplicates']:,}"),
+        ("rejected", f"{values['num_rejected']:,}"),
+        ("mean chroma", f"{values['mean_chroma']:.1f} Lab units"),
         ("classes", f"{len(classes):,}"),
     ]
     rows += [(f"  {name or '(none)'}", f"{number:,}") for name, number in classes.most_common(_NUM_CLASSES)]
@@ -70,5 +68,5 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-def _sizes(spread: dict[str, float]) -> str:
+def _range(spread: dict[str, float]) -> str:
     return f"{spread['min']:g} to {spread['max']:g}, median {spread['median']:g}"

@@ -16,9 +16,9 @@ def main(argv: list[str]) -> int:
         console.print(f"photochrom verify: {config.root} has {plural(len(problems), 'fault')}")
         return 1
     data = ShardSet.open(config.root)
-    all_is_well = "are whole" if data.store == "lab" else "decode"
+    sound = "are whole" if data.store == "lab" else "decode"
     print(
         f"{config.root}: {plural(len(data.shards), 'shard')} as the manifest says"
-        + (f", and all {plural(data.num_samples, 'photograph')} {all_is_well}" if config.decode else "")
+        + (f", and all {plural(data.num_samples, 'photograph')} {sound}" if config.decode else "")
     )
     return 0

@@ -221,7 +221,7 @@ class Loader(ABC):
                 else:
                     check_size(decode(stored.tobytes()).pixels.shape[:2], self.data.sizes[index])
             except ValueError as reason:  # Rejected among them
-                return ValueError(f"{self.data.place(index)} cannot be read any more ({reason}): {_REMEDY}")
+                return ValueError(f"{self.data.describe_sample(index)} cannot be read any more ({reason}): {_REMEDY}")
         summary = next((line.strip() for line in str(error).splitlines() if "Error" in line), error)
         return ValueError(f"a batch of {self.data.root} cannot be decoded ({summary}): {_REMEDY}")
 

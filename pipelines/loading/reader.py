@@ -58,16 +58,16 @@ class LocalReader:
             self._map(shard).madvise(mmap.MADV_WILLNEED, start, stop - start)
 
     def read(self, index: NDArray[np.int64]) -> list[Bytes]:
-        shards, places = self._data.shard_of(index).tolist(), self._data.places[index].tolist()
+        shards, ranges = self._data.shard_of(index).tolist(), self._data.byte_ranges[index].tolist()
         return [
             np.frombuffer(self._map(shard), dtype=np.uint8, count=size, offset=offset)
-            for shard, (offset, size) in zip(shards, places, strict=True)
+            for shard, (offset, size) in zip(shards, ranges, strict=True)
         ]
 
     def _ranges(self, index: NDArray[np.int64]) -> list[tuple[int, int, int]]:
         """Returns shard, start and stop in bytes of ranges that cover the samples."""
         index = np.sort(index)
-        shard, (start, size) = self._data.shard_of(index), self._data.places[index].T
+        shard, (start, size) = self._data.shard_of(index), self._data.byte_ranges[index].T
         cuts = np.flatnonzero((np.diff(shard) != 0) | (start[1:] - (start + size)[:-1] > _MAX_GAP))
         firsts, lasts = np.append(0, cuts + 1), np.append(cuts, len(index) - 1)
         return list(zip(shard[firsts].tolist(), start[firsts].tolist(), (start + size)[lasts].tolist(), strict=True))
@@ -115,7 +115,7 @@ class RemoteReader:
         shards = self._data.shard_of(index)
         for shard in np.unique(shards).tolist():
             samples = index[shards == shard]
-            starts, lengths = self._data.places[samples].T.tolist()
+            starts, lengths = self._data.byte_ranges[samples].T.tolist()
             tar = self._data.tar(int(samples[0]))
             future = self._pool.submit(tar.read_ranges, starts, lengths, gap=_MAX_GAP)  # type: ignore[union-attr]
             self._pending |= {sample: (future, place) for place, sample in enumerate(samples.tolist())}

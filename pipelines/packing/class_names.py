@@ -1,17 +1,17 @@
-"""What a photograph's path says of it: its class, and its part in a data set's official partitions."""
+"""Classes and official partitions of photographs, by their paths."""
 
 import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-# SUN397/a/abbey/x.jpg and SUN2012/Images/a/apartment_building/outdoor/x.jpg: the letter is no part of the class.
+# SUN397/a/abbey/x.jpg and SUN2012/Images/a/apartment_building/outdoor/x.jpg: the letter is not part of the class.
 _SUN = re.compile(r"(?:^|.*/)(?:SUN397|Images)/[a-z]/(.+)/[^/]+", re.DOTALL)
 _SUN_ROOT = re.compile(r"(?:^|.*/)SUN397(?=/)", re.DOTALL)
 
 
 def class_of(path: str, source_name: str = "") -> str:
-    """The class of the photograph at `path` in a source of that name: by SUN's rules, else its folder.
+    """Returns the class of the photograph at `path` in a source of that name: by SUN's layout, else its folder.
 
     >>> class_of("SUN397/a/apartment_building/outdoor/x.jpg"), class_of("cats/x.jpg"), class_of("x.jpg")
     ('apartment_building/outdoor', 'cats', '')
@@ -23,10 +23,9 @@ def class_of(path: str, source_name: str = "") -> str:
 
 
 def read_partition(path: Path, number: int) -> dict[str, str]:
-    """Which of SUN397's photographs are for training and which for testing, in its official partition `number` (1..10).
+    """Reads SUN397's official partition `number` (1..10): a map from "/a/abbey/sun_x.jpg" to "train" or "test".
 
-    `path` is Partitions.zip, or a folder that holds its files; the result maps "/a/abbey/sun_x.jpg" to "train" or
-    "test". Raises ValueError.
+    `path` is Partitions.zip, or a folder that holds its files. Raises ValueError.
     """
     files = _texts(path)
     parts: dict[str, str] = {}
@@ -40,13 +39,13 @@ def read_partition(path: Path, number: int) -> dict[str, str]:
 
 
 def part_of(path: str, partition: Mapping[str, str]) -> str | None:
-    """The part, "train" or "test", of the photograph at `path` in a source; None if it is in neither."""
+    """Returns the part, "train" or "test", of the photograph at `path` in a source; None if it is in neither."""
     inside = _SUN_ROOT.sub("", f"/{path}", count=1)
     return partition.get(inside)
 
 
 def _texts(path: Path) -> dict[str, str]:
-    """The partition files by name."""
+    """Returns the texts of the partition files by name."""
     try:
         if path.is_dir():
             return {file.name: file.read_text() for file in path.rglob("T*ing_*.txt")}

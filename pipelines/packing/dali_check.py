@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..shards import Shard, index_text, read_index_lines
+from ..shards import Shard, read_index_lines
+from .manifest import index_text
 from .worker_pool import TaskFailure, Workers
 
 _CHUNK = 4096  # samples per task, a usual shard: each pipeline leaks some MB in its process

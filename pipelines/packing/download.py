@@ -1,4 +1,4 @@
-"""Brings the archives of SUN2012 and SUN397 here, over connections that break, and makes sure that it is them."""
+"""Downloads the archives of SUN2012 and SUN397, resumes broken downloads, and checks their checksums."""
 
 import hashlib
 import shutil
@@ -16,7 +16,7 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Release:
-    """A published archive: its name, where it was published, its size in bytes and its checksum, as far as known."""
+    """A published archive: file name, official address, size in bytes if known, and checksum."""
 
     file: str
     url: str
@@ -52,20 +52,20 @@ RELEASES = {
 }
 
 _MIRRORS = (
-    "the official host has served it no more since 2025; give a mirror's address with --url, what comes from it is "
-    "checked all the same, or name a copy that you have with --from-file"
+    "the official host stopped serving it in 2025; give a mirror's address with --url, whose download is checked all "
+    "the same, or name a copy that you have with --from-file"
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class DownloadConfig:
-    """Downloads the archive of a data set, goes on where a download broke off, and checks it against its known sum.
+    """Downloads the archive of a data set, resumes a broken download, and compares the published checksum.
 
     Args:
-        release: Which archive.
-        out: Folder for it.
-        url: Where to take it from; by default its official address, which is dead for all of them.
-        from_file: Take no download but this file, which is checked and stays where it is.
+        release: The archive.
+        out: Folder for the archive.
+        url: Address of a mirror; by default the official address, which is dead for all of them.
+        from_file: Check this file, which stays where it is, instead of downloading one.
     """
 
     release: Literal["sun2012", "sun397", "sun397-partitions"]
@@ -75,7 +75,7 @@ class DownloadConfig:
 
     def __post_init__(self) -> None:
         if self.url is not None and not is_url(self.url):
-            raise ValueError(f"--url {self.url} is no http or https address")
+            raise ValueError(f"--url {self.url} is not an http or https address")
         if self.url is not None and self.from_file is not None:
             raise ValueError("--url and --from-file exclude each other: give one of them")
 
@@ -87,20 +87,20 @@ def download(
     pauses: tuple[float, ...] = PAUSES,
     timeout: float = TIMEOUT,
 ) -> Path:
-    """The path of the release's archive, whole and checked; `progress` is told bytes done and of all.
+    """Returns the path of the release's archive, whole and checked; `progress` is called with bytes done and in all.
 
-    `pauses` are the seconds before each new attempt, `timeout` those after which a connection has stalled.
+    `pauses` and `timeout` are those of `HttpFile`.
 
-    Raises ValueError: what was downloaded stays for the next time, and a file that is another than the release is
-    kept under another name.
+    Raises ValueError: a broken download stays for the next time, and a file that is not the release is kept under
+    another name.
     """
     release = RELEASES[config.release]
     if config.from_file is not None:
-        return _checked(config.from_file, release, progress)
+        return _check(config.from_file, release, progress)
     target = config.out / release.file
     with claim_output(config.out):
         if target.exists():
-            return _checked(target, release, progress)
+            return _check(target, release, progress)
         part = target.with_name(f"{target.name}.part")
         done = part.stat().st_size if part.exists() else 0
         if done != release.bytes:
@@ -111,7 +111,7 @@ def download(
             with download:
                 _append(download, part, release, progress)
         try:
-            _checked(part, release, progress)
+            _check(part, release, progress)
         except ValueError as error:
             part.rename(other := target.with_name(f"{target.name}.other"))
             raise ValueError(f"{error}; it is kept as {other}: pack it if you know what it is") from None
@@ -121,7 +121,7 @@ def download(
 
 
 def _append(download: HttpFile, part: Path, release: Release, progress: Callable[[int, int | None], None]) -> None:
-    """Appends to `part` what it lacks."""
+    """Appends the missing bytes to `part`."""
     done = download.tell()
     total = download.total if download.total is not None else release.bytes
     if total is not None and release.bytes not in (None, total):
@@ -138,7 +138,7 @@ def _append(download: HttpFile, part: Path, release: Release, progress: Callable
                 done += len(data)
                 progress(done, total)
                 if release.bytes is not None and done > release.bytes:
-                    break  # of a server that does not say how much it sends
+                    break  # the server does not say how much it sends
         sync(part)
     except OSError as error:
         raise ValueError(f"cannot write to {part}: {error.strerror}; run the same command again to go on") from error
@@ -146,8 +146,8 @@ def _append(download: HttpFile, part: Path, release: Release, progress: Callable
         raise ValueError(f"{part} is incomplete: {done:,} of {total:,} bytes; run the same command again to go on")
 
 
-def _checked(file: Path, release: Release, progress: Callable[[int, int | None], None]) -> Path:
-    """The file, if its size and its sum are the release's. Raises ValueError that shows both."""
+def _check(file: Path, release: Release, progress: Callable[[int, int | None], None]) -> Path:
+    """Returns the file if it has the release's size and checksum. Raises ValueError that shows both."""
     try:
         size = file.stat().st_size
         if release.bytes is not None and size != release.bytes:

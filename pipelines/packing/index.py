@@ -15,9 +15,10 @@ from urllib.parse import quote
 from ..imaging.decode import Rejected
 from ..imaging.encode import EncodingSettings
 from ..output_dir import claim_output
-from ..shards import MANIFEST, REJECTS, Shard, describe, write_index, write_manifest, write_rejects
+from ..shards import MANIFEST, REJECTS, Shard
 from ..system import available_cpus, has_dali
 from .dali_check import DaliCheck, Samples
+from .manifest import describe_shard, write_index, write_manifest, write_rejects
 from .members import Unreadable, tar_members
 from .pack_stats import PackStats
 from .process_image import EncodedImage, ImageWorkers, ProcessedFile
@@ -224,4 +225,4 @@ def _dali_samples(tar: Path, samples: list[_Sample]) -> Samples:
 def _write_index(tar: Path, samples: list[_Sample]) -> Shard:
     dali_samples = _dali_samples(tar, samples)
     write_index(tar, dali_samples.lines)
-    return describe(tar, dali_samples.sizes)
+    return describe_shard(tar, dali_samples.sizes)

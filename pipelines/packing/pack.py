@@ -18,12 +18,13 @@ from typing import Any
 from ... import __version__
 from ..imaging.encode import RESAMPLER
 from ..output_dir import claim_resumable_output
-from ..shards import WORK, write_manifest, write_rejects
+from ..shards import WORK
 from ..system import available_cpus, has_dali
 from .class_names import part_of, read_partition
 from .dali_check import DaliCheck
 from .external_sorter import ExternalSorter
 from .http import without_secrets
+from .manifest import write_manifest, write_rejects
 from .members import LocalFile, SourceFile
 from .pack_config import PackConfig
 from .pack_stats import PackStats

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from ..files import atomic_write, sync
 from ..imaging.decode import Rejected
-from ..shards import SUFFIXES, Shard, Store, describe
+from ..shards import SUFFIXES, Shard, Store
 from .dali_check import Samples
+from .manifest import describe_shard
 from .pack_stats import PackStats
 from .process_image import BEFORE_ALL, EncodedImage, ProcessedFile, SortKey
 from .tar_writer import TarShard, without
@@ -166,7 +167,7 @@ class ShardWriter:
                 stats.contents.append(file.content_hash)  # its copies count as duplicates all the same
             tar = without(tar, refused)
             samples = [sample for number, sample in enumerate(samples) if number not in refused]
-        shard = describe(tar.path, [image.size for _, image in samples])
+        shard = describe_shard(tar.path, [image.size for _, image in samples])
         for file, image in samples:
             stats.add_image(file, image)
         sync(tar.path)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..shards import write_index
+from .manifest import write_index
 
 _BLOCK = tarfile.BLOCKSIZE
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from ..files import sha256_of
 from ..imaging.decode import Rejected, decode
 from ..remote import check_local
-from ..shards import MANIFEST, SUFFIXES, Shard, ShardSet, manifest_digest
+from ..shards import MANIFEST, SUFFIXES, Shard, ShardSet
 from ..system import available_cpus, has_dali
 from .dali_check import DaliCheck, Samples, samples_of
+from .manifest import manifest_digest
 from .members import TarMember
 from .worker_pool import Progress, TaskFailure, Workers, check_settings
 
@@ -42,7 +43,7 @@ def verify(config: VerifyConfig, *, progress: Progress = lambda done, total, uni
     problems = []
     if manifest.get("sha256") != manifest_digest(manifest):
         problems.append(f"{config.root / MANIFEST} has been changed since it was written: its own hash differs")
-    data = ShardSet.of_manifest(config.root, manifest)
+    data = ShardSet.from_manifest(config.root, manifest)
     readable: list[Shard] = []
     for number, shard in enumerate(data.shards, start=1):
         changes = list(_changes(config.root, shard))

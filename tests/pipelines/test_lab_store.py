@@ -55,7 +55,7 @@ def test_what_is_stored_is_the_lab_of_the_reduced_photograph(lab: ShardSet, phot
     for i in range(9):
         sample = lab.sample(i)
         pixels, _, _ = decode((photos / sample.path).read_bytes(), 96)
-        assert (off(sample.stored(), resize(pixels, sample.size)) <= HALF_STEPS).all()
+        assert (off(sample.read(), resize(pixels, sample.size)) <= HALF_STEPS).all()
         assert sample.class_name == ("garage" if "motorcycle" in sample.path else "")
 
 
@@ -84,7 +84,7 @@ def test_all_else_is_as_in_a_set_of_jpegs(lab: ShardSet, shards: ShardSet) -> No
             theirs.class_name,
             theirs.size,
         )
-        assert ours.num_bytes == len(ours.stored()) == 3 * ours.size[0] * ours.size[1]
+        assert ours.num_bytes == len(ours.read()) == 3 * ours.size[0] * ours.size[1]
 
 
 def test_statistics_are_those_of_the_pixels_however_they_are_stored(photos: Path) -> None:
@@ -110,7 +110,7 @@ def test_original_sizes_can_be_kept(photos: Path, tmp_path: Path) -> None:
         sample = found.sample(i)
         pixels, size, _ = decode((photos / "garage" / sample.path).read_bytes(), None)
         assert sample.size == size
-        assert (off(sample.stored(), pixels) <= HALF_STEPS).all()
+        assert (off(sample.read(), pixels) <= HALF_STEPS).all()
 
 
 def test_nothing_is_decoded_by_dali(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +162,7 @@ def test_webdataset_reads_it(lab: ShardSet) -> None:
     found = list(webdataset.WebDataset(urls, shardshuffle=False).decode())
     assert [sample["__key__"] for sample in found] == [lab.sample(i).key for i in range(9)]
     for i, sample in enumerate(found):
-        assert sample["lab"] == lab.sample(i).stored()
+        assert sample["lab"] == lab.sample(i).read()
         assert len(sample["lab"]) == 3 * sample["json"]["height"] * sample["json"]["width"]
 
 
@@ -194,7 +194,7 @@ def test_verify_names_damage_and_says_that_all_is_whole(
     sample = found.sample(5)
     with open(sample.tar, "r+b") as file:
         file.seek(sample.offset)
-        file.write(bytes([sample.stored()[0] ^ 1]))
+        file.write(bytes([sample.read()[0] ^ 1]))
     assert verify.main([str(found.root), "--decode"]) == 1
     assert capsys.readouterr().out == f"{sample.tar} has other content than when the manifest was written\n"
 
@@ -202,7 +202,7 @@ def test_verify_names_damage_and_says_that_all_is_whole(
 def test_stats_say_what_a_photograph_takes(lab: ShardSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert stats.main([str(lab.root), "--out", str(tmp_path / "ab.png")]) == 0
     mean = 3 * lab.sizes.prod(axis=1).mean()
-    assert f"{mean / 1e3:.1f} KB a photograph, as Lab" in capsys.readouterr().out
+    assert f"{mean / 1e3:.1f} KB per photograph, as Lab" in capsys.readouterr().out
 
 
 def test_lab_is_no_source(lab: ShardSet, tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_lab_is_no_source(lab: ShardSet, tmp_path: Path) -> None:
 @pytest.mark.parametrize("loader", [DaliLoader, TorchLoader])
 def test_a_member_of_another_length_stops_a_loader_with_its_name(lab: ShardSet, loader: Any) -> None:
     shards = ShardSet.open(lab.root)
-    shards.places[5, 1] -= 1
+    shards.byte_ranges[5, 1] -= 1
     batches = loader(shards, batch_size=2, size=64, train=False, threads=1)
     for _ in range(2):
         with pytest.raises(

@@ -12,7 +12,7 @@ import pytest
 import torch
 from photochrom.pipelines import DaliLoader, ShardSet, TorchLoader
 from photochrom.pipelines.loading.reader import RemoteReader
-from photochrom.pipelines.remote import RemotePath, place_of
+from photochrom.pipelines.remote import RemotePath, open_folder
 
 obstore = pytest.importorskip("obstore", reason="obstore is not installed")
 boto3 = pytest.importorskip("boto3", reason="boto3 is not installed")
@@ -61,7 +61,7 @@ def test_a_set_is_what_it_is_in_a_folder(remote: ShardSet, shards: ShardSet) -> 
     for i in range(9):
         here, there = shards.sample(i), remote.sample(i)
         assert (there.key, there.path, there.class_name) == (here.key, here.path, here.class_name)
-        assert there.stored() == here.stored()
+        assert there.read() == here.read()
 
 
 @pytest.mark.parametrize("make", [DaliLoader, TorchLoader])
@@ -105,7 +105,7 @@ def test_a_server_is_asked_once_for_what_lies_together(remote: ShardSet, asked: 
     reader.prefetch(np.arange(9))
     stored = reader.read(np.arange(9))
     assert len(asked) == len(remote.shards)
-    assert [bytes(each) for each in stored] == [remote.sample(i).stored() for i in range(9)]
+    assert [bytes(each) for each in stored] == [remote.sample(i).read() for i in range(9)]
 
 
 def test_what_is_coming_is_not_asked_for_again(remote: ShardSet, asked: list[int]) -> None:
@@ -114,7 +114,7 @@ def test_what_is_coming_is_not_asked_for_again(remote: ShardSet, asked: list[int
         reader.prefetch(np.arange(start, start + 5))
     stored = reader.read(np.arange(9))
     assert sum(asked) == 9
-    assert [bytes(each) for each in stored] == [remote.sample(i).stored() for i in range(9)]
+    assert [bytes(each) for each in stored] == [remote.sample(i).read() for i in range(9)]
 
 
 def test_what_is_there_stays_when_more_is_asked_for(remote: ShardSet) -> None:
@@ -126,7 +126,7 @@ def test_what_is_there_stays_when_more_is_asked_for(remote: ShardSet) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("photochrom.pipelines.loading.reader._MAX_PREFETCHES", 1)
         stored = reader.read(np.arange(9))
-    assert [bytes(each) for each in stored] == [remote.sample(i).stored() for i in range(9)]
+    assert [bytes(each) for each in stored] == [remote.sample(i).read() for i in range(9)]
 
 
 def test_what_is_announced_and_never_read_does_not_pile_up(remote: ShardSet) -> None:
@@ -136,7 +136,7 @@ def test_what_is_announced_and_never_read_does_not_pile_up(remote: ShardSet) -> 
         reader.prefetch(np.array([5, 8]))
     assert len(reader._pending) <= 9
     for i in (3, 3, 0):
-        assert bytes(reader.read(np.array([i, i]))[1]) == remote.sample(i).stored()
+        assert bytes(reader.read(np.array([i, i]))[1]) == remote.sample(i).read()
 
 
 def test_what_is_gone_or_cut_since_is_one_sentence(client: Any, shards: ShardSet) -> None:
@@ -169,7 +169,7 @@ def test_the_network_is_trained_from_a_server(client: Any, tmp_path: Path) -> No
 
 def test_paths_of_disks_are_no_urls() -> None:
     for text in ("shards/mine", "/data/s3", r"C:\shards", "C:/shards", "s3:/one/slash"):
-        assert isinstance(place_of(text), Path)
+        assert isinstance(open_folder(text), Path)
 
 
 def test_without_obstore_a_sentence_says_what_to_install() -> None:

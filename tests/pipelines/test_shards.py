@@ -20,7 +20,7 @@ def test_every_sample_can_be_looked_up(shards: ShardSet, photos: Path) -> None:
         path.relative_to(photos).as_posix() for path in photos.rglob("*") if path.is_file()
     )
     for sample in samples:
-        stored = Image.open(io.BytesIO(sample.stored()))
+        stored = Image.open(io.BytesIO(sample.read()))
         assert stored.size == sample.size
         assert shards.sizes[sample.index].tolist() == [stored.height, stored.width]
         assert min(stored.size) == 96
@@ -74,7 +74,7 @@ def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_manifest(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"is no shard set, it has no manifest\.json"):
+    with pytest.raises(ValueError, match=r"is not a shard set, it has no manifest\.json"):
         ShardSet.open(tmp_path)
 
 

@@ -175,7 +175,7 @@ def test_validation_on_two_ranks_scores_what_is_saved_on_every_photograph(two_ra
 def test_a_photograph_that_one_rank_cannot_decode_stops_all(shards: ShardSet, tmp_path: Path) -> None:
     root = Path(shutil.copytree(shards.root, tmp_path / "damaged"))
     damaged = ShardSet.open(root)
-    offset, size = damaged.places[4].tolist()
+    offset, size = damaged.byte_ranges[4].tolist()
     with open(damaged.tar(4), "r+b") as tar:
         tar.seek(offset)
         tar.write(bytes(size))
@@ -183,7 +183,7 @@ def test_a_photograph_that_one_rank_cannot_decode_stops_all(shards: ShardSet, tm
     assert done.returncode == 1
     sentences = [line for line in done.stderr.splitlines() if line.startswith("photochrom train:")]
     others = [sentence for sentence in sentences if "has lost another process, in step" not in sentence]
-    assert others == [f"photochrom train: {damaged.place(4)} cannot be read any more (not an image): {MEND}"]
+    assert others == [f"photochrom train: {damaged.describe_sample(4)} cannot be read any more (not an image): {MEND}"]
 
 
 def started(line: list[str]) -> tuple[subprocess.Popen[str], list[psutil.Process]]:

@@ -64,7 +64,7 @@ def contents(*batches: LabBatch) -> list[tuple[int, str]]:
 
 
 def pillow(shards: ShardSet, index: int) -> np.ndarray:
-    place = shards.places[index]
+    place = shards.byte_ranges[index]
     with open(shards.tar(index), "rb") as file:
         file.seek(place[0])
         return np.asarray(Image.open(io.BytesIO(file.read(place[1]))).convert("RGB"))
@@ -324,7 +324,7 @@ def test_more_ranks_than_samples_in_a_batch_are_refused(shards: ShardSet) -> Non
 def test_a_shard_damaged_since_it_was_opened_stops_with_its_name(kind: str, photos: Path, tmp_path: Path) -> None:
     pack(PackConfig(source=photos, out=tmp_path / "out", short_side=96, workers=2))
     shards = ShardSet.open(tmp_path / "out")
-    offset, size = shards.places[3].tolist()
+    offset, size = shards.byte_ranges[3].tolist()
     tar = shards.tar(3)
     whole = tar.read_bytes()
     write_at(tar, offset, bytes(size))
@@ -417,7 +417,7 @@ def damaged(photos: Path, out: Path, number: int) -> ShardSet:
     """A shard set of nine, of which one was damaged after it was packed."""
     pack(PackConfig(source=photos, out=out, short_side=96, workers=2))
     shards = ShardSet.open(out)
-    offset, size = shards.places[number].tolist()
+    offset, size = shards.byte_ranges[number].tolist()
     write_at(shards.tar(number), offset, bytes(size))
     return shards
 

@@ -119,7 +119,7 @@ def test_a_file_that_is_here_is_checked_and_stays(server: Any, tmp_path: Path) -
 
 
 def test_settings_that_contradict() -> None:
-    with pytest.raises(ValueError, match="--url ftp://x is no http or https address"):
+    with pytest.raises(ValueError, match="--url ftp://x is not an http or https address"):
         DownloadConfig(release="sun397", url="ftp://x")
     with pytest.raises(ValueError, match="exclude each other"):
         DownloadConfig(release="sun397", url="http://x", from_file=Path("x"))

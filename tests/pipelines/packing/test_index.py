@@ -131,7 +131,7 @@ def test_what_is_sound_is_taken_and_the_rest_listed(foreign: Path, photos: Path)
     assert summary["dropped"] == {"grey": 1}
     assert (summary["num_indexed"], summary["num_shards"]) == (10, 2)
     for sample in samples:
-        with Image.open(io.BytesIO(sample.stored())) as picture:
+        with Image.open(io.BytesIO(sample.read())) as picture:
             assert picture.size == sample.size
 
 

@@ -1,13 +1,12 @@
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from photochrom.engine.commands.stats import main
 from photochrom.losses import ab_bins
 from photochrom.pipelines import ShardSet
-from photochrom.pipelines.packing.stats import draw_ab_distribution, stats
+from photochrom.pipelines.packing.stats import plot_ab_distribution, stats
 from PIL import Image
 
 
@@ -34,7 +33,7 @@ def test_grey_is_counted_whether_dropped_or_kept(shards: ShardSet) -> None:
 
 
 def test_the_picture_shows_where_the_colours_are(shards: ShardSet, tmp_path: Path) -> None:
-    draw_ab_distribution(shards, tmp_path / "ab.png")
+    plot_ab_distribution(shards, tmp_path / "ab.png")
     picture = np.asarray(Image.open(tmp_path / "ab.png").convert("RGB")).astype(int)
     assert picture.shape[:2] == (500, 1100)
     red, green, blue = picture[:, 600:].reshape(-1, 3).T
@@ -42,9 +41,9 @@ def test_the_picture_shows_where_the_colours_are(shards: ShardSet, tmp_path: Pat
     assert ((blue > red + 40) & (blue > green + 20)).any()
 
 
-def test_the_command(shards: ShardSet, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "photochrom", "stats", str(shards.root), "--out", str(tmp_path / "ab.png")]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert "photographs" in done.stdout
-    assert "garage" in done.stdout
+def test_the_command(shards: ShardSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(shards.root), "--out", str(tmp_path / "ab.png")]) == 0
+    printed = capsys.readouterr().out
+    assert "photographs" in printed
+    assert "garage" in printed
     assert (tmp_path / "ab.png").exists()

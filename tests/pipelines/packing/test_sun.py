@@ -215,7 +215,7 @@ def test_every_oddity_of_sun397_comes_to_its_end(sun397: dict, tmp_path: Path, n
     assert classes == {"abbey", "apartment_building/outdoor", "beach", "/".join(["long"] * 60)}
     assert {path.name for path in tmp_path.iterdir()} == {name, "out"}, "something was written beside"
     for sample in samples:
-        assert Image.open(io.BytesIO(sample.stored())).size == sample.size
+        assert Image.open(io.BytesIO(sample.read())).size == sample.size
         assert sample.key.isascii()
         assert len(sample.key) <= 80
 

@@ -1,5 +1,8 @@
 import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from photochrom.pipelines.packing.worker_pool import TaskFailure, Workers
@@ -74,3 +77,29 @@ def test_tasks_that_do_not_fit_into_a_pipe() -> None:
     with Workers(eval, number=1, seconds=1, ahead=1) as workers:
         found = [result for _, result in workers.map([f"len({large})", f"({HANG}, {large})", f"len({large})"])]
     assert found == [400_000, TaskFailure(reason="hung", detail="no result after 1 s"), 400_000]
+
+
+def test_workers_end_with_a_parent_that_is_killed() -> None:
+    code = (
+        "import time; from photochrom.pipelines.packing import worker_pool\n"
+        "worker_pool._CONTEXT.set_forkserver_preload([])\n"
+        "workers = worker_pool.Workers(eval, number=2, seconds=60)\n"
+        "print(*workers.map(['1'] * 4), flush=True)\n"
+        "time.sleep(60)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    parent.stdout.readline()
+    children = descendants(str(parent.pid))
+    assert len(children) >= 3  # two workers, and the server that they are forked from
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{child}").exists() for child in children):
+        assert time.monotonic() < deadline, "the workers live on"
+        time.sleep(0.1)
+
+
+def descendants(pid: str) -> list[str]:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return children + [below for child in children for below in descendants(child)]
