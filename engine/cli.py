@@ -1,4 +1,4 @@
-"""The `photochrom` command: finds the verb, runs it, and turns what a user can mend into one sentence."""
+"""The `photochrom` command: runs a verb, and prints errors that a user can mend as one sentence."""
 
 import os
 import sys
@@ -9,22 +9,20 @@ from .configuration.parser import nearest
 from .console import console
 
 VERBS = {
-    "download": "downloads the archive of a data set",
-    "pack": "packs a folder or an archive of photographs into a shard set",
-    "index": "adopts WebDataset shards from elsewhere",
-    "verify": "checks a shard set against its manifest",
-    "stats": "says what is in a shard set",
-    "train": "trains a colorizer on a shard set",
-    "evaluate": "scores models over whole shard sets, with the best and the worst pictures",
-    "colorize": "colorizes photographs and videos at full resolution",
-    "serve": "colorizes for a browser, and over HTTP for programs",
-    "export": "writes a trained network as ONNX",
-    "convert": "reads and writes the weights of other projects",
-    "bench": "measures: where training waits, and why",
-    "doctor": "says what this machine can do and what is missing",
+    "download": "download the archive of a data set",
+    "pack": "pack photographs into a shard set",
+    "index": "make a shard set of WebDataset shards",
+    "verify": "check a shard set against its manifest",
+    "stats": "summarize a shard set",
+    "train": "train a colorizer on a shard set",
+    "evaluate": "score models on shard sets, with the best and the worst pictures",
+    "colorize": "colorize photographs and videos at full resolution",
+    "serve": "serve models to browsers and, over HTTP, to programs",
+    "export": "export a trained network to ONNX",
+    "convert": "convert weights from and to other projects",
+    "bench": "measure loaders, training steps and bottlenecks",
+    "doctor": "check what this machine can do and what is missing",
 }
-
-_MODULES = {"bench": "..bench.command", "download": ".commands.download"}  # the others are named as their verbs
 
 _TO_SAVE_MEMORY = {
     "train": "raise --train.grad_accum_steps, or lower --train.batch_size",
@@ -33,7 +31,7 @@ _TO_SAVE_MEMORY = {
     "serve": "serve fewer models, or use --device cpu",
 }
 
-_USAGE = "usage: photochrom VERB ...\n\n" + "\n".join(f"  {verb:10} {what}" for verb, what in VERBS.items())
+_USAGE = "usage: photochrom VERB ...\n\n" + "\n".join(f"  {verb:10} {text}" for verb, text in VERBS.items())
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -51,20 +49,22 @@ def main(argv: list[str] | None = None) -> int:
     if verb not in VERBS:
         console.print(f"photochrom: there is no verb {verb!r}{nearest(verb, VERBS)}\n\n{_USAGE}")
         return 2
+    module = "..bench.command" if verb == "bench" else f".commands.{verb}"
     try:
-        return int(import_module(_MODULES.get(verb, f".commands.{verb}"), __package__).main(rest))
+        return int(import_module(module, __package__).main(rest))
     except KeyboardInterrupt as interrupt:
         console.print(f"photochrom {verb}: {': '.join(('interrupted', *map(str, interrupt.args)))}")
         return 130
-    except (ValueError, OSError, ImportError) as error:  # what a user can mend; anything else is our bug, and is shown
-        return _say_why(verb, str(error))
+    except (ValueError, OSError, ImportError) as error:  # a user can mend these; other errors are our bugs
+        return _print_error(verb, str(error))
     except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's; not imported for verbs that do without it
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
             raise
-        return _say_why(verb, f"the GPU's memory is full ({str(error).split('. ')[0]}): {_TO_SAVE_MEMORY.get(verb)}")
+        advice = _TO_SAVE_MEMORY.get(verb, "use --device cpu")
+        return _print_error(verb, f"the GPU's memory is full ({str(error).split('. ')[0]}): {advice}")
 
 
-def _say_why(verb: str, sentence: str) -> int:
+def _print_error(verb: str, sentence: str) -> int:
     if os.environ.get("PHOTOCHROM_TRACEBACK"):
         traceback.print_exc()
     console.print(f"photochrom {verb}: {' '.join(sentence.split())}")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ...engine.configuration.config import RunConfig, to_plain_dict
-from ...engine.configuration.parser import build, constructor_arguments, description
+from ...engine.configuration.parser import build, description, parameters
 from ...engine.configuration.run_parser import RunParser
 from ...pipelines.output_dir import check_output_file
 
@@ -40,9 +40,9 @@ def parse_run(options: type[O], argv: list[str], prog: str) -> tuple[O, RunConfi
     )
     parser.add_options(options)
     values = parser.parse(argv)
-    own = {name: values.pop(name) for name in constructor_arguments(options) if name in values}
+    own = {name: values.pop(name) for name in parameters(options) if name in values}
     try:
-        built = build(options, own)
+        built = build(options, own, {})
     except ValueError as error:
         parser.error(str(error))
     data = getattr(built, "data", _UNUSED)

@@ -3,7 +3,7 @@
 import platform
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -81,7 +81,7 @@ def run_benchmark(
     table: Callable[[Results], RenderableType],
     notes: Callable[[Results], Iterable[str]] = lambda results: (),
     plot: Callable[[Results, Path], None] | None = None,
-    positional: Iterable[str] = (),
+    positional: Collection[str] = (),
 ) -> int:
     """Parses a command line, measures and reports; returns the exit code."""
     options = parse_options(options_class, argv, prog=prog, positional=positional)

@@ -283,14 +283,11 @@ def to_plain_dict(config: Any) -> Any:
     return str(config) if isinstance(config, Path) else config
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
-    """Returns nested values under dotted names, with lists and None as text."""
-    flat: dict[str, bool | int | float | str] = {}
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns nested values under dotted names: {"train": {"steps": 3}} as {"train.steps": 3}."""
+    flat: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value if isinstance(value, bool | int | float | str) else str(value)
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
 
 

@@ -1,64 +1,29 @@
-"""Command lines described by constructors: argparse reads the words, pydantic converts them to the arguments' types."""
+"""Command lines described by constructors: argparse reads the words, pydantic converts them to the right types."""
 
 import argparse
 import difflib
 import inspect
 import os
 import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, is_dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import is_dataclass
 from pathlib import Path
-from types import MappingProxyType, UnionType
-from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
 
 import docstring_parser
+import yaml
 
 from ..console import console
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Argument:
-    """An argument of a constructor; `own` ones are not handed on to a base class."""
-
-    type: Any
-    default: Any
-    help: str
-    own: bool
-
-    @property
-    def required(self) -> bool:
-        return self.default is inspect.Parameter.empty
-
-
-def constructor_arguments(cls: type) -> dict[str, Argument]:
-    """Returns the arguments of a class, also those that its constructor hands on to its bases by **kwargs."""
-    arguments: dict[str, Argument] = {}
-    texts: dict[str, str] = {}
-    for base in cls.__mro__:
-        texts = {param.arg_name: param.description or "" for param in _docstring(base).params} | texts
-        constructor = vars(base).get("__init__")
-        if not inspect.isfunction(constructor):
-            continue
-        parameters = list(inspect.signature(constructor).parameters.values())[1:]
-        hints, own = get_type_hints(constructor), not arguments
-        for parameter in parameters:
-            if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-                kind, text = hints.get(parameter.name, Any), texts.get(parameter.name, "")
-                arguments.setdefault(parameter.name, Argument(kind, parameter.default, text, own))
-        if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters):
-            break
-    return arguments
-
-
-def description(cls: type) -> str:
-    """Returns the text of a class's docstring without its arguments."""
-    return _docstring(cls).description or ""
-
-
-def _docstring(cls: type) -> docstring_parser.Docstring:
-    return docstring_parser.parse(inspect.cleandoc(cls.__doc__ or ""))
+def parameters(cls: type) -> dict[str, inspect.Parameter]:
+    """Returns the named parameters of a constructor, with their types as annotations."""
+    unnamed = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    all_parameters = inspect.signature(cls, eval_str=True).parameters
+    return {name: parameter for name, parameter in all_parameters.items() if parameter.kind not in unnamed}
 
 
 class Parser(argparse.ArgumentParser):
@@ -77,21 +42,29 @@ class Parser(argparse.ArgumentParser):
             self.error(f"{unknown[0]} is one argument too many")
         return vars(values)
 
-    def add_options(self, cls: type, *, positional: Iterable[str] = ()) -> None:
-        """Adds an option, --with-dashes, for each argument of `cls`: flags for booleans, several words for lists."""
-        for name, argument in constructor_arguments(cls).items():
-            is_list = get_origin(argument.type) is list
-            settings: dict[str, Any] = {"help": help_text(argument)}
-            if argument.type is bool:
-                settings["action"] = "store_true"
-            elif name not in positional:
-                settings["metavar"] = metavar(get_args(argument.type)[0] if is_list else argument.type)
-            if is_list:
-                settings["nargs"] = "*" if name in positional and not argument.required else "+"
+    def add_options(self, cls: type, *, positional: Collection[str] = ()) -> None:
+        """Adds an option, --with-dashes, for each parameter of `cls`: flags for booleans, several words for lists."""
+        help_texts = _help_texts(cls)
+        for name, parameter in parameters(cls).items():
+            kind, required = parameter.annotation, parameter.default is parameter.empty
+            settings: dict[str, Any] = {"help": help_texts[name]}
+            if get_origin(kind) is list:
+                (kind,) = get_args(kind)
+                settings["nargs"] = "*" if name in positional and not required else "+"
             if name in positional:
                 self.add_argument(name, **settings)
+            elif kind is bool:
+                self.add_argument(_option(name), dest=name, action="store_true", **settings)
             else:
-                self.add_argument(_option(name), dest=name, required=argument.required, **settings)
+                self.add_argument(_option(name), dest=name, required=required, metavar=_metavar(kind), **settings)
+
+    def add_settings(self, cls: type, prefix: str = "", *, skip: Collection[str] = ()) -> None:
+        """Adds an option, --PREFIX.NAME VALUE, for each parameter of `cls`, except the dotted names in `skip`."""
+        group = self.add_argument_group(prefix.rstrip("."), description(cls)) if prefix else self
+        help_texts = _help_texts(cls)
+        for name, parameter in parameters(cls).items():
+            if prefix + name not in skip:
+                group.add_argument(f"--{prefix}{name}", metavar=_metavar(parameter.annotation), help=help_texts[name])
 
     def error(self, message: str) -> NoReturn:
         if os.environ.get("RANK", "0") == "0":  # all processes of a launcher read the same command line
@@ -99,7 +72,7 @@ class Parser(argparse.ArgumentParser):
         sys.exit(2)
 
 
-def parse_options(config: type[T], argv: list[str], *, prog: str, positional: Iterable[str] = ()) -> T:
+def parse_options(config: type[T], argv: list[str], *, prog: str, positional: Collection[str] = ()) -> T:
     """Returns the dataclass `config` filled from a command line.
 
     Its docstring is the help. Fields named in `positional` are positional arguments, the others options.
@@ -108,21 +81,21 @@ def parse_options(config: type[T], argv: list[str], *, prog: str, positional: It
     parser.add_options(config, positional=positional)
     values = parser.parse(argv)
     try:
-        return build(config, values, names={name: _option(name) for name in values if name not in positional})
+        return build(config, values, {name: _option(name) for name in values if name not in positional})
     except ValueError as error:
         parser.error(str(error))
 
 
-def build(cls: type[T], values: Mapping[str, Any], *, names: Mapping[str, str] = MappingProxyType({})) -> T:
-    """Returns `cls(**values)`, with each value converted to its argument's type.
+def build(cls: type[T], values: Mapping[str, Any], names: Mapping[str, str]) -> T:
+    """Returns `cls(**values)`, with each value converted to its parameter's type.
 
-    Raises ValueError naming the setting, as `names` translates it, and the value.
+    Raises ValueError with the setting, under its name in `names`, and the value.
     """
-    arguments = constructor_arguments(cls)
-    for name, argument in arguments.items():
-        if argument.required and name not in values:
+    for name, parameter in parameters(cls).items():
+        if parameter.default is parameter.empty and name not in values:
             raise ValueError(f"{names.get(name, name)} must be given")
-    return cls(**{name: convert(value, arguments[name].type, names.get(name, name)) for name, value in values.items()})
+    kinds = {name: parameter.annotation for name, parameter in parameters(cls).items()}
+    return cls(**{name: convert(value, kinds[name], names.get(name, name)) for name, value in values.items()})
 
 
 def convert(value: Any, kind: Any, name: str) -> Any:
@@ -130,42 +103,54 @@ def convert(value: Any, kind: Any, name: str) -> Any:
     from pydantic import ConfigDict, TypeAdapter, ValidationError  # not needed for --help
 
     choices = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    if value == "null" and NoneType in choices:
+        return None
     if isinstance(value, str) and choices[0] in (str, Path):
         return choices[0](value)  # also names of files that are not Unicode, which pydantic refuses
     if isinstance(value, list) and get_origin(kind) is list:
         return [convert(item, get_args(kind)[0], name) for item in value]
     config = None if is_dataclass(kind) else ConfigDict(arbitrary_types_allowed=True)  # a dataclass takes no config
     try:
-        return TypeAdapter(kind, config=config).validate_python(value)
+        if isinstance(value, str) and (value.startswith("[") or kind in (Any, inspect.Parameter.empty)):
+            value = yaml.safe_load(value)
+        return value if kind is inspect.Parameter.empty else TypeAdapter(kind, config=config).validate_python(value)
+    except yaml.YAMLError:
+        raise ValueError(f"{name}={value} is not YAML, such as [0.5, 1]") from None
     except ValidationError as error:
         reasons = dict.fromkeys(fault["msg"].replace("Input", "it") for fault in error.errors(include_url=False))
         raise ValueError(f"{name}={value}: {' or '.join(reasons)}") from None
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Collection[str]) -> str:
     """Returns '; did you mean X?' for the known name most like `name`, or nothing."""
     matches = difflib.get_close_matches(name, [other for other in known if other != name], n=1, cutoff=0.5)
     return f"; did you mean {matches[0]}?" if matches else ""
 
 
-def help_text(argument: Argument) -> str:
-    """Returns the help of an argument with its default."""
-    default = argument.default
-    text = argument.help
-    if isinstance(default, int | float | str | tuple | Path) and default is not False:
-        text += f" (default: {list(default) if isinstance(default, tuple) else default})"
-    return " ".join(text.split()).replace("%", "%%")
+def description(cls: type) -> str:
+    """Returns the text of a class's docstring without its arguments."""
+    return docstring_parser.parse(cls.__doc__ or "").description or ""
 
 
-def metavar(kind: Any) -> str:
+def _help_texts(cls: type) -> dict[str, str]:
+    """Returns the help of each parameter: its text in the docstring, and its default."""
+    texts = {param.arg_name: param.description or "" for param in docstring_parser.parse(cls.__doc__ or "").params}
+    for name, parameter in parameters(cls).items():
+        default = list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
+        shown = isinstance(default, int | float | str | list | Path) and default is not False
+        texts[name] = texts.get(name, "").replace("%", "%%") + (f" (default: {default})" if shown else "")
+    return texts
+
+
+def _metavar(kind: Any) -> str:
     """Returns a type as help shows it: INT, {auto,off}, [FLOAT,FLOAT]."""
     if get_origin(kind) is Literal:
-        choices = ",".join(map(str, get_args(kind)))
-        return f"{{{choices}}}" if "," in choices else choices
-    parts = [metavar(part) for part in get_args(kind) if part is not type(None)]
+        return f"{{{','.join(map(str, get_args(kind)))}}}"
+    parts = [_metavar(part) for part in get_args(kind) if part is not NoneType]
     if get_origin(kind) in (list, tuple):
         return f"[{','.join(parts)}]"
-    return "|".join(parts) if parts else getattr(kind, "__name__", "value").upper()
+    names = {bool: "BOOL", int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}
+    return "|".join(parts) or names.get(kind, "NAME")
 
 
 def _option(name: str) -> str:

@@ -8,16 +8,13 @@ import sys
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import UnionType
-from typing import Any, Union, get_args, get_origin
-
-import yaml
+from typing import Any, get_args
 
 from ...losses import LOSSES, ColorLoss
 from ...losses.rebalancing import load_prior
 from ...models import MODELS, Colorizer
 from .config import ClassSpec, to_plain_dict
-from .parser import constructor_arguments, convert, nearest
+from .parser import convert, nearest, parameters
 
 CLASSES: dict[str, tuple[type, dict[str, Any]]] = {"model": (Colorizer, MODELS), "loss": (ColorLoss, LOSSES)}
 
@@ -69,47 +66,45 @@ def find_class(class_path: str, base: type, known: Mapping[str, type], *, may_im
     )
 
 
-def class_spec(setting: str, values: Mapping[str, Any], *, typed: Collection[str] = ()) -> ClassSpec:
-    """Returns the class that `setting`, "model" or "loss", names in `values`, with all its arguments.
+def class_spec(
+    setting: str, values: Mapping[str, Any], base: type, known: Mapping[str, type], typed: Collection[str]
+) -> ClassSpec:
+    """Returns the class that `setting` names in `values`, with all its arguments.
 
     `values` has dotted names: {"loss": "Focal", "loss.base": "L2", "loss.gamma": "2"}. Only names in `typed`, which a
     person has typed, may import a module. Raises ValueError naming the setting and its value.
     """
-    return _class_spec(setting, values, *CLASSES[setting], typed)
-
-
-def _class_spec(
-    setting: str, values: Mapping[str, Any], base: type, known: Mapping[str, type], typed: Collection[str]
-) -> ClassSpec:
     class_path = values.get(setting)
     if class_path is None:
         raise ValueError(f"{setting} must be given")
-    if not isinstance(class_path, str):
-        raise ValueError(f"{setting}={class_path} is not the name of a class, nor class_path and init_args")
     try:
-        cls = find_class(class_path, base, known, may_import=setting in typed)
+        cls = find_class(str(class_path), base, known, may_import=setting in typed)
     except ValueError as error:
         raise ValueError(f"{setting}={error}") from None
-    arguments, wrapped = constructor_arguments(cls), wrapped_losses(cls)
-    for name in (name.removeprefix(f"{setting}.") for name in values if name.startswith(f"{setting}.")):
-        if name not in arguments and name.partition(".")[0] not in wrapped:
-            guess = nearest(f"{setting}.{name}", [f"{setting}.{argument}" for argument in arguments])
-            raise ValueError(f"unknown setting {setting}.{name}{guess}")
-    init_args: dict[str, Any] = {}
-    for name, argument in arguments.items():
-        dotted = f"{setting}.{name}"
-        value = values.get(dotted, argument.default)
-        if name in wrapped and (value is not None or any(other.startswith(f"{dotted}.") for other in values)):
-            init_args[name] = asdict(_class_spec(dotted, values, wrapped[name], LOSSES, typed))
-        elif dotted in values:
-            untyped = argument.type is Any and isinstance(value, str)
-            init_args[name] = yaml.safe_load(value) if untyped else convert(value, argument.type, dotted)
-        elif argument.required:
-            raise ValueError(f"{dotted} must be given")
-        elif argument.own:
-            init_args[name] = argument.default
-    short = {known_cls: name for name, known_cls in known.items()}
-    return ClassSpec(class_path=short.get(cls, class_path), init_args=init_args)
+    prefix = f"{setting}."
+    given = {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
+    wrapped, init_args = wrapped_losses(cls), dict[str, Any]()
+    for name, parameter in parameters(cls).items():
+        value = given.get(name, parameter.default)
+        if name in wrapped and (value is not None or any(other.startswith(f"{name}.") for other in given)):
+            init_args[name] = asdict(class_spec(prefix + name, values, wrapped[name], LOSSES, typed))
+        elif value is parameter.empty:
+            raise ValueError(f"{prefix}{name} must be given")
+        else:
+            init_args[name] = convert(value, parameter.annotation, prefix + name) if name in given else value
+    for name in given:
+        if name not in init_args and name.partition(".")[0] not in wrapped:
+            if not _takes_any(cls):
+                guess = nearest(prefix + name, [prefix + other for other in init_args])
+                raise ValueError(f"unknown setting {prefix}{name}{guess}")
+            init_args[name] = convert(given[name], Any, prefix + name)
+    short = {known_class: name for name, known_class in known.items()}
+    return ClassSpec(class_path=short.get(cls, str(class_path)), init_args=init_args)
+
+
+def _takes_any(cls: type) -> bool:
+    """True for a constructor that hands on other arguments by **kwargs."""
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in inspect.signature(cls).parameters.values())
 
 
 def with_prior(spec: ClassSpec, prior: list[float]) -> ClassSpec:
@@ -122,9 +117,9 @@ def with_prior(spec: ClassSpec, prior: list[float]) -> ClassSpec:
     for name in wrapped_losses(cls):
         if arguments.get(name) is not None:
             arguments[name] = asdict(with_prior(ClassSpec(**arguments[name]), prior))
-    if "prior" in inspect.signature(cls).parameters:
-        given = arguments.get("prior")
-        arguments["prior"] = prior if given is None else load_prior(Path(given)) if isinstance(given, str) else given
+    if "prior" in parameters(cls):
+        given = prior if arguments.get("prior") is None else arguments["prior"]
+        arguments["prior"] = load_prior(Path(given)) if isinstance(given, str) else given
     return replace(spec, init_args=arguments)
 
 
@@ -136,11 +131,11 @@ def with_defaults(spec: ClassSpec, known: Mapping[str, type]) -> dict[str, Any]:
 
 
 def wrapped_losses(cls: type) -> dict[str, type[ColorLoss]]:
-    """Returns the arguments of a constructor that are losses, or may be, with their classes."""
+    """Returns the parameters of a constructor that are losses, or may be, with their classes."""
     return {
         name: part
-        for name, argument in constructor_arguments(cls).items()
-        for part in (get_args(argument.type) if get_origin(argument.type) in (Union, UnionType) else [argument.type])
+        for name, parameter in parameters(cls).items()
+        for part in (parameter.annotation, *get_args(parameter.annotation))
         if isinstance(part, type) and issubclass(part, ColorLoss)
     }
 

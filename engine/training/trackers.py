@@ -75,10 +75,12 @@ def _make(name: str, folder: Path, step: int) -> GeneralTracker:
 
 
 def _log_config(name: str, tracker: GeneralTracker, config: dict[str, Any]) -> None:
+    flat = flatten(config)
     if name == "tensorboard":  # store_init_configuration would make another folder at every start
-        tracker.tracker.add_text("config", "\n".join(f"    {key}: {value}" for key, value in flatten(config).items()))
-    else:
-        tracker.store_init_configuration(flatten(config))
+        tracker.tracker.add_text("config", "\n".join(f"    {key}: {value}" for key, value in flat.items()))
+    else:  # trackers take no lists
+        plain = (bool, int, float, str)
+        tracker.store_init_configuration({key: v if isinstance(v, plain) else str(v) for key, v in flat.items()})
 
 
 def _log_picture(name: str, tracker: GeneralTracker, picture: NDArray[np.uint8], step: int) -> None:

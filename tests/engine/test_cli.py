@@ -40,9 +40,9 @@ def failure(argv: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, s
         (["--train", "other.yaml"], "unknown option --train"),
         (["--train.steps", "abc"], "train.steps=abc: it should be a valid integer"),
         (["--train.batch_size", "2.5"], "train.batch_size=2.5: it should be a valid integer"),
-        (["--train.batch_size", "null"], "train.batch_size=None: it should be a valid integer"),
+        (["--train.batch_size", "null"], "train.batch_size=null: it should be a valid integer"),
         (["--data.scale", "0.5"], "data.scale=0.5: it should be a valid tuple"),
-        (["--data.scale", "[0.5"], "argument --data.scale: [0.5 is not a list in YAML, such as [0.5, 1]"),
+        (["--data.scale", "[0.5"], "data.scale=[0.5 is not YAML, such as [0.5, 1]"),
         (["--data.flip", "maybe"], "data.flip=maybe: it should be a valid boolean"),
         (["--optim.lr", "fast"], "optim.lr=fast: it should be a valid number"),
         (["--data.crop", "oval"], "data.crop=oval: it should be 'random_resized', 'random', 'center' or 'squash'"),
@@ -60,7 +60,7 @@ def failure(argv: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, s
         ),
         (["--plugin"], "argument --plugin: expected one argument"),
         (["--plugin", "no_such_module"], "--plugin no_such_module cannot be imported: No module named"),
-        (["--loss.help", "L3"], "--loss.help L3 is not a known ColorLoss; did you mean L2?"),
+        (["--loss.help", "L3"], "L3 is not a known ColorLoss; did you mean L2?"),
         (["extra"], "extra is one argument too many"),
         (["--data.size", "100"], "data.size=100 is not a multiple of 8 that is at least 16: try 96"),
         (["--data.size", "8"], "data.size=8 is not a multiple of 8 that is at least 16: try 16"),
@@ -126,10 +126,10 @@ def test_unknown_keys_in_a_file_are_named(
         ("model: bomb.Model", "model=bomb.Model is not a known Colorizer"),
         ("loss: {class_path: bomb.Loss}", "loss=bomb.Loss is not a known ColorLoss"),
         ("model: other.yaml", "model=other.yaml is not a known Colorizer"),
-        ("model: {VGGColorizer: {width: 1}}", "is neither a name nor class_path and init_args"),
-        ("model: [VGGColorizer]", "model=['VGGColorizer'] is not the name of a class"),
-        ("model.class_path: bomb.Model", "unknown setting model.class_path"),
-        ("model: {class_path: VGGColorizer, init_args: other.yaml}", "neither a name nor class_path and init_args"),
+        ("model: {VGGColorizer: {width: 1}}", "unknown setting model.VGGColorizer.width"),
+        ("model: [VGGColorizer]", "model=['VGGColorizer'] is not a known Colorizer"),
+        ("model.class_path: bomb.Model", "model=bomb.Model is not a known Colorizer"),
+        ("model: {class_path: VGGColorizer, init_args: other.yaml}", "unknown setting model.init_args"),
         ("loss: {class_path: L2, init_args: {inner: [{class_path: bomb.Loss}]}}", "unknown setting loss.inner"),
         (
             "loss: {class_path: Focal, init_args: {base: bomb.Loss}}",
@@ -138,16 +138,16 @@ def test_unknown_keys_in_a_file_are_named(
         ("loss: {class_path: Focal, init_args: {base: {class_path: bomb.Loss}}}", "loss.base=bomb.Loss is not a known"),
         (
             "loss: {class_path: Focal, init_args: {base: {class_path: L2, init_args: {resolution: {a: bomb.Loss}}}}}",
-            "loss.base.resolution={'a': 'bomb.Loss'} is neither a name nor class_path",
+            "unknown setting loss.base.resolution.a",
         ),
         ("loss: {class_path: Focal, init_args: {base: {init_args: {k: 3}}}}", "loss.base must be given"),
         ("loss: {class_path: L2, init_args: {inner: bomb.Loss}}", "unknown setting loss.inner"),
-        ("model: {class_path: VGGColorizer, dict_kwargs: {a: 1}}", "neither a name nor class_path and init_args"),
-        ("data: {class_path: bomb.Model}", "unknown setting data.class_path=bomb.Model"),
+        ("model: {class_path: VGGColorizer, dict_kwargs: {a: 1}}", "unknown setting model.dict_kwargs.a"),
+        ("data: {class_path: bomb.Model}", "unknown setting data=bomb.Model"),
         ("train: other.yaml", "unknown setting train=other.yaml"),
         ("config: other.yaml", "unknown setting config=other.yaml"),
         ("plugin: bomb", "unknown setting plugin=bomb"),
-        ("!!python/object/apply:os.mkdir [mark]", "is not a YAML file"),
+        ("!!python/object/apply:os.mkdir [mark]", "run.yaml cannot be read as YAML"),
         ("just words", "holds no settings"),
     ],
 )
@@ -191,6 +191,16 @@ def test_a_class_named_on_the_command_line_is_imported(tmp_path: Path, monkeypat
     config = parse([*BASE, *words, "--loss", "Focal", "--loss.base", "my_parts.Loss"])
     assert config.model == ClassSpec(class_path="my_parts.Net", init_args={"depth": 3, "width": 0.5})
     assert config.loss.init_args["base"] == {"class_path": "my_parts.Loss", "init_args": {"resolution": "output"}}
+
+
+def test_the_settings_of_a_class_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        parse(["--loss.help", "Focal"])
+    assert left.value.code == 0
+    page = capsys.readouterr().out
+    assert "--loss.weighting {relative,smooth}" in page
+    assert "--loss.gamma FLOAT" in page
+    assert "(default: 2.0)" in page
 
 
 def test_another_class_starts_from_its_own_defaults() -> None:
