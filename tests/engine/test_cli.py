@@ -200,7 +200,7 @@ def test_the_settings_of_a_class_are_listed(capsys: pytest.CaptureFixture[str]) 
     page = capsys.readouterr().out
     assert "--loss.weighting {relative,smooth}" in page
     assert "--loss.gamma FLOAT" in page
-    assert "(default: 2.0)" in page
+    assert "(default: 0.2)" in page
 
 
 def test_another_class_starts_from_its_own_defaults() -> None:
