@@ -1,4 +1,4 @@
-"""Command lines of benchmarks that measure a configured run: their own options, and the run's settings."""
+"""Command lines of benchmarks: their own options and, if they measure a configured run, the run's settings."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +13,8 @@ _UNUSED = "unused"
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """Options of every such benchmark; raises ValueError for what is out of range."""
+class BenchmarkOptions:
+    """Options of the verbs that measure. Raises ValueError for values out of range."""
 
     seconds: float
     out: Path | None
@@ -26,7 +26,7 @@ class RunOptions:
             check_output_file(self.out, ".json")
 
 
-O = TypeVar("O", bound=RunOptions)  # noqa: E741
+O = TypeVar("O", bound=BenchmarkOptions)  # noqa: E741
 
 
 def parse_run(options: type[O], argv: list[str], prog: str) -> tuple[O, RunConfig]:

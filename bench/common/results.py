@@ -126,3 +126,13 @@ def shares_table(name: str, median: str, share: str) -> Callable[[Results], Rend
         return lines
 
     return table
+
+
+def spread_cells(row: dict[str, Any], unit: str = "img/s", digits: int = 0) -> list[str]:
+    """Returns the cells for the median, smallest and largest of a row."""
+    return [f"{row[f'{column}({unit})']:,.{digits}f}" for column in ("median", "min", "max")]
+
+
+def error_bars(rows: Iterable[dict[str, Any]]) -> list[list[float]]:
+    """Returns the lengths of matplotlib's error bars below and above the median images per second."""
+    return [[abs(row[f"{end}(img/s)"] - row["median(img/s)"]) for row in rows] for end in ("min", "max")]

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -67,3 +67,12 @@ def summarize(times: dict[str, list[float]], *, label: str, whole: Callable[[dic
         }
         for name, values in times.items()
     ]
+
+
+def throughputs(seconds_per_image: Sequence[float]) -> dict[str, float]:
+    """Returns the median, smallest and largest images per second, as columns of a row."""
+    return {
+        "median(img/s)": 1 / statistics.median(seconds_per_image),
+        "min(img/s)": 1 / max(seconds_per_image),
+        "max(img/s)": 1 / min(seconds_per_image),
+    }

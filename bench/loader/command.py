@@ -8,14 +8,14 @@ import yaml
 
 from ...pipelines.files import atomic_write
 from ...pipelines.output_dir import check_output_file
-from ..common.options import RunOptions, parse_run
+from ..common.options import BenchmarkOptions, parse_run
 from ..common.results import Results, report
 
 _HEADER = "# Written by photochrom bench loader: give it after your recipe, --config RECIPE --config THIS\n"
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoaderOptions(RunOptions):
+class LoaderOptions(BenchmarkOptions):
     """Measures images per second and CPU time of loaders by backend, threads, prefetched batches and batch size, and
     the cost of each stage.
 

@@ -22,8 +22,8 @@ from ...engine.loaders import resolve_backend, training_loader
 from ...engine.training.loop import endless
 from ...pipelines.system import available_cpus, has_dali
 from ..common.options import used_settings
-from ..common.results import Results, make_results
-from ..common.timing import MIN_ROUNDS, Clock
+from ..common.results import Results, error_bars, make_results, spread_cells
+from ..common.timing import MIN_ROUNDS, Clock, throughputs
 from .stage_costs import stage_costs
 
 _ROUNDS = 5
@@ -164,13 +164,10 @@ def _measure_once(config: RunConfig, accelerator: Accelerator, setting: Setting,
 
 def _row(setting: Setting, measurements: Sequence[Measurement], configured: Sequence[Measurement]) -> dict[str, Any]:
     walls = [measurement.wall for measurement in measurements]
-    median = statistics.median(walls)
     return {
         **asdict(setting),
-        "median(img/s)": 1 / median,
-        "min(img/s)": 1 / max(walls),
-        "max(img/s)": 1 / min(walls),
-        "ratio": statistics.median(measurement.wall for measurement in configured) / median,
+        **throughputs(walls),
+        "ratio": statistics.median(measurement.wall for measurement in configured) / statistics.median(walls),
         "cpu(ms/img)": 1e3 * statistics.median(measurement.cpu for measurement in measurements),
         "num_rounds": len(measurements),
     }
@@ -199,11 +196,10 @@ def table(results: Results) -> RenderableType:
     settings = Table("loader", "threads", "prefetched", "batch", *headings, box=None, header_style="bold")
     for row in results["rows"]:
         name, *numbers = (str(row[key]) for key in ("backend", "threads", "prefetch_batches", "batch_size"))
-        speeds = (f"{row[f'{which}(img/s)']:,.0f}" for which in ("median", "min", "max"))
-        settings.add_row(name, *numbers, *speeds, f"{row['ratio']:.2f}", f"{row['cpu(ms/img)']:.2f}")
+        settings.add_row(name, *numbers, *spread_cells(row), f"{row['ratio']:.2f}", f"{row['cpu(ms/img)']:.2f}")
     stages = Table("a stage alone, one thread", "us/image", "smallest", "largest", box=None, header_style="bold")
     for row in results["stages"]:
-        stages.add_row(row["stage"], *(f"{row[f'{which}(us/img)']:,.0f}" for which in ("median", "min", "max")))
+        stages.add_row(row["stage"], *spread_cells(row, "us/img"))
     return Group(settings, "", stages)
 
 
@@ -217,9 +213,8 @@ def plot(results: Results, path: Path) -> None:
     swept = [row for row in results["rows"] if (row["prefetch_batches"], row["batch_size"]) == (prefetched, size)]
     for backend in dict.fromkeys(row["backend"] for row in swept):
         rows = sorted((row for row in swept if row["backend"] == backend), key=lambda row: row["threads"])
-        throughputs = [row["median(img/s)"] for row in rows]
-        spread = [[abs(row[f"{which}(img/s)"] - row["median(img/s)"]) for row in rows] for which in ("min", "max")]
-        left.errorbar([row["threads"] for row in rows], throughputs, yerr=spread, marker="o", capsize=3, label=backend)
+        x, y = [row["threads"] for row in rows], [row["median(img/s)"] for row in rows]
+        left.errorbar(x, y, yerr=error_bars(rows), marker="o", capsize=3, label=backend)
     left.set(xlabel="threads", ylabel="images/s", title=f"{prefetched} batches prefetched, batches of {size}")
     left.set_xticks(sorted({row["threads"] for row in swept}))
     left.set_ylim(bottom=0)

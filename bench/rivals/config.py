@@ -5,14 +5,14 @@ from pathlib import Path
 
 from ...engine.configuration.config import Device, check_image_size
 from ...engine.configuration.parser import nearest
-from ...pipelines.output_dir import check_output_file
+from ..common.options import BenchmarkOptions
 from .entries import ENTRIES, Entry
 
 _STEP = "step"  # name of the training step for --only
 
 
 @dataclass(frozen=True, kw_only=True)
-class RivalsOptions:
+class RivalsOptions(BenchmarkOptions):
     """Measures other data loaders and this project's, from the same photographs to the same L and ab, each in its own
     process, in turn on the same cores; and the original project's training step beside the engine's.
 
@@ -51,15 +51,12 @@ class RivalsOptions:
     out: Path | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("samples", "batch_size", "step_batch_size", "threads", "rounds"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')} {value} is not a positive number")
-        if not self.seconds > 0:
-            raise ValueError(f"--seconds {self.seconds} is not positive")
         if self.samples < self.batch_size:
             raise ValueError(f"--samples {self.samples} is fewer than a batch of {self.batch_size}: change one of them")
-        if self.out:
-            check_output_file(self.out, ".json")
         check_image_size(self.size, "--size ")
         known = {_STEP, *(name for entry in ENTRIES for name in entry.names)}
         if unknown := sorted(self._only - known):

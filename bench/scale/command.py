@@ -5,14 +5,14 @@ from pathlib import Path
 
 from ...engine.configuration.config import check_image_size
 from ...engine.configuration.parser import parse_options
-from ...pipelines.output_dir import check_output_file
+from ..common.options import BenchmarkOptions
 from ..common.results import report
 from .machines import ORIGINAL_MACHINE, Precision
 from .photographs import Stored
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScaleOptions:
+class ScaleOptions(BenchmarkOptions):
     """Predicts images per second, waiting, the bottleneck and the duration of a training run on many machines.
 
     Args:
@@ -53,15 +53,12 @@ class ScaleOptions:
     out: Path | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("nodes", "gpus", "images", "epochs", "batch_per_gpu", "batch_size"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')} {value} is not a positive number")
-        if not self.seconds > 0:
-            raise ValueError(f"--seconds {self.seconds} is not positive")
         if self.seed < 0:
             raise ValueError(f"--seed {self.seed} is negative")
-        if self.out:
-            check_output_file(self.out, ".json")
         check_image_size(self.size, "--size ")
 
 

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..common.options import RunOptions, parse_run
+from ..common.options import BenchmarkOptions, parse_run
 from ..common.results import report
 
 
 @dataclass(frozen=True, kw_only=True)
-class StallsOptions(RunOptions):
+class StallsOptions(BenchmarkOptions):
     """Runs the same step on synthetic, cached, in-memory and on-disk data, names the bottleneck, and ranks fixes by
     expected speed-up.
 

@@ -19,8 +19,8 @@ from ...pipelines import DaliLoader, ShardSet
 from ...pipelines.remote import RemotePath
 from ...pipelines.system import available_cpus
 from ..common.options import used_settings
-from ..common.results import Results, make_results
-from ..common.timing import Clock, collect
+from ..common.results import Results, make_results, spread_cells
+from ..common.timing import Clock, collect, throughputs
 from ..dev.order import cold_seconds
 from .diagnosis import Diagnosis, SystemInfo, diagnose
 from .feed_stages import NETWORK, FeedStage, ToDevice, feed_stages
@@ -152,9 +152,7 @@ def _row(name: str, times: dict[str, list[float]], diagnosis: Diagnosis) -> dict
     values, alone = times[f"{name}, {_WITH}"], times.get(f"{name}, {_ALONE}")
     return {
         "adds": name,
-        "median(img/s)": 1 / statistics.median(values),
-        "min(img/s)": 1 / max(values),
-        "max(img/s)": 1 / min(values),
+        **throughputs(values),
         "alone(img/s)": 1 / statistics.median(alone) if alone else None,
         "share(%)": 100 * diagnosis.shares[name] if name in diagnosis.shares else None,
         "num_rounds": len(values),
@@ -165,10 +163,9 @@ def table(results: Results) -> Table:
     """Returns a line for each stage."""
     lines = Table("", "images/s", "slowest", "fastest", "without the network", "of the time", box=None)
     for number, row in enumerate(results["rows"]):
-        throughputs = (f"{row[f'{which}(img/s)']:,.0f}" for which in ("median", "min", "max"))
         alone = "" if row["alone(img/s)"] is None else f"{row['alone(img/s)']:,.0f}"
         share = "" if row["share(%)"] is None else f"{row['share(%)']:.0f} %"
-        lines.add_row(("+ " if number else "") + row["adds"], *throughputs, alone, share)
+        lines.add_row(("+ " if number else "") + row["adds"], *spread_cells(row), alone, share)
     return lines
 
 

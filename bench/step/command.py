@@ -3,12 +3,12 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..common.options import RunOptions, parse_run
+from ..common.options import BenchmarkOptions, parse_run
 from ..common.results import report
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepOptions(RunOptions):
+class StepOptions(BenchmarkOptions):
     """Measures training steps of one process on batches that are on the device: images per second, MFU, memory, and the
     time of forward, backward and optimizer.
 

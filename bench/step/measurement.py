@@ -27,8 +27,8 @@ from ...models.vgg import Dilation
 from ...pipelines import LabBatch
 from ...pipelines.loading.synthetic_loader import random_lab
 from ..common.options import used_settings
-from ..common.results import Results, make_results
-from ..common.timing import MIN_ROUNDS, Clock, collect, interleave
+from ..common.results import Results, error_bars, make_results, spread_cells
+from ..common.timing import MIN_ROUNDS, Clock, collect, interleave, throughputs
 from .command import StepOptions
 
 CONFIGURED, PARTS = "as configured", ("forward", "backward", "optimizer")
@@ -116,13 +116,11 @@ def _rows(
         yield {
             "variant": name,
             "batch_size": batch_size,
-            "median(img/s)": batch_size / medians[name],
-            "min(img/s)": batch_size / max(values),
-            "max(img/s)": batch_size / min(values),
+            **throughputs([value / batch_size for value in values]),
             "ratio": medians[reference] / medians[name],
             "reference": reference,
             "memory/peak(GiB)": steps[name].memory,
-            **{f"{part}(ms)": _median(turn[part] for turn in parts[name]) for part in PARTS},
+            **{f"{part}(ms)": _median(milliseconds[part] for milliseconds in parts[name]) for part in PARTS},
             "num_rounds": len(values),
             "arithmetic": steps[name].precision,
         }
@@ -263,9 +261,10 @@ def table(results: Results) -> Table:
     headings = ("variant", "batch", "images/s", "slowest", "fastest", "ratio", *known)
     lines = Table(*(Column(heading, no_wrap=True) for heading in headings), box=None, header_style="bold")
     for row in rows:
-        throughputs = (f"{row[f'{which}(img/s)']:.1f}" for which in ("median", "min", "max"))
         rest = ("-" if row[key] is None else f"{row[key]:.1f}" for key in known.values())
-        lines.add_row(row["variant"], str(row["batch_size"]), *throughputs, f"{row['ratio']:.2f}", *rest)
+        lines.add_row(
+            row["variant"], str(row["batch_size"]), *spread_cells(row, digits=1), f"{row['ratio']:.2f}", *rest
+        )
     return lines
 
 
@@ -284,10 +283,8 @@ def plot(results: Results, path: Path) -> None:
     rows = results["rows"]
     figure = Figure(figsize=(9, 1.2 + 0.35 * len(rows)), layout="constrained")
     axes = figure.subplots()
-    throughputs = [row["median(img/s)"] for row in rows]
-    spread = [[abs(row[f"{which}(img/s)"] - row["median(img/s)"]) for row in rows] for which in ("min", "max")]
     names = [f"{row['variant']}, {row['batch_size']}" for row in rows]
-    axes.barh(range(len(rows)), throughputs, xerr=spread, capsize=3)
+    axes.barh(range(len(rows)), [row["median(img/s)"] for row in rows], xerr=error_bars(rows), capsize=3)
     axes.set_yticks(range(len(rows)), names)
     axes.invert_yaxis()
     axes.set(xlabel="images/s")

@@ -124,7 +124,7 @@ def predicted(batch: int, ranks: int, gradient_buckets: Sequence[Bucket], pieces
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_run_is_predicted_from_its_pieces(ranks: int, shards: ShardSet, tmp_path: Path) -> None:
-    """The bounds are wide: the machine may be busy, and its speed varies by a third within seconds."""
+    """The bounds are wide, and there is a second try: the speed of a machine varies by a third within seconds."""
     if len(os.sched_getaffinity(0)) < ranks:
         pytest.skip(f"needs {ranks} cores")
     options = ["--data.size", "32", "--model.width", "0.125", "--train.batch_size", "4", "--train.device", "cpu"]
@@ -141,7 +141,9 @@ def test_a_run_is_predicted_from_its_pieces(ranks: int, shards: ShardSet, tmp_pa
         throughput = measured(config, ranks, 10, tmp_path / f"run{number}")
         print(f"{ranks} processes: predicted {expected:.1f} images/s, measured {throughput:.1f}")
         ratios.append(expected / throughput)
-    assert any(0.6 < ratio < 1.7 for ratio in ratios), ratios
+        if 0.6 < ratios[-1] < 1.7:
+            return
+    raise AssertionError(ratios)
 
 
 def test_a_prediction_is_the_sum_of_its_pieces() -> None:

@@ -41,7 +41,7 @@ def test_variants_take_turns_at_the_same_batch(
         (variant, size) for size in (2, 4) for variant in measured
     ]
     assert figures["skipped"] == {
-        f"fp16, batches of {size}": "precision=fp16 needs a GPU: use fp32, or bf16, on a CPU" for size in (2, 4)
+        f"fp16, batches of {size}": "precision=fp16 needs a GPU: use fp32 or bf16 on a CPU" for size in (2, 4)
     }
     flops = flops_per_image(VGGColorizer(width=0.0625), 32, torch.device("cpu"))
     for row in figures["rows"]:
