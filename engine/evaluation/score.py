@@ -18,15 +18,10 @@ from ...pipelines.loading.base import Loader
 from ..distributed import gather
 from . import metrics
 from .predictors import Predictor
-from .summary import summarize
+from .summary import METRICS, PERCEPTUAL, summarize
 
 TRUTH = "truth"  # the name under which rows have the metrics of the true colours
 _TRUTH_METRICS = ("weight", "colorfulness", "colorfulness_abs", "chroma")
-_PREDICTION_METRICS = (
-    *("rmse_ab", "mse_ab", "psnr", "ssim", "auc", "auc_rebalanced", "colorfulness", "colorfulness_abs"),
-    *("delta_colorfulness", "delta_colorfulness_abs", "chroma"),
-)
-
 _WRITE_SECONDS = 10.0  # at most, between two writes of rows by a single process
 
 Rows = NDArray[np.void]  # one per photograph, with the fields of Scorer.fields
@@ -58,8 +53,8 @@ class Scorer:
         self._weights = rebalancing_weights(prior, lam=0)
         self._names = [f"{TRUTH}/{metric}" for metric in _TRUTH_METRICS]
         for name, predictor in predictors.items():
-            columns = (*(("loss",) if predictor.has_loss else ()), *_PREDICTION_METRICS, *self.perceptual)
-            self._names += [f"{name}/{metric}" for metric in columns]
+            missing = {*(() if predictor.has_loss else ("loss",)), *PERCEPTUAL} - self.perceptual.keys()
+            self._names += [f"{name}/{metric}" for metric in METRICS if metric not in missing]
         self.fields = np.dtype([("index", "<i8"), *((name, "<f4") for name in self._names)])
 
     @torch.inference_mode()
