@@ -1,4 +1,4 @@
-"""An evaluation that many tests look at, and what they compare it with."""
+"""One evaluation that many tests share."""
 
 import csv
 from pathlib import Path
@@ -26,11 +26,11 @@ def image_rows(evaluated: Path) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="session")
 def batch(shards: ShardSet) -> LabBatch:
-    """All photographs of `shards`, as `evaluated` has seen them."""
+    """All photographs of `shards` as `evaluated` sees them."""
     return next(iter(DaliLoader(shards, batch_size=9, size=32, train=False)))
 
 
 @pytest.fixture(autouse=True)
 def _no_charts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leaves out what takes most of the time of so small a set; the page of `evaluated` has its charts."""
+    """Skips the histograms, which take most of the time on so small a set. The report of `evaluated` has them."""
     monkeypatch.setattr(report, "histogram", lambda *_: "data:image/svg+xml,")

@@ -25,7 +25,7 @@ from photochrom.pipelines import DaliLoader, PackConfig, ShardSet, pack
 from PIL import Image
 
 
-def test_another_prior_weighs_otherwise(evaluated: Path, trained: Path, shards: ShardSet, tmp_path: Path) -> None:
+def test_the_prior_changes_the_rebalanced_auc(evaluated: Path, trained: Path, shards: ShardSet, tmp_path: Path) -> None:
     prior = np.full(313, 1 / 313)
     np.save(tmp_path / "uniform.npy", prior)
     command = ["evaluate", str(trained), "--data", str(shards.root), "--out", str(tmp_path / "out"), "--gallery", "1"]
@@ -37,7 +37,7 @@ def test_another_prior_weighs_otherwise(evaluated: Path, trained: Path, shards: 
     assert "p is that of" in " ".join((tmp_path / "out" / "report.html").read_text().split())
 
 
-def test_lab_in_bytes_scores_as_jpegs_do(evaluated: Path, trained: Path, photos: Path, tmp_path: Path) -> None:
+def test_lab_shards_score_like_jpeg_shards(evaluated: Path, trained: Path, photos: Path, tmp_path: Path) -> None:
     config = PackConfig(source=photos, out=tmp_path / "lab", short_side=96, workers=2, store="lab")
     pack(config)
     command = ["evaluate", str(trained), "--data", str(tmp_path / "lab"), "--out", str(tmp_path / "out")]
@@ -49,7 +49,7 @@ def test_lab_in_bytes_scores_as_jpegs_do(evaluated: Path, trained: Path, photos:
     assert result["baselines"]["grey"]["rmse_ab"] == pytest.approx(other["baselines"]["grey"]["rmse_ab"], rel=0.05)
 
 
-def test_another_set_is_not_called_the_training_set(trained: Path, photos: Path, tmp_path: Path) -> None:
+def test_only_the_training_set_is_called_so(trained: Path, photos: Path, tmp_path: Path) -> None:
     assert main(["pack", str(photos), str(tmp_path / "other"), "--short-side", "64", "--workers", "1"]) == 0
     command = ["evaluate", str(trained), "--data", str(tmp_path / "other"), "--out", str(tmp_path / "out")]
     assert main([*command, "--crop", "center", "--size", "48"]) == 0
@@ -85,7 +85,7 @@ def test_several_models_on_several_sets(
     assert results[1]["metrics"] == pytest.approx(alone, rel=1e-5)
 
 
-def test_sets_of_one_name_seen_at_two_sizes(
+def test_two_sets_of_one_name_at_two_sizes(
     trained: Path, shards: ShardSet, configure: Any, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     larger = tmp_path / "larger"
@@ -124,10 +124,10 @@ def test_a_set_without_colours(trained: Path, photos: Path, tmp_path: Path) -> N
     assert main([*command, "--baseline", "grey"]) == 0
     model, grey = json.loads((tmp_path / "out" / "summary.json").read_text())["results"]
     assert model["metrics"]["rmse_ab"] > grey["metrics"]["rmse_ab"] == 0
-    assert grey["metrics"]["psnr"] is None  # infinite, of which JSON knows nothing
+    assert grey["metrics"]["psnr"] is None  # infinite, which JSON cannot express
 
 
-def test_keys_with_slashes_of_shards_from_elsewhere(trained: Path, photos: Path, tmp_path: Path) -> None:
+def test_keys_with_slashes(trained: Path, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     with tarfile.open(tmp_path / "set" / "a-000000.tar", "w") as tar:
         for path in sorted(photos.rglob("*.*"))[:3]:
@@ -172,7 +172,7 @@ def test_scores_do_not_depend_on_the_batches(trained: Path, shards: ShardSet, ba
 
 
 @pytest.mark.slow
-def test_many_ranks_score_as_one(
+def test_three_ranks_score_like_one(
     trained: Path, shards: ShardSet, evaluated: Path, image_rows: list[dict[str, str]], tmp_path: Path
 ) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3", "-m"]
@@ -193,7 +193,7 @@ def test_many_ranks_score_as_one(
             assert float(row["loss"]) == pytest.approx(float(other["loss"]), rel=1e-4)
 
 
-def test_a_missing_matplotlib_is_said_before_anything_is_scored(
+def test_a_missing_matplotlib_is_reported_first(
     trained: Path, shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
@@ -202,7 +202,7 @@ def test_a_missing_matplotlib_is_said_before_anything_is_scored(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_batch_for_every_rank(
+def test_a_batch_size_below_the_number_of_ranks(
     trained: Path, shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(Accelerator, "num_processes", 2)
@@ -257,7 +257,7 @@ def test_bad_usage(arguments: list[str], sentence: str, tmp_path: Path, capsys: 
     assert sentence in capsys.readouterr().err
 
 
-def test_names_that_are_no_text(trained: Path, photos: Path, tmp_path: Path) -> None:
+def test_file_names_that_are_not_utf8(trained: Path, photos: Path, tmp_path: Path) -> None:
     source = tmp_path / "in"
     source.mkdir()
     name = os.fsdecode(b"caf\xe9 <b>.png")  # Latin-1 on a UTF-8 system
@@ -272,7 +272,7 @@ def test_names_that_are_no_text(trained: Path, photos: Path, tmp_path: Path) -> 
     assert (tmp_path / "colorized" / name).exists()
 
 
-def test_a_folder_in_use_is_left_alone(trained: Path, shards: ShardSet, tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_refused(trained: Path, shards: ShardSet, tmp_path: Path) -> None:
     (tmp_path / "diary.txt").write_text("dear")
     assert main(["evaluate", str(trained), "--data", str(shards.root), "--out", str(tmp_path)]) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["diary.txt"]

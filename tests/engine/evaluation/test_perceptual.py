@@ -64,7 +64,7 @@ def test_fid_is_not_lost_when_it_is_interrupted(
     assert result["num_samples"] == 9
 
 
-def test_lpips_is_each_process_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lpips_is_not_synchronized(monkeypatch: pytest.MonkeyPatch) -> None:
     """By default torchmetrics gives every process the scores of all."""
     made: dict[str, Any] = {}
 

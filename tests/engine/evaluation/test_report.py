@@ -1,4 +1,4 @@
-"""The page of an evaluation in a real browser."""
+"""The report of an evaluation in a real browser."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ Keys = pytest.importorskip("selenium.webdriver.common.keys").Keys
 
 @pytest.fixture(scope="module")
 def report(trained: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a set with two classes, one of which has a name that is markup."""
+    """Evaluates a set with two classes; the name of one is HTML markup."""
     folder = tmp_path_factory.mktemp("report")
     for number, path in enumerate(sorted(photos.rglob("*.*"))):
         target = folder / "in" / ("b <img src=x onerror=alert(1)>" if number < 3 else "a")
@@ -32,12 +32,12 @@ def page(browser: Any, report: Path) -> Any:
 
 
 def complaints(page: Any) -> list[str]:
-    """What the page had to say to the console, less the icon that every browser looks for."""
+    """Returns the messages in the browser's console, except for the missing favicon."""
     return [entry["message"] for entry in page.get_log("browser") if "favicon" not in entry["message"]]
 
 
 def covered(page: Any, version: str) -> float:
-    """How much of the first picture a version covers, in per cent of its width, as the browser computes it."""
+    """Returns how many per cent of the first image's width a version covers in the browser."""
     clip = page.find_element(By.CSS_SELECTOR, f".stage .{version}").value_of_css_property("clip-path")
     values = [part for part in clip.removeprefix("inset(").removesuffix(")").split() if part != "0px"]
     return 100 - float(values[0].removesuffix("%")) if values else 100

@@ -1,4 +1,4 @@
-"""Files and page of an evaluation, compared with the definitions of the metrics."""
+"""Files and report of an evaluation, compared with the definitions of the metrics."""
 
 import csv
 import html.parser
@@ -21,7 +21,7 @@ def slow_metrics(batch: LabBatch, predicted: np.ndarray, prior: np.ndarray) -> d
     true = batch.ab.double().numpy()
     error = np.sqrt(((predicted - true) ** 2).sum(axis=1))
     distance = np.linalg.norm(true[:, None] - ab_bins().double().numpy()[..., None, None], axis=2)
-    rarest = prior[prior > 0].min()  # as which bins count that the set's own statistics have none of
+    rarest = prior[prior > 0].min()  # the weight of bins that are empty in the prior
     weight = 1 / np.where(prior > 0, prior, rarest)[distance.argmin(axis=1)]
     rgb, real = (lab_to_rgb(batch.L, torch.from_numpy(ab)).double().numpy() for ab in (predicted, true))
 
@@ -47,7 +47,7 @@ def slow_metrics(batch: LabBatch, predicted: np.ndarray, prior: np.ndarray) -> d
 def test_the_metrics_are_those_of_the_definitions(
     evaluated: Path, trained: Path, shards: ShardSet, batch: LabBatch
 ) -> None:
-    """Of the model, of grey, and of the mean colour, with all photographs in one batch."""
+    """Compares the metrics of the model, of grey and of the mean colour with NumPy's."""
     with torch.inference_mode():
         ab = photochrom.load(trained)(batch.L).ab().double().numpy()
     mean = (shards.prior @ ab_bins().double().numpy())[None, :, None, None]
@@ -71,7 +71,7 @@ def test_the_metrics_are_those_of_the_definitions(
     assert result["metrics"].keys() == {"loss", *result["baselines"]["grey"]}
 
 
-def test_every_photograph_has_its_line(
+def test_every_photograph_has_a_line(
     image_rows: list[dict[str, str]], shards: ShardSet, trained: Path, batch: LabBatch
 ) -> None:
     with torch.inference_mode():
@@ -85,7 +85,7 @@ def test_every_photograph_has_its_line(
     assert len(image_rows) == 9
 
 
-def test_the_galleries_show_the_very_best_and_the_very_worst(
+def test_the_galleries_show_the_best_and_the_worst(
     evaluated: Path, image_rows: list[dict[str, str]], shards: ShardSet, trained: Path, batch: LabBatch
 ) -> None:
     by_loss = sorted(image_rows, key=lambda row: float(row["loss"]))
@@ -155,7 +155,7 @@ class Page(html.parser.HTMLParser):
         self.text += data
 
 
-def test_the_page_needs_nothing_from_elsewhere_and_says_what_was_measured(evaluated: Path) -> None:
+def test_the_report_loads_nothing_and_states_the_protocol(evaluated: Path) -> None:
     source = (evaluated / "report.html").read_text()
     page = Page()
     page.feed(source)

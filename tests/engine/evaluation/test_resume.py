@@ -13,7 +13,7 @@ from photochrom.engine.evaluation.row_file import RowFile
 from photochrom.pipelines import ShardSet
 
 
-def test_an_interrupted_evaluation_goes_on(
+def test_an_interrupted_evaluation_is_continued(
     trained: Path, shards: ShardSet, evaluated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     out = tmp_path / "out"
@@ -40,7 +40,7 @@ def test_an_interrupted_evaluation_goes_on(
     assert main([*command, "--resume"]) == 130
     assert len(json.loads((out / "summary.json").read_text())["results"]) == 1
     assert main([*command, "--resume", "--batch-size", "4"]) == 0
-    assert appended == [*range(4), *range(3, 9), *range(6), 8, *range(5, 9)]  # the last row is scored once more
+    assert appended == [*range(4), *range(3, 9), *range(6), 8, *range(5, 9)]  # the last row is scored again
     results = json.loads((out / "summary.json").read_text())["results"]
     (expected,) = json.loads((evaluated / "summary.json").read_text())["results"]
     assert [result["metrics"] for result in results] == [pytest.approx(expected["metrics"], rel=1e-5)] * 2
@@ -52,7 +52,7 @@ def test_an_interrupted_evaluation_goes_on(
     assert "holds no unfinished evaluation: name a new folder" in capsys.readouterr().err
 
 
-def test_another_set_under_the_same_name_is_not_gone_on_with(
+def test_another_set_of_the_same_name_is_refused(
     trained: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def pack_at(short_side: int) -> None:
@@ -76,7 +76,7 @@ def test_another_set_under_the_same_name_is_not_gone_on_with(
     assert "with other settings or files (sets: " in capsys.readouterr().err
 
 
-def test_nothing_stays_of_what_did_not_begin(
+def test_an_evaluation_without_rows_leaves_no_folder(
     trained: Path, shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(*_: object) -> None:

@@ -28,13 +28,13 @@ def test_rebalanced_auc_is_pooled_by_weight() -> None:
 
 
 def test_both_deltas_of_colorfulness() -> None:
-    """One photograph too colourful by 10 and one too grey by 10: equal on average, wrong each."""
+    """One photograph too colourful by 10 and one too grey by 10: right on average, both wrong."""
     predicted = {**columns(colorfulness=[30, 10]), "delta_colorfulness": np.array([10, 10])}
     metrics = summarize(predicted, columns(colorfulness=[20, 20]))
     assert (metrics["delta_colorfulness"], metrics["delta_mean_colorfulness"]) == (10, 0)
 
 
-def test_a_perfect_prediction_has_no_noise() -> None:
+def test_a_perfect_prediction_has_infinite_psnr() -> None:
     assert summarize(columns(mse_ab=[0], psnr=[math.inf]), columns(weight=[1]))["psnr"] == math.inf
 
 
@@ -53,14 +53,14 @@ def test_the_truth_has_colours_only() -> None:
 
 
 @pytest.mark.parametrize(("best", "first", "last"), [("low", [1, 0], [3, 2]), ("high", [2, 0], [3, 1])])
-def test_what_is_no_number_is_worst(best: str, first: list[int], last: list[int]) -> None:
+def test_nan_is_worst(best: str, first: list[int], last: list[int]) -> None:
     values = np.array([2, 1, 3, math.nan], np.float32)
     assert best_and_worst(values, best, 50) == (first, last)
     assert best_and_worst(values, best, 1) == (first[:1], last[:1])
     assert best_and_worst(values[:1], best, 50) == ([0], [0])
 
 
-def test_metrics_as_people_read_them() -> None:
+def test_metrics_are_formatted_with_units() -> None:
     assert METRICS["psnr"].heading == "PSNR (dB)"
     assert METRICS["psnr"].format_with_unit(20.126) == "PSNR 20.13 dB"
     assert METRICS["ssim"].format(None) == ""
