@@ -9,19 +9,19 @@ from .configuration.parser import nearest
 from .console import console
 
 VERBS = {
-    "download": "download the archive of a data set",
-    "pack": "pack photographs into a shard set",
-    "index": "make a shard set of WebDataset shards",
-    "verify": "check a shard set against its manifest",
-    "stats": "summarize a shard set",
-    "train": "train a colorizer on a shard set",
-    "evaluate": "score models on shard sets, with the best and the worst pictures",
-    "colorize": "colorize photographs and videos at full resolution",
-    "serve": "serve models to browsers and, over HTTP, to programs",
-    "export": "export a trained network to ONNX",
-    "convert": "convert weights from and to other projects",
-    "bench": "measure loaders, training steps and bottlenecks",
-    "doctor": "check what this machine can do and what is missing",
+    "download": "downloads the archive of a data set",
+    "pack": "packs photographs into a shard set",
+    "index": "makes a shard set of WebDataset shards",
+    "verify": "checks a shard set against its manifest",
+    "stats": "summarizes a shard set",
+    "train": "trains a colorizer on a shard set",
+    "evaluate": "scores models on shard sets, with the best and the worst pictures",
+    "colorize": "colorizes photographs and videos at full resolution",
+    "serve": "serves models to browsers and, over HTTP, to programs",
+    "export": "exports a trained network to ONNX",
+    "convert": "converts weights from and to other projects",
+    "bench": "measures loaders, training steps and bottlenecks",
+    "doctor": "checks what this machine can do and what is missing",
 }
 
 _TO_SAVE_MEMORY = {
