@@ -143,6 +143,14 @@ def is_first_process() -> bool:
     return bool(PartialState().is_main_process)
 
 
+def end_processes() -> None:
+    """Destroys the process group at the end of a command; a script can call several verbs in the same group.
+
+    A new group in the same processes would read the addresses of the old one from torchrun's store, and hang.
+    """
+    PartialState().destroy_process_group()
+
+
 def broadcast_buffers(module: nn.Module) -> None:
     """Copies rank 0's buffers to all ranks: after a step, each has the BatchNorm statistics of its own share."""
     if dist.is_initialized():

@@ -12,13 +12,15 @@ _USAGE = "photochrom train [--config RECIPE] --data.train SHARDS --out FOLDER [-
 
 def main(argv: list[str]) -> int:
     config = parse(argv)
-    from ..distributed import is_first_process  # imports torch: not needed for --help
+    from ..distributed import end_processes, is_first_process  # imports torch: not needed for --help
     from ..training.run import train
     from ..training.shutdown import SIGNALS, RunStopped
 
     try:
         summary = train(config)
+        end_processes()
     except RunStopped as stopped:
+        end_processes()
         for number in SIGNALS:  # launchers send them to every process, and again to those that are leaving
             signal.signal(number, signal.SIG_IGN)
         if is_first_process():

@@ -64,7 +64,6 @@ def evaluate(config: EvaluateConfig) -> Iterator[Result]:
             scores = evaluator.score(evaluation_pass, work)
             if accelerator.is_main_process:
                 yield from evaluator.write(evaluation_pass, scores)
-    accelerator.end_training()
 
 
 class _Evaluator:

@@ -89,7 +89,6 @@ def train(config: RunConfig) -> dict[str, Any]:
                 save_model(run.trainer.eval_model.state_dict(), run.metadata(), config.out / MODEL)
                 write_json(config.out / SUMMARY, _summary(run))
             accelerator.wait_for_everyone()  # a process that leaves earlier would end those that still write
-    accelerator.end_training()
     if stopped:
         raise RunStopped(stopped, f"stopped and saved at step {run.step}: the same command resumes from there")
     return _summary(run)

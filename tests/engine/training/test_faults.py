@@ -1,7 +1,8 @@
-"""What can go wrong while a run lasts, and what is left of the run then."""
+"""Faults while a run lasts, and what is left of the run then."""
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 import torch
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from photochrom.engine.checkpoints.checkpoint import save_checkpoint
+from photochrom.engine.cli import main
 from photochrom.engine.configuration.config import ClassSpec
 from photochrom.engine.training import loop
 from photochrom.engine.training.run import train
@@ -38,8 +40,8 @@ def checkpoints(run: Path) -> list[str]:
     return sorted(path.name for path in (run / "checkpoints").iterdir())
 
 
-class Stumbling(L2):
-    """Is no number in some steps: for the whole batch, or for one photograph of it."""
+class SometimesNan(L2):
+    """A loss that is nan in some steps, for the whole batch or for one photograph of it."""
 
     def __init__(self, steps: list[int], sample: int | None = None) -> None:
         super().__init__()
@@ -48,12 +50,12 @@ class Stumbling(L2):
     def forward(self, prediction, batch) -> LossOutput:
         self.step += len(batch) > 1
         total = super().forward(prediction, batch).total
-        guilty = self.sample is None or self.sample in batch.index.tolist()
-        return LossOutput(total=total * (float("nan") if self.step in self.steps and guilty else 1))
+        is_nan = self.sample is None or self.sample in batch.index.tolist()
+        return LossOutput(total=total * (float("nan") if self.step in self.steps and is_nan else 1))
 
 
-class Breaking(ColorLoss):
-    """Its value is a number, its gradient is none."""
+class InfiniteGradient(ColorLoss):
+    """A finite loss with an infinite gradient."""
 
     def forward(self, prediction, batch) -> LossOutput:
         output = prediction.output
@@ -62,14 +64,14 @@ class Breaking(ColorLoss):
         return LossOutput(total=output.square().mean())
 
 
-def stumbling(*steps: int, sample: int | None = None) -> ClassSpec:
-    return ClassSpec(class_path=f"{__name__}.Stumbling", init_args={"steps": list(steps), "sample": sample})
+def sometimes_nan(*steps: int, sample: int | None = None) -> ClassSpec:
+    return ClassSpec(class_path=f"{__name__}.SometimesNan", init_args={"steps": list(steps), "sample": sample})
 
 
-def test_a_loss_that_is_no_number_stops_the_run_before_the_weights_move(configure, tmp_path: Path) -> None:
+def test_a_nan_loss_stops_the_run_before_the_weights_move(configure, tmp_path: Path) -> None:
     run, before = tmp_path / "run", tmp_path / "before"
     with pytest.raises(ValueError, match=r"became infinite or nan in step 12, with .*--optim\.lr.*max_nonfinite_steps"):
-        train(configure(run, loss=stumbling(12), log__every=5, checkpoint__every=7))
+        train(configure(run, loss=sometimes_nan(12), log__every=5, checkpoint__every=7))
     assert checkpoints(run) == ["step-00000007"]
     assert not (run / "model.safetensors").exists()
     kept = load_file(run / "nonfinite-step-00000012-rank-0.safetensors")
@@ -80,23 +82,23 @@ def test_a_loss_that_is_no_number_stops_the_run_before_the_weights_move(configur
     assert {sample.sample(i).key for i in kept["index"].tolist()}
 
 
-def test_the_guilty_photograph_is_named(configure, shards: ShardSet, tmp_path: Path) -> None:
+def test_the_photograph_is_named(configure, shards: ShardSet, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=rf"in step \d+, with {shards.sample(3).key}; the weights stayed"):
-        train(configure(tmp_path / "run", loss=stumbling(*range(20), sample=3)))
+        train(configure(tmp_path / "run", loss=sometimes_nan(*range(20), sample=3)))
 
 
-def test_a_gradient_that_is_no_number_stops_the_run(configure, tmp_path: Path) -> None:
+def test_an_infinite_gradient_stops_the_run(configure, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"the loss or its gradients became infinite or nan in step 0, with"):
-        train(configure(tmp_path / "run", loss=ClassSpec(class_path=f"{__name__}.Breaking")))
+        train(configure(tmp_path / "run", loss=ClassSpec(class_path=f"{__name__}.InfiniteGradient")))
     assert checkpoints(tmp_path / "run") == []
 
 
-def test_some_steps_can_be_borne(configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """They are left out, with what they did to the statistics of BatchNorm; more of them in a row stop the run."""
+def test_some_steps_can_be_skipped(configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are skipped, with what they did to the statistics of BatchNorm; more of them in a row stop the run."""
     settings = {"train__max_nonfinite_steps": 2, "train__steps": 9, "log__every": 3}
-    train(configure(tmp_path / "run", loss=stumbling(2, 5, 6), **settings))
-    told = [line for line in capsys.readouterr().err.splitlines() if line.endswith("the step was skipped")]
-    assert [line.partition(" in step ")[2][0] for line in told] == ["2", "5", "6"]
+    train(configure(tmp_path / "run", loss=sometimes_nan(2, 5, 6), **settings))
+    messages = [line for line in capsys.readouterr().err.splitlines() if line.endswith("the step was skipped")]
+    assert [line.partition(" in step ")[2][0] for line in messages] == ["2", "5", "6"]
     assert all(tensor.isfinite().all() for tensor in load_file(tmp_path / "run" / "model.safetensors").values())
     lines = lines_of(tmp_path / "run")
     assert [line["step"] for line in lines] == [3, 6, 9]
@@ -104,11 +106,11 @@ def test_some_steps_can_be_borne(configure, tmp_path: Path, capsys: pytest.Captu
     sound = [line["train/loss"] for line in lines_of(tmp_path / "sound")]
     assert lines[0]["train/loss"] == pytest.approx(sum(sound) / 2), "the mean of what counted"
     with pytest.raises(ValueError, match="became infinite or nan in step 4, with"):
-        train(configure(tmp_path / "other", loss=stumbling(2, 3, 4), **settings))
+        train(configure(tmp_path / "other", loss=sometimes_nan(2, 3, 4), **settings))
 
 
-def test_pixels_that_are_no_numbers_leave_no_trace(configure, tmp_path: Path) -> None:
-    """They reach the statistics of BatchNorm, in the step and when the guilty are looked for."""
+def test_pixels_that_are_nan_leave_no_trace(configure, tmp_path: Path) -> None:
+    """They reach the statistics of BatchNorm, in the step and in the search for the photographs."""
     settings = {"train__max_nonfinite_steps": 2, "train__steps": 3, "log__every": 1}
     original = loop.endless
 
@@ -124,7 +126,7 @@ def test_pixels_that_are_no_numbers_leave_no_trace(configure, tmp_path: Path) ->
 
 
 def test_steps_of_which_none_counts_are_logged_without_figures(configure, tmp_path: Path) -> None:
-    settings = {"loss": stumbling(0, 1, 2), "train__max_nonfinite_steps": 5, "log__every": 2}
+    settings = {"loss": sometimes_nan(0, 1, 2), "train__max_nonfinite_steps": 5, "log__every": 2}
     train(configure(tmp_path / "run", train__steps=6, **settings))
     text = (tmp_path / "run" / "metrics.jsonl").read_text()
     lines = [json.loads(line, parse_constant=pytest.fail) for line in text.splitlines()]
@@ -132,8 +134,13 @@ def test_steps_of_which_none_counts_are_logged_without_figures(configure, tmp_pa
     assert [line.get("steps/skipped") for line in lines] == [2, 1, None]
 
 
-def test_a_step_that_is_left_out_leaves_the_weights_alone(configure, tmp_path: Path) -> None:
-    settings = {"train__max_nonfinite_steps": 5, "loss": stumbling(3, 4), "checkpoint__every": 1, "checkpoint__keep": 9}
+def test_a_skipped_step_leaves_the_weights_alone(configure, tmp_path: Path) -> None:
+    settings = {
+        "train__max_nonfinite_steps": 5,
+        "loss": sometimes_nan(3, 4),
+        "checkpoint__every": 1,
+        "checkpoint__keep": 9,
+    }
     train(configure(tmp_path / "run", train__steps=5, **settings))
     kept = [load_file(tmp_path / "run" / "checkpoints" / f"step-0000000{i}" / "model.safetensors") for i in (3, 4, 5)]
     for name, tensor in kept[0].items():
@@ -144,9 +151,9 @@ def test_a_step_that_is_left_out_leaves_the_weights_alone(configure, tmp_path: P
 
 @pytest.fixture
 def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
-    """Does something when a run reports a step."""
+    """Calls a function when a run reports a step."""
 
-    def arrange(step: int, act: Callable[[], None]) -> None:
+    def call(step: int, act: Callable[[], None]) -> None:
         report = loop.report
 
         def reported(run: loop.Run) -> None:
@@ -156,11 +163,11 @@ def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None
 
         monkeypatch.setattr(loop, "report", reported)
 
-    return arrange
+    return call
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
-def test_a_signal_saves_and_the_run_goes_on_exactly(
+def test_a_signal_saves_and_the_run_resumes_exactly(
     configure, trained: Path, at_step, tmp_path: Path, number: signal.Signals
 ) -> None:
     def ask() -> None:
@@ -263,28 +270,36 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_run(
     assert checkpoints(tmp_path / "other") == ["step-00000005"]
 
 
+@pytest.fixture
+def limit_file_size() -> Iterator[Callable[[int], None]]:
+    """Sets the size in bytes that files of this process can have; Python ignores SIGXFSZ."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 @pytest.mark.parametrize(("limit", "code"), [(700_000, 0), (100_000, 1)])
 def test_files_that_cannot_grow_cost_what_they_would_have_held(
-    shards: ShardSet, tmp_path: Path, limit: int, code: int
+    shards: ShardSet,
+    tmp_path: Path,
+    limit_file_size: Callable[[int], None],
+    capsys: pytest.CaptureFixture[str],
+    limit: int,
+    code: int,
 ) -> None:
     """Written by the libraries themselves: the moments do not fit, or the model neither."""
-    arguments = ["train", "--out", "run", "--data.train", str(shards.root), "--data.size", "32", "--log.every", "2"]
+    out = tmp_path / "run"
+    arguments = ["train", "--out", str(out), "--data.train", str(shards.root), "--data.size", "32", "--log.every", "2"]
     arguments += ["--model.width", "0.0625", "--train.steps", "4", "--train.batch_size", "4", "--train.device", "cpu"]
-    arguments += ["--checkpoint.every", "2", "--log.trackers", "[]"]
-    script = (
-        "import resource, signal, sys\nfrom photochrom.engine.cli import main\n"
-        f"signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, ({limit},) * 2)\n"
-        f"sys.exit(main({arguments!r}))"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, timeout=120)
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
+    limit_file_size(limit)
+    assert main([*arguments, "--checkpoint.every", "2", "--log.trackers", "[]"]) == code
+    messages = capsys.readouterr().err
     for step in (2, 4):
-        assert f"the checkpoint of step {step} was not saved (" in done.stderr
-    assert checkpoints(tmp_path / "run") == []
-    assert (tmp_path / "run" / "model.safetensors").exists() == (code == 0)
+        assert f"the checkpoint of step {step} was not saved (" in messages
+    assert checkpoints(out) == []
+    assert (out / "model.safetensors").exists() == (code == 0)
     if code:
-        assert done.stderr.splitlines()[-1].startswith("photochrom train: run/model.safetensors cannot be written, ")
+        assert messages.splitlines()[-1].startswith(f"photochrom train: {out}/model.safetensors cannot be written, ")
 
 
 def test_a_run_that_cannot_save_when_it_is_stopped_fails(
@@ -306,7 +321,7 @@ def test_a_disk_without_room_is_refused(configure, tmp_path: Path, monkeypatch: 
         train(configure(tmp_path / "run"))
 
 
-def test_what_a_killed_run_left_half_written_goes(configure, tmp_path: Path) -> None:
+def test_half_written_checkpoints_of_a_killed_run_are_removed(configure, tmp_path: Path) -> None:
     half = tmp_path / "run" / "checkpoints" / ".step-00000007.tmp"
     half.mkdir(parents=True)
     (half / "model.safetensors").write_bytes(b"half")
@@ -351,8 +366,8 @@ def test_a_broken_tracker_stops_nothing(
     summary = train(configure(tmp_path / "run", log__trackers=["broken"], train__steps=6))
     assert summary["steps"] == 6
     assert Broken.logged == 3
-    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("the tracker")]
-    assert told == ["the tracker broken has failed (log: the service is gone): training continues without it"]
+    messages = [line for line in capsys.readouterr().err.splitlines() if line.startswith("the tracker")]
+    assert messages == ["the tracker broken has failed (log: the service is gone): training continues without it"]
     assert not (tmp_path / "run" / "tensorboard").exists()
 
 
@@ -375,5 +390,5 @@ def test_a_log_that_cannot_be_written_stops_nothing(
     run = tmp_path / "run"
     at_step(3, lambda: ((run / "metrics.jsonl").unlink(), (run / "metrics.jsonl").mkdir()))
     assert train(configure(run, train__steps=6))["steps"] == 6
-    told = [line for line in capsys.readouterr().err.splitlines() if "metrics or pictures" in line]
-    assert len(told) == 1
+    messages = [line for line in capsys.readouterr().err.splitlines() if "metrics or pictures" in line]
+    assert len(messages) == 1

@@ -29,7 +29,7 @@ def clear() -> None:
 
 @pytest.fixture(scope="module")
 def hosts() -> Iterator[list[str]]:
-    """The names of the namespaces; host i is 10.213.87.{i + 1}."""
+    """Names of the namespaces; host i is 10.213.87.{i + 1}."""
     clear()
     try:
         ip("link", "add", "photochrom", "type", "bridge")
@@ -58,7 +58,7 @@ def settings(shards: ShardSet, out: Path, *overrides: str) -> list[str]:
 
 
 def start(host: int, port: int, shards: ShardSet, out: Path, *overrides: str) -> subprocess.Popen[str]:
-    """What a person types on each host, but for the host's number."""
+    """The command that a person types on a host."""
     launcher = ["-m", "torch.distributed.run", "--nnodes", str(HOSTS), "--node-rank", str(host)]
     launcher += ["--nproc-per-node", "1", "--master-addr", "10.213.87.1", "--master-port", str(port)]
     return subprocess.Popen(
@@ -70,8 +70,9 @@ def start(host: int, port: int, shards: ShardSet, out: Path, *overrides: str) ->
     )
 
 
-def test_three_hosts_learn_what_one_does(hosts: list[str], shards: ShardSet, tmp_path: Path) -> None:
-    """And one that is unplugged ends the others, in bounded time and with a sentence; the run goes on from there."""
+@pytest.mark.slow
+def test_three_hosts_train_like_one(hosts: list[str], shards: ShardSet, tmp_path: Path) -> None:
+    """One that is unplugged ends the others, in bounded time and with a sentence; the run resumes from there."""
     out = tmp_path / "run"
     overrides = ("--checkpoint.every", "2", "--train.timeout", "8")
     run = [start(host, 29500, shards, out, *overrides, "--train.steps", "100000") for host in range(HOSTS)]

@@ -82,7 +82,7 @@ def test_a_run_that_lost_its_last_steps_repeats_them(configure, trained: Path, t
     assert [event.step for event in events.Scalars("train/loss")] == list(range(1, 21))
 
 
-def test_a_run_goes_on_from_a_named_checkpoint(configure, trained: Path, tmp_path: Path) -> None:
+def test_a_run_resumes_from_a_named_checkpoint(configure, trained: Path, tmp_path: Path) -> None:
     named = trained / "checkpoints" / "step-00000010"
     train(configure(tmp_path / "other", resume=str(named)))
     assert same(tmp_path / "other", trained)
@@ -102,19 +102,19 @@ def test_going_back_in_one_s_own_folder_removes_nothing_whole(configure, trained
 
 
 def test_going_on_takes_back_what_came_later(configure, trained: Path, tmp_path: Path) -> None:
-    """The results of the whole run, and previews of steps that are to be done again."""
+    """The results of the whole run, and previews of steps that will be repeated."""
     run = Path(shutil.copytree(trained, tmp_path / "run"))
     (run / "checkpoints" / "step-00000020" / "state.json").write_text("{")
 
-    class StopSignal(Exception):
+    class Stopped(Exception):
         pass
 
     def stop(*_: object) -> None:
-        raise StopSignal
+        raise Stopped
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("photochrom.engine.training.run.fit", stop)
-        with pytest.raises(StopSignal):
+        with pytest.raises(Stopped):
             train(configure(run))
     assert {path.name for path in run.iterdir()} & {"model.safetensors", "summary.json"} == set()
     assert [path.name for path in (run / "previews").iterdir()] == ["step-00000010.jpg"]
@@ -141,7 +141,7 @@ def test_the_summary_covers_the_whole_run(configure, tmp_path: Path) -> None:
     assert after["seconds"] > before["seconds"]
 
 
-def test_a_run_without_checkpoints_is_no_place_to_go_on_from(configure, tmp_path: Path) -> None:
+def test_a_run_without_checkpoints_cannot_be_resumed(configure, tmp_path: Path) -> None:
     (tmp_path / "young" / "checkpoints").mkdir(parents=True)
     with pytest.raises(ValueError, match="young has no checkpoint yet: name another"):
         train(configure(tmp_path / "run", resume=str(tmp_path / "young")))
@@ -223,8 +223,8 @@ def test_metrics_carry_their_units(trained: Path) -> None:
     assert left[-1] == 0 < left[-2]
     validations = [line for line in lines if "val/rmse_ab" in line]
     assert [line["step"] for line in validations] == [10, 20]
-    figures = ("rmse_ab", "loss", "psnr", "ssim", "auc", "auc_rebalanced", "colorfulness", "near_grey")
-    assert validations[0].keys() >= {"step", *(f"val/{figure}" for figure in figures)}
+    names = ("rmse_ab", "loss", "psnr", "ssim", "auc", "auc_rebalanced", "colorfulness", "near_grey")
+    assert validations[0].keys() >= {"step", *(f"val/{name}" for name in names)}
 
 
 def test_tensorboard_holds_the_same(trained: Path) -> None:
@@ -266,24 +266,24 @@ def test_epochs_give_the_steps(configure, tmp_path: Path) -> None:
     assert summary["steps"] == 7  # 3 epochs of 9 photographs, in batches of 4
 
 
-def test_weights_that_are_no_numbers_are_not_saved(configure, tmp_path: Path) -> None:
-    """After the last step, no loss is left to notice."""
+def test_weights_that_are_nan_are_not_saved(configure, tmp_path: Path) -> None:
+    """After the last step, there is no loss that would show it."""
     with pytest.raises(ValueError, match=r"tensors of the network became infinite or nan before step 1,.*--optim\.lr"):
         train(configure(tmp_path / "run", optim__lr=1e39, train__steps=1))
     assert not list((tmp_path / "run").glob("checkpoints/*"))
     assert not (tmp_path / "run" / "model.safetensors").exists()
 
 
-class Explained(L2):
-    """Says what it is made of."""
+class LossWithTerm(L2):
+    """A loss with a term."""
 
     def forward(self, prediction, batch) -> LossOutput:
-        whole = super().forward(prediction, batch).total
-        return LossOutput(total=whole, terms={"half": whole / 2})
+        total = super().forward(prediction, batch).total
+        return LossOutput(total=total, terms={"half": total / 2})
 
 
 def test_the_terms_of_a_loss_are_logged(configure, tmp_path: Path) -> None:
-    loss = ClassSpec(class_path=f"{__name__}.Explained")
+    loss = ClassSpec(class_path=f"{__name__}.LossWithTerm")
     train(configure(tmp_path / "run", loss=loss, train__steps=4, train__grad_accum_steps=2, log__every=2))
     lines = [line for line in metrics(tmp_path / "run") if "train/loss" in line]
     assert [line["train/half"] for line in lines] == pytest.approx([line["train/loss"] / 2 for line in lines])
@@ -352,12 +352,12 @@ def test_a_finished_run_is_not_done_again(configure, trained: Path, monkeypatch:
         train(configure(Path(), resume="never"))
 
 
-def test_a_changed_setting_is_told(configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_changed_setting_is_printed(configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(configure(tmp_path / "run", train__steps=10))
     capsys.readouterr()
     train(configure(tmp_path / "run", train__steps=11, optim__lr=5e-4))
-    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("changed")]
-    assert told == [
+    messages = [line for line in capsys.readouterr().err.splitlines() if line.startswith("changed")]
+    assert messages == [
         "changed since the run began: optim.lr: 0.0001 -> 0.0005",
         "changed since the run began: train.steps: 10 -> 11",
     ]
@@ -374,7 +374,7 @@ def test_a_changed_learning_rate_is_the_one_that_counts(configure, tmp_path: Pat
 
 
 def test_milestones_change_the_rate(configure, trained: Path, tmp_path: Path) -> None:
-    """From its step on, another rate holds; as good as none, nothing is learnt any more. Also when it was stopped."""
+    """From its step on, another rate holds; with almost none, nothing is learnt. Also in a run that was stopped."""
     settings = {"optim__lr": 1e-4, "optim__schedule": "step", "optim__milestones": [(5, 5e-5), (10, 1e-12)]}
     train(configure(tmp_path / "run", train__steps=10, **settings))
     before = weights(tmp_path / "run")
@@ -406,12 +406,12 @@ def test_a_prior_from_a_file_is_kept_in_the_model_file(configure, shards: ShardS
     loss = ClassSpec(class_path="RebalancedCrossEntropy", init_args={"prior": str(tmp_path / "prior.npy")})
     train(configure(tmp_path / "run", loss=loss, train__steps=2))
     (tmp_path / "prior.npy").unlink()
-    recipe = read_metadata(tmp_path / "run" / "model.safetensors")
-    assert recipe.loss.init_args["prior"] == prior.tolist()
-    torch.testing.assert_close(build_loss(recipe.loss).class_weights, rebalancing_weights(torch.from_numpy(prior)))
+    metadata = read_metadata(tmp_path / "run" / "model.safetensors")
+    assert metadata.loss.init_args["prior"] == prior.tolist()
+    torch.testing.assert_close(build_loss(metadata.loss).class_weights, rebalancing_weights(torch.from_numpy(prior)))
 
 
-def test_a_prior_that_is_none_is_refused(configure, tmp_path: Path) -> None:
+def test_a_prior_that_cannot_be_read_is_refused(configure, tmp_path: Path) -> None:
     loss = ClassSpec(class_path="RebalancedCrossEntropy", init_args={"prior": "nowhere.npy"})
     with pytest.raises(ValueError, match=r"loss\.prior=nowhere\.npy cannot be read .*: name a shard set"):
         train(configure(tmp_path / "run", loss=loss))
@@ -457,7 +457,7 @@ def test_a_changed_network_is_refused(configure, tmp_path: Path) -> None:
     train(configure(tmp_path / "run", model=same, train__steps=11))
 
 
-def test_settings_without_effect_are_said(configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_settings_without_effect_are_printed(configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = {"loader__cache_gib": 1.0, "optim__reference_batch_size": 8, "train__epochs": 7, "data__crop": "center"}
     train(configure(tmp_path / "run", train__steps=1, data__scale=(0.5, 1.0), log__validate_every=3, **settings))
     said = [line for line in capsys.readouterr().err.splitlines() if "has no effect" in line]

@@ -7,12 +7,12 @@ from photochrom.engine.training.schedule import learning_rate
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, MultiStepLR, OneCycleLR
 
 
-def ours(steps: int, batch_size: int = 40, **settings: object) -> list[float]:
+def lrs(steps: int, batch_size: int = 40, **settings: object) -> list[float]:
     optim = OptimConfig(**{"lr": 0.1, **settings})
     return [learning_rate(optim, step, total_steps=steps, batch_size=batch_size) for step in range(steps)]
 
 
-def theirs(steps: int, make: type[LRScheduler], *arguments: object, **settings: object) -> list[float]:
+def torch_lrs(steps: int, make: type[LRScheduler], *arguments: object, **settings: object) -> list[float]:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
     schedule, rates = make(optimizer, *arguments, **settings), []
     for _ in range(steps):
@@ -24,38 +24,40 @@ def theirs(steps: int, make: type[LRScheduler], *arguments: object, **settings: 
 
 @pytest.mark.parametrize("steps", [1, 2, 10, 100])
 def test_schedules_are_those_of_torch(steps: int) -> None:
-    assert ours(steps) == [0.1] * steps
-    assert ours(steps, schedule="cosine") == pytest.approx(theirs(steps, CosineAnnealingLR, T_max=steps))
+    assert lrs(steps) == [0.1] * steps
+    assert lrs(steps, schedule="cosine") == pytest.approx(torch_lrs(steps, CosineAnnealingLR, T_max=steps))
     milestones = [(3, 0.01), (7, 0.001)]
-    expected = theirs(steps, MultiStepLR, milestones=[3, 7])
-    assert ours(steps, schedule="step", milestones=milestones) == pytest.approx(expected)
+    expected = torch_lrs(steps, MultiStepLR, milestones=[3, 7])
+    assert lrs(steps, schedule="step", milestones=milestones) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("steps", [10, 100, 1000])
 def test_one_cycle_is_that_of_torch(steps: int) -> None:
-    assert ours(steps, schedule="one_cycle") == pytest.approx(theirs(steps, OneCycleLR, max_lr=0.1, total_steps=steps))
-    expected = theirs(steps, OneCycleLR, max_lr=0.1, total_steps=steps, pct_start=0.5)
-    assert ours(steps, schedule="one_cycle", warmup_steps=steps // 2) == pytest.approx(expected)
+    assert lrs(steps, schedule="one_cycle") == pytest.approx(
+        torch_lrs(steps, OneCycleLR, max_lr=0.1, total_steps=steps)
+    )
+    expected = torch_lrs(steps, OneCycleLR, max_lr=0.1, total_steps=steps, pct_start=0.5)
+    assert lrs(steps, schedule="one_cycle", warmup_steps=steps // 2) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_a_short_cycle_is_still_one(steps: int) -> None:
-    assert all(0 < rate <= 0.1 for rate in ours(steps, schedule="one_cycle"))
+    assert all(0 < rate <= 0.1 for rate in lrs(steps, schedule="one_cycle"))
 
 
 def test_the_rate_warms_up() -> None:
-    expected = theirs(5, LinearLR, start_factor=1 / 5, total_iters=4)
-    assert ours(20, warmup_steps=5)[:5] == pytest.approx(expected)
-    assert ours(20, warmup_steps=5)[5:] == [0.1] * 15
-    assert ours(20, warmup_steps=5, schedule="cosine")[5:] == pytest.approx(theirs(15, CosineAnnealingLR, T_max=15))
-    assert ours(3, warmup_steps=5) == pytest.approx([0.02, 0.04, 0.06])
+    expected = torch_lrs(5, LinearLR, start_factor=1 / 5, total_iters=4)
+    assert lrs(20, warmup_steps=5)[:5] == pytest.approx(expected)
+    assert lrs(20, warmup_steps=5)[5:] == [0.1] * 15
+    assert lrs(20, warmup_steps=5, schedule="cosine")[5:] == pytest.approx(torch_lrs(15, CosineAnnealingLR, T_max=15))
+    assert lrs(3, warmup_steps=5) == pytest.approx([0.02, 0.04, 0.06])
 
 
 def test_larger_batches_learn_faster() -> None:
-    assert ours(1, batch_size=160, lr_scaling="linear") == pytest.approx([0.4])
-    assert ours(1, batch_size=160, lr_scaling="sqrt") == pytest.approx([0.2])
-    assert ours(1, batch_size=160, lr_scaling="sqrt", reference_batch_size=80) == pytest.approx([0.1 * math.sqrt(2)])
-    assert ours(1, batch_size=160) == [0.1]
+    assert lrs(1, batch_size=160, lr_scaling="linear") == pytest.approx([0.4])
+    assert lrs(1, batch_size=160, lr_scaling="sqrt") == pytest.approx([0.2])
+    assert lrs(1, batch_size=160, lr_scaling="sqrt", reference_batch_size=80) == pytest.approx([0.1 * math.sqrt(2)])
+    assert lrs(1, batch_size=160) == [0.1]
 
 
 @pytest.mark.parametrize(
