@@ -47,6 +47,12 @@ def shards(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
     return ShardSet.open(out)
 
 
+@pytest.fixture(scope="session")
+def tolerances() -> dict[torch.dtype, dict[str, float]]:
+    """Rounding errors by dtype, for assert_close and assert_allclose; tests of a promised accuracy have their own."""
+    return {torch.float64: {"rtol": 1e-9, "atol": 1e-10}, torch.float32: {"rtol": 1e-5, "atol": 1e-6}}
+
+
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest) -> torch.device:
     return torch.device(request.param)

@@ -61,12 +61,12 @@ def test_settings_out_of_range(settings: dict, sentence: str) -> None:
 
 
 def test_training_needs_nothing_that_only_linux_has() -> None:
-    """Packing does: on macOS and Windows, sets that were packed elsewhere are trained on."""
+    """Packing does. macOS and Windows train on sets that were packed elsewhere."""
     code = (
         "import sys, os\n"
         "sys.modules |= {'photochrom.pipelines.packing.worker_pool': None, 'fcntl': None}\n"
         "del os.sched_getaffinity\n"
-        "import photochrom.engine.commands.train, photochrom.engine.commands.evaluate\n"
+        "import photochrom.engine.training.run, photochrom.engine.evaluation.evaluate\n"
         "from photochrom.engine.distributed import threads_per_process\n"
         "assert threads_per_process() >= 1"
     )

@@ -1,4 +1,4 @@
-"""Predictions of both heads in float64, for batches of colours as photographs have them."""
+"""Predictions of both heads in float64, for batches of colours like those of photographs."""
 
 from collections.abc import Callable
 
@@ -20,7 +20,7 @@ def batch_of(ab: Tensor) -> LabBatch:
 
 @pytest.fixture
 def batch() -> LabBatch:
-    """Three pictures of 16 x 12 pixels, the last one grey."""
+    """Three photographs of 16 x 12 pixels, the last one grey."""
     ab = 40 * torch.randn(3, 2, 16, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     ab[2] *= 0.02
     return batch_of(ab.clamp(-100, 90))
@@ -28,7 +28,7 @@ def batch() -> LabBatch:
 
 @pytest.fixture(params=["ab", "bins"])
 def output(request: pytest.FixtureRequest) -> Tensor:
-    """What a network of either head puts out for the batch."""
+    """A network's output for the batch, for each head."""
     channels, scale = {"ab": (2, 40), "bins": (313, 2)}[request.param]
     generator = torch.Generator().manual_seed(1)
     return (scale * torch.randn(3, channels, 4, 3, generator=generator, dtype=torch.float64)).requires_grad_()
@@ -36,7 +36,7 @@ def output(request: pytest.FixtureRequest) -> Tensor:
 
 @pytest.fixture
 def predict() -> Predict:
-    """The prediction that an output of either head is."""
+    """Returns the ColorPrediction of an output of either head."""
 
     def make(output: Tensor) -> ColorPrediction:
         bins = ab_bins().to(output.device) if output.shape[1] == 313 else None
@@ -47,7 +47,7 @@ def predict() -> Predict:
 
 @pytest.fixture(scope="session")
 def prior() -> list[float]:
-    """A distribution over the bins with the shape of real ones: mostly grey, and some bins empty."""
+    """A distribution over the bins like real ones: mostly grey, and some bins empty."""
     bins = ab_bins().double().numpy()
     share: NDArray[np.float64] = np.exp(-np.linalg.norm(bins, axis=1) / 15)
     share[-20:] = 0

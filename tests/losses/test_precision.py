@@ -1,5 +1,4 @@
-"""Every loss on either head: in float32 what it is in float64, under bfloat16 autocast float32 and finite, compiled
-the same."""
+"""Every loss for both heads: float32 against float64, under bfloat16 autocast, and compiled."""
 
 from collections.abc import Callable
 
@@ -39,7 +38,7 @@ def single(batch: LabBatch, device: torch.device | str = "cpu") -> LabBatch:
 
 
 def test_compiled_in_one_piece(loss: ColorLoss, output: Tensor, batch: LabBatch, predict: Predict) -> None:
-    """What is made once, the bins and their neighbours, is no part of a compiled step."""
+    """The cached bins and their candidates are constants of the compiled graph."""
     nodes = []
 
     def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., object]:
@@ -59,7 +58,7 @@ def test_float32(loss: ColorLoss, output: Tensor, batch: LabBatch, predict: Pred
     leaf = output.detach().float().requires_grad_()
     for value, reference in zip(score(loss, predict(leaf), single(batch), leaf), expected, strict=True):
         assert value.dtype == torch.float32
-        # Of the whole gradient: where terms of hundreds cancel, little is left that could be exact.
+        # Relative to the whole gradient: where terms of hundreds cancel, single values are not exact.
         atol = 1e-5 * reference.abs().max().item()
         torch.testing.assert_close(value.double(), reference, rtol=1e-4, atol=atol)
 
@@ -73,6 +72,6 @@ def test_bfloat16_autocast(
         total, gradient = score(loss.to(device), predict(leaf), moved, leaf)
     assert total.dtype == torch.float32
     assert gradient.isfinite().all()
-    # What is rounded is the prediction, here also where it is upsampled, not the loss.
+    # The prediction is rounded, also where it is upsampled; the loss is not.
     rounded = leaf.detach().float().requires_grad_()
     torch.testing.assert_close(total, score(loss, predict(rounded), moved, rounded)[0], rtol=1e-3, atol=0)

@@ -1,12 +1,13 @@
-import os
-import subprocess
+import inspect
 import sys
+from inspect import Parameter
 
-from photochrom.pipelines import DaliLoader, ShardSet
+import pytest
+from photochrom.pipelines import CachedLoader, DaliLoader, Loader, ShardSet, SyntheticLoader, TorchLoader
 
 
 def test_one_pipeline_serves_all_epochs_and_passes(shards: ShardSet) -> None:
-    """Building one takes an H100 two seconds, in which nobody trains."""
+    """Building one stops training for two seconds on an H100."""
     batches = DaliLoader(shards, batch_size=4, size=64, train=True, threads=2)
     next(iter(batches))
     pipeline = batches._pipeline
@@ -17,11 +18,15 @@ def test_one_pipeline_serves_all_epochs_and_passes(shards: ShardSet) -> None:
     assert batches._pipeline is pipeline
 
 
-def test_without_dali_a_sentence_says_what_to_install(shards: ShardSet) -> None:
-    code = (
-        "import sys; sys.modules['nvidia.dali'] = None\n"
-        "from photochrom.pipelines import DaliLoader\n"
-        f"DaliLoader({str(shards.root)!r}, batch_size=1, size=64, train=False)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ})
-    assert "pip install nvidia-dali-cuda130" in done.stderr.splitlines()[-1]
+def test_without_dali_the_error_tells_what_to_install(shards: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nvidia.dali", None)
+    with pytest.raises(ImportError, match="pip install nvidia-dali-cuda130"):
+        DaliLoader(shards.root, batch_size=1, size=64, train=False)
+
+
+@pytest.mark.parametrize("loader", [CachedLoader, DaliLoader, SyntheticLoader, TorchLoader])
+def test_every_argument_has_a_name_and_a_type(loader: type[Loader]) -> None:
+    parameters = inspect.signature(loader).parameters.values()
+    assert {"source", "batch_size", "size", "train", "threads"} < {parameter.name for parameter in parameters}
+    assert all(parameter.annotation is not parameter.empty for parameter in parameters)
+    assert {parameter.kind for parameter in parameters} == {Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY}
