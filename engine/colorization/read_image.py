@@ -2,15 +2,14 @@
 
 # Shapes: H W pixels.
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+from PIL import ExifTags, ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from ...pipelines.imaging.decode import FORMATS, Rejected, check_size, read_file, rejecting
+from ...pipelines.imaging.decode import check_size, open_image, read_file, rejecting
 from .metadata import ImageMetadata, extract_metadata
 from .pixels import Pixels, decode_srgb, is_16_bit
 
@@ -37,27 +36,12 @@ def read_image(source: Path, reserve: Callable[[int], None] = lambda amount: Non
     Raises Rejected.
     """
     data = read_file(source)
-    if not data:
-        raise Rejected("empty file")
-    with rejecting():
-        image = _open(data)
-        check_size(image.size, min_side=1, max_pixels=MAX_PIXELS)
+    image = open_image(data)
+    check_size(image.size, min_side=1, max_pixels=MAX_PIXELS)
     width, height = image.size
     reserve(2 * 4 * (2 if is_16_bit(image) else 1) * width * height)  # as read, and as written
     with rejecting():
         return _decode(image, data)
-
-
-def _open(data: bytes) -> ImageFile.ImageFile:
-    try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
-    except UnidentifiedImageError as unidentified:
-        try:
-            TiffImageFile(io.BytesIO(data))
-        except SyntaxError as error:
-            if str(error) == "unknown pixel mode":  # such as floats of RGB
-                raise Rejected("unsupported pixels", "a TIFF whose samples Pillow cannot read") from None
-        raise unidentified from None
 
 
 def _decode(image: ImageFile.ImageFile, data: bytes) -> SourceImage:

@@ -1,15 +1,12 @@
 """Decodes uploads in processes, which can crash or hang without the server."""
 
-import io
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Thread
 
-from PIL import Image
-
-from ...pipelines.imaging.decode import FORMATS, DecodedImage, Rejected, decode, rejecting
+from ...pipelines.imaging.decode import DecodedImage, Rejected, decode, open_image
 from ...pipelines.packing.worker_pool import TaskFailure, Workers
 
 
@@ -36,19 +33,14 @@ DecodeResult = ImageHeader | DecodedImage | Rejected
 def run_task(task: DecodeTask) -> DecodeResult:
     """Reads the header, or decodes the image."""
     try:
-        return _read_header(task.data) if task.header_only else decode(task.data)
+        if not task.header_only:
+            return decode(task.data)
+        image = open_image(task.data)
+        return ImageHeader(width=image.width, height=image.height, format=str(image.format))
     except Rejected as rejected:
         return rejected
     except MemoryError:
         return Rejected("too large", "this machine has not enough memory")
-
-
-def _read_header(data: bytes) -> ImageHeader:
-    if not data:
-        raise Rejected("empty file")
-    with rejecting():
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-    return ImageHeader(width=image.width, height=image.height, format=str(image.format))
 
 
 class DecoderPool:

@@ -17,6 +17,7 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, PLANAR_CONFIGURATION, TiffImageFile
 
 MIN_SIDE = 32
@@ -73,10 +74,8 @@ def decode(data: bytes, short_side: int | None = None) -> DecodedImage:
     converted, and animations give their first frame. With `short_side`, a large JPEG may be decoded at a smaller scale,
     but to at least `SCALED_DECODE_FACTOR` times the size that its reduction to `short_side` needs.
     """
-    if not data:
-        raise Rejected("empty file")
+    image = open_image(data)
     with rejecting():
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
         check_size(image.size)
         if image.format in ("JPEG", "MPO"):
             decoded, changes = decode_jpeg_strictly(data, image, reduced_size(image.size, short_side))
@@ -109,6 +108,28 @@ def reduced_size(size: tuple[int, int], short_side: int | None) -> tuple[int, in
         return size
     factor = short_side / min(size)
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+def open_image(data: bytes) -> ImageFile:
+    """Opens an image file: reads the header, not yet the pixels. Raises Rejected."""
+    if not data:
+        raise Rejected("empty file")
+    with rejecting():
+        try:
+            return Image.open(io.BytesIO(data), formats=FORMATS)
+        except UnidentifiedImageError:
+            if _is_unsupported_tiff(data):
+                raise Rejected("unsupported pixels", "a TIFF whose samples Pillow cannot read") from None
+            raise
+
+
+def _is_unsupported_tiff(data: bytes) -> bool:
+    """Returns whether an unidentified file is a TIFF with pixels that Pillow has no mode for, such as floats of RGB."""
+    try:
+        TiffImageFile(io.BytesIO(data))
+    except SyntaxError as error:
+        return str(error) == "unknown pixel mode"
+    return False
 
 
 @contextmanager

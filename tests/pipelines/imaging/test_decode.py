@@ -224,3 +224,11 @@ def test_deep_tiffs_in_planes_are_refused() -> None:
     shallow = (planes >> 8).astype(np.uint8)
     picture, *_ = decode(tiff(shallow, photometric="rgb", planarconfig="separate"))
     assert np.array_equal(np.asarray(picture), shallow.transpose(1, 2, 0))
+
+
+def test_tiffs_that_pillow_cannot_decode_are_rejected() -> None:
+    colors = np.zeros((64, 64, 3), np.float32)
+    with pytest.raises(Rejected, match="unsupported pixels: a TIFF whose samples Pillow cannot read"):
+        decode(tiff(colors, photometric="rgb"))
+    with pytest.raises(Rejected, match="not an image"):
+        decode(tiff(colors, photometric="rgb")[:20])
