@@ -211,7 +211,9 @@ def test_settings_out_of_range(settings: dict, sentence: str, tmp_path: Path) ->
         PackConfig(source=tmp_path, out=tmp_path, **settings)
 
 
-@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "kill", [signal.SIGKILL, *(pytest.param(kill, marks=pytest.mark.slow) for kill in (signal.SIGINT, signal.SIGTERM))]
+)
 def test_a_killed_pack_is_done_again_by_the_same_command(photos: Path, tmp_path: Path, kill: signal.Signals) -> None:
     source = tmp_path / "many"
     source.mkdir()

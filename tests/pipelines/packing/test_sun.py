@@ -306,7 +306,7 @@ def many(coffee: Image.Image, number: int) -> dict[str, tuple[bytes, Outcome]]:
     return {f"SUN397/b/beach/{name}.jpg": (jpeg, "packed") for name in ("A", *range(number))}
 
 
-@pytest.mark.parametrize("moment", ["incoming", "second shard"])
+@pytest.mark.parametrize("moment", ["incoming", pytest.param("second shard", marks=pytest.mark.slow)])
 def test_a_killed_pack_of_a_stream_ends_with_the_same_bytes(coffee: Image.Image, tmp_path: Path, moment: str) -> None:
     write_tar(tmp_path / "a.tar.gz", many(coffee, 150), "w:gz", unsafe=False)
     command = [sys.executable, "-m", "photochrom", "pack", str(tmp_path / "a.tar.gz"), str(tmp_path / "out")]
