@@ -81,11 +81,10 @@ def test_tasks_that_do_not_fit_into_a_pipe() -> None:
 
 def test_workers_end_with_a_parent_that_is_killed() -> None:
     code = (
-        "import time; from photochrom.pipelines.packing import worker_pool\n"
+        "from photochrom.pipelines.packing import worker_pool\n"
         "worker_pool._CONTEXT.set_forkserver_preload([])\n"
         "workers = worker_pool.Workers(eval, number=2, seconds=60)\n"
-        "print(*workers.map(['1'] * 4), flush=True)\n"
-        "time.sleep(60)"
+        f"for task, result in workers.map(['1', {HANG!r}, {HANG!r}]): print(result, flush=True)"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert parent.stdout is not None
