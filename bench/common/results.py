@@ -79,11 +79,9 @@ def run_benchmark(
     *,
     prog: str,
     table: Callable[[Results], RenderableType],
-    notes: Callable[[Results], Iterable[str]] = lambda results: (),
-    plot: Callable[[Results, Path], None] | None = None,
     positional: Collection[str] = (),
 ) -> int:
-    """Parses a command line, measures and reports; returns the exit code."""
+    """Parses the command line of a module in dev, measures and reports; returns the exit code."""
     options = parse_options(options_class, argv, prog=prog, positional=positional)
     try:
         if options.out:
@@ -92,7 +90,7 @@ def run_benchmark(
     except ValueError as error:
         console.print(f"{prog}: {error}")
         return 1
-    report(results, options.out, table=table, notes=notes, plot=plot)
+    report(results, options.out, table=table)
     return 0
 
 

@@ -3,9 +3,7 @@
 The set is dropped from the page cache before each measurement.
 """
 
-import os
 import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,11 +13,9 @@ from numpy.typing import NDArray
 
 from ...pipelines import ShardSet
 from ...pipelines.loading import order
-from ...pipelines.loading.reader import LocalReader
+from ..common.cold_read import cold_seconds
 from ..common.results import Results, make_results, run_benchmark, shares_table
 from ..common.timing import summarize
-
-_PREFETCH = 2  # batches, as loaders do
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,30 +80,6 @@ def _pairs(batch: NDArray[np.int64]) -> float:
     """Returns the number of pairs of equal numbers, without those of -1."""
     counts = np.unique(batch[batch >= 0], return_counts=True)[1]
     return float((counts * (counts - 1) / 2).sum())
-
-
-def cold_seconds(data: ShardSet, batch_size: int, num_batches: int, block: int, seed: int) -> float:
-    """Returns the seconds per photograph to read batches from an empty page cache; the set must not be mapped."""
-    _drop_from_page_cache(data)
-    reader = LocalReader(data)
-    batches = [
-        np.sort(order.training_batch(data.num_samples, batch_size, seed, number, block)[0])
-        for number in range(num_batches)
-    ]
-    started = time.perf_counter()
-    for number, batch in enumerate(batches):
-        if number + _PREFETCH < len(batches):
-            reader.prefetch(batches[number + _PREFETCH])
-        for stored in reader.read(batch):
-            stored[::4096].max()  # touches every page
-    return (time.perf_counter() - started) / batch_size / num_batches
-
-
-def _drop_from_page_cache(data: ShardSet) -> None:
-    """Asks the system to drop the set's pages; it keeps pages that are mapped."""
-    for shard in data.shards:
-        with open(str(data.root / f"{shard.name}.tar"), "rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 if __name__ == "__main__":

@@ -18,10 +18,10 @@ from ...engine.training.run import prepare
 from ...pipelines import DaliLoader, ShardSet
 from ...pipelines.remote import RemotePath
 from ...pipelines.system import available_cpus
+from ..common.cold_read import cold_seconds
 from ..common.options import used_settings
 from ..common.results import Results, make_results, spread_cells
 from ..common.timing import Clock, collect, throughputs
-from ..dev.order import cold_seconds
 from .diagnosis import Diagnosis, SystemInfo, diagnose
 from .feed_stages import NETWORK, FeedStage, ToDevice, feed_stages
 
