@@ -26,27 +26,23 @@ class BenchmarkOptions:
             check_output_file(self.out, ".json")
 
 
-O = TypeVar("O", bound=BenchmarkOptions)  # noqa: E741
+Options = TypeVar("Options", bound=BenchmarkOptions)
 
 
-def parse_run(options: type[O], argv: list[str], prog: str) -> tuple[O, RunConfig]:
+def parse_run(options: type[Options], argv: list[str], prog: str) -> tuple[Options, RunConfig]:
     """Returns a benchmark's own `options`, and the run that all other settings describe.
 
     The run trains on the benchmark's option `data`, if it has one.
     """
-    usage = f"{prog} [--config RECIPE] [OPTION ...] [--SETTING VALUE ...]"
-    parser = RunParser(
-        argv, skip=("out", "resume", "data.train"), prog=prog, usage=usage, description=description(options)
-    )
-    parser.add_options(options)
+    skip = ("out", "resume", "data.train")
+    usage = f"{prog} [OPTION ...] [--config RECIPE] [--SETTING VALUE ...]"
+    parser = RunParser(argv, options=options, skip=skip, prog=prog, usage=usage, description=description(options))
     values = parser.parse(argv)
-    own = {name: values.pop(name) for name in parameters(options) if name in values}
     try:
-        built = build(options, own, {})
+        own = build(options, {name: values.pop(name) for name in parameters(options) if name in values})
     except ValueError as error:
         parser.error(str(error))
-    data = getattr(built, "data", _UNUSED)
-    return built, parser.run_config({**values, "data.train": data, "out": _UNUSED})
+    return own, parser.run_config({**values, "data.train": getattr(own, "data", _UNUSED), "out": _UNUSED})
 
 
 def used_settings(config: RunConfig, **own: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Collection, Mapping
 from dataclasses import is_dataclass
 from pathlib import Path
-from types import NoneType, UnionType
+from types import MappingProxyType, NoneType, UnionType
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
 
 import docstring_parser
@@ -81,21 +81,24 @@ def parse_options(config: type[T], argv: list[str], *, prog: str, positional: Co
     parser.add_options(config, positional=positional)
     values = parser.parse(argv)
     try:
-        return build(config, values, {name: _option(name) for name in values if name not in positional})
+        return build(config, values, {name: name for name in positional})
     except ValueError as error:
         parser.error(str(error))
 
 
-def build(cls: type[T], values: Mapping[str, Any], names: Mapping[str, str]) -> T:
+def build(cls: type[T], values: Mapping[str, Any], names: Mapping[str, str] = MappingProxyType({})) -> T:
     """Returns `cls(**values)`, with each value converted to its parameter's type.
 
-    Raises ValueError with the setting, under its name in `names`, and the value.
+    Raises ValueError with the setting, under its name in `names` or as an option, and the value.
     """
+    arguments: dict[str, Any] = {}
     for name, parameter in parameters(cls).items():
-        if parameter.default is parameter.empty and name not in values:
-            raise ValueError(f"{names.get(name, name)} must be given")
-    kinds = {name: parameter.annotation for name, parameter in parameters(cls).items()}
-    return cls(**{name: convert(value, kinds[name], names.get(name, name)) for name, value in values.items()})
+        label = names.get(name, _option(name))
+        if name in values:
+            arguments[name] = convert(values[name], parameter.annotation, label)
+        elif parameter.default is parameter.empty:
+            raise ValueError(f"{label} must be given")
+    return cls(**arguments)
 
 
 def convert(value: Any, kind: Any, name: str) -> Any:
@@ -145,7 +148,8 @@ def _help_texts(cls: type) -> dict[str, str]:
 def _metavar(kind: Any) -> str:
     """Returns a type as help shows it: INT, {auto,off}, [FLOAT,FLOAT]."""
     if get_origin(kind) is Literal:
-        return f"{{{','.join(map(str, get_args(kind)))}}}"
+        choices = ",".join(map(str, get_args(kind)))
+        return f"{{{choices}}}" if "," in choices else choices
     parts = [_metavar(part) for part in get_args(kind) if part is not NoneType]
     if get_origin(kind) in (list, tuple):
         return f"[{','.join(parts)}]"

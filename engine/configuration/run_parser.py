@@ -32,11 +32,16 @@ class RunParser(Parser):
 
     Args:
         argv: The command line to parse: settings of models and losses become options as they occur in it.
+        options: Dataclass of the verb's own options, if it has any.
         skip: Settings that the verb sets itself.
     """
 
-    def __init__(self, argv: list[str], *, skip: Collection[str] = (), **settings: Any) -> None:
+    def __init__(
+        self, argv: list[str], *, options: type | None = None, skip: Collection[str] = (), **settings: Any
+    ) -> None:
         super().__init__(epilog=_EPILOG, **settings)
+        if options:
+            self.add_options(options)
         self.add_argument("--config", action="append", metavar="FILE", help="Recipe by name, or a YAML file.")
         self.add_argument("--plugin", metavar="MODULE", help="Python module to import first, for classes of your own.")
         self.add_settings(RunConfig, skip=[*_SECTIONS, *skip])
@@ -74,7 +79,7 @@ def run_config(settings: Mapping[str, Any], *, typed: Collection[str] = ()) -> R
     for name, section in _SECTIONS.items():
         names = {key: f"{name}.{key}" for key in parameters(section)}
         values[name] = build(section, {key: settings[names[key]] for key in names if names[key] in settings}, names)
-    return build(RunConfig, values | {name: settings[name] for name in ("out", "resume") if name in settings}, {})
+    return build(RunConfig, values | {name: settings[name] for name in ("out", "resume") if name in settings})
 
 
 def read_settings(path: Path) -> dict[str, Any]:

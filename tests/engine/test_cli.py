@@ -212,7 +212,7 @@ def test_another_class_starts_from_its_own_defaults() -> None:
     ("argv", "code", "sentence"),
     [
         (["train", "--out", "run"], 2, "photochrom train: data.train must be given"),
-        (["train", "--data.train", "shards"], 2, "photochrom train: out must be given"),
+        (["train", "--data.train", "shards"], 2, "photochrom train: --out must be given"),
         (["pack", "photos"], 2, "photochrom pack: the following arguments are required: out"),
         (
             ["pack", "a", "b", "--short-sid", "3"],
