@@ -2,48 +2,30 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import yaml
 from PIL import Image
 
 CONFIG, SUMMARY, SHEET = "config.yaml", "summary.json", "before-after.jpg"
-MARK = b"photochrom colorize: before and after"  # the comment of a sheet of ours
+MARK = b"photochrom colorize: before and after"  # the comment in our contact sheets
 
 
 def check_output_names(out: Path) -> None:
     """Raises ValueError when a file of the user's has the name of one that describes the results."""
-    for name, is_ours in _OURS.items():
-        if (out / name).exists() and not is_ours(out / name):
+    for path in (out / CONFIG, out / SUMMARY, out / SHEET):
+        if path.exists() and not _is_ours(path):
             raise ValueError(
-                f"{out / name} was not made by photochrom colorize and would be overwritten: name another folder"
+                f"{path} was not made by photochrom colorize and would be overwritten: name another folder"
             )
 
 
-def _has_key(values: Any, key: str) -> bool:
-    return isinstance(values, dict) and key in values
-
-
-def _is_our_config(path: Path) -> bool:
+def _is_ours(path: Path) -> bool:
     try:
-        return _has_key(yaml.safe_load(path.read_text()), "inputs")
+        if path.name == SHEET:
+            with Image.open(path, formats=("JPEG",)) as image:
+                return image.info.get("comment") == MARK
+        text = path.read_text()
+        values, key = (json.loads(text), "num_done") if path.name == SUMMARY else (yaml.safe_load(text), "inputs")
+        return isinstance(values, dict) and key in values
     except (OSError, ValueError, yaml.YAMLError):
         return False
-
-
-def _is_our_summary(path: Path) -> bool:
-    try:
-        return _has_key(json.loads(path.read_text()), "num_done")
-    except (OSError, ValueError):
-        return False
-
-
-def _is_our_sheet(path: Path) -> bool:
-    try:
-        with Image.open(path, formats=("JPEG",)) as image:
-            return image.info.get("comment") == MARK
-    except OSError:
-        return False
-
-
-_OURS = {CONFIG: _is_our_config, SUMMARY: _is_our_summary, SHEET: _is_our_sheet}

@@ -88,7 +88,7 @@ def test_transparency_is_kept(painter: TrainedColorizer, coffee: Image.Image, mo
         assert_painted(np.asarray(coffee), np.asarray(result.convert("RGB")))
 
 
-def test_a_palette_with_a_transparent_colour(painter: TrainedColorizer) -> None:
+def test_a_palette_with_a_transparent_color(painter: TrainedColorizer) -> None:
     given = Image.new("P", (40, 32))
     given.putpalette([0, 0, 0, 90, 120, 150])
     given.paste(1, (10, 0, 40, 32))

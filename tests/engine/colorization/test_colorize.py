@@ -26,12 +26,12 @@ class Painter(Colorizer):
 
     def __init__(self, a: float, b: float) -> None:
         super().__init__()
-        self.colour = torch.tensor([float(a), float(b)]).view(1, 2, 1, 1)
+        self.color = torch.tensor([float(a), float(b)]).view(1, 2, 1, 1)
         self.inputs: list[torch.Tensor] = []
 
     def forward(self, L: torch.Tensor) -> ColorPrediction:
         self.inputs.append(L)
-        ab = self.colour.to(L).expand(len(L), 2, -(-L.shape[2] // 4), -(-L.shape[3] // 4))
+        ab = self.color.to(L).expand(len(L), 2, -(-L.shape[2] // 4), -(-L.shape[3] // 4))
         return ColorPrediction(output=ab, input_size=(L.shape[2], L.shape[3]))
 
 

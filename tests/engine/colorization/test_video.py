@@ -29,10 +29,10 @@ class Painter(Colorizer):
 
     def __init__(self, a: float = 15, b: float = 10) -> None:
         super().__init__()
-        self.colour = torch.tensor([float(a), float(b)])
+        self.color = torch.tensor([float(a), float(b)])
 
     def forward(self, L: torch.Tensor) -> ColorPrediction:
-        ab = self.colour.view(1, 2, 1, 1).expand(len(L), 2, -(-L.shape[2] // 4), -(-L.shape[3] // 4))
+        ab = self.color.view(1, 2, 1, 1).expand(len(L), 2, -(-L.shape[2] // 4), -(-L.shape[3] // 4))
         return ColorPrediction(output=ab, input_size=(L.shape[2], L.shape[3]))
 
 
@@ -111,10 +111,10 @@ def colorized(source: Path, painter: Painter | None = None) -> tuple[Video, Vide
     return read(source), read(task.target), result
 
 
-def check_colours(before: Video, after: Video) -> None:
+def check_colors(before: Video, after: Video) -> None:
     """Asserts that lightness is the original's and color the painter's."""
-    for grey, colour in zip(before.frames, after.frames, strict=True):
-        lab, reference = rgb2lab(colour), rgb2lab(grey)
+    for grey, color in zip(before.frames, after.frames, strict=True):
+        lab, reference = rgb2lab(color), rgb2lab(grey)
         assert np.abs(lab[..., 0] - reference[..., 0]).mean() < 1
         assert np.abs(lab[..., 1:].mean(axis=(0, 1)) - (15, 10)).max() < 1.5
 
@@ -138,7 +138,7 @@ def test_containers(tmp_path: Path, name: str, settings: dict[str, Any], target:
     assert after.packet_times["audio"] == pytest.approx(before.packet_times["audio"], abs=1e-3)
     assert after.duration == pytest.approx(before.duration, abs=2000)
     assert result.notes == ()
-    check_colours(before, after)
+    check_colors(before, after)
     with av.open(str(result.task.target)) as container:
         assert container.streams.video[0].codec_context.name == codec
 
@@ -198,7 +198,7 @@ def test_odd_sides_in_h264(tmp_path: Path) -> None:
     assert result.notes == ("a row or column of pixels added, as H.264 needs even sides",)
     assert after.frames[0].shape == (64, 98, 3)
     after.frames = [frame[:63, :97] for frame in after.frames]
-    check_colours(before, after)
+    check_colors(before, after)
 
 
 def test_metadata_and_other_streams(tmp_path: Path) -> None:

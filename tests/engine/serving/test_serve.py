@@ -60,7 +60,7 @@ def test_fifty_clients_at_once_get_the_results_of_colorize(server: Any, models: 
     for (picture, model, size), answer in zip(asked, answers, strict=True):
         wanted = loaded[model].colorize(picture, {"": None, "48": 48}.get(size, "native"))
         # A batch is summed up in another order than a single picture, which now and then makes a bit of difference, and
-        # where a colour is at the edge of what exists decides whether it is taken to exist.
+        # where a color is at the edge of what exists decides whether it is taken to exist.
         off = np.abs(pixels_of(answer).astype(int) - wanted)
         assert off.max() <= 3
         assert (off > 0).mean() < 1e-3
