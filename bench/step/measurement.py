@@ -53,11 +53,19 @@ _GPU_VARIANTS = [
     "fp16 channels_last space_to_batch",
 ]
 _MAX_CPU_BATCH = 4  # by default
-_WORDS: dict[str, Any] = {  # of a variant, by setting
-    "precision": Precision,
-    "memory_format": MemoryFormat,
-    "dilation": Dilation,
-    "compile": Compile,
+_WORDS: dict[str, tuple[str, Any]] = {  # of a variant: the setting and its value
+    **{
+        word: (setting, word)
+        for setting, kind in {
+            "precision": Precision,
+            "memory_format": MemoryFormat,
+            "dilation": Dilation,
+            "compile": Compile,
+        }.items()
+        for word in get_args(kind)
+        if word != "auto"
+    },
+    "activation_checkpointing": ("activation_checkpointing", True),
 }
 
 
@@ -235,16 +243,10 @@ def apply_variant(config: RunConfig, name: str) -> RunConfig:
     if config.model.class_path == "VGGColorizer":
         chosen["dilation"] = "native"
     for word in name.split():
-        if word == "activation_checkpointing":
-            chosen["activation_checkpointing"] = True
-            continue
-        setting = next((name for name, words in _WORDS.items() if word in get_args(words) and word != "auto"), None)
-        if setting is None:
-            known = [word for words in _WORDS.values() for word in get_args(words) if word != "auto"]
-            raise ValueError(
-                f"--variants has the unknown word {word!r}: known are {', '.join(known)}, activation_checkpointing"
-            )
-        chosen[setting] = word
+        if word not in _WORDS:
+            raise ValueError(f"--variants has the unknown word {word!r}: known are {', '.join(_WORDS)}")
+        setting, value = _WORDS[word]
+        chosen[setting] = value
     model = {name: chosen.pop(name) for name in ("dilation",) if name in chosen}
     return replace(
         config,

@@ -1,4 +1,4 @@
-"""bench/gpu.sh, as far as a machine without a GPU can tell."""
+"""bench/gpu.sh, as far as it can be tested without a GPU."""
 
 import re
 import shutil
@@ -17,20 +17,20 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this machine has a GPU")
-def test_without_a_gpu_it_says_so_and_writes_nothing(tmp_path: Path) -> None:
+def test_without_a_gpu_the_script_says_so_and_writes_nothing(tmp_path: Path) -> None:
     done = run(str(tmp_path), str(tmp_path / "out"))
     assert done.returncode == 1
     assert done.stderr.startswith("bench/gpu.sh needs an NVIDIA GPU")
     assert not (tmp_path / "out").exists()
 
 
-def test_without_photographs_it_says_how_it_is_used() -> None:
+def test_without_photographs_the_script_prints_its_usage() -> None:
     done = run()
     assert done.returncode == 2
     assert done.stderr.startswith("usage: bench/gpu.sh PHOTOGRAPHS [OUT]")
 
 
-def test_it_knows_the_verbs_that_there_are() -> None:
+def test_the_script_uses_existing_verbs_and_modules() -> None:
     text = SCRIPT.read_text()
     assert subprocess.run(["bash", "-n", str(SCRIPT)]).returncode == 0
     assert set(re.findall(r"\bbench ([a-z]+) --", text)) == VERBS.keys() - {"scale", "report"}

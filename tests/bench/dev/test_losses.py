@@ -22,7 +22,7 @@ def test_every_loss_is_measured_beside_the_step(tmp_path: Path, capsys: pytest.C
     assert results["verdict"] in capsys.readouterr().out
 
 
-def test_what_encoding_is_compared_with_gives_the_same() -> None:
+def test_soft_encoding_by_all_distances_gives_the_same() -> None:
     ab = torch.rand(2, 2, 8, 8, generator=torch.Generator().manual_seed(0)) * 100 - 50
     index, weight = _by_all_distances(ab)
     ours_index, ours_weight = soft_encode(ab)

@@ -15,9 +15,7 @@ def test_every_block_is_measured(shards: ShardSet, tmp_path: Path, capsys: pytes
     assert "relative to chance" in capsys.readouterr().out
 
 
-def test_neighbours_meet_again_more_often_than_by_chance() -> None:
+def test_batch_overlap_grows_with_blocks() -> None:
     assert batch_overlap(20_000, 200, 1) == pytest.approx(1, abs=0.03)
-    assert batch_overlap(20_000, 200, 10_000) == pytest.approx(
-        1, abs=0.03
-    )  # two blocks, wholly mixed: no blocks at all
-    assert batch_overlap(256 * 128, 512, 4) > 1.005  # 512 of a group's 512: whole groups, though other blocks in each
+    assert batch_overlap(20_000, 200, 10_000) == pytest.approx(1, abs=0.03)  # two blocks are mixed completely
+    assert batch_overlap(256 * 128, 512, 4) > 1.005  # a batch takes whole groups of blocks

@@ -14,7 +14,7 @@ def threads() -> Iterator[None]:
     torch.set_num_threads(number)
 
 
-def test_every_stage_is_timed_and_a_pack_beside_them(photos: Path) -> None:
+def test_every_stage_and_a_pack_are_timed(photos: Path) -> None:
     results = packing.measure(packing.PackingOptions(photos=photos, samples=2, short_side=64, seconds=0.01))
     rows = {row["what"]: row for row in results["rows"]}
     stages = ["strict decode", "resize", "Lab of every 4th pixel", "counting colors", "encode"]

@@ -50,7 +50,7 @@ def test_from_the_command_line(shards: ShardSet, tmp_path: Path, capsys: pytest.
     assert main([*command, "--seconds", "0.1", "--apply", str(recipe)]) == 0, "what it has written it may replace"
 
 
-def test_what_is_swept() -> None:
+def test_the_swept_settings() -> None:
     swept = by_threads(BASE, cores=6)
     assert {setting.threads for setting in swept} == {1, 2, 4, 6}
     assert swept[0] == BASE
@@ -65,13 +65,13 @@ def test_what_is_swept() -> None:
     assert {setting.backend for setting in around} == {"dali", "torch"}
 
 
-def test_the_fastest_has_the_batches_that_are_trained_with() -> None:
+def test_the_fastest_setting_has_the_configured_batch_size() -> None:
     larger = Setting(backend="dali", threads=1, prefetch_batches=2, batch_size=16)
     measured = measurements(dali=1.0, torch=2.0) | {larger: [Measurement(wall=0.1, cpu=0.0)]}
     assert fastest(measured, 8).backend == "torch"
 
 
-def test_a_file_of_somebody_s_own_is_not_lost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_of_the_user_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mine = tmp_path / "mine.yaml"
     mine.write_text("loader:\n  threads: 3  # what I like\n")
     with pytest.raises(SystemExit, match="2"):
@@ -84,7 +84,7 @@ def test_a_file_of_somebody_s_own_is_not_lost(tmp_path: Path, capsys: pytest.Cap
 
 
 @pytest.mark.parametrize("beyond", [True, False])
-def test_noise_changes_no_recipe(beyond: bool, tmp_path: Path) -> None:
+def test_noise_does_not_change_the_recipe(beyond: bool, tmp_path: Path) -> None:
     settings = {
         name: {"backend": name, "threads": 1, "prefetch_batches": 2, "batch_size": 8} for name in ("dali", "torch")
     }

@@ -28,7 +28,7 @@ from photochrom.engine.configuration.parser import parse_options
 from PIL import Image
 from skimage.color import rgb2lab
 
-# What the rival that has OpenCV asks of it, by Pillow and scikit-image: it stands for an environment of its own.
+# The functions that the OpenCV rival calls, by Pillow and scikit-image: a stand-in for another environment.
 CV2 = """
 import io
 import numpy as np
@@ -153,7 +153,7 @@ def test_sigterm_leaves_no_folder(photos: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rival", [name for name in RIVALS if name not in ("original", "opencv")])
-def test_a_rival_reads_its_own_format_and_makes_the_same(rival: str, settings: list[str]) -> None:
+def test_a_rival_makes_the_same_from_its_own_format(rival: str, settings: list[str]) -> None:
     if missing(rival):
         pytest.skip(f"{rival} is not installed")
     config = parse_options(RivalsOptions, settings, prog="rivals")
@@ -166,7 +166,7 @@ def test_a_rival_reads_its_own_format_and_makes_the_same(rival: str, settings: l
 
 
 @pytest.mark.slow
-def test_the_training_step_begins_with_the_loss_of_the_original_s(settings: list[str], tmp_path: Path) -> None:
+def test_the_training_steps_have_the_same_first_loss(settings: list[str], tmp_path: Path) -> None:
     out = tmp_path / "step.json"
     assert (
         bench(*settings, "--step-batch-size", "2", "--step-width", "0.0625", "--only", "step", "--out", str(out)) == 0
@@ -182,7 +182,7 @@ def test_the_training_step_begins_with_the_loss_of_the_original_s(settings: list
 
 @pytest.mark.skipif(missing("dali_kornia"), reason="dali_kornia is not installed")
 @pytest.mark.parametrize("crop", ["squash", "random_resized"])
-def test_dali_decodes_where_the_batches_are_to_be(crop: str, photos: Path) -> None:
+def test_dali_decodes_on_the_device_of_the_batches(crop: str, photos: Path) -> None:
     fields = {"loader": "dali_kornia", "data": str(photos), "num_photographs": 9, "device": "cuda", "started": 0.0}
     batches = dali_kornia.batches(Task(crop=crop, size=32, batch_size=4, threads=1, **fields))
     if torch.cuda.is_available():
@@ -193,7 +193,7 @@ def test_dali_decodes_where_the_batches_are_to_be(crop: str, photos: Path) -> No
             next(batches)
 
 
-def test_the_original_s_loop_runs_with_torch_s_own_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_original_loop_runs_with_torch_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     def settings() -> tuple[bool, str]:
         return torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision()
 
@@ -210,7 +210,7 @@ def test_the_original_s_loop_runs_with_torch_s_own_settings(monkeypatch: pytest.
         torch.set_float32_matmul_precision(own[1])
 
 
-def test_pictures_are_compared_with_those_of_scikit_image_by_their_numbers(tmp_path: Path) -> None:
+def test_pictures_are_compared_with_scikit_image_by_number(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     (tmp_path / "files").mkdir()
     pictures = [rng.integers(0, 256, (8, 8, 3), dtype=np.uint8) for _ in range(5)]
@@ -233,7 +233,7 @@ def measurement(throughput: float) -> dict[str, Any]:
     return {"rate(img/s)": throughput, "cpu(ms/img)": 1.0, "others(cores)": 0.0, "first_batch(s)": 1.0, "versions": {}}
 
 
-def test_ratios_are_those_of_the_same_round_and_other_results_are_named() -> None:
+def test_ratios_are_by_round_and_different_results_are_named() -> None:
     wrong = {"mean_L": 50.0, "mean_abs_ab": 9.0, "error_L": 3.0, "error_ab": 0.1, "num_checked": 9}
     baseline = [measurement(100.0), measurement(50.0), measurement(80.0)]
     measurements = [measurement(300.0), measurement(100.0), measurement(80.0)]
@@ -259,7 +259,7 @@ def test_ratios_are_those_of_the_same_round_and_other_results_are_named() -> Non
         (["--rounds", "0"], "--rounds 0 is not a positive number"),
     ],
 )
-def test_what_cannot_be_is_said_at_once(options: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_usage(options: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         bench("--data", "nowhere", *options)
     assert exit_.value.code == 2
@@ -271,13 +271,13 @@ def test_too_few_photographs_for_a_batch(photos: Path) -> None:
         bench("--data", str(photos), "--size", "504", "--only", "original")
 
 
-def test_a_work_folder_of_something_else(photos: Path, tmp_path: Path) -> None:
+def test_a_work_folder_with_other_files(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").touch()
     with pytest.raises(ValueError, match="holds no data sets of this benchmark"):
         bench("--data", str(photos), "--work", str(tmp_path), "--only", "original")
 
 
-def test_every_rival_takes_part_in_both_jobs_and_needs_nothing_of_others() -> None:
+def test_every_rival_has_both_jobs_and_imports_only_its_needs() -> None:
     assert {(name, job) for name in RIVALS for job in (SQUASH, RANDOM)} <= {
         (entry.loader, entry.job) for entry in ENTRIES
     }

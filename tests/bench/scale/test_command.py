@@ -1,4 +1,4 @@
-"""Predictions: what they are made of, that they agree with what is known, and the verb."""
+"""Network profiles, predictions, and the verb."""
 
 import json
 import sys
@@ -34,7 +34,7 @@ def test_buckets_are_those_that_torch_makes() -> None:
     assert sum(bucket.share for bucket in gradient_buckets) == pytest.approx(1)
 
 
-def test_the_arithmetic_is_that_which_the_engine_counts() -> None:
+def test_flops_are_those_that_the_engine_counts() -> None:
     model = VGGColorizer(width=0.125)
     assert vgg(0.125, 64).flops == pytest.approx(flops_per_image(model, 64, torch.device("cpu")), rel=1e-3)
     assert vgg(1.0, 256).flops == pytest.approx(248.7e9, rel=1e-3)
@@ -46,7 +46,7 @@ def test_segments_add_up_to_the_step() -> None:
     assert sum(to_buckets) + optimizer == pytest.approx(0.5)
 
 
-def test_a_ring_by_its_formula() -> None:
+def test_ring_all_reduce_follows_its_formula() -> None:
     bandwidths, latencies = (80e9, 3e9), (1e-6, 1e-5)
     assert ring_seconds(1e9, 1, 1, bandwidths, latencies) == 0
     assert ring_seconds(1e9, 1, 4, bandwidths, latencies) == pytest.approx(8.4e-6 + 6e-6 + 1.5 / 80)
@@ -54,7 +54,7 @@ def test_a_ring_by_its_formula() -> None:
     assert ring_seconds(1e9, 2, 1, bandwidths, latencies) == pytest.approx(8.4e-6 + 2e-5 + 1 / 3)
 
 
-def test_the_resource_that_is_made_scarce_is_the_one_that_binds(job: TrainingJob) -> None:
+def test_the_scarce_resource_is_the_bottleneck(job: TrainingJob) -> None:
     def bottleneck(machine: Any = V100, nodes: int = 4, **changes: Any) -> str:
         return predict(machine, TrainingJob(**{**vars(job), **changes}), nodes, 4, steps=20).bottleneck
 
@@ -83,8 +83,8 @@ def test_a_set_in_memory_is_read_once(job: TrainingJob) -> None:
     ("name", "stored", "rate"),
     [("h100", "originals", 2200), ("h100", "packed", 20_000), ("a100-a2-highgpu-8g", "originals", 940)],
 )
-def test_a_device_decodes_so_many_pixels(job: TrainingJob, name: str, stored: Stored, rate: float) -> None:
-    """Where computing takes no time, the rate is that of the decoder over the size of a photograph."""
+def test_throughput_of_a_device_that_decodes(job: TrainingJob, name: str, stored: Stored, rate: float) -> None:
+    """If computing takes no time, throughput is the decoder's over the size of a photograph."""
     machine = changed(load_machine(name), half_peak={"value": 1e9, "source": "made up"})
     point = predict(machine, TrainingJob(**{**vars(job), "photograph": load_photograph(stored)}), 1, 1, gains=False)
     assert point.throughput == pytest.approx(rate, rel=0.03)

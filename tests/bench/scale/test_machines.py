@@ -1,4 +1,4 @@
-"""Machines and photographs as files: all that come along are sound, and what is wrong with another is said."""
+"""Machines and photographs as files, and the errors of invalid ones."""
 
 import json
 import re
@@ -18,7 +18,7 @@ RESULTS = Path(photochrom.__file__).parent / "bench" / "results"
 
 
 @pytest.mark.parametrize("name", known_machines())
-def test_machines_that_come_along(name: str) -> None:
+def test_known_machines_are_valid(name: str) -> None:
     machine = load_machine(name)
     assert machine.name == name
     assert machine.about
@@ -28,7 +28,7 @@ def test_machines_that_come_along(name: str) -> None:
     assert machine.fp32_attained.value <= 100
 
 
-def test_what_was_measured_on_an_h100_is_what_its_file_says() -> None:
+def test_the_h100_file_agrees_with_its_measurements() -> None:
     lines = (RESULTS / "h100" / "train-auto-metrics.jsonl").read_text().splitlines()
     rates = [json.loads(line)["throughput(img/s)"] for line in lines]
     machine = load_machine("h100")
@@ -38,7 +38,7 @@ def test_what_was_measured_on_an_h100_is_what_its_file_says() -> None:
     assert 100 * attained == pytest.approx(machine.half_attained.value, abs=0.2)
 
 
-def test_what_was_measured_on_a_cpu_is_what_its_file_says() -> None:
+def test_the_cpu_file_agrees_with_its_measurements() -> None:
     found = json.loads((RESULTS / "cpu" / "scale-check.json").read_text())
     (row,) = (row for row in found["rows"] if row["processes"] == 2)
     settings, machine = found["settings"], load_machine("cpu")
@@ -48,7 +48,7 @@ def test_what_was_measured_on_a_cpu_is_what_its_file_says() -> None:
     assert row["others(cores)"] < 0.05
 
 
-def test_what_a_source_names_is_there() -> None:
+def test_files_named_as_sources_exist() -> None:
     folder = files("photochrom.bench")
     texts = [
         path.read_text()
@@ -61,7 +61,7 @@ def test_what_a_source_names_is_there() -> None:
 
 
 @pytest.mark.parametrize("stored", get_args(Stored))
-def test_photographs_that_come_along(stored: Stored) -> None:
+def test_known_photographs_are_valid(stored: Stored) -> None:
     photograph = load_photograph(stored)
     assert photograph.what
     assert 0.1 < photograph.size.value <= 1
@@ -78,7 +78,7 @@ def test_photographs_that_come_along(stored: Stored) -> None:
         ("lab", "rivals.json", "TorchLoader", "lab_reduced", "cpu(ms/img)"),
     ],
 )
-def test_what_was_measured_is_what_photographs_cost(
+def test_photographs_agree_with_their_measurements(
     stored: Stored, file: str, loader: str, reads: str, key: str
 ) -> None:
     rows = json.loads((RESULTS / "cpu" / file).read_text())["rows"]
@@ -88,7 +88,7 @@ def test_what_was_measured_is_what_photographs_cost(
     assert file in cpu.source
 
 
-def test_what_is_packed_costs_less() -> None:
+def test_packed_photographs_cost_less() -> None:
     costs = [load_photograph(stored).cpu.value for stored in get_args(Stored)]
     assert costs == sorted(costs, reverse=True)
 
@@ -106,7 +106,7 @@ def test_what_is_packed_costs_less() -> None:
         ({"on_cores": 3}, "on_cores: Input should be a valid boolean"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_said(change: dict[str, object], sentence: str, tmp_path: Path) -> None:
+def test_an_invalid_key_is_named(change: dict[str, object], sentence: str, tmp_path: Path) -> None:
     values = yaml.safe_load((files("photochrom.bench.scale.machine_files") / "h100.yaml").read_text())
     file = tmp_path / "mine.yaml"
     file.write_text(yaml.safe_dump(values))
@@ -117,7 +117,7 @@ def test_what_is_wrong_with_a_file_is_said(change: dict[str, object], sentence: 
     assert f"mine.yaml: {sentence}" in str(error.value)
 
 
-def test_a_figure_that_is_missing_is_named(tmp_path: Path) -> None:
+def test_a_missing_key_is_named(tmp_path: Path) -> None:
     values = yaml.safe_load((files("photochrom.bench.scale.machine_files") / "h100.yaml").read_text())
     del values["network(GB/s)"]
     file = tmp_path / "mine.yaml"
@@ -133,7 +133,7 @@ def test_a_figure_that_is_missing_is_named(tmp_path: Path) -> None:
         ("nowhere.yaml", "--machine nowhere.yaml cannot be read"),
     ],
 )
-def test_a_machine_that_nobody_knows(name: str, sentence: str) -> None:
+def test_an_unknown_machine(name: str, sentence: str) -> None:
     with pytest.raises(ValueError, match="--machine") as error:
         load_machine(name)
     assert sentence in str(error.value)
@@ -143,7 +143,7 @@ def test_a_machine_that_nobody_knows(name: str, sentence: str) -> None:
     ("text", "sentence"),
     [("a: [", "cannot be read (while parsing"), ("- 1", "is not a mapping")],
 )
-def test_files_of_another_kind(text: str, sentence: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_mapping(text: str, sentence: str, tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(text)
     with pytest.raises(ValueError, match=r"mine\.yaml") as error:
@@ -151,7 +151,7 @@ def test_files_of_another_kind(text: str, sentence: str, tmp_path: Path) -> None
     assert sentence in str(error.value)
 
 
-def test_a_file_runs_nothing(tmp_path: Path) -> None:
+def test_a_file_cannot_run_code(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(f"cores: !!python/object/apply:os.mkdir [{tmp_path / 'made'}]")
     with pytest.raises(ValueError, match=r"mine\.yaml cannot be read \(could not determine a constructor for the tag"):

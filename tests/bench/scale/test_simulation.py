@@ -24,21 +24,21 @@ def test_without_limits_it_is_the_step() -> None:
     assert throughput(MANY) == pytest.approx(12 * 8 / 0.35)
 
 
-def test_decoding_binds_at_cores_over_cost() -> None:
+def test_decoding_is_bounded_by_cores() -> None:
     result = simulate(replace(MANY, decode=0.4, cores=16))
     assert result.throughput == pytest.approx(3 * 16 / 0.4, rel=1e-6)
     assert result.data == pytest.approx(1 - result.throughput / throughput(MANY), rel=1e-6)
 
 
-def test_decoding_binds_at_the_threads_of_a_process() -> None:
+def test_decoding_is_bounded_by_the_threads_of_a_process() -> None:
     assert throughput(replace(MANY, decode=0.1, cores=16, threads=1)) == pytest.approx(12 / 0.1, rel=1e-6)
 
 
-def test_storage_binds_at_bandwidth_over_bytes() -> None:
+def test_storage_is_bounded_by_bandwidth() -> None:
     assert throughput(replace(MANY, read_bytes=100, disk=1000)) == pytest.approx(3 * 10, rel=1e-6)
 
 
-def test_what_is_slowest_binds_and_the_rest_is_hidden() -> None:
+def test_the_slowest_resource_hides_the_others() -> None:
     assert throughput(replace(STEP, read_bytes=100, disk=1000, decode=0.2, cores=3)) == pytest.approx(10, rel=1e-6)
     assert throughput(replace(STEP, read_bytes=100, disk=9000, decode=0.2, cores=3)) == pytest.approx(15, rel=1e-6)
 
@@ -67,7 +67,7 @@ def test_on_a_cpu_all_times_add_up() -> None:
     assert throughput(both) == pytest.approx(16 / (0.35 + 8 * 0.03 + 0.1), rel=1e-6)
 
 
-def test_one_lags_and_all_wait() -> None:
+def test_all_devices_wait_for_the_slowest() -> None:
     cluster = replace(MANY, segments=[0.3], optimizer=0.0, step_jitter=0.1)
     result = simulate(cluster, steps=400)
     normal = np.random.default_rng(1).standard_normal((20_000, 12))
@@ -76,18 +76,18 @@ def test_one_lags_and_all_wait() -> None:
     assert result.others == pytest.approx(1 - 1 / slowest, rel=0.05)
 
 
-def test_what_the_last_waited_for_is_what_the_others_wait_for() -> None:
+def test_waiting_for_a_device_without_data_counts_as_data() -> None:
     result = simulate(replace(MANY, decode=0.5, cores=16, load_jitter=0.2), steps=100)
     assert result.data > 0.5
     assert result.others < 0.01
 
 
-def test_batches_ahead_even_out_what_scatters() -> None:
+def test_prefetched_batches_smooth_jitter() -> None:
     scattered = replace(STEP, decode=0.04, cores=1, load_jitter=0.5)
     assert throughput(replace(scattered, prefetch_batches=1)) < throughput(replace(scattered, prefetch_batches=8)) <= 25
 
 
-def test_the_same_seed_gives_the_same_and_another_does_not() -> None:
+def test_a_seed_determines_the_result() -> None:
     cluster = replace(MANY, step_jitter=0.1, load_jitter=0.1, decode=0.4, cores=16)
     assert simulate(cluster, seed=3) == simulate(cluster, seed=3) != simulate(cluster, seed=4)
 
@@ -110,7 +110,7 @@ def test_shares_are_of_the_whole_time() -> None:
     ("capacity", "jobs", "ends"),
     [
         (1, [(1, math.inf), (3, math.inf)], [2, 4]),  # halves until the first is done
-        (3, [(2, 1), (4, math.inf)], [2, 2]),  # one takes no more than its width, and leaves the rest to the other
+        (3, [(2, 1), (4, math.inf)], [2, 2]),  # one takes its width, the other the rest
         (2, [(2, 1)], [2]),
         (math.inf, [(9, math.inf)], [0]),
     ],

@@ -130,12 +130,12 @@ def test_a_slow_copy(shards: ShardSet) -> None:
     assert verdict(TRANSFER, run, to_device).startswith("bottleneck: the transfer of batches to the device (")
 
 
-def test_what_is_no_slower_in_its_fastest_round_is_noise() -> None:
+def test_a_stage_no_slower_in_its_fastest_round_is_noise() -> None:
     times = {"a": [1.0, 1.1, 1.2], "b": [1.0, 1.9, 2.0], "c": [1.3, 1.4, 1.5], "d": [0.5, 0.6, 0.7]}
     assert significant(times) == {"a": 1.1, "b": 1.1, "c": 1.4, "d": 0.6}
 
 
-def test_it_is_said_when_rounds_of_the_same_differ_too_much() -> None:
+def test_noisy_rounds_are_reported() -> None:
     results: dict[str, Any] = {"cold_reading(img/s)": [], "diagnosis": {"rate": 5.0, "remedies": []}}
     quiet = {"min(img/s)": 9.0, "max(img/s)": 10.0}
     assert not list(advice(results | {"rows": [quiet, quiet]}))
@@ -179,7 +179,7 @@ def test_bad_usage(arguments: list[str], sentence: str, capsys: pytest.CaptureFi
     assert sentence in capsys.readouterr().err
 
 
-def test_what_is_read_from_memory_is_what_lies_on_the_disk(shards: ShardSet) -> None:
+def test_the_memory_reader_returns_the_stored_bytes(shards: ShardSet) -> None:
     reader = LocalReader(shards)
     index = torch.tensor([3, 0, 3]).numpy()
     for kept, stored in zip(MemoryReader(reader, 5).read(index), reader.read(index), strict=True):

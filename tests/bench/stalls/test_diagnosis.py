@@ -25,7 +25,7 @@ GPU = {NETWORK: 1.0, TRANSFER: 1.0, LAB: 1.0, DECODE: 1.0, STORAGE: 1.0}
 
 
 @pytest.mark.parametrize("bottleneck", [TRANSFER, LAB, DECODE, STORAGE])
-def test_what_makes_a_gpu_wait_binds_even_where_the_network_takes_most(bottleneck: str) -> None:
+def test_a_gpu_s_largest_stall_is_the_bottleneck(bottleneck: str) -> None:
     names = list(GPU)
     seconds = {name: 1.0 if names.index(name) < names.index(bottleneck) else 1.3 for name in names}
     found = diagnose(seconds, system())
@@ -35,28 +35,28 @@ def test_what_makes_a_gpu_wait_binds_even_where_the_network_takes_most(bottlenec
     assert sum(found.shares.values()) == pytest.approx(1)
 
 
-def test_on_a_cpu_the_larger_part_binds() -> None:
+def test_on_a_cpu_the_larger_part_is_the_bottleneck() -> None:
     seconds = {NETWORK: 1.0, LAB: 1.0, DECODE: 1.3, STORAGE: 1.3}
     assert diagnose(seconds, system(on_gpu=False)).bottleneck == NETWORK
     seconds = {NETWORK: 1.0, LAB: 1.6, DECODE: 2.5, STORAGE: 2.5}
     assert diagnose(seconds, system(on_gpu=False)).bottleneck == DECODE  # with Lab, more than the network
 
 
-def test_noise_is_no_stall() -> None:
+def test_noise_is_not_a_stall() -> None:
     found = diagnose({**GPU, DECODE: 1.06, STORAGE: 1.05}, system())
     assert found.bottleneck == NETWORK
     assert found.shares[STORAGE] == 0
     assert "5 % of the time waiting for data" in found.sentence
 
 
-def test_a_set_that_does_not_fit_is_read_anew_in_every_epoch() -> None:
+def test_a_set_that_does_not_fit_is_read_in_every_epoch() -> None:
     assert diagnose(GPU, system(fits=True), cold=3.0).bottleneck == NETWORK
     assert diagnose(GPU, system(fits=False), cold=3.0).bottleneck == STORAGE
     assert diagnose(GPU, system(fits=False), cold=0.5).bottleneck == NETWORK  # the disk keeps up
 
 
-def test_what_the_run_does_not_do_is_not_blamed() -> None:
-    """A GPU cuts and resizes faster than the CPU that stands for it; a run that caches decodes nothing."""
+def test_work_that_the_run_does_not_do_is_not_a_stall() -> None:
+    """A GPU cuts faster than the CPU that measures the Lab stage; a run that caches decodes nothing."""
     assert diagnose({**GPU, LAB: 2.0, DECODE: 1.02, STORAGE: 1.02}, system()).bottleneck == NETWORK
     assert diagnose({**GPU, DECODE: 3.0}, system()).bottleneck == NETWORK
 
@@ -65,8 +65,8 @@ def expected(recommendations: list[Recommendation]) -> dict[str, float | None]:
     return {recommendation.what.split(":")[0]: recommendation.expected for recommendation in recommendations}
 
 
-def test_remedies_come_with_what_they_would_bring() -> None:
-    """On a CPU, decoding takes 1 of 2 seconds: half the pixels, a quarter of the threads' work, or none of it."""
+def test_recommendations_have_the_expected_throughput() -> None:
+    """Decoding takes 1 of 2 seconds on a CPU: with half the pixels, four times the threads, or without it."""
     seconds = {**GPU, DECODE: 2.0, STORAGE: 2.0}
     remedies = diagnose(seconds, system(on_gpu=False)).remedies
     found = expected(remedies)
@@ -80,7 +80,7 @@ def test_remedies_come_with_what_they_would_bring() -> None:
 
 
 def test_a_gpu_computes_while_others_decode() -> None:
-    """It waits for the slower of both: decoding in 4 or 1.5 of what takes 6 alone, computing in 1."""
+    """The run takes the longer of computing (1) and decoding (4 or 1.5 instead of 6)."""
     seconds, alone = {**GPU, DECODE: 6.0, STORAGE: 6.0}, {DECODE: 6.0, STORAGE: 6.0}
     found = expected(diagnose(seconds, system(needed_pixels=400_000 / 3, fits_decoded=False), alone=alone).remedies)
     assert found["loader.threads 16"] == pytest.approx(1 / 1.5)
@@ -91,7 +91,7 @@ def test_a_gpu_computes_while_others_decode() -> None:
     assert fast["loader.threads 16"] == pytest.approx(1), "no faster than the network"
 
 
-def test_every_command_that_is_advised_exists() -> None:
+def test_recommended_commands_exist() -> None:
     for bottleneck in (NETWORK, TRANSFER, LAB, DECODE, STORAGE):
         seconds = {name: 1.0 if list(GPU).index(name) < list(GPU).index(bottleneck) else 9.0 for name in GPU}
         for remedy in diagnose(seconds, system()).remedies:

@@ -56,7 +56,7 @@ def test_variants_take_turns_at_the_same_batch(
     assert "not measured: fp16, batches of 2: precision=fp16 needs a GPU" in said
 
 
-def test_steps_that_are_too_slow_for_the_time_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_too_slow_for_the_time_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Step, "seconds", lambda self: 2.0 if self._trainer.colorizer.activation_checkpointing else 0.0)
     found = measure(config(), StepOptions(variants=["fp32", "fp32 activation_checkpointing"], seconds=1.0))
     assert [row["variant"] for row in found["rows"]] == ["fp32", CONFIGURED]
@@ -65,12 +65,12 @@ def test_steps_that_are_too_slow_for_the_time_are_left_out(monkeypatch: pytest.M
     }
 
 
-def test_a_word_that_is_none_is_refused() -> None:
+def test_an_unknown_word_is_refused() -> None:
     with pytest.raises(ValueError, match="--variants has the unknown word 'fp33': known are bf16, fp16, fp32, "):
         apply_variant(config(), "fp33")
 
 
-def test_what_a_variant_does_not_name_is_as_torch_has_it() -> None:
+def test_settings_that_a_variant_does_not_name_are_torch_defaults() -> None:
     run = replace(
         config(), train=TrainConfig(precision="bf16", activation_checkpointing=True, memory_format="channels_last")
     )
@@ -82,7 +82,7 @@ def test_what_a_variant_does_not_name_is_as_torch_has_it() -> None:
     assert other.model.init_args == {"width": 0.0625, "head": "ab", "dilation": "space_to_batch"}
 
 
-def test_each_part_is_told_from_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_of_a_step_are_separated(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also with a loss that needs a prior; by a clock on which only the hooks take time."""
     now = [0.0]
 
