@@ -18,7 +18,7 @@ Columns = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """How a metric is shown, and whether its best value is the lowest or the highest."""
+    """Name, unit and number format of a metric, and the direction in which it is best."""
 
     label: str
     unit: str = ""
