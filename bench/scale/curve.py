@@ -117,7 +117,7 @@ def _sentence(row: dict[str, Any], machine: Machine, options: ScaleOptions) -> s
     nodes = plural(row["nodes"], "node")
     return (
         f"{nodes} of {machine.name}, {row['devices']} devices, {_STORED[options.stored]}: "
-        f"{row['rate(img/s)']:,.0f} images/s, {row['efficiency(%)']:.0f} % of devices that never wait; "
+        f"{row['rate(img/s)']:,.0f} images/s, {row['efficiency(%)']:.0f} % of the throughput without waiting; "
         f"bottleneck: {_WORDS[row['bottleneck']]}; "
         f"{options.epochs} epochs of {options.images:,} photographs take {_duration(row['run(h)'])}"
     )
