@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from simpy import Container, Environment, Event
+from simpy.events import ProcessGenerator
 
-from .events import Environment, Process, Resume, Semaphore, SharedResource, all_of
+from .shared_resource import SharedResource
 
 _SHARES = ("computing", "data", "others", "reducing")  # of a SimulationResult
 
@@ -100,10 +102,10 @@ class _AllReduce:
     ) -> None:
         self._env, self._reducers, self._seconds, self._ranks = env, reducers, seconds, ranks
         self._missing = [ranks] * len(seconds)
-        self._complete, self._done = Semaphore(env), Semaphore(env)
+        self._complete, self._done = Container(env), Container(env)
         self.completed = 0.0  # time at which the last rank filled a bucket
         self.waited = 0.0  # seconds that this rank had waited for data
-        env.start(self._reducing())
+        env.process(self._reducing())
 
     def arrive(self, bucket: int, waited: float) -> None:
         """Notes that a rank, which waited `waited` seconds for its data, has filled a bucket."""
@@ -111,18 +113,18 @@ class _AllReduce:
         if not self._missing[bucket]:
             self._missing[bucket] = self._ranks
             self.completed, self.waited = self._env.now, waited
-            self._complete.release()
+            self._complete.put(1)
 
-    def done(self, resume: Resume) -> None:
-        """Effect that ends when the last bucket of the step is reduced."""
-        self._done.acquire(resume)
+    def done(self) -> Event:
+        """Returns the event that the last bucket of the step is reduced."""
+        return self._done.get(1)
 
-    def _reducing(self) -> Process:
+    def _reducing(self) -> ProcessGenerator:
         while True:
             for seconds in self._seconds:
-                yield self._complete.acquire
-                yield all_of([reducer.work(seconds, 1) for reducer in self._reducers])
-            self._done.release(self._ranks)
+                yield self._complete.get(1)
+                yield self._env.all_of([reducer.work(seconds, 1) for reducer in self._reducers])
+            self._done.put(self._ranks)
 
 
 @dataclass
@@ -156,50 +158,50 @@ class _Run:
         env, cluster = self.env, self.cluster
         rng = np.random.default_rng([self.seed, rank])
         device = cores if cluster.on_cores else SharedResource(env, 1)
-        places, read = Semaphore(env, cluster.prefetch_batches), Semaphore(env)
-        free, ready = Semaphore(env, cluster.prefetch_batches), Semaphore(env)
+        places, read = Container(env, init=cluster.prefetch_batches), Container(env)
+        free, ready = Container(env, init=cluster.prefetch_batches), Container(env)
         step = _jitter(rng, cluster.step_jitter, self.steps)
         # More batches than steps, so that queues stay full to the end.
         load = _jitter(rng, cluster.load_jitter, self.steps + 2 * cluster.prefetch_batches)
-        env.start(self._reading(disk, load, places, read))
-        env.start(self._decoding(cores, load, (places, read), (free, ready)))
-        env.start(self._training(rank, device, step, free, ready))
+        env.process(self._reading(disk, load, places, read))
+        env.process(self._decoding(cores, load, (places, read), (free, ready)))
+        env.process(self._training(rank, device, step, free, ready))
 
-    def _reading(self, disk: SharedResource, load: list[float], places: Semaphore, read: Semaphore) -> Process:
+    def _reading(self, disk: SharedResource, load: list[float], places: Container, read: Container) -> ProcessGenerator:
         for factor in load:
-            yield places.acquire
+            yield places.get(1)
             yield disk.work(self.cluster.read_bytes * self.cluster.batch * factor)
-            read.release()
+            read.put(1)
 
     def _decoding(
         self,
         cores: SharedResource,
         load: list[float],
-        source: tuple[Semaphore, Semaphore],
-        to: tuple[Semaphore, Semaphore],
-    ) -> Process:
+        source: tuple[Container, Container],
+        to: tuple[Container, Container],
+    ) -> ProcessGenerator:
         (places, read), (free, ready) = source, to
         for factor in load:
-            yield free.acquire
-            yield read.acquire
-            places.release()
+            yield free.get(1)
+            yield read.get(1)
+            places.put(1)
             yield cores.work(self.cluster.decode * self.cluster.batch * factor, self.cluster.threads)
-            ready.release()
+            ready.put(1)
 
     def _training(
-        self, rank: int, device: SharedResource, step: list[float], free: Semaphore, ready: Semaphore
-    ) -> Process:
+        self, rank: int, device: SharedResource, step: list[float], free: Container, ready: Container
+    ) -> ProcessGenerator:
         env = self.env
         for number, factor in enumerate(step):
             started = env.now
-            yield ready.acquire
-            free.release()  # decoding of the next batch starts as this one is taken
+            yield ready.get(1)
+            free.put(1)  # decoding of the next batch starts as this one is taken
             fed = env.now
             for bucket, seconds in enumerate(self.cluster.segments):
                 yield device.work(seconds * factor, 1)
                 self._all_reduce.arrive(bucket, fed - started)
             computed = env.now
-            yield self._all_reduce.done
+            yield self._all_reduce.done()
             reduced = env.now
             if rank == 0:
                 self.ended.append(reduced)

@@ -2,12 +2,12 @@
 
 import math
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
-from photochrom.bench.scale.events import Environment, SharedResource
+from photochrom.bench.scale.shared_resource import SharedResource
 from photochrom.bench.scale.simulation import Cluster, simulate
+from simpy import Environment
 
 STEP = Cluster(batch=8, segments=[0.2, 0.1], optimizer=0.05)
 MANY = replace(STEP, nodes=3, ranks=4)
@@ -120,6 +120,6 @@ def test_a_capacity_is_shared_fairly(capacity: float, jobs: list[tuple[float, fl
     shared = SharedResource(env, capacity)
     ended: dict[int, float] = {}
     for number, (amount, width) in enumerate(jobs):
-        shared.work(amount, width)(partial(lambda number: ended.setdefault(number, env.now), number))
+        shared.work(amount, width).callbacks.append(lambda _, number=number: ended.setdefault(number, env.now))
     env.run()
     assert [ended[number] for number in range(len(jobs))] == pytest.approx(ends)
