@@ -21,30 +21,28 @@ _BUSY = 0.2  # cores that other programs used during a measurement, above which 
 
 
 def table(results: Results) -> RenderableType:
-    """Returns tables of throughput by job, of the checks, and of the data sets."""
-    tables = (*_throughputs(results), _checks(results), _formats(results))
+    """Returns a table of throughput for each job, and one of the data sets."""
+    tables = (*_throughputs(results), _formats(results))
     return Group(*(part for table in tables for part in (table, "")))
 
 
 def _throughputs(results: Results) -> Iterator[Table]:
     for job in dict.fromkeys(row["job"] for row in results["rows"]):
-        table = Table(_TITLES[job], "images/s", "relative to the original", "CPU ms", "first batch", box=None)
+        table = Table(
+            _TITLES[job], "images/s", "relative to the original", "CPU ms", "first batch", "error of L, ab", box=None
+        )
         for row in (row for row in results["rows"] if row["job"] == job):
             cpu = _number(row["cpu(ms/img)"]) if "cpu(ms/img)" in row else ""
             first = f"{row['first_batch(s)']:.1f} s" if "first_batch(s)" in row else ""
-            table.add_row(_name(row), _spread(row, "img/s"), _spread(row, "ratio"), cpu, first)
+            table.add_row(_name(row), _spread(row, "img/s"), _spread(row, "ratio"), cpu, first, _error(row))
         yield table
 
 
-def _checks(results: Results) -> Table:
-    table = Table("squashed photographs", "mean L", "mean |ab|", "error of L", "of ab", "the same?", box=None)
-    for row in (row for row in results["rows"] if "mean_L" in row):
-        means = (f"{row[key]:.2f}" if key in row else "" for key in ("mean_L", "mean_abs_ab", "error_L", "error_ab"))
-        same = {True: "yes", False: "NO", None: f"cuts {row['crop']}"}[row["is_same"]]
-        if row["num_checked"] < results["num_photographs"]:
-            same += f" ({row['num_checked']} seen)"
-        table.add_row(_name(row), *means, same)
-    return table
+def _error(row: dict[str, Any]) -> str:
+    """Returns the mean absolute errors of L and ab, or the part of the photograph that cannot be compared."""
+    if "num_checked" not in row:
+        return ""
+    return f"{row['error_L']:.2f}, {row['error_ab']:.2f}" if "error_L" in row else str(row["crop"])
 
 
 def _formats(results: Results) -> Table:
@@ -55,11 +53,13 @@ def _formats(results: Results) -> Table:
 
 
 def notes(results: Results) -> Iterator[str]:
-    """Yields the entries that could not run, first losses, and measurements that other programs disturbed."""
+    """Yields the entries that could not run, incomplete checks, first losses, and disturbed measurements."""
     reasons = [(f"{entry['loader']}:{entry['reads']}", entry["reason"]) for entry in results["skipped"]]
     for name, reason in dict.fromkeys(reasons):
         yield f"skipped: {name}: {reason}"
     for row in results["rows"]:
+        if (number := row.get("num_checked", results["num_photographs"])) < results["num_photographs"]:
+            yield f"{_name(row)}: only {number} of {results['num_photographs']} photographs were compared"
         if "first_loss" in row:
             yield f"{row['loader']}: the first step's loss is {row['first_loss']:.6g}"
         if row.get("others(cores)", 0) > _BUSY:

@@ -96,6 +96,7 @@ def test_rows_and_tables_of_a_comparison(
     printed = capsys.readouterr().out
     assert results["verdict"] in printed
     assert "skipped: ffcv:beton: not installed" in printed
+    assert "0.50, 0.10" in printed
     assert out.with_suffix(".png").stat().st_size > 10_000
 
 
