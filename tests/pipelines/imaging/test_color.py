@@ -15,8 +15,8 @@ def pixels(photos: Path) -> torch.Tensor:
 
 @pytest.mark.parametrize("as_float", [False, True])
 def test_lab_agrees_with_skimage(pixels: torch.Tensor, as_float: bool, device: torch.device) -> None:
-    given = pixels.permute(0, 3, 1, 2).double() / 255 if as_float else pixels
-    L, ab = rgb_to_lab(given.to(device))
+    rgb = pixels.permute(0, 3, 1, 2).double() / 255 if as_float else pixels
+    L, ab = rgb_to_lab(rgb.to(device))
     assert L.dtype == ab.dtype == torch.float32
     lab = torch.cat([L, ab], dim=1)[0].permute(1, 2, 0).cpu().numpy()
     assert np.abs(lab - rgb2lab(pixels[0].numpy())).max() < 1e-3
@@ -49,17 +49,17 @@ def test_fitting_into_the_gamut_keeps_lightness_and_hue() -> None:
     assert 0.5 < share < 1
     fitted_L, fitted_ab = rgb_to_lab(rgb)
     assert (fitted_L - L).abs().max() < 0.2
-    assert (lab_to_rgb(L, ab) - rgb).abs().max() > 0.1, "clipping would have done"
+    assert (lab_to_rgb(L, ab) - rgb).abs().max() > 0.1, "clipping has the same result"
     clipped_L, _ = rgb_to_lab(lab_to_rgb(L, ab))
     assert (clipped_L - L).abs().max() > 5
-    # Chroma only shrinks: the fitted colour lies between grey and the wanted one.
+    # Chroma only shrinks: the colour lies between grey and the wanted one.
     chroma = (fitted_ab * ab).sum(dim=1) / ab.norm(dim=1)
     across = (fitted_ab[:, 0] * ab[:, 1] - fitted_ab[:, 1] * ab[:, 0]) / ab.norm(dim=1)
     assert (chroma <= ab.norm(dim=1) + 0.1).all()
     assert across.abs().max() < 0.5
 
 
-def test_colours_inside_the_gamut_are_left_alone(pixels: torch.Tensor) -> None:
+def test_colours_inside_the_gamut_do_not_change(pixels: torch.Tensor) -> None:
     L, ab = rgb_to_lab(pixels)
     rgb, share = lab_to_gamut(L, ab)
     assert share == 0

@@ -13,37 +13,37 @@ WINDOWS = [(0, 0, 512, 512), (10, 20, 64, 64), (100, 3, 200, 301), (7, 90, 31, 5
 
 
 @pytest.mark.parametrize("store", ["jpeg", "lab"])
-@pytest.mark.parametrize("kind", ["bytes that travel", "pictures that are there"])
-def test_every_buffer_shows_the_same(store: Store, kind: str) -> None:
-    picture = astronaut() if store == "jpeg" else np.ascontiguousarray(astronaut().transpose(2, 0, 1))
+@pytest.mark.parametrize("kind", ["host images", "device images"])
+def test_all_buffers_return_the_same(store: Store, kind: str) -> None:
+    image = astronaut() if store == "jpeg" else np.ascontiguousarray(astronaut().transpose(2, 0, 1))
     reference = CpuBatchBuffer(8, 64, store, ArrayPool())
-    if kind == "bytes that travel":
-        other, put = DeviceBatchBuffer(8, 64, store, CPU, lab_converter(store)), picture
+    if kind == "host images":
+        other, other_image = DeviceBatchBuffer(8, 64, store, CPU, lab_converter(store)), image
     else:
-        other, put = DeviceImageBuffer(8, 64, store, lab_converter(store)), torch.from_numpy(picture)
-    for place in range(8):
-        window, mirrored = WINDOWS[place // 2], place % 2 == 1
-        reference.write(place, picture, window, mirrored)
-        other.write(place, put, window, mirrored)
+        other, other_image = DeviceImageBuffer(8, 64, store, lab_converter(store)), torch.from_numpy(image)
+    for i in range(8):
+        window, flip = WINDOWS[i // 2], i % 2 == 1
+        reference.write(i, image, window, flip)
+        other.write(i, other_image, window, flip)
     (L, ab), (other_L, other_ab) = reference.finish(), other.finish()
-    # Resized pictures may differ by a rounding of bytes here and there; others not at all.
-    tolerance = 0.1 if kind == "pictures that are there" else 2e-3
+    # Resized images differ by a rounding of some bytes; images of the right size do not.
+    tolerance = 0.1 if kind == "device images" else 2e-3
     assert (L - other_L).abs().mean() < tolerance
     assert (ab - other_ab).abs().mean() < tolerance
     assert (L - other_L)[2:4].abs().max() < 2e-3
     assert torch.allclose(L[1].flip(2), L[0])
 
 
-def test_buffers_are_used_again_when_nobody_holds_them() -> None:
-    buffers = ArrayPool()
-    one = CpuBatchBuffer(2, 24, "jpeg", buffers).finish()
-    where = one[0].data_ptr()
-    assert CpuBatchBuffer(2, 24, "jpeg", buffers).finish()[0].data_ptr() != where
+def test_memory_is_reused_once_no_tensor_shares_it() -> None:
+    pool = ArrayPool()
+    one = CpuBatchBuffer(2, 24, "jpeg", pool).finish()
+    address = one[0].data_ptr()
+    assert CpuBatchBuffer(2, 24, "jpeg", pool).finish()[0].data_ptr() != address
     part = one[0][1:]
     del one
-    assert CpuBatchBuffer(2, 24, "jpeg", buffers).finish()[0].data_ptr() != where
+    assert CpuBatchBuffer(2, 24, "jpeg", pool).finish()[0].data_ptr() != address
     del part
-    assert CpuBatchBuffer(2, 24, "jpeg", buffers).finish()[0].data_ptr() == where
+    assert CpuBatchBuffer(2, 24, "jpeg", pool).finish()[0].data_ptr() == address
 
 
 @pytest.mark.parametrize("store", ["jpeg", "lab"])

@@ -26,14 +26,14 @@ def test_blocks_are_read_a_bounded_number_at_a_time(num_samples: int, block: int
     orders = [order.epoch_order(num_samples, 0, epoch, block) for epoch in range(3)]
     for visited in orders:
         assert sorted(visited) == list(range(num_samples))
-        # A block is read within one group of 128 of them, whose samples follow one another in the order.
-        place = np.empty(num_samples, dtype=np.int64)
-        place[visited] = np.arange(num_samples)
-        apart = np.abs(np.diff(place)) < 128 * block  # of neighbours in storage, all but those that a cut parts
-        assert np.count_nonzero(~apart) <= num_samples // block + 1
+        # A block is read within a group of 128 blocks, whose samples follow one another in the order.
+        position = np.empty(num_samples, dtype=np.int64)
+        position[visited] = np.arange(num_samples)
+        is_near = np.abs(np.diff(position)) < 128 * block  # of neighbours in storage, except between blocks
+        assert np.count_nonzero(~is_near) <= num_samples // block + 1
     if num_samples > 1000:
         neighbours = [set(itertools.pairwise(visited.tolist())) for visited in orders]
-        assert len(neighbours[0] & neighbours[1]) < 10  # though the same ones are near one another again
+        assert len(neighbours[0] & neighbours[1]) < 10  # although the same blocks are read at the same time
 
 
 def test_groups_of_blocks_differ_from_epoch_to_epoch() -> None:
@@ -53,7 +53,7 @@ def test_parts_of_a_share_follow_the_storage_and_keep_their_samples() -> None:
 
 @pytest.mark.parametrize("world_size", [2, 5])
 def test_every_rank_meets_every_sample(world_size: int) -> None:
-    """Each rank's BatchNorm statistics come from the whole set: its share is no fixed part of it."""
+    """Each rank's BatchNorm statistics come from the whole set: its share is not a fixed part."""
     met: list[set[int]] = [set() for _ in range(world_size)]
     for number in range(400):
         index, _ = order.training_batch(100, 10, 0, number)

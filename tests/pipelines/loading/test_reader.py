@@ -18,8 +18,8 @@ def test_any_samples_are_read_in_any_order(shards: ShardSet) -> None:
         assert not stored.flags.writeable
 
 
-@pytest.mark.skipif(not hasattr(mmap, "MADV_WILLNEED"), reason="this system reads nothing ahead")
-def test_what_lies_together_is_announced_as_one(shards: ShardSet) -> None:
+@pytest.mark.skipif(not hasattr(mmap, "MADV_WILLNEED"), reason="this system has no madvise")
+def test_neighbours_are_prefetched_as_one_range(shards: ShardSet) -> None:
     reader = LocalReader(shards)
     reader.prefetch(np.arange(9))
     assert [shard for shard, _, _ in reader._ranges(np.arange(9))] == [0, 1, 2]
@@ -35,5 +35,5 @@ def test_few_files_are_open_at_a_time(photos: Path, tmp_path: Path, monkeypatch:
     for i in [*range(9), 8, 0, 4]:
         assert bytes(reader.read(np.array([i]))[0]) == shards.sample(i).read()
     assert len(os.listdir("/proc/self/fd")) - before == 3
-    kept = reader.read(np.arange(9))  # arrays outlive their files
-    assert [bytes(each) for each in kept] == [shards.sample(i).read() for i in range(9)]
+    arrays = reader.read(np.arange(9))  # arrays outlive their files
+    assert [bytes(array) for array in arrays] == [shards.sample(i).read() for i in range(9)]
