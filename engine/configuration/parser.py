@@ -114,7 +114,7 @@ def convert(value: Any, kind: Any, name: str) -> Any:
         return [convert(item, get_args(kind)[0], name) for item in value]
     config = None if is_dataclass(kind) else ConfigDict(arbitrary_types_allowed=True)  # a dataclass takes no config
     try:
-        if isinstance(value, str) and (value.startswith("[") or kind in (Any, inspect.Parameter.empty)):
+        if isinstance(value, str) and (value.startswith(("[", "{")) or kind in (Any, inspect.Parameter.empty)):
             value = yaml.safe_load(value)
         return value if kind is inspect.Parameter.empty else TypeAdapter(kind, config=config).validate_python(value)
     except yaml.YAMLError:

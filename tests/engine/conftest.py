@@ -21,7 +21,7 @@ Configure = Callable[..., RunConfig]
 
 @pytest.fixture(scope="session")
 def configure(shards: ShardSet) -> Configure:
-    """Makes the configuration of a run of seconds; dotted settings override it."""
+    """Returns a function that configures a run of some seconds; settings such as train__steps override its own."""
 
     def make(out: Path, **settings: Any) -> RunConfig:
         sections: dict[str, dict[str, Any]] = {
@@ -54,7 +54,7 @@ def configure(shards: ShardSet) -> Configure:
 
 @pytest.fixture(scope="session")
 def trained(configure: Configure, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished run of 20 steps, validated on its own photographs."""
+    """Returns the folder of a finished run of 20 steps, validated on its own photographs."""
     out = tmp_path_factory.mktemp("runs") / "trained"
     config = configure(out)
     train(configure(out, data__val=config.data.train))

@@ -167,12 +167,13 @@ def test_a_class_named_on_the_command_line_is_imported(tmp_path: Path, monkeypat
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "my_parts.py").write_text(
         "from photochrom.losses import L2\nfrom photochrom.models import VGGColorizer\n\n\n"
-        "class Net(VGGColorizer):\n    def __init__(self, depth, **rest):\n        super().__init__(**rest)\n\n\n"
+        "class Net(VGGColorizer):\n"
+        "    def __init__(self, depth, sizes: dict[str, int], **rest):\n        super().__init__(**rest)\n\n\n"
         "class Loss(L2):\n    pass\n"
     )
-    words = ["--model", "my_parts.Net", "--model.depth", "3", "--model.width=0.5"]
+    words = ["--model", "my_parts.Net", "--model.depth", "3", "--model.width=0.5", "--model.sizes", "{a: 1}"]
     config = parse([*BASE, *words, "--loss", "Focal", "--loss.base", "my_parts.Loss"])
-    assert config.model == ClassSpec(class_path="my_parts.Net", init_args={"depth": 3, "width": 0.5})
+    assert config.model == ClassSpec(class_path="my_parts.Net", init_args={"depth": 3, "sizes": {"a": 1}, "width": 0.5})
     assert config.loss.init_args["base"] == {"class_path": "my_parts.Loss", "init_args": {"resolution": "output"}}
 
 
