@@ -131,49 +131,31 @@ def _read(stream: BinaryIO, offset: int) -> ProcessedFile:
 
 
 def _sort_key(facts: dict[str, Any]) -> SortKey:
-    return facts["sort_key"], facts["path"]
+    return facts["sort_key"][0], facts["sort_key"][1]
 
 
 def _pack(file: ProcessedFile) -> tuple[bytes, bytes]:
-    """Returns the facts as JSON, and the arrays and image as bytes."""
-    facts: dict[str, Any] = {
-        "sort_key": file.sort_key[0],
-        "path": file.path,
-        "class": file.class_name,
-        "content_hash": file.content_hash,
-    }
-    result = file.result
+    """Returns the facts as JSON, and the arrays and the image as bytes."""
+    result, blob = file.result, b""
     if isinstance(result, Rejected):
-        return json.dumps(facts | {"rejected": [result.reason, result.detail]}).encode(), b""
-    facts |= {
-        "size": result.size,
-        "original_size": result.original_size,
-        "changes": result.changes,
-        "grey": result.is_grey,
-        "num_codes": len(result.ab_codes),
-    }
-    return json.dumps(facts).encode(), result.ab_codes.tobytes() + result.ab_counts.tobytes() + result.data
+        facts: dict[str, Any] = {"rejected": [result.reason, result.detail]}
+    else:
+        facts = vars(result) | {"data": None, "ab_codes": len(result.ab_codes), "ab_counts": None}
+        blob = result.ab_codes.tobytes() + result.ab_counts.tobytes() + result.data
+    return json.dumps(vars(file) | {"result": facts}).encode(), blob
 
 
 def _unpack(facts: dict[str, Any], blob: bytes) -> ProcessedFile:
     result: EncodedImage | Rejected
-    if "rejected" in facts:
-        result = Rejected(*facts["rejected"])
+    if "rejected" in facts["result"]:
+        result = Rejected(*facts["result"]["rejected"])
     else:
-        num_codes = facts["num_codes"]
-        result = EncodedImage(
-            data=blob[6 * num_codes :],
-            size=tuple(facts["size"]),
-            original_size=tuple(facts["original_size"]),
-            changes=tuple(facts["changes"]),
-            is_grey=facts["grey"],
-            ab_codes=np.frombuffer(blob, np.uint16, num_codes).copy(),  # copied, so as not to keep the image alive
-            ab_counts=np.frombuffer(blob, np.uint32, num_codes, offset=2 * num_codes).copy(),
-        )
-    return ProcessedFile(
-        sort_key=_sort_key(facts),
-        path=facts["path"],
-        class_name=facts["class"],
-        content_hash=facts["content_hash"],
-        result=result,
-    )
+        image: dict[str, Any] = facts["result"]
+        num_codes = image["ab_codes"]
+        image |= {name: tuple(image[name]) for name in ("size", "original_size", "changes")} | {
+            "data": blob[6 * num_codes :],
+            "ab_codes": np.frombuffer(blob, np.uint16, num_codes).copy(),  # copied, so as not to keep the blob alive
+            "ab_counts": np.frombuffer(blob, np.uint32, num_codes, offset=2 * num_codes).copy(),
+        }
+        result = EncodedImage(**image)
+    return ProcessedFile(**facts | {"sort_key": _sort_key(facts), "result": result})

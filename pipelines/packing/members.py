@@ -52,6 +52,7 @@ class TarMember:
     size: int
 
     def read(self) -> bytes:
+        check_bytes(self.size)
         try:
             with open(self.tar, "rb") as file:
                 file.seek(self.offset)
@@ -144,7 +145,7 @@ def check_tar_member(member: tarfile.TarInfo) -> Unreadable | None:
     if not member.isreg() or member.issparse():
         kind = "symbolic link" if member.issym() else "hard link" if member.islnk() else "special file"
         return Unreadable("no regular file", kind)
-    return _check_size(member.size)
+    return None
 
 
 def check_zip_member(info: zipfile.ZipInfo) -> Unreadable | None:
@@ -154,19 +155,12 @@ def check_zip_member(info: zipfile.ZipInfo) -> Unreadable | None:
     mode = info.external_attr >> 16
     if mode and stat.S_IFMT(mode) not in (0, stat.S_IFREG):
         return Unreadable("no regular file", "symbolic link" if stat.S_ISLNK(mode) else "special file")
-    return _check_size(info.file_size)
-
-
-def _check_size(size: int) -> Unreadable | None:
-    try:
-        check_bytes(size)
-    except Rejected as rejected:
-        return Unreadable(rejected.reason, rejected.detail)
     return None
 
 
 def read_zip_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    """Returns a member's bytes. Raises Rejected if they are damaged."""
+    """Returns a member's bytes. Raises Rejected if they are damaged or too many."""
+    check_bytes(info.file_size)
     try:
         return archive.read(info)
     except _ZIP_DAMAGE as error:

@@ -97,23 +97,11 @@ class _PackRun:
             ImageWorkers(config.encoding, seed=config.seed, number=number, seconds=config.time_limit)
         )
         background = stack.enter_context(ThreadPoolExecutor(1))  # one thread, because there is one DALI process
-        self.writers = {
-            name: stack.enter_context(
-                closing(
-                    ShardWriter(
-                        root,
-                        self._work_folder(name),
-                        shard_samples=config.shard_samples,
-                        keep_grey=config.keep_grey,
-                        drop_duplicates=config.drop_duplicates,
-                        check=dali.refused if dali else None,
-                        background=background,
-                        store=config.store,
-                    )
-                )
-            )
-            for name, root in config.roots.items()
-        }
+        check = dali.refused if dali else None
+        self.writers: dict[str, ShardWriter] = {}
+        for name, root in config.roots.items():
+            writer = ShardWriter(root, self._work_folder(name), config, check=check, background=background)
+            self.writers[name] = stack.enter_context(closing(writer))
         self._num_resumed = self.stats.num_files
 
     @property

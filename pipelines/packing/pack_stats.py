@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
+from operator import iadd
 from typing import Any
 
 import numpy as np
@@ -51,14 +52,8 @@ class PackStats:
 
     def update(self, other: "PackStats") -> None:
         """Adds the counts of `other`."""
-        self.rejects += other.rejects
-        self.dropped += other.dropped
-        self.classes += other.classes
-        self.contents += other.contents
-        self.num_packed += other.num_packed
-        self.num_grey += other.num_grey
-        self.num_duplicates += other.num_duplicates
-        self.ab_counts += other.ab_counts
+        for name, value in vars(other).items():
+            setattr(self, name, iadd(getattr(self, name), value))
 
     def manifest_facts(self) -> dict[str, Any]:
         """Returns the statistics that a manifest holds."""
@@ -89,14 +84,16 @@ class PackStats:
         }
 
     def to_json(self) -> dict[str, Any]:
-        codes = np.flatnonzero(self.ab_counts)
-        facts = {name: value for name, value in vars(self).items() if name != "ab_counts"}
-        return facts | {"ab_codes": codes.tolist(), "ab_counts": self.ab_counts[codes].tolist()}
+        return vars(self) | {"ab_counts": self.ab_counts.tolist()}
 
     @classmethod
     def from_json(cls, facts: dict[str, Any]) -> "PackStats":
-        counts = np.zeros(NUM_AB_CODES, dtype=np.int64)
-        counts[facts.pop("ab_codes")] = facts.pop("ab_counts")
-        rejects = [(path, reason, detail) for path, reason, detail in facts.pop("rejects")]
-        dropped, classes = Counter(facts.pop("dropped")), Counter(facts.pop("classes"))
-        return cls(rejects=rejects, ab_counts=counts, dropped=dropped, classes=classes, **facts)
+        return cls(
+            **facts
+            | {
+                "rejects": [(path, reason, detail) for path, reason, detail in facts["rejects"]],
+                "dropped": Counter(facts["dropped"]),
+                "classes": Counter(facts["classes"]),
+                "ab_counts": np.array(facts["ab_counts"], dtype=np.int64),
+            }
+        )

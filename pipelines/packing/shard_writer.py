@@ -15,9 +15,10 @@ from pathlib import Path
 
 from ..files import atomic_write, sync
 from ..imaging.decode import Rejected
-from ..shards import SUFFIXES, Shard, Store
+from ..shards import SUFFIXES, Shard
 from .dali_check import Samples
 from .manifest import describe_shard
+from .pack_config import PackConfig
 from .pack_stats import PackStats
 from .process_image import BEFORE_ALL, EncodedImage, ProcessedFile, SortKey
 from .tar_writer import TarShard, without
@@ -47,19 +48,14 @@ class ShardWriter:
         self,
         root: Path,
         work: Path,
+        config: PackConfig,
         *,
-        shard_samples: int,
-        keep_grey: bool,
-        drop_duplicates: bool,
         check: Check | None,
         background: Executor,
-        store: Store = "jpeg",
     ) -> None:
         root.mkdir(exist_ok=True)
         work.mkdir(exist_ok=True)
-        self._root, self._work, self._check = root, work, check
-        self._suffix = SUFFIXES[store]
-        self._shard_samples, self._keep_grey, self._drop_duplicates = shard_samples, keep_grey, drop_duplicates
+        self._root, self._work, self._config, self._check = root, work, config, check
         self.shards: list[Shard] = []
         self.last_key = BEFORE_ALL
         self.stats = PackStats()  # of all files up to `last_key`; after `finish`, of all
@@ -77,9 +73,9 @@ class ShardWriter:
         result = file.result
         if isinstance(result, Rejected):
             self._unpublished.reject(file.path, result.reason, result.detail)
-        elif result.is_grey and not self._keep_grey:
+        elif result.is_grey and not self._config.keep_grey:
             self._unpublished.dropped["grey"] += 1
-        elif self._is_duplicate(file) and self._drop_duplicates:
+        elif self._is_duplicate(file) and self._config.drop_duplicates:
             self._unpublished.dropped["duplicate"] += 1
         else:
             self._store(file, result)
@@ -132,10 +128,10 @@ class ShardWriter:
         if self._shard is None:
             self._shard = _OpenShard(tar=TarShard(path=self._work / f"photos-{self._next:06d}.tar"))
             self._next += 1
-        parts = {self._suffix: image.data, "json": _sample_json(file, image)}
+        parts = {SUFFIXES[self._config.store]: image.data, "json": _sample_json(file, image)}
         self._shard.tar.add(key_of(file.path), **parts)
         self._shard.samples.append((replace(file, result=Rejected("")), replace(image, data=b"")))
-        if len(self._shard.samples) == self._shard_samples or self._shard.tar.size >= MAX_SHARD_BYTES:
+        if len(self._shard.samples) == self._config.shard_samples or self._shard.tar.size >= MAX_SHARD_BYTES:
             self._finish_shard()
 
     def _finish_shard(self) -> None:

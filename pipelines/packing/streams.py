@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, cast
 from urllib.parse import urlsplit
 
-from ..imaging.decode import Rejected
+from ..imaging.decode import Rejected, check_bytes
 from .download import RELEASES
 from .http import HttpFile, is_url
 from .members import (
@@ -185,6 +185,7 @@ def _published_size(source: str) -> int | None:
 
 
 def _read(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    check_bytes(member.size)
     file = archive.extractfile(member)
     assert file is not None
     return file.read()

@@ -1,4 +1,4 @@
-"""Shard sets of Lab in bytes: the colours, who reads them, and what notices damage."""
+"""Shard sets of Lab in bytes: their colours, their readers, and checks for damage."""
 
 import hashlib
 import subprocess
@@ -43,7 +43,7 @@ def lab(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
 
 
 def off(stored: bytes, pixels: np.ndarray) -> np.ndarray:
-    """How far what is stored is off the Lab of the pixels by scikit-image, in float64."""
+    """Returns the error of stored Lab against that of the pixels by scikit-image, in float64."""
     height, width, _ = pixels.shape
     codes = np.frombuffer(stored, np.uint8).reshape(3, height, width).astype(float)
     codes[0] *= 100 / 255

@@ -90,7 +90,7 @@ def test_a_stream_begun_in_a_folder_goes_on_from_a_server(remote: ShardSet, shar
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many samples each request was for."""
+    """Collects the number of samples of each request."""
     asked: list[int] = []
     original = RemotePath.read_ranges
     monkeypatch.setattr(
@@ -119,7 +119,7 @@ def test_what_is_coming_is_not_asked_for_again(remote: ShardSet, asked: list[int
 
 
 def test_what_is_there_stays_when_more_is_asked_for(remote: ShardSet) -> None:
-    """Reading samples, of which some were announced long ago, among so many that the oldest are let go of."""
+    """Some samples were prefetched long ago; reading others must not drop them before they are read."""
     reader = RemoteReader(remote)
     reader._largest_prefetch = 1
     for i in (0, 1):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from photochrom.pipelines.packing import download as fetching
+from photochrom.pipelines.packing import download as download_module
 from photochrom.pipelines.packing.download import RELEASES, DownloadConfig, Release, download
 
 QUICK = {"pauses": (0.01, 0.01), "timeout": 0.3}
@@ -28,31 +28,31 @@ def small(server: Any, monkeypatch: pytest.MonkeyPatch) -> Release:
     return release
 
 
-def fetched(tmp_path: Path, **settings: Any) -> Path:
+def downloaded(tmp_path: Path, **settings: Any) -> Path:
     return download(DownloadConfig(release="sun397", out=tmp_path / "data", **settings), **QUICK)
 
 
 def test_a_download_is_checked_and_takes_its_name(server: Any, tmp_path: Path) -> None:
     server.faults = ["drop", 503, "stall"]
-    told: list[tuple[int, int | None]] = []
+    reported: list[tuple[int, int | None]] = []
     config = DownloadConfig(release="sun397", out=tmp_path / "data", url=server.url)
-    archive = download(config, progress=lambda done, total: told.append((done, total)), **QUICK)
+    archive = download(config, progress=lambda done, total: reported.append((done, total)), **QUICK)
     assert archive == tmp_path / "data" / "SUN397.tar.gz"
     assert archive.read_bytes() == server.data
     assert os.listdir(tmp_path / "data") == ["SUN397.tar.gz"]
-    assert told[-1] == (300_000, 300_000)
+    assert reported[-1] == (300_000, 300_000)
     asked = len(server.requests)
-    assert fetched(tmp_path, url=server.url) == archive
+    assert downloaded(tmp_path, url=server.url) == archive
     assert len(server.requests) == asked, "what is here is not downloaded again"
 
 
 def test_a_download_goes_on_where_it_broke_off(server: Any, tmp_path: Path) -> None:
     server.faults = ["drop", 503, 503]
     with pytest.raises(ValueError, match=r"gives no more after 100,000 of 300,000 bytes, in 3 attempts"):
-        fetched(tmp_path, url=server.url)
+        downloaded(tmp_path, url=server.url)
     assert os.listdir(tmp_path / "data") == ["SUN397.tar.gz.part"]
     server.requests.clear()
-    assert fetched(tmp_path, url=server.url).read_bytes() == server.data
+    assert downloaded(tmp_path, url=server.url).read_bytes() == server.data
     assert server.requests == ["bytes=100000-"]
 
 
@@ -60,7 +60,7 @@ def test_a_server_that_ignores_ranges_is_read_again(server: Any, tmp_path: Path)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "SUN397.tar.gz.part").write_bytes(server.data[:1000])
     server.ranges = False
-    assert fetched(tmp_path, url=server.url).read_bytes() == server.data
+    assert downloaded(tmp_path, url=server.url).read_bytes() == server.data
 
 
 def test_one_wrong_byte_is_seen_and_the_file_kept(server: Any, tmp_path: Path, small: Release) -> None:
@@ -71,7 +71,7 @@ def test_one_wrong_byte_is_seen_and_the_file_kept(server: Any, tmp_path: Path, s
     with pytest.raises(
         ValueError, match=f"the sha256 {found}, where the published SUN397.tar.gz has {small.checksum}; it is kept as"
     ):
-        fetched(tmp_path, url=server.url)
+        downloaded(tmp_path, url=server.url)
     assert (tmp_path / "data" / "SUN397.tar.gz.other").read_bytes() == wrong
     assert not (tmp_path / "data" / "SUN397.tar.gz").exists()
 
@@ -82,20 +82,20 @@ def test_another_file_is_refused_before_it_is_downloaded(server: Any, tmp_path: 
         ValueError,
         match=r"the server has 299,999 bytes, where the published SUN397.tar.gz has 300,000: find another mirror",
     ):
-        fetched(tmp_path, url=server.url)
+        downloaded(tmp_path, url=server.url)
     assert not (tmp_path / "data" / "SUN397.tar.gz.part").exists()
 
 
 def test_a_disk_without_room_is_seen_before(server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = fetching.shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(fetching.shutil, "disk_usage", lambda path: usage)
+    usage = download_module.shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(download_module.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(ValueError, match="has room for 1,000 more bytes, and 300,000 are needed"):
-        fetched(tmp_path, url=server.url)
+        downloaded(tmp_path, url=server.url)
 
 
 def test_the_dead_official_host_is_explained(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"127.0.0.1:9/.* the official host .* --url, .* --from-file"):
-        fetched(tmp_path)
+        downloaded(tmp_path)
 
 
 @pytest.mark.parametrize("fault", [404, "page"])
@@ -103,18 +103,18 @@ def test_what_a_mirror_lacks_is_said_without_that(server: Any, tmp_path: Path, f
     server.faults = [fault]
     server.kind = "text/html" if fault == "page" else server.kind
     with pytest.raises(ValueError, match="answers") as caught:
-        fetched(tmp_path, url=server.url)
+        downloaded(tmp_path, url=server.url)
     assert "official" not in str(caught.value)
 
 
 def test_a_file_that_is_here_is_checked_and_stays(server: Any, tmp_path: Path) -> None:
     (tmp_path / "mine.tgz").write_bytes(server.data)
-    assert fetched(tmp_path, from_file=tmp_path / "mine.tgz") == tmp_path / "mine.tgz"
+    assert downloaded(tmp_path, from_file=tmp_path / "mine.tgz") == tmp_path / "mine.tgz"
     (tmp_path / "mine.tgz").write_bytes(server.data[:-5])
     with pytest.raises(ValueError, match=r"mine.tgz has 299,995 bytes, where the published SUN397.tar.gz has 300,000"):
-        fetched(tmp_path, from_file=tmp_path / "mine.tgz")
+        downloaded(tmp_path, from_file=tmp_path / "mine.tgz")
     with pytest.raises(ValueError, match=r"no.tgz cannot be read: No such file"):
-        fetched(tmp_path, from_file=tmp_path / "no.tgz")
+        downloaded(tmp_path, from_file=tmp_path / "no.tgz")
     assert (tmp_path / "mine.tgz").exists()
 
 

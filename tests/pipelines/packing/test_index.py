@@ -96,8 +96,8 @@ def test_what_is_sound_is_taken_and_the_rest_listed(foreign: Path, photos: Path)
     before = digests(foreign, "*.tar")
     summary = indexed(foreign)
     assert digests(foreign, "*.tar") == before
-    found = ShardSet.open(foreign)
-    samples = [found.sample(i) for i in range(found.num_samples)]
+    shards = ShardSet.open(foreign)
+    samples = [shards.sample(i) for i in range(shards.num_samples)]
     assert {sample.path: sample.class_name for sample in samples} == {
         "set-000/plain.jpg": "7",
         "set-000/v1.2.image.jpg": "",
@@ -155,12 +155,12 @@ def test_an_index_of_another_tool_is_kept(foreign: Path) -> None:
 def test_shards_of_ours_are_known_again(photos: Path, tmp_path: Path) -> None:
     pack(PackConfig(source=photos, out=tmp_path / "out", short_side=96, workers=1))
     ours = ShardSet.open(tmp_path / "out")
-    (tmp_path / "lost").mkdir()
-    shutil.copy(tmp_path / "out" / "photos-000000.tar", tmp_path / "lost")
-    indexed(tmp_path / "lost")
-    again = ShardSet.open(tmp_path / "lost")
+    (tmp_path / "tars").mkdir()
+    shutil.copy(tmp_path / "out" / "photos-000000.tar", tmp_path / "tars")
+    indexed(tmp_path / "tars")
+    again = ShardSet.open(tmp_path / "tars")
     assert [again.sample(i) for i in range(9)] == [
-        type(again.sample(i))(**{**vars(ours.sample(i)), "tar": tmp_path / "lost" / "photos-000000.tar"})
+        type(again.sample(i))(**{**vars(ours.sample(i)), "tar": tmp_path / "tars" / "photos-000000.tar"})
         for i in range(9)
     ]
     # The colours are those of the stored JPEGs now, which differ a little from those of the photographs.
@@ -281,8 +281,8 @@ def test_parts_belong_to_the_photograph_that_shares_their_name(photos: Path, tmp
         ],
     )
     indexed(tmp_path)
-    found = ShardSet.open(tmp_path)
-    assert {s.path: s.class_name for s in map(found.sample, range(found.num_samples))} == {
+    shards = ShardSet.open(tmp_path)
+    assert {s.path: s.class_name for s in map(shards.sample, range(shards.num_samples))} == {
         "a/v1.2.image.jpg": "A",
         "a/v1.3.image.jpg": "B",
         "a/k.jpg": "C",
@@ -291,7 +291,7 @@ def test_parts_belong_to_the_photograph_that_shares_their_name(photos: Path, tmp
         "a/b.jpg": "",
         "a/deep.jpg": "",
     }
-    assert found.manifest["classes"] == {"": 3, "A": 1, "B": 1, "C": 1, "E": 1}
+    assert shards.manifest["classes"] == {"": 3, "A": 1, "B": 1, "C": 1, "E": 1}
 
 
 def test_a_shard_that_is_cut_in_a_header_is_listed(photos: Path, tmp_path: Path) -> None:

@@ -124,8 +124,8 @@ def test_the_order_is_the_seed_s(photos: Path, tmp_path: Path) -> None:
     files = sorted(path.relative_to(photos).as_posix() for path in photos.rglob("*.*"))
     for seed in (0, 1):
         packed(photos, tmp_path / str(seed), seed=seed)
-        found = ShardSet.open(tmp_path / str(seed))
-        assert [found.sample(i).path for i in range(9)] == sorted(files, key=lambda path: sort_key(path, seed))
+        shards = ShardSet.open(tmp_path / str(seed))
+        assert [shards.sample(i).path for i in range(9)] == sorted(files, key=lambda path: sort_key(path, seed))
 
 
 def test_bytes_do_not_depend_on_the_number_of_workers(messy: Path, tmp_path: Path) -> None:
@@ -136,10 +136,10 @@ def test_bytes_do_not_depend_on_the_number_of_workers(messy: Path, tmp_path: Pat
 
 def test_original_sizes_can_be_kept(photos: Path, tmp_path: Path) -> None:
     packed(photos, tmp_path / "out", short_side="none")
-    found = ShardSet.open(tmp_path / "out")
-    assert found.manifest["image"]["short_side"] is None
+    shards = ShardSet.open(tmp_path / "out")
+    assert shards.manifest["image"]["short_side"] is None
     for i in range(9):
-        sample = found.sample(i)
+        sample = shards.sample(i)
         with Image.open(photos / sample.path) as original:
             assert sample.size == original.size
         if sample.path == "retina.jpg":
@@ -243,8 +243,8 @@ def test_a_killed_pack_is_done_again_by_the_same_command(photos: Path, tmp_path:
     assert again["num_resumed"] >= 10
     packed(source, tmp_path / "calm", shard_samples=10)
     unlike = {"config.yaml", "summary.json"}
-    found = {name: digest for name, digest in digests(tmp_path / "out").items() if name not in unlike}
-    assert found == digests(tmp_path / "calm")
+    hashes = {name: digest for name, digest in digests(tmp_path / "out").items() if name not in unlike}
+    assert hashes == digests(tmp_path / "calm")
 
 
 def test_a_folder_belongs_to_one_pack_at_a_time(photos: Path, tmp_path: Path) -> None:
@@ -379,7 +379,7 @@ def test_a_decoder_that_crashes_or_hangs_loses_its_file_only(
 def test_what_dali_refuses_is_left_out_before_a_shard_appears(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A gate that lets something through: a stored picture that ends in the middle.
+    # As if the encoder had a fault: one stored picture ends in the middle, another has a wrong size.
     def store(writer: ShardWriter, outcome: ProcessedFile, photo: EncodedImage) -> None:
         if outcome.path == "coffee.png":
             photo = dataclasses.replace(photo, data=photo.data[: len(photo.data) // 2])
@@ -391,9 +391,9 @@ def test_what_dali_refuses_is_left_out_before_a_shard_appears(
     monkeypatch.setattr(ShardWriter, "_store", store)
     summary = packed(photos, tmp_path / "out")
     assert summary["rejected"] == {"refused by DALI": 2}
-    found = ShardSet.open(tmp_path / "out")
-    assert {found.sample(i).path for i in range(7)}.isdisjoint({"coffee.png", "chelsea.png"})
-    assert found.manifest["counts"]["packed"] == found.num_samples == 7
+    shards = ShardSet.open(tmp_path / "out")
+    assert {shards.sample(i).path for i in range(7)}.isdisjoint({"coffee.png", "chelsea.png"})
+    assert shards.manifest["counts"]["packed"] == shards.num_samples == 7
     with open(tmp_path / "out" / "rejects.csv", newline="") as file:
         rows = list(csv.reader(file))[1:]
     assert rows[0][2].startswith("decoded to ")

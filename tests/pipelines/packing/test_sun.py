@@ -194,7 +194,7 @@ def rejects(out: Path) -> dict[str, str]:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """Of the shards: the manifest names the source."""
+    """Returns the hashes of the shards, not of the manifest, which names the source."""
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("photos-*"))}
 
 
@@ -203,8 +203,8 @@ def test_every_oddity_of_sun397_comes_to_its_end(sun397: dict, tmp_path: Path, n
     modes = {"SUN397.tar": "w", "SUN397.tar.gz": "w:gz", "SUN397.tar.bz2": "w:bz2"}
     write_tar(tmp_path / name, sun397, modes[name])
     summary = packed(tmp_path / name, tmp_path / "out")
-    found = ShardSet.open(tmp_path / "out")
-    samples = [found.sample(i) for i in range(found.num_samples)]
+    shards = ShardSet.open(tmp_path / "out")
+    samples = [shards.sample(i) for i in range(shards.num_samples)]
     expected = {path for path, (_, outcome) in sun397.items() if outcome == "packed"}
     assert {sample.path for sample in samples} == expected
     assert summary["dropped"] == {"grey": sum(outcome == "grey" for _, outcome in sun397.values())}
@@ -290,8 +290,8 @@ def test_sun397_s_partitions_make_two_sets(coffee: Image.Image, tmp_path: Path, 
     assert (summary["num_packed"], summary["num_rejected"], summary["num_missing"]) == (3, 1, 1)
     parts = {}
     for part in ("train", "test"):
-        found = ShardSet.open(tmp_path / "out" / part)
-        parts[part] = {found.sample(i).path for i in range(found.num_samples)}
+        shards = ShardSet.open(tmp_path / "out" / part)
+        parts[part] = {shards.sample(i).path for i in range(shards.num_samples)}
     assert parts["train"] == {"SUN397/a/abbey/sun_a.jpg", "SUN397/a/abbey/sun_b.jpg"}
     assert parts["test"] == {"SUN397/a/abbey/sun_c.jpg"}
     assert summary["num_shared"] == 1, "all have the same bytes"

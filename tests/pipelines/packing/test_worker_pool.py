@@ -24,14 +24,14 @@ def test_results_come_in_the_order_of_the_tasks(number: int) -> None:
 
 
 def test_a_crash_loses_its_task_and_no_other() -> None:
-    found = results(["0", "1", CRASH, "3", "4", CRASH, "6", "7"], number=1)
-    lost = TaskFailure(reason="crashed", detail="SIGSEGV")
-    assert found == [0, 1, lost, 3, 4, lost, 6, 7]
+    answers = results(["0", "1", CRASH, "3", "4", CRASH, "6", "7"], number=1)
+    failure = TaskFailure(reason="crashed", detail="SIGSEGV")
+    assert answers == [0, 1, failure, 3, 4, failure, 6, 7]
 
 
 def test_a_hang_loses_its_task_and_no_other() -> None:
-    found = results(["0", HANG, "2", "3"], seconds=0.5)
-    assert found == [0, TaskFailure(reason="hung", detail="no result after 0.5 s"), 2, 3]
+    answers = results(["0", HANG, "2", "3"], seconds=0.5)
+    assert answers == [0, TaskFailure(reason="hung", detail="no result after 0.5 s"), 2, 3]
 
 
 def test_a_task_that_fails_once_is_done_by_a_second_worker(tmp_path) -> None:
@@ -75,8 +75,8 @@ def test_workers_end_with_the_pool() -> None:
 def test_tasks_that_do_not_fit_into_a_pipe() -> None:
     large = "'" + "x" * 400_000 + "'"
     with Workers(eval, number=1, seconds=1, ahead=1) as workers:
-        found = [result for _, result in workers.map([f"len({large})", f"({HANG}, {large})", f"len({large})"])]
-    assert found == [400_000, TaskFailure(reason="hung", detail="no result after 1 s"), 400_000]
+        answers = [result for _, result in workers.map([f"len({large})", f"({HANG}, {large})", f"len({large})"])]
+    assert answers == [400_000, TaskFailure(reason="hung", detail="no result after 1 s"), 400_000]
 
 
 def test_workers_end_with_a_parent_that_is_killed() -> None:
