@@ -1,4 +1,4 @@
-"""What the documentation shows, done."""
+"""Runs what the documentation shows, and follows its links."""
 
 import json
 import re
@@ -18,7 +18,7 @@ def losses(run: Path) -> list[float]:
     return [line["train/loss"] for line in lines if "train/loss" in line]
 
 
-def test_the_loss_of_one_s_own_in_the_documentation(
+def test_the_custom_loss_of_the_documentation(
     shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The commands of docs/losses.md, shortened, in the folder of my_losses.py."""

@@ -54,7 +54,7 @@ def run_failing(argv: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[in
         (["train", "--config", "demo", *BASE], 1, "photochrom train: there is no shard set at shards"),
     ],
 )
-def test_other_mistakes(
+def test_bad_usage_is_one_sentence(
     argv: list[str],
     code: int,
     sentence: str,
