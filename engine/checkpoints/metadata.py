@@ -8,7 +8,7 @@ from ..configuration.config import ClassSpec
 
 @dataclass(frozen=True, kw_only=True)
 class ModelMetadata:
-    """What a model is built from, and the run that trained it, in plain JSON.
+    """The class and arguments of a model, and the run that trained it, in plain JSON.
 
     Args:
         model: Class and arguments of the network.

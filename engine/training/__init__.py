@@ -1,1 +1,1 @@
-"""The training loop and what it consists of."""
+"""Training: set up, loop, step, checkpoints, logs."""
