@@ -142,7 +142,7 @@ class ShardSet:
 
     @cached_property
     def store(self) -> Store:
-        """How photographs are stored: "jpeg" (shards from elsewhere also hold other formats), or "lab" in bytes."""
+        """The format of stored photographs: "jpeg" (shards from elsewhere also hold others), or "lab" in bytes."""
         return self.manifest["image"].get("store", "jpeg")
 
     @cached_property

@@ -69,7 +69,7 @@ class ExternalSorter:
 
     @property
     def num_skipped(self) -> int:
-        """How many files of the complete stream were skipped."""
+        """Number of skipped files of the complete stream."""
         return int((self._folder / _COMPLETE).read_text())
 
     def sorted_files(self, after: SortKey) -> Iterator[ProcessedFile]:

@@ -78,7 +78,7 @@ class PackConfig:
 
     @property
     def encoding(self) -> EncodingSettings:
-        """How photographs are encoded."""
+        """The image settings."""
         short_side = None if self.short_side == "none" else self.short_side
         return EncodingSettings(
             short_side=short_side, quality=self.quality, subsampling=self.subsampling, store=self.store

@@ -114,6 +114,7 @@ def test_any_part_of_a_remote_zip_can_be_read(server: Any) -> None:
     with zipfile.ZipFile(io.BufferedReader(HttpFile(server.url, seekable=True), 1000)) as archive:
         assert archive.read("b") == b"short"
         assert archive.read("a") == big
+    assert len(server.requests) < 10, "a member takes one request, not one per buffer"
 
 
 def test_a_remote_zip_needs_ranges(server: Any) -> None:
