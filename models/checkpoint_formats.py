@@ -79,26 +79,26 @@ class Original(WritableFormat):
     model_args: ClassVar = {"normalization": "seed", "head": "ab", "upsampling": "bicubic"}
 
     def with_optional(self, tensors: Mapping[str, Tensor], model: VGGColorizer) -> StateDict:
-        copies = {copy: tensors[name] for name, _, copy in self._names(model) if name in tensors}
+        copies = {copy: tensors[key] for key, copy, _ in self._names(model) if key in tensors}
         return {**super().with_optional(tensors, model), **copies, **tensors}
 
     def expected(self, model: VGGColorizer) -> StateDict:
         state = model.state_dict()
-        return {key: state[ours] for name, ours, copy in self._names(model) for key in (name, copy)}
+        return {key: state[name] for *keys, name in self._names(model) for key in keys}
 
     def to_state_dict(self, tensors: Mapping[str, Tensor], model: VGGColorizer) -> StateDict:
         names = list(self._names(model))
-        if different := [name for name, _, copy in names if not torch.equal(tensors[name], tensors[copy])]:
+        if different := [key for key, copy, _ in names if not torch.equal(tensors[key], tensors[copy])]:
             raise ValueError(f"{different[0]} differs from its copy in lin: the file mixes two models")
-        return {ours: tensors[name] for name, ours, _ in names}
+        return {name: tensors[key] for key, _, name in names}
 
     @staticmethod
     def _names(model: VGGColorizer) -> Iterator[tuple[str, str, str]]:
-        """Yields each tensor's name in the file, in our state dict, and of the file's copy in `lin`."""
+        """Yields each tensor's key in the file, the key of its copy in `lin`, and its name in our state dict."""
         for position, (layer, module) in enumerate(_layers(model)):
-            name = _last_part(layer).replace("norm", "bn").replace("to_ab", "conv_ab")
+            key = _last_part(layer).replace("norm", "bn").replace("to_ab", "conv_ab")
             for part in module.state_dict():
-                yield f"{name}.{part}", f"{layer}.{part}", f"lin.{position}.{part}"
+                yield f"{key}.{part}", f"lin.{position}.{part}", f"{layer}.{part}"
 
 
 class Eccv16(WritableFormat):
@@ -114,15 +114,16 @@ class Eccv16(WritableFormat):
         state = model.state_dict()
         for name in ("to_bins.weight", "to_bins.bias"):  # logits of the same meaning at temperature 1
             state[name] = state[name] / model.temperature
-        tensors = {theirs: state[ours] for theirs, ours in self._names(model)}
+        tensors = {key: state[name] for key, name in self._names(model)}
         return {**tensors, "model_out.weight": state["bins"].T[..., None, None] / 110}
 
     def to_state_dict(self, tensors: Mapping[str, Tensor], model: VGGColorizer) -> StateDict:
         bins = tensors["model_out.weight"][..., 0, 0].T * 110
-        return {**{ours: tensors[theirs] for theirs, ours in self._names(model)}, "bins": bins}
+        return {**{name: tensors[key] for key, name in self._names(model)}, "bins": bins}
 
     @staticmethod
     def _names(model: VGGColorizer) -> Iterator[tuple[str, str]]:
+        """Yields each tensor's key in the file and its name in our state dict."""
         position: dict[str, int] = {}
         for layer, module in _layers(model):
             block = "8" if layer == "to_bins" else layer[len("block")]
@@ -145,16 +146,17 @@ class CaffeNames(CheckpointFormat):
     def expected(self, model: VGGColorizer) -> StateDict:
         state = model.state_dict()
         centres = state["bins"].T[..., None, None]
-        return {**{theirs: state[ours] for theirs, ours in self._names(model)}, "class8_ab.weight": centres}
+        return {**{key: state[name] for key, name in self._names(model)}, "class8_ab.weight": centres}
 
     def to_state_dict(self, tensors: Mapping[str, Tensor], model: VGGColorizer) -> StateDict:
-        state = {ours: tensors[theirs] for theirs, ours in self._names(model)}
+        state = {name: tensors[key] for key, name in self._names(model)}
         state["block1.conv1_1.weight"] = state["block1.conv1_1.weight"] * 100
         centres = tensors["class8_ab.weight"][..., 0, 0].T
         return {**state, "bins": centres if centres.any() else model.bins}
 
     @staticmethod
     def _names(model: VGGColorizer) -> Iterator[tuple[str, str]]:
+        """Yields each tensor's key in the file and its name in our state dict."""
         last_conv = ""
         for layer, module in _layers(model):
             name = _last_part(layer)

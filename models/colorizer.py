@@ -6,7 +6,8 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
-from .prediction import ColorPrediction, Head
+from ..losses.base import Head
+from .prediction import ColorPrediction
 
 
 class Colorizer(nn.Module, ABC):

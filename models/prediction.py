@@ -8,9 +8,9 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..losses.base import Head
 from ..losses.quantization import annealed_mean
 
-Head = Literal["ab", "bins"]
 Upsampling = Literal["bilinear", "bicubic"]
 
 

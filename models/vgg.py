@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..losses.base import Head
 from ..losses.quantization import ab_bins
 from .activation_checkpointing import checkpoint_activations
 from .colorizer import Colorizer
 from .dilation import forward_in_batch, is_faster
 from .normalization import Normalization, Preset
-from .prediction import ColorPrediction, Head, Upsampling
+from .prediction import ColorPrediction, Upsampling
 
 Dilation = Literal["native", "space_to_batch", "auto"]
 

@@ -76,7 +76,7 @@ def _round(loader: TorchLoader, plan: BatchPlan, device: torch.device) -> dict[s
 
 
 def _on_cpu(loader: TorchLoader, plan: BatchPlan, squares: list[Pixels]) -> dict[str, float]:
-    buffer, whole = loader.buffers.new(len(squares)), (0, 0, loader.size, loader.size)
+    buffer, whole = loader.new_buffer(len(squares)), (0, 0, loader.size, loader.size)
     clock = Clock(torch.device("cpu"))
     for i, square in enumerate(squares):
         buffer.write(i, square, whole, bool(plan.flip[i]))

@@ -64,38 +64,13 @@ class ArrayPool:
 
 
 class BatchBuffer(Protocol):
-    """A batch that is being filled."""
+    """A batch that is being filled: `batch_size` crops of `size` pixels a side, of images as the set stores them."""
 
     def write(self, i: int, image: Any, window: Window, flip: bool) -> None:
         """Sets sample i to the window of an image: uint8 (H, W, 3) in sRGB, or (3, H, W) in Lab."""
 
     def finish(self) -> tuple[Tensor, Tensor]:
         """Returns L (B, 1, S, S) and ab (B, 2, S, S), float32, after all samples are written."""
-
-
-class BatchBuffers:
-    """Creates the batch buffers of a loader.
-
-    Args:
-        size: Side of the crops in pixels.
-        store: How the images are stored.
-        device: Device of the batches.
-        to_lab: Converts to Lab on a device other than the CPU (color.lab_converter).
-    """
-
-    def __init__(self, size: int, store: Store, device: torch.device, to_lab: LabConverter) -> None:
-        self._size, self._store, self._device, self._to_lab = size, store, device, to_lab
-        self._pool = ArrayPool()
-
-    def new(self, batch_size: int) -> BatchBuffer:
-        """Returns an empty buffer for images in the CPU's memory."""
-        if self._device.type == "cpu":
-            return CpuBatchBuffer(batch_size, self._size, self._store, self._pool)
-        return DeviceBatchBuffer(batch_size, self._size, self._store, self._device, self._to_lab)
-
-    def new_for_device_images(self, batch_size: int) -> BatchBuffer:
-        """Returns an empty buffer for images that are on the device already."""
-        return DeviceImageBuffer(batch_size, self._size, self._store, self._to_lab)
 
 
 def resize(image: Pixels, size: int, *, is_planar: bool) -> Pixels:

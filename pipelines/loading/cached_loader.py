@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..shards import ShardSet
-from .batch_buffer import BatchBuffer, Pixels
+from .batch_buffer import BatchBuffer, DeviceImageBuffer, Pixels
 from .torch_loader import TorchLoader
 
 CacheLocation = Literal["ram", "device"]
@@ -61,8 +61,10 @@ class CachedLoader(TorchLoader):
             return _DEFAULT_SHARE * torch.cuda.mem_get_info(self.device)[0]
         return _DEFAULT_SHARE * psutil.virtual_memory().available / self.world_size
 
-    def _new_buffer(self, batch_size: int) -> BatchBuffer:
-        return self.buffers.new_for_device_images(batch_size) if self._on_device else super()._new_buffer(batch_size)
+    def new_buffer(self, batch_size: int) -> BatchBuffer:
+        if self._on_device:
+            return DeviceImageBuffer(batch_size, self.size, self.data.store, self._to_lab)
+        return super().new_buffer(batch_size)
 
     def _index_to_read(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.array([i for i in index.tolist() if i not in self._cache], dtype=np.int64)

@@ -19,7 +19,7 @@ from ..shards import ShardSet
 from ..system import require_dali
 from .base import BatchPlan, Loader
 from .batch import LabBatch
-from .batch_buffer import BatchBuffers, submit_range
+from .batch_buffer import ArrayPool, CpuBatchBuffer, submit_range
 from .reader import Bytes, lab_planes
 
 
@@ -39,7 +39,7 @@ class DaliLoader(Loader):
         super().__post_init__(source)
         require_dali()
         self._pipeline: _Pipeline | None = None
-        self._buffers = BatchBuffers(self.size, self.data.store, self.device, self._to_lab)
+        self._arrays = ArrayPool()
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="photochrom")
 
     def _load(self, plans: Iterator[BatchPlan]) -> Iterator[LabBatch]:
@@ -68,7 +68,7 @@ class DaliLoader(Loader):
     def _convert(self, plan: BatchPlan, decoded: Any) -> tuple[Tensor, Tensor]:
         if self.device.type == "cuda":
             return self._to_lab(torch.from_dlpack(decoded.as_tensor()))
-        buffer = self._buffers.new(len(plan))
+        buffer = CpuBatchBuffer(len(plan), self.size, self.data.store, self._arrays)
         images = [np.asarray(decoded[i]) for i in range(len(plan))]
 
         def write(i: int) -> None:

@@ -20,7 +20,7 @@ from ..imaging.decode import decode
 from ..shards import ShardSet
 from .base import BatchPlan, Loader, check_size
 from .batch import LabBatch
-from .batch_buffer import BatchBuffer, BatchBuffers, Pixels, submit_range
+from .batch_buffer import ArrayPool, BatchBuffer, CpuBatchBuffer, DeviceBatchBuffer, Pixels, submit_range
 from .reader import Bytes, lab_planes
 
 
@@ -29,7 +29,7 @@ class TorchLoader(Loader):
 
     def __post_init__(self, source: ShardSet | str | PathLike[str]) -> None:
         super().__post_init__(source)
-        self.buffers = BatchBuffers(self.size, self.data.store, self.device, self._to_lab)
+        self._arrays = ArrayPool()
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="photochrom")
         self._local = threading.local()
 
@@ -46,7 +46,7 @@ class TorchLoader(Loader):
             wait(future for batch in pending for future in batch.futures if not future.cancel())
 
     def _start(self, plan: BatchPlan) -> "_PendingBatch":
-        buffer = self._new_buffer(len(plan))
+        buffer = self.new_buffer(len(plan))
         to_read, windows = self._index_to_read(plan.index), plan.window.tolist()
         stored = dict(zip(to_read.tolist(), self.reader.read(to_read), strict=True))
 
@@ -56,8 +56,11 @@ class TorchLoader(Loader):
 
         return _PendingBatch(plan, buffer, submit_range(self._pool, write, len(plan), self.threads))
 
-    def _new_buffer(self, batch_size: int) -> BatchBuffer:
-        return self.buffers.new(batch_size)
+    def new_buffer(self, batch_size: int) -> BatchBuffer:
+        """Returns an empty buffer for what `image` returns."""
+        if self.device.type == "cpu":
+            return CpuBatchBuffer(batch_size, self.size, self.data.store, self._arrays)
+        return DeviceBatchBuffer(batch_size, self.size, self.data.store, self.device, self._to_lab)
 
     def _finish(self, batch: "_PendingBatch") -> LabBatch:
         try:

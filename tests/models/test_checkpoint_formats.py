@@ -213,7 +213,7 @@ def test_a_model_read_from_a_format_makes_the_colours_of_its_source(name: str) -
 @pytest.mark.parametrize("name", WRITABLE)
 @torch.inference_mode()
 def test_a_written_model_makes_the_same_colours_there(name: str) -> None:
-    """From a model with a temperature and gains of its own, into the network of the other project."""
+    """Writes a model with a temperature and gains of its own for the network of the other project."""
     tensors, _ = SOURCES[name]()
     model = read(tensors, name)
     model.block3.norm3.weight[:3] *= -1
