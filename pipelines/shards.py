@@ -13,7 +13,7 @@ from urllib.parse import unquote
 import numpy as np
 from numpy.typing import NDArray
 
-from .packing.class_names import class_of
+from .class_names import class_of
 from .remote import RemotePath, open_folder
 
 FORMAT = 2

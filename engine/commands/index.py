@@ -16,12 +16,12 @@ def main(argv: list[str]) -> int:
     start_server()
     from ...losses import quantization  # noqa: F401  # for the statistics; loads torch while the server does
 
-    def describe(summary: dict[str, Any]) -> None:
+    def on_summary(summary: dict[str, Any]) -> None:
         save_yaml(config, config.root / "config.yaml")
         write_json(config.root / "summary.json", summary)
 
     with progress_bar("indexing") as progress:
-        summary = index(config, progress=progress, describe=describe)
+        summary = index(config, progress=progress, on_summary=on_summary)
     print(f"{config.root}: {plural(summary['num_indexed'], 'photograph')} in {plural(summary['num_shards'], 'shard')}")
     say_outcomes([config.root], summary)
     return 0

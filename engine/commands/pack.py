@@ -22,13 +22,13 @@ def main(argv: list[str]) -> int:
     start_server(*config.worker_modules)
     from ...losses import quantization  # noqa: F401  # for the statistics; loads torch while the server does
 
-    def describe(summary: dict[str, Any]) -> None:
+    def on_summary(summary: dict[str, Any]) -> None:
         shown = replace(config, source=without_secrets(str(config.source)))
         save_yaml(shown, config.out / "config.yaml")
         write_json(config.out / "summary.json", summary)
 
     with progress_bar("packing") as progress:
-        summary = pack(config, progress=progress, describe=describe)
+        summary = pack(config, progress=progress, on_summary=on_summary)
     if summary["num_resumed"]:
         print(f"resumed an interrupted pack after {plural(summary['num_resumed'], 'file')}")
     for root, number in summary["sets"].items():

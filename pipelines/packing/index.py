@@ -60,7 +60,7 @@ def index(
     config: IndexConfig,
     *,
     progress: Progress = lambda done, total, unit: None,
-    describe: Callable[[dict[str, Any]], None] = lambda summary: None,
+    on_summary: Callable[[dict[str, Any]], None] = lambda summary: None,
 ) -> dict[str, Any]:
     """Indexes the shards in config.root and returns the entries of summary.json; the arguments are those of `pack`.
 
@@ -80,7 +80,7 @@ def index(
             )
         seconds = round(time.perf_counter() - started, 3)
         summary = {"num_indexed": stats.num_packed, **stats.summary(shards), "seconds": seconds}
-        describe(summary)
+        on_summary(summary)
         write_rejects(root, stats.rejects)
         image = {"adopted": True, "short_side": None, "decoded_by_dali": has_dali()}
         write_manifest(root, shards, source=str(root), seed=None, image=image, **stats.manifest_facts())

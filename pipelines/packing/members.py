@@ -15,8 +15,8 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
+from ..class_names import class_of
 from ..imaging.decode import Rejected, check_bytes, read_file
-from .class_names import class_of
 from .http import is_url
 
 # zipfile raises these for a member that is damaged, misnamed or compressed in an unknown way. UnicodeDecodeError is the

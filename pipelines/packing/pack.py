@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from ... import __version__
+from ..class_names import part_of, read_partition
 from ..imaging.encode import RESAMPLER
 from ..output_dir import claim_resumable_output
 from ..shards import WORK
 from ..system import available_cpus, has_dali
-from .class_names import part_of, read_partition
 from .dali_check import DaliCheck
 from .external_sorter import ExternalSorter
 from .http import without_secrets
@@ -41,11 +41,11 @@ def pack(
     config: PackConfig,
     *,
     progress: Progress = lambda done, total, unit: None,
-    describe: Callable[[dict[str, Any]], None] = lambda summary: None,
+    on_summary: Callable[[dict[str, Any]], None] = lambda summary: None,
 ) -> dict[str, Any]:
     """Packs config.source into config.out and returns the entries of summary.json.
 
-    `progress` is called with the amount done, the total and the unit: files, or MiB of a stream. `describe` is called
+    `progress` is called with the amount done, the total and the unit: files, or MiB of a stream. `on_summary` is called
     with the summary when only the manifest is missing, which is written last.
 
     Raises ValueError when the source holds no photograph or the target is in use. The same command resumes a pack that
@@ -73,7 +73,7 @@ def pack(
             _remove_all(config, work)
             raise ValueError(_nothing_packed(source, empty, run.stats))
         summary = run.summary(time.perf_counter() - started)
-        describe(summary)
+        on_summary(summary)
         for name, writer in run.writers.items():
             root = config.roots[name]
             write_rejects(root, writer.stats.rejects)

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from ..class_names import class_of
 from ..shards import MANIFEST
-from .class_names import class_of
 from .http import is_url
 from .members import (
     LocalFile,

@@ -348,14 +348,14 @@ def test_a_manifest_that_lacks_something_is_named(shards: ShardSet, tmp_path: Pa
 
 
 def test_an_index_that_is_interrupted_leaves_none_of_its_files(foreign: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def describe(summary: dict) -> None:
+    def on_summary(summary: dict) -> None:
         (foreign / "summary.json").write_text("{}")
         (foreign / "config.yaml").write_text("{}")
         raise KeyboardInterrupt
 
     before = sorted(path.name for path in foreign.iterdir())
     with pytest.raises(KeyboardInterrupt):
-        index(IndexConfig(root=foreign, workers=1), describe=describe)
+        index(IndexConfig(root=foreign, workers=1), on_summary=on_summary)
     assert sorted(path.name for path in foreign.iterdir()) == before
     assert indexed(foreign)["num_indexed"] == 10
 
