@@ -18,7 +18,7 @@ from ..evaluation.predictors import ModelPredictor
 from ..evaluation.score import ScoringStopped, predictions, score
 from .async_checkpoint import AsyncCheckpointer
 from .deferred_flags import DeferredFlags
-from .metrics_logger import NullLogger
+from .metrics_logger import MetricsLogger
 from .nonfinite import report_nonfinite
 from .preview import contact_sheet, triptychs
 from .schedule import learning_rate
@@ -43,8 +43,8 @@ class Run:
     first_step: int
     total_steps: int
     step: int
-    checkpointer: AsyncCheckpointer | None = None  # of the main process
-    log: NullLogger = field(default_factory=NullLogger)
+    checkpointer: AsyncCheckpointer | None = None  # this and the next two: in the main process only
+    log: MetricsLogger | None = None
     line: LiveLine | None = None
     stop: StopSignal = field(default_factory=StopSignal)
 
@@ -136,8 +136,8 @@ def report(run: Run) -> None:
         "optim/lr": run.lr(run.step - 1),
         "time/eta(s)": (run.total_steps - run.step) * run.loader.batch_size / means["throughput(img/s)"],
     }
-    run.log.metrics(values, run.step)
-    if run.line:
+    if run.log and run.line:
+        run.log.metrics(values, run.step)
         mfu = f"  MFU {values['compute/mfu(%)']:.0f} %" if "compute/mfu(%)" in values else ""
         run.line.show(
             run.step,
@@ -148,7 +148,7 @@ def report(run: Run) -> None:
 
 def preview(run: Run) -> None:
     """Saves a picture of how the network colorizes the first photographs now."""
-    if not run.accelerator.is_main_process:
+    if not run.log:
         return
     with run.meter.paused():
         for batch, ab in predictions(ModelPredictor(run.trainer.eval_model, run.trainer.loss), run.preview):
@@ -172,7 +172,8 @@ def validate(run: Run) -> int:
             metrics = score(ModelPredictor(run.trainer.eval_model, run.trainer.loss), run.validation, stop=is_stopped)
         except ScoringStopped:
             return stop
-    run.log.metrics({f"val/{name}": value for name, value in metrics.items()}, run.step)
+    if run.log:
+        run.log.metrics({f"val/{name}": value for name, value in metrics.items()}, run.step)
     return 0
 
 

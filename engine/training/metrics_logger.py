@@ -13,20 +13,7 @@ from ...pipelines.files import atomic_write
 from .trackers import Trackers
 
 
-class NullLogger:
-    """The log of every process but the main one: it writes nothing."""
-
-    def metrics(self, values: dict[str, float], step: int) -> None:
-        """Adds one line of metrics; their keys carry the units."""
-
-    def preview(self, picture: NDArray[np.uint8], step: int) -> None:
-        """Saves a picture (H, W, 3) of how the run colorizes."""
-
-    def close(self) -> None:
-        """Closes the log."""
-
-
-class MetricsLogger(NullLogger):
+class MetricsLogger:
     """A log in a run's folder; a run that resumes at `step` first removes what was logged after it.
 
     Metrics and pictures that cannot be written, on a full disk, are lost; `warn` is called once.
@@ -45,12 +32,14 @@ class MetricsLogger(NullLogger):
         self._has_warned = False
 
     def metrics(self, values: dict[str, float], step: int) -> None:
+        """Adds a line of metrics; their keys carry the units."""
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}  # JSON has no nan
         line = json.dumps({"step": step, **finite}) + "\n"
         self._write(lambda: _append(self._path, line))
         self._trackers.metrics(values, step)
 
     def preview(self, picture: NDArray[np.uint8], step: int) -> None:
+        """Saves a picture (H, W, 3) of predictions."""
         folder = self._folder / "previews"
 
         def save() -> None:
@@ -61,6 +50,7 @@ class MetricsLogger(NullLogger):
         self._trackers.preview(picture, step)
 
     def close(self) -> None:
+        """Closes the trackers."""
         self._trackers.close()
 
     def _write(self, write: Callable[[], None]) -> None:
