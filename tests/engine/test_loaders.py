@@ -18,24 +18,24 @@ BACKENDS["synthetic"] = SyntheticLoader
 def test_a_run_trains_with_every_backend(
     configure, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[type[Loader]] = []
+    created: list[type[Loader]] = []
     original = loaders.LOADERS.copy()
     for name, kind in original.items():
-        monkeypatch.setitem(loaders.LOADERS, name, lambda *a, _kind=kind, **k: made.append(_kind) or _kind(*a, **k))
+        monkeypatch.setitem(loaders.LOADERS, name, lambda *a, _kind=kind, **k: created.append(_kind) or _kind(*a, **k))
     settings = {"loader__backend": backend, "train__steps": 3, "train__batch_size": 9, "loader__shuffle_block_size": 2}
     train(configure(tmp_path / "run", **settings))
-    assert made[0] is BACKENDS[backend]
-    assert made[1] in (DaliLoader, TorchLoader)  # previews show photographs, whatever it trains on
+    assert created[0] is BACKENDS[backend]
+    assert created[1] in (DaliLoader, TorchLoader)  # previews always show photographs
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["images"] == 27
 
 
-def test_a_run_goes_on_with_another_backend(configure, tmp_path: Path) -> None:
+def test_a_run_resumes_with_another_backend(configure, tmp_path: Path) -> None:
     train(configure(tmp_path / "run", loader__backend="dali", train__steps=2))
     train(configure(tmp_path / "run", loader__backend="torch", train__steps=4))
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 4
 
 
-def test_auto_takes_torch_where_dali_is_of_no_use(shards: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_takes_torch_where_dali_decodes_nothing(shards: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     lab = ShardSet(shards.root, {**shards.manifest, "image": {"store": "lab"}})
     assert loaders.resolve_backend("auto", shards, cpu) == "dali"

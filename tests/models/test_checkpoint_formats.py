@@ -227,7 +227,7 @@ def test_a_written_model_makes_the_same_colours_there(name: str) -> None:
     torch.testing.assert_close(read(written, name)(photograph()).ab(), model(photograph()).ab(), rtol=0, atol=1e-4)
 
 
-def test_the_release_s_keys() -> None:
+def test_the_keys_of_the_release() -> None:
     written = WRITABLE["eccv16"].expected(VGGColorizer(head="bins"))
     assert len(written) == 82
     parameters = sum(tensor.numel() for key, tensor in written.items() if not re.search("running|num_batches", key))
@@ -249,7 +249,7 @@ def test_caffe_s_third_blob_divides_the_other_two() -> None:
         torch.testing.assert_close(tensor, expected[name])
 
 
-def test_centres_that_caffe_s_users_have_not_filled_in_are_the_bins() -> None:
+def test_empty_centres_of_caffe_are_the_bins() -> None:
     tensors, _ = caffe(blobs=True)
     for given in ({}, {"class8_ab.weight": torch.zeros(2, 313, 1, 1)}):
         assert torch.equal(read({**tensors, **given}, "caffe").bins, ab_bins().double())

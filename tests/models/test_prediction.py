@@ -15,7 +15,7 @@ def ramp(cells: int, input_size: tuple[int, int]) -> ColorPrediction:
 
 
 @pytest.mark.parametrize("size", [(40, 40), (37, 39), (38, 40)])
-def test_cells_lie_over_their_pixels(size: tuple[int, int]) -> None:
+def test_cells_cover_their_pixels(size: tuple[int, int]) -> None:
     ab = ramp(10, size).ab()
     rows, columns = torch.meshgrid(*(torch.arange(side, dtype=torch.float32) for side in size), indexing="ij")
     inner = (slice(2, 36), slice(2, 36))  # beyond the outermost centres there is nothing to interpolate
@@ -23,7 +23,7 @@ def test_cells_lie_over_their_pixels(size: tuple[int, int]) -> None:
     torch.testing.assert_close(ab[0, 1][inner], columns[inner])
 
 
-def test_other_sizes_show_the_same_picture() -> None:
+def test_other_sizes_show_the_same_image() -> None:
     ab = ramp(10, (37, 39)).ab((74, 117))
     rows = (torch.arange(74) + 0.5) / 2 - 0.5
     columns = (torch.arange(117) + 0.5) / 3 - 0.5

@@ -87,7 +87,7 @@ def test_the_network_is_that_of_the_paper(preset: str) -> None:
 
 
 @pytest.mark.parametrize(("head", "channels"), [("ab", 2), ("bins", 313)])
-def test_what_a_head_puts_out(head: str, channels: int) -> None:
+def test_the_output_of_each_head(head: str, channels: int) -> None:
     model = small(head=head)
     prediction = model(torch.rand(2, 1, 37, 48) * 100)
     assert model.head == prediction.head == head
@@ -105,7 +105,7 @@ def test_the_bins_head_is_decoded_at_the_grid_then_upsampled() -> None:
     assert torch.equal(prediction.ab(), F.interpolate(cells, scale_factor=4, mode="bicubic"))
 
 
-def test_the_bins_head_begins_with_all_bins_alike() -> None:
+def test_the_bins_head_starts_with_equal_probabilities() -> None:
     share = small(head="bins").train()(torch.rand(4, 1, 64, 64) * 100).output.softmax(dim=1)
     torch.testing.assert_close(share, torch.full_like(share, 1 / 313), rtol=0.1, atol=0)
 
@@ -118,7 +118,7 @@ def test_the_centres_are_saved_with_the_model() -> None:
 
 
 @pytest.mark.parametrize("preset", ["zhang", "seed"])
-def test_training_begins_near_grey(preset: str) -> None:
+def test_training_starts_near_grey(preset: str) -> None:
     ab = small(normalization=preset).train()(torch.rand(4, 1, 64, 64) * 100).output
     assert ab.abs().max() < 5
 

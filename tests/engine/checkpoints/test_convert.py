@@ -76,7 +76,7 @@ def test_a_converted_model_is_evaluated_and_colorizes(shards: ShardSet, photos: 
 
 
 @pytest.mark.parametrize("name", sorted(FORMATS.keys() - WRITABLE.keys()))
-def test_caffe_s_names_are_read(name: str, tmp_path: Path) -> None:
+def test_caffe_names_are_read(name: str, tmp_path: Path) -> None:
     model = foreign(name, tmp_path / "theirs.pt")
     assert main(["convert", str(tmp_path / "theirs.pt"), str(tmp_path / "ours.safetensors")]) == 0
     L = torch.rand(1, 1, 64, 64) * 100
@@ -108,7 +108,7 @@ def test_a_wrapped_state_dict_is_read(tmp_path: Path) -> None:
     assert main(["convert", str(tmp_path / "wrapped.pth"), str(tmp_path / "ours.safetensors")]) == 0
 
 
-def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nonfinite_weights_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     foreign("eccv16", tmp_path / "theirs.pth")
     tensors = torch.load(tmp_path / "theirs.pth", weights_only=True)
     tensors["model3.2.bias"][1] = torch.nan
@@ -117,7 +117,7 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, capsys: pytest.
     assert "model3.2.bias and 0 more of its tensors have infinite or nan values" in said
 
 
-def test_half_precision_becomes_single(tmp_path: Path) -> None:
+def test_half_precision_is_converted_to_float32(tmp_path: Path) -> None:
     foreign("eccv16", tmp_path / "theirs.pth")
     tensors = torch.load(tmp_path / "theirs.pth", weights_only=True)
     torch.save({key: tensor.half() for key, tensor in tensors.items()}, tmp_path / "half.pth")
@@ -135,7 +135,7 @@ def test_the_metadata_names_the_source(tmp_path: Path) -> None:
     assert metadata.loss.class_path == "L2"
 
 
-def test_the_published_file_is_known_by_its_digest(
+def test_the_published_file_is_recognised_by_its_digest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     foreign("eccv16", tmp_path / "theirs.pth")
@@ -208,7 +208,7 @@ def test_keys_that_do_not_fit_are_listed_by_name_and_shape(tmp_path: Path, capsy
     ],
     ids=str,
 )
-def test_other_files(content: object, sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_files(content: object, sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if isinstance(content, bytes):
         (tmp_path / "theirs.pt").write_bytes(content)
     else:
@@ -217,7 +217,7 @@ def test_other_files(content: object, sentence: str, tmp_path: Path, capsys: pyt
     assert not (tmp_path / "out.safetensors").exists()
 
 
-def test_what_a_person_can_get_wrong(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_user_errors(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "new" / "out.pt")
     assert "there is no file or folder" in failure([str(tmp_path / "nothing.pt"), out], capsys)
     foreign("eccv16", tmp_path / "theirs.pth")
