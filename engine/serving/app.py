@@ -19,9 +19,9 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from ... import __version__
 from ...pipelines.imaging.decode import DecodedImage, Rejected
-from ...pipelines.packing.worker_pool import TaskFailure
+from ...pipelines.packing.worker_pool import TaskFailure, Workers
 from .batching import MAX_INPUT_PIXELS, Batcher, InferenceRequest
-from .decoder_pool import DecodeResult, DecoderPool, DecodeTask, ImageHeader, run_task
+from .decoding import DecodeResult, DecodeTask, ImageHeader, run_task
 from .memory_limiter import MemoryLimiter
 from .origin_check import OriginCheck
 from .requests import (
@@ -65,7 +65,7 @@ class ColorizeApp:
         self._limits = limits
         self._free_slots = _MAX_REQUESTS
         self._memory = MemoryLimiter(2 * limits.max_pixels)
-        self._decoders = DecoderPool(num_processes=_NUM_DECODERS, seconds=decode_seconds, function=decode)
+        self._decoders = Workers(decode, number=_NUM_DECODERS, seconds=decode_seconds)
         self._batcher = Batcher({served.name: served.model for served in models}, device)
         self._page, self._page_policy = _load_page()
         self.app = OriginCheck(self._make_app(), hostnames)

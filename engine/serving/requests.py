@@ -20,7 +20,7 @@ from ..colorization.config import MIN_SIZE
 from ..colorization.pixels import Pixels
 from ..inference import TrainedColorizer
 from .batching import MAX_INPUT_PIXELS, input_pixels
-from .decoder_pool import ImageHeader
+from .decoding import ImageHeader
 
 OutputFormat = Literal["png", "jpeg"]
 

@@ -35,7 +35,7 @@ class DaliCheck(Workers[Samples, str | None]):
     """One child process in which DALI decodes shards on `threads` threads."""
 
     def __init__(self, *, threads: int) -> None:
-        super().__init__(_Decode(threads), number=1, seconds=_SECONDS, ahead=1)
+        super().__init__(_Decode(threads), number=1, seconds=_SECONDS)
 
     def refused(self, samples: Samples) -> dict[int, str]:
         """Returns the samples that DALI does not decode to their size, by number, with DALI's message."""

@@ -1,18 +1,18 @@
 """Processes for work that can crash or hang: a task that does so twice loses its result, and nothing else is lost."""
 
 import os
-import pickle
 import signal
-import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import forkserver, get_context, parent_process
 from multiprocessing.connection import Connection, wait
-from threading import Thread
+from queue import SimpleQueue
+from threading import Lock, Thread
 from typing import Any, Generic, Self, TypeVar
 
 T = TypeVar("T")
@@ -54,14 +54,6 @@ class TaskFailure:
     detail: str
 
 
-@dataclass(kw_only=True)
-class _Job(Generic[T]):
-    task: T
-    failures: int = 0
-    done: bool = False
-    result: Any = None
-
-
 @dataclass(frozen=True)
 class _Raised:
     """The traceback of a function that raised in a worker."""
@@ -70,141 +62,127 @@ class _Raised:
 
 
 class Workers(Generic[T, R]):
-    """`number` processes that apply `function` to tasks; both are pickled.
+    """`number` processes that apply `function` to tasks, both pickled, and as many threads that wait for them.
 
-    Each worker holds up to `ahead` tasks, so that it does not wait for the next one. Use more than one only for small
-    tasks: sending blocks when tasks do not fit into a pipe, and a hanging worker receives none.
-
-    A task whose worker dies, or takes longer than `seconds`, is tried once more by a new worker.
+    A task whose process dies, or takes longer than `seconds`, is tried once more in a new process.
     """
 
-    def __init__(self, function: Callable[[T], R], *, number: int, seconds: float, ahead: int = 2) -> None:
-        self._function, self._number, self._seconds, self._ahead = function, number, seconds, ahead
-        self._workers = [_Worker[T](function) for _ in range(number)]
+    def __init__(self, function: Callable[[T], R], *, number: int, seconds: float) -> None:
+        self._number, self._seconds = number, seconds
+        self._workers = [_Worker(function) for _ in range(number)]
+        self._idle: SimpleQueue[_Worker] = SimpleQueue()
+        for worker in self._workers:
+            self._idle.put(worker)
+        self._threads = ThreadPoolExecutor(number)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Cancels all tasks, and ends the processes, which have nothing to lose."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
         for worker in self._workers:
-            worker.kill()
+            worker.close()
+        self._threads.shutdown()
+
+    def submit(self, task: T) -> Future[R | TaskFailure]:
+        """Queues a task; returns its future. It raises RuntimeError if the function raises."""
+        return self._threads.submit(self._run, task)
 
     def map(self, tasks: Iterable[T]) -> Generator[tuple[T, R | TaskFailure]]:
         """Yields each task with its result, in the order of the tasks. Raises RuntimeError if the function raises."""
         todo = iter(tasks)
-        ordered: deque[_Job[T]] = deque()
-        unassigned: deque[_Job[T]] = deque()
+        pending: deque[tuple[T, Future[R | TaskFailure]]] = deque()
         while True:
-            new = [_Job(task=task) for task in islice(todo, _WINDOW * self._number - len(ordered))]
-            ordered.extend(new)
-            unassigned.extend(new)
-            if not ordered:
+            new = islice(todo, _WINDOW * self._number - len(pending))
+            pending.extend((task, self.submit(task)) for task in new)
+            if not pending:
                 return
-            self._assign(unassigned)
-            self._collect(unassigned)
-            while ordered and ordered[0].done:
-                job = ordered.popleft()
-                if isinstance(job.result, _Raised):
-                    raise RuntimeError(f"a worker failed at {job.task}:\n{job.result.text}")
-                yield job.task, job.result
+            task, future = pending.popleft()
+            yield task, future.result()
 
-    def _assign(self, unassigned: deque[_Job[T]]) -> None:
-        for worker in sorted(self._workers, key=lambda worker: len(worker.jobs)):
-            while unassigned and len(worker.jobs) < self._ahead:
-                worker.submit(unassigned.popleft())
-
-    def _collect(self, unassigned: deque[_Job[T]]) -> None:
-        """Waits until a worker answers, dies or is late."""
-        busy = {worker.pipe: worker for worker in self._workers if worker.jobs}
-        deadlines = [worker.started + self._seconds for worker in busy.values() if worker.started is not None]
-        timeout = max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
-        for pipe in wait(list(busy), timeout=timeout):
-            assert isinstance(pipe, Connection)
-            if not busy[pipe].receive():
-                self._replace(busy[pipe], unassigned, hung=False)
-        for worker in self._workers:
-            if worker.jobs and worker.started is not None and time.monotonic() > worker.started + self._seconds:
-                self._replace(worker, unassigned, hung=True)
-
-    def _replace(self, worker: "_Worker[T]", unassigned: deque[_Job[T]], *, hung: bool) -> None:
-        """Starts a new worker for one that died or hung, whose tasks come first."""
-        ready, code = worker.ready, worker.kill()
-        if not ready:
-            raise RuntimeError(f"a worker process could not start ({_explain(code)})")
-        culprit, *others = worker.jobs
-        culprit.failures += 1
-        if culprit.failures == 2:
-            culprit.done = True
-            culprit.result = (
-                TaskFailure(reason="hung", detail=f"no result after {self._seconds:g} s")
-                if hung
-                else TaskFailure(reason="crashed", detail=_explain(code))
-            )
-        else:
-            others.insert(0, culprit)
-        unassigned.extendleft(reversed(others))
-        self._workers[self._workers.index(worker)] = _Worker(self._function)
+    def _run(self, task: T) -> R | TaskFailure:
+        worker = self._idle.get()
+        try:
+            result = worker.run(task, self._seconds)
+            if isinstance(result, TaskFailure):
+                result = worker.run(task, self._seconds)
+        finally:
+            self._idle.put(worker)
+        if isinstance(result, _Raised):
+            raise RuntimeError(f"a worker failed at {task}:\n{result.text}")
+        return result
 
 
-@dataclass(eq=False)
-class _Worker(Generic[T]):
-    """One process and its tasks; `started` is the time at which it began with the first of them."""
+class _Worker:
+    """A process, replaced by a new one when it dies or hangs."""
 
-    function: Callable[[T], Any]
-    jobs: deque[_Job[T]] = field(default_factory=deque)
-    started: float | None = None
-    ready: bool = False
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        self._function = function
+        self._lock = Lock()  # a pool is closed while other threads start processes
+        self._is_closed = False
+        self._start()
 
-    def __post_init__(self) -> None:
-        self.pipe, child_pipe = _CONTEXT.Pipe()
-        self._process = _CONTEXT.Process(target=_run_worker, args=(child_pipe, self.function), daemon=True)
+    def _start(self) -> None:
+        self._is_ready = False
+        self._pipe, child_pipe = _CONTEXT.Pipe()
+        self._process = _CONTEXT.Process(target=_run_worker, args=(child_pipe, self._function), daemon=True)
         self._process.start()
         child_pipe.close()
 
-    def submit(self, job: _Job[T]) -> None:
-        if self.ready and not self.jobs:
-            self.started = time.monotonic()
-        self.jobs.append(job)
-        with suppress(OSError):  # of a dead worker, which `receive` notices
-            self.pipe.send_bytes(pickle.dumps(job.task))
-
-    def receive(self) -> bool:
-        """Takes the answer that has arrived; returns False if the process has died."""
+    def run(self, task: Any, seconds: float) -> Any:
+        """Returns the function's result, a TaskFailure, or _Raised."""
+        hung = False
         try:
-            answer = pickle.loads(self.pipe.recv_bytes())
-        except (EOFError, OSError):
-            return False
-        if self.ready:
-            job = self.jobs.popleft()
-            job.done, job.result = True, answer
-        self.ready = True
-        self.started = time.monotonic() if self.jobs else None
-        return True
+            self._is_ready = self._is_ready or self._pipe.recv()
+            self._pipe.send(task)
+            if self._pipe.poll(seconds):
+                return self._pipe.recv()
+            hung = True
+        except (EOFError, OSError):  # the process has died
+            pass
+        was_ready, code = self._is_ready, self._restart()
+        if not was_ready:
+            raise RuntimeError(f"a worker process could not start ({_explain(code)})")
+        if hung:
+            return TaskFailure(reason="hung", detail=f"no result after {seconds:g} s")
+        return TaskFailure(reason="crashed", detail=_explain(code))
 
-    def kill(self) -> int:
-        """Ends the process, which has nothing to lose; returns its exit code."""
-        self.pipe.close()
-        self._process.join(timeout=0.05)  # a process that died by itself has a telling exit code
+    def _restart(self) -> int:
+        """Replaces the process; returns its exit code."""
+        with self._lock:
+            self._process.join(timeout=0.05)  # a process that died by itself has a telling exit code
+            code = self._kill()
+            if not self._is_closed:
+                self._pipe.close()
+                self._start()
+            return code
+
+    def close(self) -> None:
+        with self._lock:
+            self._is_closed = True
+            self._kill()
+
+    def _kill(self) -> int:
         self._process.kill()
         self._process.join()
         return self._process.exitcode or 0
 
 
-def _run_worker(pipe: Connection, function: Callable[[T], Any]) -> None:
+def _run_worker(pipe: Connection, function: Callable[[Any], Any]) -> None:
     _exit_with_parent()
-    with suppress(OSError):
-        pipe.send_bytes(pickle.dumps("ready"))
-    while True:
-        try:
-            task = pickle.loads(pipe.recv_bytes())
-        except (EOFError, OSError):
-            return
-        try:
-            answer = function(task)
-        except Exception:
-            answer = _Raised(traceback.format_exc())
-        with suppress(OSError):  # the pool has been closed
-            pipe.send_bytes(pickle.dumps(answer))
+    with suppress(EOFError, OSError):  # the pool has been closed
+        pipe.send(True)
+        while True:
+            task = pipe.recv()
+            try:
+                result = function(task)
+            except Exception:
+                result = _Raised(traceback.format_exc())
+            pipe.send(result)
 
 
 def _exit_with_parent() -> None:

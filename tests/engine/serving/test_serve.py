@@ -290,7 +290,7 @@ class WorkerFunction:
         return eval, (f"lambda task: {self.code}",)
 
 
-RUN_TASK = "__import__('photochrom.engine.serving.decoder_pool', fromlist=['run_task']).run_task(task)"
+RUN_TASK = "__import__('photochrom.engine.serving.decoding', fromlist=['run_task']).run_task(task)"
 
 
 def post(url: str, data: bytes) -> requests.Response:

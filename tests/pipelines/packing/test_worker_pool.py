@@ -72,9 +72,18 @@ def test_workers_end_with_the_pool() -> None:
         time.sleep(0.05)
 
 
+def test_a_pool_that_is_closed_does_not_wait_for_its_tasks() -> None:
+    with Workers(eval, number=1, seconds=60) as workers:
+        list(workers.map(["0"]))
+        futures = [workers.submit(HANG) for _ in range(2)]
+        began = time.monotonic()
+    assert time.monotonic() - began < 10
+    assert futures[1].cancelled()
+
+
 def test_tasks_that_do_not_fit_into_a_pipe() -> None:
     large = "'" + "x" * 400_000 + "'"
-    with Workers(eval, number=1, seconds=1, ahead=1) as workers:
+    with Workers(eval, number=1, seconds=1) as workers:
         answers = [result for _, result in workers.map([f"len({large})", f"({HANG}, {large})", f"len({large})"])]
     assert answers == [400_000, TaskFailure(reason="hung", detail="no result after 1 s"), 400_000]
 
