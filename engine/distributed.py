@@ -66,7 +66,7 @@ def make_accelerator(device: Device, precision: Precision, *, timeout: int = _TI
     )
     if device_type == "cuda":
         _set_fast_kernels(False)
-    # `accelerate config` may ask for more than a run has been told.
+    # `accelerate config` and `accelerate launch` can set more than a run supports.
     if accelerator.gradient_accumulation_steps != 1:
         raise ValueError(
             f"Accelerate is configured to accumulate gradients over {accelerator.gradient_accumulation_steps} steps: "

@@ -1,4 +1,4 @@
-"""The launch files of docs/clusters: their commands are understood by what they call."""
+"""The launch files of docs/clusters: the programs that they call accept their arguments."""
 
 import re
 import shlex

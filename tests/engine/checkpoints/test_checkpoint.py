@@ -75,7 +75,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(tmp_path: Pat
     assert warnings[0].endswith("going back to the checkpoint before it")
 
 
-def test_no_whole_checkpoint_is_no_silent_new_start(tmp_path: Path) -> None:
+def test_a_run_without_an_intact_checkpoint_does_not_silently_start_anew(tmp_path: Path) -> None:
     (save(tmp_path, 1) / "state.json").unlink()
     with pytest.raises(ValueError, match=r"none of the checkpoints in .* is intact"):
         newest_intact(tmp_path, lambda warning: None)
@@ -110,7 +110,7 @@ def test_a_save_that_fails_loses_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     assert open_checkpoint(tmp_path / "step-00000001").step == 1
 
 
-def test_damaged_checkpoints_make_room_and_whole_ones_are_never_removed(tmp_path: Path) -> None:
+def test_later_checkpoints_are_removed_only_if_damaged(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         save(tmp_path, step, keep=3)
     said: list[str] = []
@@ -122,7 +122,7 @@ def test_damaged_checkpoints_make_room_and_whole_ones_are_never_removed(tmp_path
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000002", "step-00000001"]
 
 
-def test_a_leftover_of_a_killed_save_is_no_checkpoint(tmp_path: Path) -> None:
+def test_a_half_written_checkpoint_is_not_one(tmp_path: Path) -> None:
     save(tmp_path, 1)
     shutil.copytree(tmp_path / "step-00000001", tmp_path / ".step-00000002.tmp")
     assert newest_intact(tmp_path, lambda warning: None).step == 1
@@ -139,7 +139,7 @@ def test_another_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 class Bomb:
-    """Leaves a mark when it is unpickled by pickle, and by whatever trusts it."""
+    """Leaves a mark when pickle, or whatever trusts it, unpickles it."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -157,7 +157,7 @@ def planted(mark: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("kind", ["pickle", "torch"])
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "state.json", "SHA256SUMS", "config.yaml"])
 def test_nothing_in_a_run_folder_executes_code(configure, trained: Path, tmp_path: Path, name: str, kind: str) -> None:
-    """The attacker also writes fitting sums, and an extra file of each name that Accelerate would load."""
+    """The attacker also writes matching sums, and an extra file of each name that Accelerate would load."""
     mark = tmp_path / "executed"
     bomb = planted(mark)[kind]
     run = Path(shutil.copytree(trained, tmp_path / "run"))

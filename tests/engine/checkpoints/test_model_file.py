@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 
 class MyColorizer(Colorizer):
-    """A user's own."""
+    """A network of a user."""
 
     def __init__(self, bias: float) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ def test_known_and_imported_classes_can_be_built() -> None:
 
 
 class Sum(ColorLoss):
-    """A user's own, of two others, the second of which may be left out."""
+    """A loss of a user that sums up to three others."""
 
     def __init__(
         self, first: ElementwiseLoss, second: ElementwiseLoss | None = None, third: "L2 | None" = None

@@ -1,4 +1,4 @@
-"""The recipes do what they are for, shortened."""
+"""Shortened runs of the recipes."""
 
 import json
 import math
@@ -12,7 +12,7 @@ from PIL import Image
 
 
 def run(recipe: str, shards: ShardSet, folder: Path, *overrides: str) -> dict:
-    """Trains and evaluates by the commands that a user would type; returns the result."""
+    """Trains and evaluates by the commands of a user; returns the result."""
     train = ["train", "--config", recipe, "--data.train", str(shards.root), "--out", str(folder / "run"), *overrides]
     assert main([*train, "--train.device", "cpu", "--train.precision", "fp32"]) == 0
     evaluate = ["evaluate", str(folder / "run"), "--data", str(shards.root), "--out", str(folder / "report")]
@@ -22,7 +22,7 @@ def run(recipe: str, shards: ShardSet, folder: Path, *overrides: str) -> dict:
 
 
 def test_the_demo_learns_its_photographs_by_heart(shards: ShardSet, tmp_path: Path) -> None:
-    """In a third of its steps, at a quarter of its size, it is where the whole demo must be: 25 % below grey."""
+    """In a third of its steps and at a quarter of its size, it is as good as the demo must be: 25 % below grey."""
     result = run("demo", shards, tmp_path, "--train.steps", "100", "--data.size", "32")
     assert result["metrics"]["rmse_ab"] < 0.75 * result["baselines"]["grey"]["rmse_ab"]
 
@@ -36,7 +36,7 @@ def test_l2_is_the_run_of_the_original_project(shards: ShardSet, tmp_path: Path)
 
 @pytest.mark.parametrize("recipe", ["l2", "focal_l2", "rebalanced_ce", "focal_ce"])
 def test_a_recipe_trains_evaluates_and_colorizes(recipe: str, shards: ShardSet, photos: Path, tmp_path: Path) -> None:
-    """At its own learning rate, narrow, on small squashed photographs: the loss of all nine falls."""
+    """With its own learning rate, a narrow network and small squashed photographs: the loss of all nine falls."""
     shorter = ["--train.steps", "100", "--train.batch_size", "9", "--data.size", "32", "--data.crop", "squash"]
     result = run(recipe, shards, tmp_path, *shorter, "--model.width", "0.125", "--log.every", "20")
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

@@ -137,7 +137,7 @@ def test_a_run_resumes_with_another_dilation(configure, trained: Path, tmp_path:
 
 
 def test_moments_lie_as_the_weights_do(configure, tmp_path: Path) -> None:
-    """Fused kernels on GPUs go through both side by side."""
+    """Fused kernels on GPUs need them in the same memory format."""
     before, batch = make_trainer(configure, tmp_path, train__memory_format="contiguous")
     before.train_step(batch, step=0, lr=1e-3)
     after, _ = make_trainer(configure, tmp_path, train__memory_format="channels_last")
@@ -192,7 +192,7 @@ def test_compilation_is_for_gpus_with_triton(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_work_of_a_photograph_is_that_of_the_paper() -> None:
-    """82.9 GFLOP forward and two times that back, less what the first layer's input would take."""
+    """82.9 GFLOP forward and twice that backward, without the gradient of the first layer's input."""
     assert flops_per_image(VGGColorizer(), 64, CPU) * 16 == pytest.approx(248.7e9, rel=2e-3)
 
 
