@@ -27,7 +27,7 @@ _C_COMPILERS = (os.environ.get("CC", "cc"), "gcc", "clang")  # those that Triton
 _TIMEOUT = 600  # seconds that a process waits for another
 
 
-def make_trainer(train: TrainConfig) -> Accelerator:
+def make_training_accelerator(train: TrainConfig) -> Accelerator:
     """Returns an Accelerator for training. Raises ValueError when the machine lacks something that `train` asks for."""
     if train.sync_batchnorm and resolve_device(train.device).type == "cpu":
         raise ValueError("train.sync_batchnorm=true needs GPUs: torch has no SyncBatchNorm for CPUs")

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from ...engine.configuration.config import RunConfig
 from ...engine.console import console, plural
-from ...engine.distributed import make_trainer
+from ...engine.distributed import make_training_accelerator
 from ...engine.loaders import resolve_backend, training_loader
 from ...engine.training.loop import endless
 from ...pipelines.system import available_cpus, has_dali
@@ -58,7 +58,7 @@ Measurements = dict[Setting, list[Measurement]]
 
 def measure(config: RunConfig, seconds: float) -> Results:
     """Returns the throughput and the cost of each setting, the fastest setting, and the cost of each stage."""
-    accelerator = make_trainer(config.train)
+    accelerator = make_training_accelerator(config.train)
     if accelerator.num_processes > 1:
         raise ValueError("bench loader measures one process: start it without a launcher")
     configured = configured_setting(config, accelerator)

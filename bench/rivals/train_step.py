@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ...engine.configuration.config import ClassSpec, DataConfig, Device, Precision, RunConfig, TrainConfig
-from ...engine.distributed import make_trainer, resolve_device, resolve_precision
+from ...engine.distributed import make_training_accelerator, resolve_device, resolve_precision
 from ...engine.training.trainer import Trainer
 from ...losses import L2
 from ...models import VGGColorizer
@@ -80,7 +80,7 @@ def _original(width: float, batch: LabBatch, device: torch.device) -> Step:
 
 @contextmanager
 def torch_defaults(device: torch.device) -> Iterator[None]:
-    """Applies torch's default settings on a GPU, and restores those of `make_trainer` after."""
+    """Applies torch's default settings on a GPU, and restores those of `make_training_accelerator` after."""
     if device.type == "cpu":
         yield
         return
@@ -101,7 +101,7 @@ def _engine(width: float, batch: LabBatch, device: Device, precision: Precision)
         model=ClassSpec(class_path="VGGColorizer", init_args={**_ARGUMENTS, "width": width}),
         train=TrainConfig(batch_size=len(batch), device=device, precision=precision),
     )
-    accelerator = make_trainer(run.train)
+    accelerator = make_training_accelerator(run.train)
     torch.manual_seed(0)
     trainer = Trainer(_network(width), L2(resolution="input"), run, accelerator)
     return lambda: trainer.train_step(batch, step=0, lr=_LR)[0]["loss"]

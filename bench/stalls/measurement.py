@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ...engine.configuration.config import RunConfig, to_plain_dict
 from ...engine.console import console
-from ...engine.distributed import make_trainer
+from ...engine.distributed import make_training_accelerator
 from ...engine.training.loop import Run
 from ...engine.training.run import prepare
 from ...pipelines import DaliLoader, ShardSet
@@ -34,7 +34,7 @@ _WITH, _ALONE = "with the network", "alone"
 
 def measure(config: RunConfig, seconds: float, to_device: ToDevice | None = None) -> Results:
     """Returns the throughput of each stage and the diagnosis; `to_device` is that of `feed_stages`."""
-    accelerator = make_trainer(config.train)
+    accelerator = make_training_accelerator(config.train)
     if accelerator.num_processes > 1:
         raise ValueError("bench stalls measures one process: start it without a launcher")
     cold = _cold_read(config)  # before the set is opened: the system keeps mapped files in its cache

@@ -19,7 +19,7 @@ from rich.table import Column, Table
 from ...engine.configuration.config import ClassSpec, Compile, MemoryFormat, Precision, RunConfig, to_plain_dict
 from ...engine.configuration.registry import build_loss, build_model, with_prior
 from ...engine.console import console, plural
-from ...engine.distributed import make_trainer, resolve_compile, resolve_device
+from ...engine.distributed import make_training_accelerator, resolve_compile, resolve_device
 from ...engine.training.flops import flops_per_image, published_peak
 from ...engine.training.trainer import Trainer
 from ...losses.quantization import ab_bins
@@ -144,7 +144,7 @@ class Step:
 
     def __init__(self, run: RunConfig, batch_size: int, device: torch.device) -> None:
         train = replace(run.train, batch_size=batch_size, grad_accum_steps=1)
-        accelerator = make_trainer(train)
+        accelerator = make_training_accelerator(train)
         torch.manual_seed(0)
         # A uniform prior: the weights of the bins do not change the loss's time.
         loss = build_loss(with_prior(run.loss, [1 / len(ab_bins())] * len(ab_bins())))

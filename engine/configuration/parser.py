@@ -116,6 +116,9 @@ def convert(value: Any, kind: Any, name: str) -> Any:
     try:
         if isinstance(value, str) and (value.startswith(("[", "{")) or kind in (Any, inspect.Parameter.empty)):
             value = yaml.safe_load(value)
+        items = value if isinstance(value, list) else [value]
+        if {int, float} & {kind, *get_args(kind)} and any(isinstance(item, bool) for item in items):
+            raise ValueError(f"{name}={value}: it should be a number, not true or false")  # pydantic takes true for 1
         return value if kind is inspect.Parameter.empty else TypeAdapter(kind, config=config).validate_python(value)
     except yaml.YAMLError:
         raise ValueError(f"{name}={value} is not YAML, such as [0.5, 1]") from None

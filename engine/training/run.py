@@ -30,7 +30,7 @@ from ..checkpoints.model_file import load_weights, save_model
 from ..configuration.config import RunConfig, save_yaml, to_plain_dict
 from ..configuration.registry import build_loss, build_model, with_prior
 from ..console import LiveLine, console
-from ..distributed import make_trainer
+from ..distributed import make_training_accelerator
 from ..loaders import evaluation_loader, training_loader
 from ..provenance import provenance
 from .async_checkpoint import AsyncCheckpointer
@@ -65,7 +65,7 @@ def train(config: RunConfig) -> dict[str, Any]:
     user can correct, RunStopped when a signal stopped the run.
     """
     check_trackers(config.log.trackers)
-    accelerator = make_trainer(config.train)
+    accelerator = make_training_accelerator(config.train)
     say = console.print if accelerator.is_main_process else lambda text: None
     # The main process decides for all where the run starts: a checkpoint may appear between two looks at the folder.
     (start,) = broadcast_object_list([_try_find_start(config, say) if accelerator.is_main_process else None])

@@ -25,7 +25,7 @@ from photochrom.bench.scale.simulation import Cluster, simulate
 from photochrom.engine.commands.train import parse
 from photochrom.engine.configuration.config import RunConfig, save_yaml
 from photochrom.engine.configuration.registry import build_model
-from photochrom.engine.distributed import make_trainer
+from photochrom.engine.distributed import make_training_accelerator
 from photochrom.engine.training.loop import endless
 from photochrom.engine.training.run import prepare
 from photochrom.pipelines import ShardSet
@@ -54,7 +54,7 @@ def main(config: str, seconds: str, bucket_bytes: str) -> None:
 
 
 def measure_alone(config: RunConfig, seconds: float) -> Pieces:
-    run = prepare(config, make_trainer(config.train), None)
+    run = prepare(config, make_training_accelerator(config.train), None)
     batches = endless(run.loader)
     batch = next(batches)
     pieces = {

@@ -35,6 +35,7 @@ def failing_train(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--data.scale", "[0.5"], "data.scale=[0.5 is not YAML, such as [0.5, 1]"),
         (["--data.flip", "maybe"], "data.flip=maybe: it should be a valid boolean"),
         (["--optim.lr", "fast"], "optim.lr=fast: it should be a valid number"),
+        (["--data.scale", "[yes, 1]"], "data.scale=[True, 1]: it should be a number, not true or false"),
         (["--data.crop", "oval"], "data.crop=oval: it should be 'random_resized', 'random', 'center' or 'squash'"),
         (["--train.precision", "fp8"], "train.precision=fp8: it should be 'auto', 'bf16', 'fp16' or 'fp32'"),
         (["--model", "VGGColoriser"], "model=VGGColoriser is not a known Colorizer; did you mean VGGColorizer? Known "),
@@ -94,9 +95,12 @@ def test_a_bad_setting_is_one_sentence(argv: list[str], sentence: str, capsys: p
         ("train: {stpes: 3}", "run.yaml: unknown setting train.stpes=3; did you mean train.steps?"),
         ("trian: {steps: 3}", "run.yaml: unknown setting trian.steps=3; did you mean train.steps?"),
         ("model: {init_args: {wdth: 1}}", "unknown setting model.wdth; did you mean model.width?"),
+        ("train: {steps: yes}", "train.steps=True: it should be a number, not true or false"),
+        ("optim: {lr: true}", "optim.lr=True: it should be a number, not true or false"),
+        ("model: {init_args: {width: true}}", "model.width=True: it should be a number, not true or false"),
     ],
 )
-def test_unknown_keys_in_a_file_are_named(
+def test_unknown_keys_and_booleans_for_numbers_in_a_file_are_named(
     text: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

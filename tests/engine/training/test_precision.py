@@ -7,7 +7,7 @@ import torch
 from photochrom.engine import distributed
 from photochrom.engine.cli import main
 from photochrom.engine.configuration.config import Precision, TrainConfig
-from photochrom.engine.distributed import make_accelerator, make_trainer
+from photochrom.engine.distributed import make_accelerator, make_training_accelerator
 from photochrom.pipelines import ShardSet
 
 
@@ -39,7 +39,7 @@ def test_an_accelerator_has_its_own_precision() -> None:
 
 @pytest.mark.gpu
 def test_an_accelerator_has_its_own_device_and_kernels() -> None:
-    assert make_trainer(TrainConfig(device="cuda", precision="fp32")).device.type == "cuda"
+    assert make_training_accelerator(TrainConfig(device="cuda", precision="fp32")).device.type == "cuda"
     assert torch.backends.cudnn.allow_tf32
     assert make_accelerator("cpu", "fp32").device.type == "cpu"
     assert make_accelerator("cuda", "fp32").device.type == "cuda"

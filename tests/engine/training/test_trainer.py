@@ -63,7 +63,7 @@ def make_trainer(configure, tmp_path: Path, dilation: str = "native", **settings
     torch.manual_seed(0)
     colorizer = VGGColorizer(**config.model.init_args)
     batch = LabBatch(L=100 * torch.rand(4, 1, 32, 32), ab=20 * torch.randn(4, 2, 32, 32), index=torch.arange(4))
-    return Trainer(colorizer, L2(), config, launch.make_trainer(config.train)), batch
+    return Trainer(colorizer, L2(), config, launch.make_training_accelerator(config.train)), batch
 
 
 def test_adam_is_that_of_the_formula(configure, tmp_path: Path) -> None:
