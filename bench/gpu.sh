@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Measures a GPU in under nine minutes: its tests, loaders, training steps, stalls, the original project's loop, and a run.
-#   usage: bench/gpu.sh PHOTOGRAPHS [OUT]     writes JSON, charts and log.txt to OUT (bench/results/NAME-OF-THE-GPU)
+#   usage: bench/gpu.sh PHOTOGRAPHS [OUT]     writes JSON and log.txt to OUT (bench/results/NAME-OF-THE-GPU)
 # A step that fails or takes too long is reported, and the next one starts.
 set -uo pipefail
 ALL=535 # seconds

@@ -1,21 +1,18 @@
-"""Results of a benchmark: printed as a table and a verdict, written as JSON, drawn as a chart."""
+"""Results of a benchmark: printed as a table and a verdict, written as JSON."""
 
 import platform
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, RenderableType
-from rich.table import Table
 
 from ...engine.configuration.config import to_plain_dict
-from ...engine.configuration.parser import parse_options
-from ...engine.console import console
 from ...engine.provenance import provenance
-from ...pipelines.output_dir import check_output_file, write_json
+from ...pipelines.output_dir import write_json
 from ...pipelines.system import available_cpus
 
 if TYPE_CHECKING:
@@ -24,17 +21,6 @@ if TYPE_CHECKING:
 Results = dict[str, Any]  # the keys of `make_results`, and those that a benchmark adds
 
 _WIDTH = 140  # of tables that are not printed to a terminal
-
-
-class Options(Protocol):
-    """The options that every benchmark has."""
-
-    @property
-    def out(self) -> Path | None:
-        """JSON file for the results."""
-
-
-O = TypeVar("O", bound=Options)  # noqa: E741
 
 
 def machine(device: "torch.device") -> dict[str, Any]:
@@ -72,37 +58,14 @@ def make_results(options: Any, device: "torch.device", rows: list[Any], verdict:
     }
 
 
-def run_benchmark(
-    argv: list[str],
-    options_class: type[O],
-    measure: Callable[[O], Results],
-    *,
-    prog: str,
-    table: Callable[[Results], RenderableType],
-    positional: Collection[str] = (),
-) -> int:
-    """Parses the command line of a module in dev, measures and reports; returns the exit code."""
-    options = parse_options(options_class, argv, prog=prog, positional=positional)
-    try:
-        if options.out:
-            check_output_file(options.out, ".json")
-        results = measure(options)
-    except ValueError as error:
-        console.print(f"{prog}: {error}")
-        return 1
-    report(results, options.out, table=table)
-    return 0
-
-
 def report(
     results: Results,
     out: Path | None,
     *,
     table: Callable[[Results], RenderableType],
     notes: Callable[[Results], Iterable[str]] = lambda results: (),
-    plot: Callable[[Results, Path], None] | None = None,
 ) -> None:
-    """Prints the table, the verdict and the notes; writes the results to `out` and the chart beside it."""
+    """Prints the table, the verdict and the notes; writes the results to `out`."""
     width = None if sys.stdout.isatty() else _WIDTH
     Console(file=sys.stdout, width=width).print(table(results))
     print(results["verdict"])
@@ -110,27 +73,8 @@ def report(
         print(f"  {note}")
     if out:
         write_json(out, results)
-        if plot:
-            plot(results, out.with_suffix(".png"))
-
-
-def shares_table(name: str, median: str, share: str) -> Callable[[Results], RenderableType]:
-    """Returns a function that makes a table of rows of `summarize` under these headings."""
-
-    def table(results: Results) -> Table:
-        lines = Table(name, median, "smallest", "largest", share, box=None, header_style="bold")
-        for what, *milliseconds, percent, _ in (row.values() for row in results["rows"]):
-            lines.add_row(what, *(f"{value:.3f}" for value in milliseconds), f"{percent:.3g} %")
-        return lines
-
-    return table
 
 
 def spread_cells(row: dict[str, Any], unit: str = "img/s", digits: int = 0) -> list[str]:
     """Returns the cells for the median, smallest and largest of a row."""
     return [f"{row[f'{column}({unit})']:,.{digits}f}" for column in ("median", "min", "max")]
-
-
-def error_bars(rows: Iterable[dict[str, Any]]) -> list[list[float]]:
-    """Returns the lengths of matplotlib's error bars below and above the median images per second."""
-    return [[abs(row[f"{end}(img/s)"] - row["median(img/s)"]) for row in rows] for end in ("min", "max")]

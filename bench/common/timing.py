@@ -53,22 +53,6 @@ def interleave(functions: dict[str, Callable[[], Any]], device: "torch.device") 
         yield times
 
 
-def summarize(times: dict[str, list[float]], *, label: str, whole: Callable[[dict[str, float]], float]) -> list[Any]:
-    """Returns a row for each name: median, smallest and largest in ms, and the median's share of `whole(medians)`."""
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    return [
-        {
-            label: name,
-            "median(ms)": 1e3 * medians[name],
-            "min(ms)": 1e3 * min(values),
-            "max(ms)": 1e3 * max(values),
-            "share(%)": 100 * medians[name] / whole(medians),
-            "num_rounds": len(values),
-        }
-        for name, values in times.items()
-    ]
-
-
 def throughputs(seconds_per_image: Sequence[float]) -> dict[str, float]:
     """Returns the median, smallest and largest images per second, as columns of a row."""
     return {

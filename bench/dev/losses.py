@@ -3,27 +3,31 @@
 All run on one random batch. The step is that of the 313-bin network with rebalanced cross-entropy.
 """
 
+import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from rich.table import Table
 from torch import Tensor
 
 from ...engine.configuration.config import Device
+from ...engine.configuration.parser import parse_options
 from ...engine.distributed import resolve_device
 from ...losses import L2, ColorLoss, Focal, RebalancedCrossEntropy, SmoothL1, ab_bins, soft_encode
 from ...models import ColorPrediction, VGGColorizer
 from ...pipelines import LabBatch
-from ..common.results import Results, make_results, run_benchmark, shares_table
-from ..common.timing import collect, interleave, summarize
+from ..common.options import BenchmarkOptions
+from ..common.results import Results, make_results, report, spread_cells
+from ..common.timing import collect, interleave
 
 _STEP = "training step"
 
 
 @dataclass(frozen=True, kw_only=True)
-class LossesOptions:
+class LossesOptions(BenchmarkOptions):
     """Measures soft encoding and every loss, forward and backward, beside a whole training step.
 
     Args:
@@ -44,26 +48,37 @@ class LossesOptions:
 
 
 def main(argv: list[str]) -> int:
-    return run_benchmark(
-        argv,
-        LossesOptions,
-        measure,
-        prog="python -m photochrom.bench.dev.losses",
-        table=shares_table("what", "ms", "of the step"),
-    )
+    options = parse_options(LossesOptions, argv, prog="python -m photochrom.bench.dev.losses")
+    report(measure(options), options.out, table=_table)
+    return 0
 
 
 def measure(options: LossesOptions) -> Results:
     """Returns the milliseconds of each function, and its share of the training step."""
     device = resolve_device(options.device)
-    rows = summarize(
-        collect(interleave(_functions(options, device), device), options.seconds),
-        label="what",
-        whole=lambda medians: medians[_STEP],
-    )
+    times = collect(interleave(_functions(options, device), device), options.seconds)
+    step_median = statistics.median(times[_STEP])
+    rows = [
+        {
+            "what": name,
+            "median(ms)": 1e3 * statistics.median(values),
+            "min(ms)": 1e3 * min(values),
+            "max(ms)": 1e3 * max(values),
+            "share(%)": 100 * statistics.median(values) / step_median,
+            "num_rounds": len(values),
+        }
+        for name, values in times.items()
+    ]
     encoding, step = rows[0], rows[-1]
     verdict = f"soft encoding takes {encoding['share(%)']:.2f} % of a training step's {step['median(ms)']:.0f} ms"
     return make_results(options, device, rows, verdict)
+
+
+def _table(results: Results) -> Table:
+    lines = Table("what", "ms", "smallest", "largest", "of the step", box=None, header_style="bold")
+    for row in results["rows"]:
+        lines.add_row(row["what"], *spread_cells(row, "ms", digits=3), f"{row['share(%)']:.3g} %")
+    return lines
 
 
 def _functions(options: LossesOptions, device: torch.device) -> dict[str, Callable[[], None]]:

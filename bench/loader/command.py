@@ -24,7 +24,7 @@ class LoaderOptions(BenchmarkOptions):
         seconds: Measuring time; each measurement takes at least three batches.
         apply: File to write the fastest loader settings to, as a recipe to give after the run's own. The configured
             settings are written if the difference is noise. The batch size is not changed, as training depends on it.
-        out: JSON file for the results; a chart is written beside it.
+        out: JSON file for the results.
     """
 
     data: str
@@ -45,7 +45,7 @@ def main(argv: list[str], prog: str) -> int:
     from . import measurement  # imports torch
 
     results = measurement.measure(config, options.seconds)
-    report(results, options.out, table=measurement.table, plot=measurement.plot)
+    report(results, options.out, table=measurement.table)
     if options.apply:
         apply(results, options.apply)
         print(f"written to {options.apply}: give it after your recipe, --config RECIPE --config {options.apply}")

@@ -8,7 +8,6 @@ import statistics
 import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
@@ -22,7 +21,7 @@ from ...engine.loaders import resolve_backend, training_loader
 from ...engine.training.loop import endless
 from ...pipelines.system import available_cpus, has_dali
 from ..common.options import used_settings
-from ..common.results import Results, error_bars, make_results, spread_cells
+from ..common.results import Results, make_results, spread_cells
 from ..common.timing import MIN_ROUNDS, Clock, throughputs
 from .stage_costs import stage_costs
 
@@ -201,28 +200,3 @@ def table(results: Results) -> RenderableType:
     for row in results["stages"]:
         stages.add_row(row["stage"], *spread_cells(row, "us/img"))
     return Group(settings, "", stages)
-
-
-def plot(results: Results, path: Path) -> None:
-    """Draws images per second by threads, with their spread, and a photograph's time by stage."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-    prefetched, size = (results["configured"][name] for name in ("prefetch_batches", "batch_size"))
-    swept = [row for row in results["rows"] if (row["prefetch_batches"], row["batch_size"]) == (prefetched, size)]
-    for backend in dict.fromkeys(row["backend"] for row in swept):
-        rows = sorted((row for row in swept if row["backend"] == backend), key=lambda row: row["threads"])
-        x, y = [row["threads"] for row in rows], [row["median(img/s)"] for row in rows]
-        left.errorbar(x, y, yerr=error_bars(rows), marker="o", capsize=3, label=backend)
-    left.set(xlabel="threads", ylabel="images/s", title=f"{prefetched} batches prefetched, batches of {size}")
-    left.set_xticks(sorted({row["threads"] for row in swept}))
-    left.set_ylim(bottom=0)
-    left.legend(frameon=False)
-    names = [row["stage"] for row in results["stages"]]
-    right.barh(names, [row["median(us/img)"] for row in results["stages"]])
-    right.invert_yaxis()
-    right.set(xlabel="microseconds per photograph", title="each stage alone, one thread")
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)

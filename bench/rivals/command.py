@@ -9,5 +9,5 @@ def main(argv: list[str], prog: str) -> int:
     options = parse_options(RivalsOptions, argv, prog=prog)
     from . import measurement, tables  # import torch
 
-    report(measurement.measure(options), options.out, table=tables.table, notes=tables.notes, plot=tables.plot)
+    report(measurement.measure(options), options.out, table=tables.table, notes=tables.notes)
     return 0

@@ -32,7 +32,7 @@ class RivalsOptions(BenchmarkOptions):
         device: Device of the batches: auto, cuda or cpu.
         python: Interpreters of other environments, for rivals that cannot be installed beside this project.
         work: Folder for the data sets, which are kept and used again; by default a temporary one.
-        out: JSON file for the results; a chart is written beside it.
+        out: JSON file for the results.
     """
 
     data: Path

@@ -1,13 +1,12 @@
-"""Tables, notes and the chart of the results."""
+"""Tables and notes of the results."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from ..common.results import Results, error_bars
+from ..common.results import Results
 from .entries import NOTHING, RANDOM, SQUASH, STEP
 
 _TITLES = {
@@ -16,7 +15,6 @@ _TITLES = {
     STEP: "the training step",
     NOTHING: "synthetic batches: the upper limit of the measurement",
 }
-_OURS, _OTHERS = "#0072b2", "#999999"
 _BUSY = 0.2  # cores that other programs used during a measurement, above which a note says so
 
 
@@ -64,37 +62,6 @@ def notes(results: Results) -> Iterator[str]:
             yield f"{row['loader']}: the first step's loss is {row['first_loss']:.6g}"
         if row.get("others(cores)", 0) > _BUSY:
             yield f"{_name(row)}, {row['job']}: other programs used {row['others(cores)']:.1f} cores"
-
-
-def plot(results: Results, path: Path) -> None:
-    """Draws bars with their spread, a panel for each job."""
-    from matplotlib.figure import Figure
-
-    jobs = [job for job in _TITLES if job != NOTHING and any(row["job"] == job for row in results["rows"])]
-    if not jobs:
-        return
-    rows = {job: [row for row in results["rows"] if row["job"] == job] for job in jobs}
-    heights = [len(rows[job]) + 2 for job in jobs]
-    figure = Figure(figsize=(10, 1 + 0.28 * sum(heights)), layout="constrained")
-    panels = figure.subplots(len(jobs), squeeze=False, height_ratios=heights)[:, 0]
-    for axes, job in zip(panels, jobs, strict=True):
-        _panel(axes, rows[job])
-        axes.set_title(_TITLES[job], loc="left", fontsize=10)
-    figure.savefig(path, dpi=120)
-
-
-def _panel(axes: Any, rows: list[dict[str, Any]]) -> None:
-    ordered = sorted(rows, key=lambda row: float(row["median(img/s)"]))
-    medians = [row["median(img/s)"] for row in ordered]
-    colors = [_OURS if row["is_ours"] else _OTHERS for row in ordered]
-    style = {"color": colors, "error_kw": {"capsize": 2, "lw": 1}}
-    axes.barh([_name(row) for row in ordered], medians, xerr=error_bars(ordered), **style)
-    for place, row in enumerate(ordered):
-        axes.text(1.01 * row["max(img/s)"], place, _number(row["median(img/s)"]), va="center", fontsize=8)
-    axes.set(xlabel="images/s (photochrom in blue, others in grey; the line spans all rounds)")
-    axes.margins(x=0.1)
-    axes.tick_params(labelsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _name(row: dict[str, Any]) -> str:

@@ -32,7 +32,7 @@ class ScaleOptions(BenchmarkOptions):
         ceilings: Result file of bench stalls; its throughputs replace the machine's estimates.
         seconds: No further point of the curve is started after this time.
         seed: Seed of the simulated jitter.
-        out: JSON file for the results; a chart is written beside it.
+        out: JSON file for the results.
     """
 
     nodes: int = 3
@@ -66,5 +66,5 @@ def main(argv: list[str], prog: str) -> int:
     options = parse_options(ScaleOptions, argv, prog=prog)
     from . import curve  # imports torch
 
-    report(curve.measure(options), options.out, table=curve.table, notes=curve.notes, plot=curve.plot)
+    report(curve.measure(options), options.out, table=curve.table, notes=curve.notes)
     return 0

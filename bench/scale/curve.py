@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -147,47 +146,12 @@ def table(results: Results) -> Table:
     headings = ("nodes", "devices", "batch", "images/s", "of ideal", "computes", "waits: data", "slowest", "all-reduce")
     lines = Table(*headings, "epoch", "run", "bottleneck", box=None, header_style="bold")
     for row in results["rows"]:
-        shares = (f"{row[f'{name}(%)']:.0f} %" for name in ("efficiency", *_SHARES))
+        shares = ("efficiency(%)", "computing(%)", "data_wait(%)", "slowest_wait(%)", "all_reduce(%)")
         lines.add_row(
             *(f"{row[key]:,.0f}" for key in ("nodes", "devices", "batch", "rate(img/s)")),
-            *shares,
+            *(f"{row[key]:.0f} %" for key in shares),
             f"{row['epoch(s)']:.1f} s",
             _duration(row["run(h)"]),
             row["bottleneck"],
         )
     return lines
-
-
-_SHARES = {
-    "computing": "computes",
-    "data_wait": "waits for data",
-    "slowest_wait": "waits for the slowest device",
-    "all_reduce": "waits for all-reduce",
-}
-
-
-def plot(results: Results, path: Path) -> None:
-    """Draws throughput over nodes, and the share of a device's time that it computes and waits."""
-    from matplotlib.figure import Figure
-
-    rows = results["rows"]
-    nodes = [row["nodes"] for row in rows]
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    throughputs, shares = figure.subplots(1, 2)
-    throughputs.loglog(nodes, [row["ideal(img/s)"] for row in rows], "--", color="0.6", label="devices that never wait")
-    throughputs.loglog(nodes, [row["rate(img/s)"] for row in rows], "o-", label="predicted")
-    throughputs.set(xlabel="nodes", ylabel="images per second", xticks=nodes, xticklabels=nodes)
-    throughputs.minorticks_off()
-    throughputs.legend(frameon=False)
-    bottom = [0.0] * len(rows)
-    for (name, label), color in zip(_SHARES.items(), ("C0", "C1", "0.75", "C3"), strict=True):
-        heights = [row[f"{name}(%)"] for row in rows]
-        shares.bar(range(len(rows)), heights, bottom=bottom, label=label, color=color)
-        bottom = [below + height for below, height in zip(bottom, heights, strict=True)]
-    shares.set(xlabel="nodes", ylabel="% of a device's time", ylim=(0, 100), xticks=range(len(rows)), xticklabels=nodes)
-    figure.legend(*shares.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
-    about, stored = results["predicted_for"], results["settings"]["stored"]
-    figure.suptitle(f"{about['name']}, {about['gpus']} devices a node, {_STORED[stored]}", fontsize=11)
-    for axes in (throughputs, shares):
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)

@@ -15,7 +15,7 @@ class StallsOptions(BenchmarkOptions):
     Args:
         data: Shard set to train on.
         seconds: Measuring time after a warm-up round; at least three rounds are measured, however long they take.
-        out: JSON file for the results; a chart is written beside it.
+        out: JSON file for the results.
     """
 
     data: str
@@ -28,5 +28,5 @@ def main(argv: list[str], prog: str) -> int:
     from . import measurement  # imports torch
 
     results = measurement.measure(config, options.seconds)
-    report(results, options.out, table=measurement.table, notes=measurement.advice, plot=measurement.plot)
+    report(results, options.out, table=measurement.table, notes=measurement.advice)
     return 0

@@ -18,10 +18,10 @@ from ...engine.training.run import prepare
 from ...pipelines import DaliLoader, ShardSet
 from ...pipelines.remote import RemotePath
 from ...pipelines.system import available_cpus
-from ..common.cold_read import cold_seconds
 from ..common.options import used_settings
 from ..common.results import Results, make_results, spread_cells
 from ..common.timing import Clock, collect, throughputs
+from .cold_read import cold_seconds
 from .diagnosis import Diagnosis, SystemInfo, diagnose
 from .feed_stages import NETWORK, FeedStage, ToDevice, feed_stages
 
@@ -181,22 +181,3 @@ def advice(results: Results) -> Iterator[str]:
         expected = recommendation["expected"]
         gain = "measure it" if expected is None else f"{expected:,.0f} images/s expected, {expected / now:.1f} times"
         yield f"{recommendation['what']} ({gain})"
-
-
-def plot(results: Results, path: Path) -> None:
-    """Draws a photograph's time as a bar, divided by resource."""
-    from matplotlib.figure import Figure
-
-    throughput = results["diagnosis"]["rate"]
-    figure = Figure(figsize=(9, 2.2), layout="constrained")
-    axes = figure.subplots()
-    start = 0.0
-    for row in results["rows"]:
-        if row["share(%)"]:
-            width = 10 * row["share(%)"] / throughput  # milliseconds
-            axes.barh(0, width, left=start, label=f"{row['adds']}: {row['share(%)']:.0f} %")
-            start += width
-    axes.set(xlabel="milliseconds per photograph", yticks=[], title=results["verdict"])
-    figure.legend(loc="outside lower center", ncols=6, frameon=False)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    figure.savefig(path, dpi=120)

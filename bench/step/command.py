@@ -21,7 +21,7 @@ class StepOptions(BenchmarkOptions):
             Tries, and compiles, some ten sizes.
         peak_tflops: Peak of the device, for MFU; by default as published by its maker.
         seconds: Measuring time after a warm-up round; at least three rounds are measured, however long they take.
-        out: JSON file for the results; a chart is written beside it.
+        out: JSON file for the results.
     """
 
     variants: list[str] = field(default_factory=list)
@@ -42,5 +42,5 @@ def main(argv: list[str], prog: str) -> int:
     from . import measurement  # imports torch
 
     results = measurement.measure(config, options)
-    report(results, options.out, table=measurement.table, notes=measurement.notes, plot=measurement.plot)
+    report(results, options.out, table=measurement.table, notes=measurement.notes)
     return 0

@@ -9,8 +9,6 @@ import statistics
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from textwrap import fill
 from typing import Any, get_args
 
 import torch
@@ -27,7 +25,7 @@ from ...models.vgg import Dilation
 from ...pipelines import LabBatch
 from ...pipelines.loading.synthetic_loader import random_lab
 from ..common.options import used_settings
-from ..common.results import Results, error_bars, make_results, spread_cells
+from ..common.results import Results, make_results, spread_cells
 from ..common.timing import MIN_ROUNDS, Clock, collect, interleave, throughputs
 from .command import StepOptions
 
@@ -276,20 +274,3 @@ def notes(results: Results) -> Iterator[str]:
         yield f"the largest batch that fits, {name}: {number} (to an eighth)"
     for name, reason in results["skipped"].items():
         yield f"not measured: {name}: {reason}"
-
-
-def plot(results: Results, path: Path) -> None:
-    """Draws a bar for each variant, with its spread."""
-    from matplotlib.figure import Figure
-
-    rows = results["rows"]
-    figure = Figure(figsize=(9, 1.2 + 0.35 * len(rows)), layout="constrained")
-    axes = figure.subplots()
-    names = [f"{row['variant']}, {row['batch_size']}" for row in rows]
-    axes.barh(range(len(rows)), [row["median(img/s)"] for row in rows], xerr=error_bars(rows), capsize=3)
-    axes.set_yticks(range(len(rows)), names)
-    axes.invert_yaxis()
-    axes.set(xlabel="images/s")
-    figure.suptitle(fill(results["verdict"], 100), fontsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)

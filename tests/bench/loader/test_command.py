@@ -9,7 +9,6 @@ from photochrom.bench.loader.command import LoaderOptions, apply
 from photochrom.bench.loader.measurement import Measurement, Setting, by_queue, by_threads, fastest
 from photochrom.engine.commands.train import parse
 from photochrom.pipelines import ShardSet
-from PIL import Image
 
 BASE = Setting(backend="dali", threads=2, prefetch_batches=2, batch_size=8)
 
@@ -38,7 +37,6 @@ def test_from_the_command_line(shards: ShardSet, tmp_path: Path, capsys: pytest.
         assert row["num_rounds"] >= 3
     assert [row["stage"] for row in results["stages"]] == ["read", "decode", "crop and resize", "Lab"]
     assert all(row["median(us/img)"] > 0 for row in results["stages"])
-    assert Image.open(tmp_path / "loader.png").width > 500
     assert results["verdict"] in capsys.readouterr().out
 
     best = max((row for row in results["rows"] if row["batch_size"] == 4), key=lambda row: row["median(img/s)"])

@@ -97,7 +97,6 @@ def test_rows_and_tables_of_a_comparison(
     assert results["verdict"] in printed
     assert "skipped: ffcv:beton: not installed" in printed
     assert "0.50, 0.10" in printed
-    assert out.with_suffix(".png").stat().st_size > 10_000
 
 
 @pytest.mark.slow
@@ -131,7 +130,6 @@ def test_entries_take_turns(settings: list[str], tmp_path: Path, capsys: pytest.
         assert [(entry["loader"], "--python" in entry["reason"]) for entry in results["skipped"]] == [("ffcv", True)]
     assert {"files", "reference", "squashed"} <= {made["reads"] for made in results["formats"]}
     assert results["verdict"] in capsys.readouterr().out
-    assert out.with_suffix(".png").stat().st_size > 10_000
 
     with pytest.raises(ValueError, match="name another folder"):
         bench(*settings, "--samples", "8", "--only", "original")

@@ -15,7 +15,6 @@ from photochrom.bench.scale.photographs import Stored, load_photograph
 from photochrom.bench.scale.prediction import TrainingJob, predict, ring_seconds, seconds
 from photochrom.engine.training.flops import flops_per_image
 from photochrom.models import VGGColorizer
-from PIL import Image
 
 V100 = load_machine("v100-n1-highmem-16")
 
@@ -111,7 +110,6 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert (row["nodes"], row["devices"], row["batch"]) == (2, 4, 224)
     assert row["gains"].keys() == {"storage", "decoding", "computing", "all-reduce", "scatter"}
     assert results["predicted_for"]["figures"]["cores"]["source"]
-    assert Image.open(tmp_path / "scale.png").width > 800
     assert results["verdict"] in capsys.readouterr().out
 
 

@@ -154,7 +154,6 @@ def test_from_the_command_line(shards: ShardSet, tmp_path: Path, capsys: pytest.
     assert results["settings"]["data"]["train"] == str(shards.root)
     assert "out" not in results["settings"]
     assert len(results["cold_reading(img/s)"]) == 3
-    assert Image.open(tmp_path / "stalls.png").width > 500
     assert results["verdict"] in capsys.readouterr().out
     assert not Path("unused").exists()
 

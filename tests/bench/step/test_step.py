@@ -12,7 +12,6 @@ from photochrom.bench.step.measurement import CONFIGURED, PARTS, Step, apply_var
 from photochrom.engine.configuration.config import ClassSpec, DataConfig, RunConfig, TrainConfig
 from photochrom.engine.training.flops import flops_per_image
 from photochrom.models import VGGColorizer
-from PIL import Image
 
 SMALL = ["step", "--config", "l2", "--data.size", "32", "--model.width", "0.0625", "--train.device", "cpu"]
 
@@ -50,7 +49,6 @@ def test_variants_take_turns_at_the_same_batch(
         assert row["mfu(%)"] == pytest.approx(100 * flops * row["median(img/s)"] / 1e11)
         assert all(row[f"{part}(ms)"] > 0 for part in PARTS)
     assert figures["rows"][0]["ratio"] == figures["rows"][4]["ratio"] == 1
-    assert Image.open(tmp_path / "step.png").width > 500
     said = capsys.readouterr().out
     assert figures["verdict"] in said
     assert "not measured: fp16, batches of 2: precision=fp16 needs a GPU" in said

@@ -89,3 +89,24 @@ def test_epochs_begin_where_they_say(num_samples: int, batch_size: int) -> None:
         number = order.first_batch_of_epoch(num_samples, batch_size, epoch)
         assert number * batch_size >= epoch * num_samples
         assert number == 0 or (number - 1) * batch_size < epoch * num_samples
+
+
+def batch_overlap(num_samples: int, batch_size: int, block: int) -> float:
+    """Returns how often two samples of a batch shared a batch in the epoch before, relative to chance."""
+    before, now = (
+        order.epoch_order(num_samples, 0, epoch, block)[: num_samples - num_samples % batch_size] for epoch in range(2)
+    )
+    batch = np.full(num_samples, -1)
+    batch[before] = np.arange(len(before)) // batch_size
+    pairs = 0.0
+    for numbers in batch[now].reshape(-1, batch_size):
+        counts = np.unique(numbers[numbers >= 0], return_counts=True)[1]
+        pairs += float((counts * (counts - 1) / 2).sum())
+    chance = len(now) * (batch_size - 1) / 2 * (batch_size - 1) / (num_samples - 1)
+    return pairs / chance
+
+
+def test_batches_of_two_epochs_overlap_by_chance() -> None:
+    assert batch_overlap(20_000, 200, 1) == pytest.approx(1, abs=0.03)
+    assert batch_overlap(20_000, 200, 10_000) == pytest.approx(1, abs=0.03)  # two blocks are mixed completely
+    assert batch_overlap(256 * 128, 512, 4) > 1.005  # a batch takes whole groups of blocks
