@@ -73,9 +73,6 @@ def _gpus() -> Iterator[Check]:
         build = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "for the CPU only"
         advice = "" if torch.version.cuda else "with a GPU in this machine: install a CUDA build of torch"
         yield Check(what="GPU", verdict="note", found=f"none; torch is built {build}", advice=advice)
-        yield Check(
-            what="precisions", verdict="ok", found="fp32; bf16 too, slowly where the CPU has no instructions for it"
-        )
         return
     for number in range(torch.cuda.device_count()):
         yield _gpu(number)

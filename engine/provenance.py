@@ -26,15 +26,9 @@ def _git_state() -> tuple[str | None, bool | None]:
     """Returns the commit and whether files differ from it, read once: a later commit is not what this process runs."""
     if not (_ROOT / ".git").exists():  # installed, perhaps below somebody else's checkout
         return None, None
-    commit = _git("rev-parse", "HEAD")
-    status = _git("status", "--porcelain")
-    return commit, None if status is None else bool(status)
-
-
-def _git(*arguments: str) -> str | None:
-    """Returns what git prints, or None where it is not installed or fails."""
+    command = ["git", "-C", str(_ROOT), "status", "--porcelain=v2", "--branch"]
     try:
-        done = subprocess.run(["git", "-C", str(_ROOT), *arguments], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
+        lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    except (OSError, subprocess.CalledProcessError):  # git is not installed, or fails
+        return None, None
+    return lines[0].removeprefix("# branch.oid "), not all(line.startswith("#") for line in lines)

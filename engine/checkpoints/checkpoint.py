@@ -87,7 +87,7 @@ def save_checkpoint(
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     for old in list_checkpoints(root)[keep:]:
-        if keep_every is None or _step_of(old) % keep_every:
+        if keep_every is None or int(old.name.removeprefix("step-")) % keep_every:
             shutil.rmtree(old)
     return folder
 
@@ -101,10 +101,6 @@ def to_os_error(path: Path, error: Exception) -> OSError:
 def list_checkpoints(root: Path) -> list[Path]:
     """Returns the folders of all checkpoints below `root`, newest first."""
     return sorted((path for path in root.glob("step-*") if _STEP.fullmatch(path.name)), reverse=True)
-
-
-def _step_of(folder: Path) -> int:
-    return int(folder.name.removeprefix("step-"))
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:

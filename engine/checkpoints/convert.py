@@ -11,17 +11,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ...models import VGGColorizer
-from ...models.checkpoint_formats import FORMATS, WRITABLE, Eccv16, detect_format
+from ...models.checkpoint_formats import FORMATS, WRITABLE, detect_format
 from ...pipelines.files import atomic_write, sha256_of
 from ..configuration.config import ClassSpec
 from ..doctor import versions
 from .metadata import ModelMetadata
 from .model_file import load_with_metadata, model_file, save_model, state_dict_mismatches
 
-# colorization_release_v2-9b330a0b.pth of richzhang/colorization.
-ECCV16_SHA256 = "9b330a0bae53f4ded77b1e23defbf78beaa09c10ebc4c4999e8e4f4a160b93f9"
-
-_PUBLISHED = "the published file, by its sha256"
 _NO_SCALE = (
     "the scale factors of Caffe's BatchNorm are missing and taken as 1: if the colours make no sense, try "
     "--bn-scale 1000, their value after a long training"
@@ -74,11 +70,7 @@ def import_weights(source: Path, target: Path, *, size: int, bn_scale: float | N
     digest = sha256_of(source)
     target.parent.mkdir(parents=True, exist_ok=True)
     save_model(model.state_dict(), _metadata(init_args, size=size, source=source, digest=digest), target)
-    notes = []
-    if isinstance(source_format, Eccv16):
-        notes.append(_PUBLISHED if digest == ECCV16_SHA256 else f"not the published file: its sha256 is {digest}")
-    if missing and bn_scale is None:
-        notes.append(_NO_SCALE)
+    notes = [_NO_SCALE] if missing and bn_scale is None else []
     return Conversion(format=name, num_parameters=_num_parameters(model), notes=notes)
 
 

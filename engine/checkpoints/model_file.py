@@ -3,7 +3,8 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from itertools import chain, count
 from pathlib import Path
 
 import torch
@@ -71,6 +72,11 @@ def model_name(path: Path) -> str:
             return resolved.stem
         resolved = resolved.parent
     return f"{resolved.parents[1].name}-{resolved.name}" if resolved.parent.name == CHECKPOINTS else resolved.name
+
+
+def unique_name(name: str, used: Collection[str]) -> str:
+    """Returns the name, or the first of NAME-2, NAME-3 ... that is not used."""
+    return next(other for other in chain([name], (f"{name}-{n}" for n in count(2))) if other not in used)
 
 
 def read_metadata(file: Path) -> ModelMetadata:

@@ -36,7 +36,6 @@ INSTALL_ONNX = "pip install onnx onnxruntime onnxscript"
 
 # Sizes to check a file on: sides that are multiples of the network's stride, and others; wide, tall, small.
 _SIZES = ((1, 64, 64), (2, 96, 40), (1, 61, 77), (3, 33, 32), (1, 59, 130), (1, 8, 9))
-_MAX_BYTES = (1 << 31) - (1 << 24)  # of weights: protobuf ends at 2 GiB
 _STEPS = 12  # bisections of chroma: colours at the gamut's edge are then off by less than the tolerance
 _MARGIN = 1e-3  # by which a colour of sRGB may lie outside [0, 1], as in `colorize`
 
@@ -132,9 +131,6 @@ def export_onnx(checkpoint: Path, out: Path, *, kind: Input, opset: int) -> Expo
         _require(name)
     network, metadata = load_with_metadata(checkpoint)
     graph = _GRAPHS[kind](_without_execution_settings(network, metadata)).eval().requires_grad_(False)
-    num_bytes = sum(tensor.nbytes for tensor in network.state_dict().values())
-    if num_bytes > _MAX_BYTES:
-        raise ValueError(f"{checkpoint} holds {num_bytes / 1e9:.1f} GB of weights, and one ONNX file at most 2")
     with _quiet():
         model = _to_onnx(graph, metadata, kind, opset)
     out.parent.mkdir(parents=True, exist_ok=True)

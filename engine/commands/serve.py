@@ -5,7 +5,6 @@ import signal
 import socket
 import sys
 from dataclasses import dataclass
-from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,7 +103,7 @@ def main(argv: list[str]) -> int:
 
 def _load_models(config: ServeConfig, device: "torch.device") -> dict[str, "TrainedColorizer"]:
     """Loads the models; their names get -2, -3 ... appended where they repeat."""
-    from ..checkpoints.model_file import model_name
+    from ..checkpoints.model_file import model_name, unique_name
     from ..configuration.registry import import_plugin
     from ..inference import load
 
@@ -113,9 +112,7 @@ def _load_models(config: ServeConfig, device: "torch.device") -> dict[str, "Trai
     for path in config.checkpoints:
         model = load(path, device)
         model.colorize(np.zeros((64, 64, 3), np.uint8))  # fails now if it cannot, and compiles what the first use does
-        name = model_name(path)
-        candidates = chain([name], (f"{name}-{number}" for number in count(2)))
-        models[next(candidate for candidate in candidates if candidate not in models)] = model
+        models[unique_name(model_name(path), models)] = model
     return models
 
 

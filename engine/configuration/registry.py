@@ -13,7 +13,7 @@ from typing import Any, get_args
 from ...losses import LOSSES, ColorLoss
 from ...losses.rebalancing import load_prior
 from ...models import MODELS, Colorizer
-from .config import ClassSpec, to_plain_dict
+from .config import ClassSpec
 from .parser import convert, nearest, parameters
 
 CLASSES: dict[str, tuple[type, dict[str, Any]]] = {"model": (Colorizer, MODELS), "loss": (ColorLoss, LOSSES)}
@@ -83,7 +83,7 @@ def class_spec(
         raise ValueError(f"{setting}={error}") from None
     prefix = f"{setting}."
     given = {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
-    wrapped, init_args = wrapped_losses(cls), dict[str, Any]()
+    signature, wrapped, init_args = inspect.signature(cls), wrapped_losses(cls), dict[str, Any]()
     for name, parameter in parameters(cls).items():
         value = given.get(name, parameter.default)
         if name in wrapped and (value is not None or any(other.startswith(f"{name}.") for other in given)):
@@ -94,17 +94,12 @@ def class_spec(
             init_args[name] = convert(value, parameter.annotation, prefix + name) if name in given else value
     for name in given:
         if name not in init_args and name.partition(".")[0] not in wrapped:
-            if not _takes_any(cls):
+            if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values()):
                 guess = nearest(prefix + name, [prefix + other for other in init_args])
                 raise ValueError(f"unknown setting {prefix}{name}{guess}")
             init_args[name] = convert(given[name], Any, prefix + name)
     short = {known_class: name for name, known_class in known.items()}
     return ClassSpec(class_path=short.get(cls, str(class_path)), init_args=init_args)
-
-
-def _takes_any(cls: type) -> bool:
-    """True for a constructor that hands on other arguments by **kwargs."""
-    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in inspect.signature(cls).parameters.values())
 
 
 def with_prior(spec: ClassSpec, prior: list[float]) -> ClassSpec:
@@ -121,13 +116,6 @@ def with_prior(spec: ClassSpec, prior: list[float]) -> ClassSpec:
         given = prior if arguments.get("prior") is None else arguments["prior"]
         arguments["prior"] = load_prior(Path(given)) if isinstance(given, str) else given
     return replace(spec, init_args=arguments)
-
-
-def with_defaults(spec: ClassSpec, known: Mapping[str, type]) -> dict[str, Any]:
-    """Returns a spec as plain values, with its class's defaults."""
-    bound = inspect.signature(find_class(spec.class_path, object, known)).bind(**spec.init_args)
-    bound.apply_defaults()
-    return {"class_path": spec.class_path, **to_plain_dict(bound.arguments)}
 
 
 def wrapped_losses(cls: type) -> dict[str, type[ColorLoss]]:

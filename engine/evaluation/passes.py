@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain, count
 from pathlib import Path
 
 import torch
@@ -10,7 +9,7 @@ from accelerate import Accelerator
 
 from ...pipelines import ShardSet
 from ..checkpoints.metadata import ModelMetadata
-from ..checkpoints.model_file import load_with_metadata, model_name
+from ..checkpoints.model_file import load_with_metadata, model_name, unique_name
 from ..configuration.registry import build_loss
 from .config import EvaluateConfig
 from .predictors import BASELINES, ModelPredictor, Predictor
@@ -56,7 +55,7 @@ def load_models(checkpoints: Sequence[str], files: Sequence[Path], accelerator: 
             accelerator.prepare_model(model, evaluation_mode=True),
             build_loss(metadata.loss).to(accelerator.device),
         )
-        name = _unused(model_name(checkpoint), {TRUTH, *BASELINES, *(other.name for other in models)})
+        name = unique_name(model_name(checkpoint), {TRUTH, *BASELINES, *(other.name for other in models)})
         models.append(NamedPredictor(name=name, predictor=predictor, checkpoint=checkpoint, metadata=metadata))
     return models
 
@@ -69,13 +68,9 @@ def plan_passes(config: EvaluateConfig, models: Sequence[NamedPredictor]) -> lis
     set_names: list[str] = []
     for data in map(ShardSet.open, config.data):
         baselines = [NamedPredictor(name=name, predictor=BASELINES[name](data)) for name in config.baseline]
-        set_names.append(_unused(data.root.resolve().name, set(set_names)))
+        set_names.append(unique_name(data.root.resolve().name, set(set_names)))
         for size in dict.fromkeys(sizes.values()):
             name = f"{set_names[-1]}-at-{size}" if len(set(sizes.values())) > 1 else set_names[-1]
             reported = [entry for entry in (*models, *baselines) if sizes[entry.name] == size]
             passes.append(EvaluationPass(name=name, data=data, size=size, reported=reported))
     return passes
-
-
-def _unused(name: str, used: set[str]) -> str:
-    return next(other for other in chain([name], (f"{name}-{n}" for n in count(2))) if other not in used)

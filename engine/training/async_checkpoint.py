@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_map_only
 
 from ..checkpoints.checkpoint import CHECKPOINTS, list_checkpoints, save_checkpoint
 from ..checkpoints.metadata import ModelMetadata
@@ -29,7 +29,6 @@ class AsyncCheckpointer:
         self._root, self._config, self._warn = out / CHECKPOINTS, config, warn
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="photochrom-saving")
         self._pending: Future[None] | None = None
-        self._snapshot: _Snapshot | None = None  # the last one, whose memory is used again
 
     def save(
         self, trainer: Trainer, metadata: ModelMetadata, *, loader: dict[str, Any], totals: dict[str, Any]
@@ -39,8 +38,7 @@ class AsyncCheckpointer:
         Waits for the previous checkpoint first, and warns or raises if it could not be written.
         """
         self.wait()
-        snapshot = _Snapshot({"model": trainer.eval_model.state_dict(), **trainer.state_dict()}, reuse=self._snapshot)
-        self._snapshot = None if snapshot.is_on_gpu else snapshot  # the GPU's memory is for training
+        snapshot = _Snapshot({"model": trainer.eval_model.state_dict(), **trainer.state_dict()})
 
         def write() -> None:
             state = snapshot.on_cpu()
@@ -83,27 +81,17 @@ class AsyncCheckpointer:
 class _Snapshot:
     """A copy of tensors on their own device: on a GPU, the host does not wait for it."""
 
-    def __init__(self, state: dict[str, Any], *, reuse: "_Snapshot | None") -> None:
-        """`reuse` is a snapshot that is no longer needed: on a CPU, allocating new memory takes half of the time."""
-        self._leaves: list[Any]
-        self._spec: TreeSpec
-        leaves, self._spec = tree_flatten(state)
-        self.is_on_gpu = any(isinstance(leaf, Tensor) and leaf.is_cuda for leaf in leaves)
-        if reuse is not None and reuse._spec == self._spec:
-            pairs = zip(leaves, reuse._leaves, strict=True)
-            self._leaves = [old.copy_(new) if isinstance(new, Tensor) else new for new, old in pairs]
-        else:
-            self._leaves = [leaf.detach().clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-        self._copied = torch.cuda.Event() if self.is_on_gpu else None
+    def __init__(self, state: dict[str, Any]) -> None:
+        self._state = tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), state)
+        self._copied = torch.cuda.Event() if torch.cuda.is_initialized() else None
         if self._copied:
             self._copied.record()
 
     def on_cpu(self) -> dict[str, Any]:
         """Returns the tensors on the CPU; a thread that calls it does not wait for training steps on the GPU."""
-        leaves = self._leaves
+        state: dict[str, Any] = self._state
         if self._copied:
             with torch.cuda.stream(torch.cuda.Stream()):
                 self._copied.wait()
-                leaves = [leaf.cpu() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-        state: dict[str, Any] = tree_unflatten(leaves, self._spec)
+                state = tree_map_only(Tensor, Tensor.cpu, state)
         return state

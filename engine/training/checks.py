@@ -1,27 +1,20 @@
 """Checks of a run before anything is written; each raises ValueError with one sentence that says what to change."""
 
+import inspect
 import shutil
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from ...losses import ColorLoss
 from ...models import MODELS, Colorizer
 from ...pipelines.output_dir import differences
 from ..checkpoints.checkpoint import CHECKPOINTS, MODEL, Checkpoint
 from ..checkpoints.model_file import read_metadata
-from ..configuration.config import ClassSpec, RunConfig
-from ..configuration.registry import find_class, with_defaults
+from ..configuration.config import ClassSpec, RunConfig, to_plain_dict
+from ..configuration.registry import find_class
 from ..console import plural
 
 SUMMARY = "summary.json"
-
-
-def check_cache(config: RunConfig, device: torch.device) -> None:
-    """Raises ValueError for a cache on a GPU that is not used."""
-    if config.loader.backend == "cached" and config.loader.cache_location == "device" and device.type == "cpu":
-        raise ValueError("loader.cache_location=device needs a GPU: use ram")
 
 
 def check_batch_size(config: RunConfig, num_processes: int) -> None:
@@ -62,8 +55,11 @@ def check_network(config: RunConfig, checkpoint: Checkpoint) -> None:
 
 def _network_settings(spec: ClassSpec) -> Any:
     """Returns a model's class and arguments, defaults included, without those that only change how it is computed."""
-    execution = find_class(spec.class_path, Colorizer, MODELS).execution
-    return {name: value for name, value in with_defaults(spec, MODELS).items() if name not in execution}
+    cls = find_class(spec.class_path, Colorizer, MODELS)
+    bound = inspect.signature(cls).bind(**spec.init_args)
+    bound.apply_defaults()
+    arguments = {name: value for name, value in bound.arguments.items() if name not in cls.execution}
+    return {"class_path": spec.class_path, **to_plain_dict(arguments)}
 
 
 def check_steps_left(config: RunConfig, checkpoint: Checkpoint, total_steps: int) -> None:

@@ -37,7 +37,6 @@ from .async_checkpoint import AsyncCheckpointer
 from .checks import (
     SUMMARY,
     check_batch_size,
-    check_cache,
     check_disk_space,
     check_head,
     check_network,
@@ -68,7 +67,13 @@ def train(config: RunConfig) -> dict[str, Any]:
     accelerator = make_training_accelerator(config.train)
     say = console.print if accelerator.is_main_process else lambda text: None
     # The main process decides for all where the run starts: a checkpoint may appear between two looks at the folder.
-    (start,) = broadcast_object_list([_try_find_start(config, say) if accelerator.is_main_process else None])
+    start: Any = None
+    if accelerator.is_main_process:
+        try:
+            start = _find_start(config, say)
+        except ValueError as error:  # raised by all processes
+            start = error
+    (start,) = broadcast_object_list([start])
     if isinstance(start, ValueError):
         raise start
     run = prepare(config, accelerator, start)
@@ -94,15 +99,8 @@ def train(config: RunConfig) -> dict[str, Any]:
     return _summary(run)
 
 
-def _try_find_start(config: RunConfig, say: Callable[[str], None]) -> Checkpoint | ValueError | None:
-    """Returns the checkpoint to resume from, None for a new run, or an error for all processes to raise."""
-    try:
-        return _find_start(config, say)
-    except ValueError as error:
-        return error
-
-
 def _find_start(config: RunConfig, say: Callable[[str], None]) -> Checkpoint | None:
+    """Returns the checkpoint to resume from, or None for a new run."""
     if config.resume == "auto":
         return newest_intact(config.out / CHECKPOINTS, say)
     named = Path(config.resume)
@@ -124,7 +122,6 @@ def _find_start(config: RunConfig, say: Callable[[str], None]) -> Checkpoint | N
 def prepare(config: RunConfig, accelerator: Accelerator, checkpoint: Checkpoint | None) -> Run:
     """Builds all parts of a run, in the state of the checkpoint if there is one."""
     check_batch_size(config, accelerator.num_processes)
-    check_cache(config, accelerator.device)
     loader, validation, preview = _make_loaders(config, accelerator)
     torch.manual_seed(config.train.seed)
     loss_spec = with_prior(config.loss, loader.data.prior.tolist())
@@ -233,8 +230,6 @@ def _describe(run: Run) -> Iterator[str]:
         f"training from step {run.step} to {run.total_steps} on {accelerator.num_processes} x {name} in {precision}, "
         f"by {type(run.loader).__name__}, into {config.out}"
     )
-    if accelerator.num_processes > 1:
-        yield "if a process is lost, the same command resumes from the newest checkpoint"
     if isinstance(run.loader, CachedLoader):
         yield f"the cache has room for {100 * run.loader.share:.0f} % of the photographs"
     if (factor := lr_scale(config.optim, run.loader.batch_size)) != 1:

@@ -22,7 +22,7 @@ from ..console import console
 if TYPE_CHECKING:
     from .loop import Run
 
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 _REPEAT_SECONDS = 1.0  # a launcher repeats within this time what the terminal has sent to all processes
 
 # The words of gloo and NCCL for a process that does not answer.

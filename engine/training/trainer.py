@@ -71,12 +71,10 @@ class Trainer:
         if train.sync_batchnorm:
             nn.SyncBatchNorm.convert_sync_batchnorm(colorizer)
         colorizer.activation_checkpointing = train.activation_checkpointing
-        size, micro_batch = (
-            config.data.size,
-            train.batch_size // (self._accelerator.num_processes * train.grad_accum_steps),
-        )
+        micro_batch_size = train.batch_size // (self._accelerator.num_processes * train.grad_accum_steps)
         with self._accelerator.autocast():
-            colorizer.autotune(100 * torch.rand(micro_batch, 1, size, size, device=device))
+            shape = (micro_batch_size, 1, config.data.size, config.data.size)
+            colorizer.autotune(100 * torch.rand(shape, device=device))
 
     @property
     def eval_model(self) -> Colorizer:
