@@ -11,26 +11,18 @@ from numpy.typing import NDArray
 
 from .score import TRUTH
 
-_COLOURS = ("#c2410c", "#0369a1", "#4d7c0f", "#7e22ce", "#be185d", "#0f766e")
-_LINE_COLOURS = {"grey": "#737373", "mean": "#a16207", TRUTH: "#000000"}  # baselines and truth are drawn as lines
+_COLORS = ("#c2410c", "#0369a1", "#4d7c0f", "#7e22ce", "#be185d", "#0f766e")
+_LINE_COLORS = {"grey": "#737373", "mean": "#a16207", TRUTH: "#000000"}  # baselines and truth are drawn as lines
 _SHOWN = 99.5  # per cent of the photographs from either side: one outlier should not squeeze the others
 
 
-def require_matplotlib() -> None:
-    """Raises ImportError that says what to install when matplotlib is missing."""
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError:
-        raise ImportError("the report needs matplotlib for its histograms: pip install matplotlib") from None
-
-
-def chart_colours(names: Iterable[str]) -> dict[str, str]:
+def chart_colors(names: Iterable[str]) -> dict[str, str]:
     """Returns the colour in which each predictor, and the truth, is drawn."""
-    others = cycle(_COLOURS)
-    return {name: _LINE_COLOURS.get(name) or next(others) for name in names}
+    others = cycle(_COLORS)
+    return {name: _LINE_COLORS.get(name) or next(others) for name in names}
 
 
-def histogram(label: str, values: Mapping[str, NDArray[np.float32]], colours: Mapping[str, str]) -> str:
+def histogram(label: str, values: Mapping[str, NDArray[np.float32]], colors: Mapping[str, str]) -> str:
     """Returns the histogram of a metric (N,) of each predictor, as the data URI of an SVG."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -42,9 +34,9 @@ def histogram(label: str, values: Mapping[str, NDArray[np.float32]], colours: Ma
     low, high = np.percentile(everything, [100 - _SHOWN, _SHOWN]) if len(everything) else (0.0, 1.0)
     edges: Any = np.linspace(low, high if high > low else low + 1e-6, 31)
     for name, column in finite.items():
-        is_line = name in _LINE_COLOURS
+        is_line = name in _LINE_COLORS
         style: Any = {"histtype": "step", "linewidth": 1.4} if is_line else {"histtype": "stepfilled", "alpha": 0.5}
-        axes.hist(np.clip(column, low, edges[-1]), edges, color=colours[name], **style)
+        axes.hist(np.clip(column, low, edges[-1]), edges, color=colors[name], **style)
     axes.set(xlabel=label, ylabel="photographs")
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))

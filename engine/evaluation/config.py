@@ -58,7 +58,8 @@ class EvaluateConfig:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)} is not a positive number")
         if unknown := [name for name in self.perceptual_metrics if name not in PERCEPTUAL]:
             raise ValueError(f"--metrics {unknown[0]} is unknown; the metrics to add are {', '.join(PERCEPTUAL)}")
-        ranking = [name for name, metric in METRICS.items() if metric.best and self._has(name)]
+        missing = set(PERCEPTUAL).difference(self.perceptual_metrics)
+        ranking = [name for name, metric in METRICS.items() if metric.best and name not in missing]
         if self.gallery_by not in (None, *ranking):
             raise ValueError(f"--gallery-by {self.gallery_by} ranks no photographs; known are {', '.join(ranking)}")
 
@@ -66,6 +67,3 @@ class EvaluateConfig:
     def perceptual_metrics(self) -> list[str]:
         """Returns the names in `metrics`, which may be separated by commas."""
         return [name for names in self.metrics for name in names.split(",") if name]
-
-    def _has(self, metric: str) -> bool:
-        return metric not in PERCEPTUAL or metric in self.perceptual_metrics

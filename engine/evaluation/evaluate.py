@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
@@ -25,7 +24,6 @@ from ..distributed import make_accelerator
 from ..doctor import versions
 from ..loaders import evaluation_loader
 from ..provenance import provenance
-from .charts import require_matplotlib
 from .config import EvaluateConfig
 from .gallery import best_and_worst, write_gallery
 from .passes import EvaluationPass, NamedPredictor, load_models, plan_passes
@@ -34,7 +32,7 @@ from .predictors import Predictor
 from .report import REPORT, Section, write_report
 from .results import BEST, WORST, Protocol, Result, SetScores, result_folder, write_tables
 from .row_file import RowFile
-from .score import Rows, Scorer
+from .score import Scorer
 from .summary import METRICS
 
 _EVERY = 16  # batches between two writes of rows
@@ -50,16 +48,15 @@ def evaluate(config: EvaluateConfig) -> Iterator[Result]:
     import_plugin(config.plugin)
     evaluator = _Evaluator(config, accelerator)
     with ExitStack() as stack:
-        refusal, work = None, None
-        try:
-            work = stack.enter_context(evaluator.claim_output()) if accelerator.is_main_process else None
-        except ValueError as error:
-            refusal = error
-        (refused,) = broadcast_object_list([refusal is not None])
-        if refusal:
-            raise refusal
-        if refused:
-            sys.exit(1)  # the first process says why
+        error, work = None, None
+        if accelerator.is_main_process:
+            try:
+                work = stack.enter_context(evaluator.claim_output())
+            except ValueError as refusal:
+                error = refusal
+        (error,) = broadcast_object_list([error])
+        if error:
+            raise error if accelerator.is_main_process else SystemExit(1)  # one process says why
         for evaluation_pass in evaluator.passes:
             scores = evaluator.score(evaluation_pass, work)
             if accelerator.is_main_process:
@@ -76,7 +73,6 @@ class _Evaluator:
                 f"--batch-size {config.batch_size} leaves some of {accelerator.num_processes} processes without a "
                 "photograph: enlarge it"
             )
-        require_matplotlib()
         self._prior = None if config.prior is None else np.array(load_prior(config.prior, "--prior"))
         device, perceptual = accelerator.device, config.perceptual_metrics
         self._perceptual = {"lpips": load_lpips(device)} if "lpips" in perceptual else {}
@@ -131,34 +127,25 @@ class _Evaluator:
         (needs_fid,) = broadcast_object_list([bool(self._make_fid and fid_file and not fid_file.exists())])
         fid = self._make_fid(list(predictors)) if self._make_fid and needs_fid else None
         prior = data.prior if self._prior is None else self._prior
-        scorer = Scorer(predictors, prior, self._perceptual, **({"on_prediction": fid.update} if fid else {}))
+        scorer = Scorer(predictors, prior, self._perceptual, on_prediction=fid.update if fid else None)
         file = RowFile(work / f"{evaluation_pass.name}.rows", scorer.fields) if work else None
         if file is not None and fid:
             file.clear()  # FID keeps no state of the photographs before
         (num_scored,) = broadcast_object_list([None if file is None else len(file)])
         if num_scored < data.num_samples:
-            for rows in self._rows(evaluation_pass, scorer, num_scored):
-                if file is not None:
-                    file.append(rows)
+            loader = self._loader(evaluation_pass, samples=range(num_scored, data.num_samples))
+            with progress_bar(evaluation_pass.name, "photographs", enabled=file is not None) as progress:
+                for rows in scorer.rows(loader, every=_EVERY):
+                    if file is not None:
+                        file.append(rows)
+                        progress(len(file), data.num_samples)
+            loader.close()
         return SetScores(
             data=data,
             size=evaluation_pass.size,
             rows=np.empty(0, scorer.fields) if file is None else file.read(),
             fid=_compute_fid(fid, fid_file),
         )
-
-    def _rows(self, evaluation_pass: EvaluationPass, scorer: Scorer, first: int) -> Iterator[Rows]:
-        """Yields the rows of all photographs from the number `first` on."""
-        total = evaluation_pass.data.num_samples
-        loader = self._loader(evaluation_pass, samples=range(first, total))
-        with progress_bar(evaluation_pass.name, "photographs", enabled=self.accelerator.is_main_process) as progress:
-
-            def show(batches: int) -> bool:
-                progress(first + batches * self.config.batch_size, total)
-                return False
-
-            yield from scorer.rows(loader, every=_EVERY, stop=show)
-        loader.close()
 
     def write(self, evaluation_pass: EvaluationPass, scores: SetScores) -> list[Result]:
         """Writes the results of a pass, and the report on all passes so far."""

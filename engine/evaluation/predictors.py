@@ -49,11 +49,11 @@ class ModelPredictor(Predictor):
 class ConstantPredictor(Predictor):
     """One colour (2,), in Lab units, for every pixel."""
 
-    def __init__(self, colour: Tensor) -> None:
-        self.colour = colour
+    def __init__(self, color: Tensor) -> None:
+        self.color = color
 
     def ab(self, batch: LabBatch) -> Tensor:
-        return self.colour.to(batch.ab).view(1, 2, 1, 1).expand_as(batch.ab)
+        return self.color.to(batch.ab).view(1, 2, 1, 1).expand_as(batch.ab)
 
 
 def grey(data: ShardSet) -> ConstantPredictor:

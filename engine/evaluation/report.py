@@ -12,12 +12,12 @@ from PIL import Image
 
 from ... import __version__
 from ...pipelines.files import atomic_write
-from .charts import chart_colours, histogram
+from .charts import chart_colors, histogram
 from .gallery import VERSIONS, image_name
 from .predictors import BASELINES
 from .results import BEST, WORST, Protocol, Result, SetScores
 from .score import TRUTH, select_columns
-from .summary import METRICS, NEAR_GREY, PERCEPTUAL, SET_METRICS, Metric
+from .summary import METRICS, NEAR_GREY, SET_METRICS, Metric
 
 REPORT = "report.html"
 _CAPTION_METRICS = ("loss", "rmse_ab", "psnr", "auc")
@@ -60,11 +60,6 @@ class Section:
         every = {**METRICS, **SET_METRICS}
         return {name: metric for name, metric in every.items() if any(name in row for row in self.values.values())}
 
-    @property
-    def has_perceptual(self) -> bool:
-        """True if LPIPS or FID are among the metrics."""
-        return not self.metrics.keys().isdisjoint(PERCEPTUAL)
-
     def is_best(self, name: str, value: float | None) -> bool:
         """True if no predictor in the table has a better value of a metric."""
         values = [row[name] for key, row in self.values.items() if name in row and key != TRUTH]
@@ -72,9 +67,9 @@ class Section:
         return side is not None and value == (min(values) if side == "low" else max(values))
 
     @property
-    def colours(self) -> dict[str, str]:
+    def colors(self) -> dict[str, str]:
         """Returns the colour of each predictor and of the truth in the charts."""
-        return chart_colours(self.values)
+        return chart_colors(self.values)
 
     @cached_property
     def charts(self) -> dict[str, str]:
@@ -83,7 +78,7 @@ class Section:
         charts = {}
         for key, metric in METRICS.items():
             if values := {name: row[key] for name, row in columns.items() if key in row}:
-                charts[metric.label] = histogram(metric.heading, values, self.colours)
+                charts[metric.label] = histogram(metric.heading, values, self.colors)
         return charts
 
     @cached_property

@@ -56,21 +56,18 @@ class SetScores:
 
     def metrics_by_class(self, predictor: str) -> dict[str, dict[str, float]]:
         """Returns one predictor's metrics of each class, and its number of `photographs`."""
-        classes, names = self._classes
-        order, ends = np.argsort(classes, kind="stable"), np.cumsum(np.bincount(classes))[:-1]
+        names, classes = self._classes
         metrics = {}
-        for name, members in zip(names, np.split(order, ends), strict=True):
-            rows = self.rows[members]
+        for number, name in enumerate(names.tolist()):
+            rows = self.rows[classes == number]
             values = summarize(select_columns(rows, predictor), select_columns(rows, TRUTH))
-            metrics[name] = {"photographs": len(members), **values}
+            metrics[name] = {"photographs": len(rows), **values}
         return metrics
 
     @cached_property
-    def _classes(self) -> tuple[NDArray[np.int64], list[str]]:
-        """Returns the class of each photograph as an index (N,), and the classes' names."""
-        numbers: dict[str, int] = {}
-        of_sample = [numbers.setdefault(self.data.sample(i).class_name, len(numbers)) for i in range(len(self.rows))]
-        return np.array(of_sample, dtype=np.int64), list(numbers)
+    def _classes(self) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
+        """Returns the names of the classes in their order, and the class of each photograph as an index (N,)."""
+        return np.unique([self.data.sample(i).class_name for i in range(len(self.rows))], return_inverse=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +143,7 @@ def write_tables(result: Result, folder: Path, protocol: Protocol) -> None:
     with _csv(folder / "per_class.csv") as file:
         writer = csv.writer(file)
         writer.writerow(["class", *next(iter(classes.values()))])
-        writer.writerows([name, *map(_text, values.values())] for name, values in sorted(classes.items()))
+        writer.writerows([name, *map(_text, values.values())] for name, values in classes.items())
     scores = result.scores
     columns = select_columns(scores.rows, result.predictor)
     for other in (TRUTH, *(name for name in BASELINES if name != result.predictor)):

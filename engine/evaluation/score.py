@@ -47,7 +47,7 @@ class Scorer:
         predictors: Mapping[str, Predictor],
         prior: NDArray[np.float64],
         perceptual: Mapping[str, PerceptualMetric] | None = None,
-        on_prediction: Callable[[str, Tensor, Tensor], None] = lambda name, rgb, true_rgb: None,
+        on_prediction: Callable[[str, Tensor, Tensor], None] | None = None,
     ) -> None:
         self.predictors, self.perceptual, self._on_prediction = predictors, perceptual or {}, on_prediction
         self._weights = rebalancing_weights(prior, lam=0)
@@ -83,12 +83,13 @@ class Scorer:
         true_rgb = lab_to_rgb(batch.L, batch.ab)
         self._weights = self._weights.to(batch.ab.device)
         weight = self._weights[nearest_bin(batch.ab)]
-        true = {"weight": weight.mean(dim=(1, 2)), **_colour_metrics(true_rgb, batch.ab)}
+        true = {"weight": weight.mean(dim=(1, 2)), **_color_metrics(true_rgb, batch.ab)}
         columns = {f"{TRUTH}/{metric}": values for metric, values in true.items()}
         for name, predictor in self.predictors.items():
             ab, loss = predictor.ab_and_loss(batch)
             rgb = lab_to_rgb(batch.L, ab)
-            self._on_prediction(name, rgb, true_rgb)
+            if self._on_prediction:
+                self._on_prediction(name, rgb, true_rgb)
             values = {} if loss is None else {"loss": loss}
             values |= self._compare(rgb, ab, true_rgb, batch.ab, weight)
             for kind in ("colorfulness", "colorfulness_abs"):
@@ -105,7 +106,7 @@ class Scorer:
             "ssim": metrics.ssim(rgb, true_rgb),
             "auc": metrics.auc(ab, true_ab),
             "auc_rebalanced": metrics.auc(ab, true_ab, weight),
-            **_colour_metrics(rgb, ab),
+            **_color_metrics(rgb, ab),
             **{name: metric(rgb, true_rgb) for name, metric in self.perceptual.items()},
         }
 
@@ -141,7 +142,7 @@ def predictions(predictor: Predictor, loader: Loader) -> Iterator[tuple[LabBatch
         yield batch, predictor.ab(batch)
 
 
-def _colour_metrics(rgb: Tensor, ab: Tensor) -> dict[str, Tensor]:
+def _color_metrics(rgb: Tensor, ab: Tensor) -> dict[str, Tensor]:
     return {
         "colorfulness": metrics.colorfulness(rgb),
         "colorfulness_abs": metrics.colorfulness(rgb, absolute=True),

@@ -193,15 +193,6 @@ def test_three_ranks_score_like_one(
             assert float(row["loss"]) == pytest.approx(float(other["loss"]), rel=1e-4)
 
 
-def test_a_missing_matplotlib_is_reported_first(
-    trained: Path, shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert main(["evaluate", str(trained), "--data", str(shards.root), "--out", str(tmp_path / "out")]) == 1
-    assert "the report needs matplotlib for its histograms: pip install matplotlib" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
-
-
 def test_a_batch_size_below_the_number_of_ranks(
     trained: Path, shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
