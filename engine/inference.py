@@ -62,7 +62,7 @@ class TrainedColorizer(Colorizer):
         return torch.device("cpu") if tensor is None else tensor.device
 
     def colorize(self, image: ImageType, size: Size = None) -> ImageType:
-        """Returns the image in the network's colors with its own lightness, in the type it was given.
+        """Returns the image in the network's colours with its own lightness, in the type it was given.
 
         A PIL image becomes RGB, or RGBA if it has transparency, converted to sRGB by its profile. A NumPy array
         (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), whose fourth channel is ignored, becomes (H, W, 3). A tensor

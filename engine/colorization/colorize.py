@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ...models import Colorizer
 from ...pipelines.imaging.color import lab_to_gamut, rgb_to_lab
+from ...pipelines.imaging.decode import reduced_size
 from ...pipelines.imaging.srgb import linear_light
 from ...pipelines.system import available_cpus
 from .pixels import Pixels
@@ -36,16 +37,17 @@ class ColorizedImage:
 def colorize(
     model: Colorizer, images: Sequence[Pixels], *, size: int | None, device: torch.device | str
 ) -> list[ColorizedImage]:
-    """Returns images, sRGB (H, W, 3) in uint8 or uint16, in the model's colors with their own lightness.
+    """Returns images, sRGB (H, W, 3) in uint8 or uint16, in the model's colours with their own lightness.
 
     The model sees each image reduced to a short side of `size` pixels, never enlarged; with None, at full size. Images
-    of one reduced size form a batch. Where sRGB cannot show a predicted color, its chroma is reduced, at the same
+    of one reduced size form a batch. Where sRGB cannot show a predicted colour, its chroma is reduced, at the same
     lightness and hue, until sRGB can.
     """
     lightness = [_to_lightness(image, torch.device(device)) for image in images]
     batches = defaultdict(list)
     for index, L in enumerate(lightness):
-        batches[_reduced_shape(L, size)].append(index)
+        width, height = reduced_size((L.shape[3], L.shape[2]), size)
+        batches[height, width].append(index)
     results: dict[int, ColorizedImage] = {}
     for shape, indices in batches.items():
         prediction = model(torch.cat([_resize(lightness[index], shape) for index in indices]))
@@ -53,13 +55,6 @@ def colorize(
             ab = prediction[row : row + 1].ab(images[index].shape[:2])
             results[index] = _to_rgb(lightness[index], ab, images[index].dtype)
     return [results[index] for index in range(len(images))]
-
-
-def _reduced_shape(L: Tensor, size: int | None) -> tuple[int, int]:
-    """Returns the height and width at which the model sees L (1, 1, H, W)."""
-    height, width = L.shape[2:]
-    factor = 1.0 if size is None else min(1.0, size / min(height, width))
-    return max(1, round(height * factor)), max(1, round(width * factor))
 
 
 def _resize(L: Tensor, shape: tuple[int, int]) -> Tensor:
@@ -75,13 +70,11 @@ def _to_lightness(image: Pixels, device: torch.device) -> Tensor:
 
 
 def _to_lightness_torch(image: Pixels, device: torch.device) -> Tensor:
-    return torch.cat([rgb_to_lab(_to_float(image[rows], device))[0] for rows in _strips(len(image))], dim=2)
-
-
-def _to_float(pixels: Pixels, device: torch.device) -> Tensor:
-    """Returns float32 (1, 3, H, W) in [0, 1]."""
-    planes = torch.from_numpy(np.array(pixels)).to(device).permute(2, 0, 1)[None]
-    return planes.float() / np.iinfo(pixels.dtype).max
+    white, strips = np.iinfo(image.dtype).max, []
+    for rows in _strips(len(image)):
+        rgb = torch.from_numpy(np.array(image[rows])).to(device).permute(2, 0, 1)[None].float() / white
+        strips.append(rgb_to_lab(rgb)[0])
+    return torch.cat(strips, dim=2)
 
 
 def _to_rgb(L: Tensor, ab: Tensor, dtype: np.dtype[np.unsignedinteger[Any]]) -> ColorizedImage:

@@ -1,5 +1,6 @@
 """Writes a contact sheet: images before and after, side by side."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ...pipelines.files import atomic_write
 from ...pipelines.imaging.decode import Rejected
-from .output_names import MARK
 from .pixels import composite_on_white
 from .read_image import read_image
+
+MARK = b"photochrom colorize: before and after"  # the comment in the file, by which it is known as ours
 
 _MAX_PAIRS = 24
 _COLUMNS = 2  # of pairs
@@ -23,15 +25,12 @@ def write_contact_sheet(pairs: list[tuple[Path, Path]], path: Path) -> None:
     cells = [cell for before, after in chosen if (cell := _cell(before, after)) is not None]
     if not cells:
         return
-    rows = [cells[start : start + _COLUMNS] for start in range(0, len(cells), _COLUMNS)]
-    heights = [max(cell.height for cell in row) for row in rows]
-    columns = min(_COLUMNS, len(cells))
-    sheet = Image.new("RGB", (columns * (cells[0].width + 2 * _GAP), sum(heights) + len(rows) * 2 * _GAP), "white")
-    top = _GAP
-    for row, height in zip(rows, heights, strict=True):
-        for column, cell in enumerate(row):
-            sheet.paste(cell, (_GAP + column * (cell.width + 2 * _GAP), top))
-        top += height + 2 * _GAP
+    width, height = cells[0].width + 2 * _GAP, max(cell.height for cell in cells) + 2 * _GAP
+    num_columns, num_rows = min(_COLUMNS, len(cells)), math.ceil(len(cells) / _COLUMNS)
+    sheet = Image.new("RGB", (num_columns * width, num_rows * height), "white")
+    for index, cell in enumerate(cells):
+        row, column = divmod(index, _COLUMNS)
+        sheet.paste(cell, (column * width + _GAP, row * height + _GAP))
     with atomic_write(path) as file:
         sheet.save(file, "JPEG", quality=90, comment=MARK)
 

@@ -106,7 +106,7 @@ def srgb_profile() -> bytes:
 
 
 def _load(image: ImageFile.ImageFile, data: bytes) -> Image.Image:
-    """Returns the decoded image in the file's own colors."""
+    """Returns the decoded image in the file's own colours."""
     if image.format not in ("JPEG", "MPO"):
         image.load()
         return image
@@ -139,7 +139,7 @@ def _grey_curve(profile: bytes) -> Pixels16 | None:
 
 
 def _color_space(profile: bytes | None) -> bytes:
-    """Returns the color space signature of an ICC profile."""
+    """Returns the colour space signature of an ICC profile."""
     return profile[16:20] if profile else b""
 
 
@@ -178,7 +178,7 @@ def _bit_depth(image: ImageFile.ImageFile, data: bytes) -> int:
 
 
 def _decode_16_bit(image: ImageFile.ImageFile, data: bytes) -> Pixels16:
-    """Decodes to 16 bit: (H, W) of greys, (H, W, 3) or (H, W, 4) of colors."""
+    """Decodes to 16 bit: (H, W) of greys, (H, W, 3) or (H, W, 4) of colours."""
     match = _RGB_16.fullmatch(_rawmode(image))
     if match is None:
         return deep_grey(image)
@@ -197,7 +197,7 @@ def _with_rawmode(arguments: Any, rawmode: str) -> Any:
 
 
 def _alpha_of_key(image: ImageFile.ImageFile, pixels: Pixels16) -> Pixels16 | None:
-    """Returns the opacity (H, W) of a PNG that names one transparent color."""
+    """Returns the opacity (H, W) of a PNG that names one transparent colour."""
     if (key := image.info.get("transparency")) is None:
         return None
     return np.where((pixels == np.asarray(key)).all(axis=2), 0, 65535).astype(np.uint16)

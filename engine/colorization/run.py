@@ -1,5 +1,6 @@
 """Runs `photochrom colorize`: plans the files, colorizes them and describes the results in the output folder."""
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import torch
 import yaml
+from PIL import Image
 
 from ...models import Colorizer
 from ...pipelines.imaging.decode import Rejected
@@ -18,10 +20,12 @@ from ..console import console, progress_bar
 from ..distributed import resolve_device
 from .batch import ColorizeResult, colorize_images, summarize
 from .config import ColorizeConfig
-from .contact_sheet import write_contact_sheet
+from .contact_sheet import MARK, write_contact_sheet
 from .inputs import ColorizePlan, make_plan
-from .output_names import CONFIG, SHEET, SUMMARY, check_output_names
-from .video import colorize_video
+
+INSTALL_AV = "videos need PyAV: pip install av, or in a clone pip install -e '.[video]'"
+
+_CONFIG, _SUMMARY, _SHEET = "config.yaml", "summary.json", "before-after.jpg"
 
 
 def colorize_files(config: ColorizeConfig) -> dict[str, Any]:
@@ -35,7 +39,7 @@ def colorize_files(config: ColorizeConfig) -> dict[str, Any]:
     plan = make_plan(config.inputs, config.out, overwrite=config.overwrite)
     size = None if config.size == "native" else config.size or metadata.size
     started = time.perf_counter()
-    with claim_output(config.out, check_output_names, resume_hint=SAME_COMMAND):
+    with claim_output(config.out, _check_names, resume_hint=SAME_COMMAND):
         if plan.kept:
             _check_kept(config)
         results = list(_colorize(model, plan, size, device, config.batch_size))
@@ -47,9 +51,9 @@ def colorize_files(config: ColorizeConfig) -> dict[str, Any]:
                 f"none of the {summary['num_failed']} files can be colorized: {first['path']}: {first['reason']}"
             )
         if config.contact_sheet:
-            _write_contact_sheet(results, plan, config.out / SHEET)
-        save_yaml(config, config.out / CONFIG)
-        write_json(config.out / SUMMARY, summary)
+            _write_contact_sheet(results, plan, config.out / _SHEET)
+        save_yaml(config, config.out / _CONFIG)
+        write_json(config.out / _SUMMARY, summary)
     return summary
 
 
@@ -59,13 +63,34 @@ def print_failures(failures: list[dict[str, str]]) -> None:
         console.print(f"not colorized: {failure['path']}: {failure['reason']}")
 
 
+def _check_names(out: Path) -> None:
+    """Raises ValueError when a file of the user's has the name of one that describes the results."""
+    for path in (out / _CONFIG, out / _SUMMARY, out / _SHEET):
+        if path.exists() and not _is_ours(path):
+            raise ValueError(
+                f"{path} was not made by photochrom colorize and would be overwritten: name another folder"
+            )
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        if path.name == _SHEET:
+            with Image.open(path, formats=("JPEG",)) as image:
+                return image.info.get("comment") == MARK
+        text = path.read_text()
+        values, key = (json.loads(text), "num_done") if path.name == _SUMMARY else (yaml.safe_load(text), "inputs")
+        return isinstance(values, dict) and key in values
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+
+
 def _check_kept(config: ColorizeConfig) -> None:
     """Raises ValueError when the results in the output folder were made by another model or at another size."""
-    if not (config.out / CONFIG).exists():
+    if not (config.out / _CONFIG).exists():
         return
     before, now = (
         {name: values[name] for name in ("checkpoint", "size")}
-        for values in (yaml.safe_load((config.out / CONFIG).read_text()), to_plain_dict(config))
+        for values in (yaml.safe_load((config.out / _CONFIG).read_text()), to_plain_dict(config))
     )
     if changes := differences(before, now):
         raise ValueError(
@@ -85,7 +110,11 @@ def _colorize(
     for task in (task for task in plan.tasks if task.is_video):
         with progress_bar(f"colorizing {task.source.name}", "frames") as progress:
             try:
+                from .video import colorize_video  # imports PyAV, which is optional
+
                 yield colorize_video(model, task, size=size, device=device, batch_size=batch_size, progress=progress)
+            except ModuleNotFoundError:
+                yield ColorizeResult(task=task, reason=f"unreadable: {INSTALL_AV}")
             except Rejected as rejected:
                 yield ColorizeResult(task=task, reason=str(rejected))
 

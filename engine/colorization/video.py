@@ -5,7 +5,6 @@
 from collections.abc import Generator, Iterable
 from contextlib import closing
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -13,14 +12,11 @@ from ...models import Colorizer
 from ...pipelines.files import atomic_write
 from ...pipelines.imaging.decode import Rejected
 from .batch import ColorizeResult, Progress, target_folder
-from .colorize import ColorizedImage, colorize
+from .colorize import colorize
 from .inputs import ColorizeTask
 from .prefetch import prefetch
-
-if TYPE_CHECKING:
-    from .video_reader import Item
-
-INSTALL_AV = "videos need PyAV: pip install av, or in a clone pip install -e '.[video]'"
+from .video_reader import Frame, Item, VideoReader
+from .video_writer import VideoWriter
 
 _PREFETCH_BATCHES = 3  # between decoding and model, and between model and encoding
 _BATCH_PIXELS = 40_000_000  # of the frames of a batch: 4 of 4K
@@ -38,16 +34,9 @@ def colorize_video(
 ) -> ColorizeResult:
     """Colorizes each frame of a video as `colorize` does an image; frames keep their times.
 
-    Raises Rejected when the file is not a video, is damaged or has unsupported pixels, and when PyAV is not installed.
+    Raises Rejected when the file is not a video, is damaged or has unsupported pixels.
     """
-    try:
-        from .video_reader import VideoReader
-        from .video_writer import VideoWriter
-    except ModuleNotFoundError as error:
-        if error.name != "av":
-            raise
-        raise Rejected("unreadable", INSTALL_AV) from None
-    counts = _PixelCounts()
+    clipped: list[float] = []  # of each frame
     with (
         closing(VideoReader(task.source)) as reader,
         target_folder(task.target),
@@ -55,7 +44,7 @@ def colorize_video(
         VideoWriter(file, task.target.suffix, reader) as writer,
     ):
         decoded = prefetch(_batches(reader.items(writer.copied), batch_size), _PREFETCH_BATCHES)
-        colorized = _colorize_batches(model, decoded, size, device, counts)
+        colorized = _colorize_batches(model, decoded, size, device, clipped)
         with closing(prefetch(colorized, _PREFETCH_BATCHES)) as batches:
             for batch in batches:
                 for item in batch:
@@ -63,31 +52,18 @@ def colorize_video(
                 progress(writer.num_frames, reader.num_frames)
         if not writer.num_frames:
             raise Rejected("not a video", "no frames in it")
+        frame_pixels = reader.video.width * reader.video.height  # of every frame
     return ColorizeResult(
         task=task,
-        pixels=counts.total,
+        pixels=writer.num_frames * frame_pixels,
         num_frames=writer.num_frames,
-        clipped=counts.clipped / counts.total,
+        clipped=sum(clipped) / len(clipped),
         notes=tuple(reader.notes),
     )
 
 
-class _PixelCounts:
-    """Numbers of pixels, and of those with reduced chroma."""
-
-    def __init__(self) -> None:
-        self.total, self.clipped = 0, 0.0
-
-    def add(self, image: ColorizedImage) -> None:
-        height, width, _ = image.pixels.shape
-        self.total += height * width
-        self.clipped += image.clipped * height * width
-
-
-def _batches(items: Iterable["Item"], batch_size: int) -> Generator[list["Item"]]:
+def _batches(items: Iterable[Item], batch_size: int) -> Generator[list[Item]]:
     """Groups items so that a batch has `batch_size` frames, or fewer where frames are large or packets many."""
-    from .video_reader import Frame
-
     batch: list[Item] = []
     num_pixels = num_frames = 0
     for item in items:
@@ -101,16 +77,14 @@ def _batches(items: Iterable["Item"], batch_size: int) -> Generator[list["Item"]
 
 
 def _colorize_batches(
-    model: Colorizer, batches: Generator[list["Item"]], size: int | None, device: torch.device, counts: _PixelCounts
-) -> Generator[list["Item"]]:
-    """Yields the batches with their frames colorized."""
-    from .video_reader import Frame
-
+    model: Colorizer, batches: Generator[list[Item]], size: int | None, device: torch.device, clipped: list[float]
+) -> Generator[list[Item]]:
+    """Yields the batches with their frames colorized; adds the share of pixels with reduced chroma to `clipped`."""
     with closing(batches):
         for batch in batches:
             frames = {index: item for index, item in enumerate(batch) if isinstance(item, Frame)}
             images = colorize(model, [frame.pixels for frame in frames.values()], size=size, device=device)
             for (index, frame), image in zip(frames.items(), images, strict=True):
-                counts.add(image)
+                clipped.append(image.clipped)
                 batch[index] = replace(frame, pixels=image.pixels)
             yield batch

@@ -18,7 +18,7 @@ from av.video.stream import VideoStream
 from ...pipelines.imaging.decode import Rejected
 from .pixels import Pixels
 
-# FFmpeg's numbers of color ranges, and of YCbCr matrices with swscale's number of the same matrix.
+# FFmpeg's numbers of colour ranges, and of YCbCr matrices with swscale's number of the same matrix.
 LIMITED, FULL = 1, 2
 _BT709, _SMPTE170M = 1, 6
 MATRICES = {_BT709: 1, 4: 4, 5: 5, _SMPTE170M: 5, 7: 7, 9: 9}

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin, TiffTags
 from PIL.PngImagePlugin import PngInfo, getchunks, putchunk
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
@@ -63,7 +62,8 @@ def write_image(image: SourceImage, target: Path) -> tuple[str, ...]:
 
 def _encode_jpeg(image: SourceImage, notes: list[str]) -> bytes:
     metadata, exif = image.metadata, image.metadata.exif or b""
-    _note_reduction(image.pixels, notes)
+    if image.pixels.dtype != np.uint8:
+        notes.append("reduced to 8 bit")
     if image.alpha is not None:
         notes.append("laid on white")
     if len(exif) > _MAX_EXIF:
@@ -87,7 +87,8 @@ def _encode_webp(image: SourceImage, notes: list[str]) -> bytes:
     metadata, height, width = image.metadata, *image.pixels.shape[:2]
     if max(height, width) > _MAX_WEBP_SIDE:
         raise Rejected("too many pixels", f"{width}x{height}, the longest side of a WebP is {_MAX_WEBP_SIDE}")
-    _note_reduction(image.pixels, notes)
+    if image.pixels.dtype != np.uint8:
+        notes.append("reduced to 8 bit")
     return _encode_by_pillow(
         _with_alpha(to_uint8(image.pixels), image.alpha),
         "WEBP",
@@ -114,7 +115,7 @@ def _encode_png(image: SourceImage, notes: list[str]) -> bytes:
 
 
 def _encode_png_16(pixels: Pixels, options: dict[str, Any]) -> bytes:
-    """Encodes 16-bit colors (H, W, C), which Pillow cannot: in the chunks of its PNG of one pixel."""
+    """Encodes 16-bit colours (H, W, C), which Pillow cannot: in the chunks of its PNG of one pixel."""
     height, width, channels = pixels.shape
     replaced = {
         b"IHDR": struct.pack(">IIBBBBB", width, height, 16, 2 if channels == 3 else 6, 0, 0, 0),
@@ -135,7 +136,7 @@ def _deflate_png_rows(pixels: Pixels) -> bytes:
 
 
 def _encode_tiff(image: SourceImage, notes: list[str]) -> bytes:
-    """Encodes strips compressed by Deflate; Pillow writes the directory, but has no 16-bit colors."""
+    """Encodes strips compressed by Deflate; Pillow writes the directory, but has no 16-bit colours."""
     metadata, pixels = image.metadata, _with_alpha(image.pixels, image.alpha)
     num_rows = max(1, _STRIP_BYTES // pixels[:1].nbytes)
     strips = [_deflate_tiff_rows(pixels[top : top + num_rows]) for top in range(0, len(pixels), num_rows)]
@@ -195,11 +196,6 @@ def _with_alpha(pixels: Pixels, alpha: Pixels | None) -> Pixels:
     if alpha is None:
         return np.ascontiguousarray(pixels)
     return np.dstack([pixels, alpha if alpha.dtype == pixels.dtype else to_uint8(alpha)])
-
-
-def _note_reduction(pixels: NDArray[Any], notes: list[str]) -> None:
-    if pixels.dtype != np.uint8:
-        notes.append("reduced to 8 bit")
 
 
 _ENCODERS: dict[str, Callable[[SourceImage, list[str]], bytes]] = {

@@ -27,7 +27,7 @@ def _report(summary: dict[str, Any], out: Path) -> None:
         f"{summary['images_per_second']:.1f} images/s{kept}"
     )
     if summary["clipped_share"]:
-        print(f"  chroma reduced in {100 * summary['clipped_share']:.1f} % of the pixels: sRGB cannot show the colors")
+        print(f"  chroma reduced in {100 * summary['clipped_share']:.1f} % of the pixels: sRGB cannot show the colours")
     if summary["notes"]:
         notes = ", ".join(f"{number} {note}" for note, number in summary["notes"].items())
         print(f"  also changed: {notes}; summary.json lists the files")

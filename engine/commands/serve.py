@@ -70,7 +70,7 @@ def main(argv: list[str]) -> int:
     try:
         import uvicorn
 
-        from ..serving.app import ColorizeApp, Limits
+        from ..serving.app import ColorizeApp
         from ..serving.requests import ServedModel
     except ImportError as error:
         raise ImportError(f"serve needs a package that is not installed ({error}): {INSTALL}") from None
@@ -82,8 +82,13 @@ def main(argv: list[str]) -> int:
             ServedModel(name=name, model=model, size=config.size or model.metadata.size)
             for name, model in _load_models(config, device).items()
         ]
-        limits = Limits(max_bytes=int(config.max_megabytes * 1e6), max_pixels=int(config.max_megapixels * 1e6))
-        app = ColorizeApp(served, device, limits, hostnames=(config.host.lower(),))
+        app = ColorizeApp(
+            served,
+            device,
+            max_bytes=int(config.max_megabytes * 1e6),
+            max_pixels=int(config.max_megapixels * 1e6),
+            hostnames=(config.host.lower(),),
+        )
         settings = uvicorn.Config(
             app.app,
             log_level="error",

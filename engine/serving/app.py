@@ -7,8 +7,8 @@ import re
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from importlib.resources import files
+from itertools import pairwise
 from typing import Any
 from urllib.parse import quote
 
@@ -40,31 +40,27 @@ _NUM_DECODERS = 2
 _DECODE_SECONDS = 10.0  # a task that hangs is tried twice
 
 
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """Limits of an upload."""
-
-    max_bytes: int
-    max_pixels: int
-
-
 class ColorizeApp:
-    """The ASGI application `app`, with its decoder processes and the thread of the networks."""
+    """The ASGI application `app`, with its decoder processes and the thread of the networks.
+
+    Uploads have at most `max_bytes`, and their images at most `max_pixels`.
+    """
 
     def __init__(
         self,
         models: list[ServedModel],
         device: torch.device,
-        limits: Limits,
         *,
+        max_bytes: int,
+        max_pixels: int,
         hostnames: tuple[str, ...] = (),
         decode_seconds: float = _DECODE_SECONDS,
         decode: Callable[[DecodeTask], DecodeResult] = run_task,
     ) -> None:
         self._models = {served.name: served for served in models}
-        self._limits = limits
+        self._max_bytes, self._max_pixels = max_bytes, max_pixels
         self._free_slots = _MAX_REQUESTS
-        self._memory = MemoryLimiter(2 * limits.max_pixels)
+        self._memory = MemoryLimiter(2 * max_pixels)
         self._decoders = Workers(decode, number=_NUM_DECODERS, seconds=decode_seconds)
         self._batcher = Batcher({served.name: served.model for served in models}, device)
         self._page, self._page_policy = _load_page()
@@ -108,23 +104,19 @@ class ColorizeApp:
             }
             for served in self._models.values()
         ]
-        limits = {
-            "bytes": self._limits.max_bytes,
-            "pixels": self._limits.max_pixels,
-            "network_pixels": MAX_INPUT_PIXELS,
-        }
+        limits = {"bytes": self._max_bytes, "pixels": self._max_pixels, "network_pixels": MAX_INPUT_PIXELS}
         return {"models": models, "limits": limits, "version": __version__}
 
     async def colorize(self, request: Request) -> Response:
-        """Returns the image in the model's colors with its own lightness, at full resolution, in 8-bit sRGB.
+        """Returns the image in the model's colours with its own lightness, at full resolution, in 8-bit sRGB.
 
         Metadata is not kept. `X-Photochrom-Clipped` is the share of pixels whose chroma was reduced because sRGB cannot
-        show the predicted color, `X-Photochrom-Changes` lists what was changed to decode the image, and
+        show the predicted colour, `X-Photochrom-Changes` lists what was changed to decode the image, and
         `Server-Timing` has the time of each step in milliseconds.
         """
         async with self._slot():
             try:
-                upload = await read_upload(request, self._limits.max_bytes)
+                upload = await read_upload(request, self._max_bytes)
                 options = parse_request(upload.fields, request.headers.get("accept", ""), self._models)
                 return await self._respond(request, upload, options)
             except ClientDisconnect:
@@ -143,26 +135,26 @@ class ColorizeApp:
             self._free_slots += 1
 
     async def _respond(self, request: Request, upload: Upload, options: ColorizeRequest) -> Response:
-        timing = _ServerTiming()
+        times = {"start": time.perf_counter()}
         header = await self._decode(DecodeTask(data=upload.data, header_only=True))
         assert isinstance(header, ImageHeader)
-        check_image(header, options.size, self._limits.max_pixels)
+        check_image(header, options.size, self._max_pixels)
         output_format = options.output_format or ("jpeg" if header.format in ("JPEG", "MPO") else "png")
         async with self._memory.hold(header.width * header.height):
-            timing.add("wait")
+            times["wait"] = time.perf_counter()
             image = await self._decode(DecodeTask(data=upload.data))
             assert isinstance(image, DecodedImage)
-            timing.add("decode")
+            times["decode"] = time.perf_counter()
             if await request.is_disconnected():
                 raise ClientDisconnect
             inference = InferenceRequest(model=options.served.name, pixels=image.pixels, size=options.size)
             colorized = await asyncio.wrap_future(self._batcher.submit(inference))
-            timing.add("network")
+            times["network"] = time.perf_counter()
             body = await asyncio.to_thread(encode_image, colorized.pixels, output_format)
-            timing.add("encode")
+            times["encode"] = time.perf_counter()
         headers = {
             "Content-Disposition": content_disposition(upload.name, options.served.name, output_format),
-            "Server-Timing": timing.header(),
+            "Server-Timing": _server_timing(times),
             "X-Photochrom-Changes": ", ".join(image.changes),
             "X-Photochrom-Clipped": f"{colorized.clipped:.4f}",
             "X-Photochrom-Model": quote(options.served.name),  # headers are Latin-1
@@ -177,19 +169,10 @@ class ColorizeApp:
         return result
 
 
-@dataclass(kw_only=True)
-class _ServerTiming:
-    """The duration of each step of a request."""
-
-    started: float = field(default_factory=time.perf_counter)
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def add(self, step: str) -> None:
-        now = time.perf_counter()
-        self.seconds[step], self.started = now - self.started, now
-
-    def header(self) -> str:
-        return ", ".join(f"{step};dur={seconds * 1000:.1f}" for step, seconds in self.seconds.items())
+def _server_timing(times: dict[str, float]) -> str:
+    """Returns the header with the milliseconds of each step, from the times at which the steps ended."""
+    pairs = pairwise(times.items())
+    return ", ".join(f"{step};dur={1000 * (end - start):.1f}" for (_, start), (step, end) in pairs)
 
 
 def _load_page() -> tuple[str, str]:
@@ -242,15 +225,7 @@ def _form_schema(models: list[str]) -> dict[str, Any]:
 
 
 _ERROR = {"application/json": {"schema": {"type": "object", "properties": {"detail": {"type": "string"}}}}}
-_ERRORS = {
-    403: "The request comes from a page of another site, or names another host.",
-    408: "The upload took too long.",
-    413: "The file has too many bytes or pixels.",
-    415: "The body is not a form, or the file is not an image.",
-    422: "The image is damaged, too small or too slow to decode, or a parameter is invalid.",
-    503: "The server is busy, or the GPU's memory is full.",
-}
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"description": "The colorized image.", "content": {"image/png": {}, "image/jpeg": {}}},
-    **{status: {"description": description, "content": _ERROR} for status, description in _ERRORS.items()},
+    **{status: {"content": _ERROR} for status in (403, 408, 413, 415, 422, 503)},
 }

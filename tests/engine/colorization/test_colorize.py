@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 
 class Painter(Colorizer):
-    """Predicts one color, and remembers its inputs."""
+    """Predicts one colour, and remembers its inputs."""
 
     def __init__(self, a: float, b: float) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ def test_colors_outside_srgb_lose_chroma_not_lightness(
 
 
 def test_numba_agrees_with_torch() -> None:
-    """On random lightness and colors, two thirds of them outside sRGB."""
+    """On random lightness and colours, two thirds of them outside sRGB."""
     draw = torch.Generator().manual_seed(0)
     L = 100 * torch.rand(1, 1, 200, 300, generator=draw)
     ab = 180 * torch.rand(1, 2, 200, 300, generator=draw) - 90
@@ -151,7 +151,7 @@ def test_files_and_folders(trained: Path, photos: Path, tmp_path: Path, capsys: 
     printed = capsys.readouterr().out
     assert "11 files colorized in " in printed
     assert "images/s" in printed
-    assert "% of the pixels: sRGB cannot show the colors" in printed
+    assert "% of the pixels: sRGB cannot show the colours" in printed
     assert "1 turned upright" in printed
 
 

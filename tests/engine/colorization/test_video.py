@@ -15,7 +15,8 @@ import torch
 from photochrom.engine.cli import main
 from photochrom.engine.colorization.batch import ColorizeResult
 from photochrom.engine.colorization.inputs import make_plan
-from photochrom.engine.colorization.video import INSTALL_AV, colorize_video
+from photochrom.engine.colorization.run import INSTALL_AV
+from photochrom.engine.colorization.video import colorize_video
 from photochrom.engine.colorization.video_reader import Frame, VideoReader
 from photochrom.models import Colorizer, ColorPrediction
 from photochrom.pipelines.imaging.decode import Rejected
@@ -25,7 +26,7 @@ RATE = 48_000
 
 
 class Painter(Colorizer):
-    """Predicts one color for every frame."""
+    """Predicts one colour for every frame."""
 
     def __init__(self, a: float = 15, b: float = 10) -> None:
         super().__init__()
@@ -112,7 +113,7 @@ def colorized(source: Path, painter: Painter | None = None) -> tuple[Video, Vide
 
 
 def check_colors(before: Video, after: Video) -> None:
-    """Asserts that lightness is the original's and color the painter's."""
+    """Asserts that lightness is the original's and colour the painter's."""
     for grey, color in zip(before.frames, after.frames, strict=True):
         lab, reference = rgb2lab(color), rgb2lab(grey)
         assert np.abs(lab[..., 0] - reference[..., 0]).mean() < 1
@@ -156,7 +157,7 @@ def test_frames_of_uneven_length_keep_their_times(tmp_path: Path) -> None:
 @pytest.mark.parametrize("matrix", [1, 6])  # BT.709, SMPTE 170M, as FFmpeg numbers them
 @pytest.mark.parametrize("is_full", [False, True])
 def test_matrix_and_range_are_respected(tmp_path: Path, matrix: int, is_full: bool) -> None:
-    """With a color whose lightness depends on them."""
+    """With a colour whose lightness depends on them."""
     image = np.full((64, 96, 3), (120, 40, 20), np.uint8)
 
     def tell(container: Any, stream: Any) -> None:
@@ -336,7 +337,7 @@ def test_without_pyav_images_are_colorized_and_videos_fail(
     make(source / "film.mp4", number=3)
     (source / "rocket.jpg").write_bytes((photos / "rocket.jpg").read_bytes())
     monkeypatch.setitem(sys.modules, "av", None)
-    for name in ("video_reader", "video_writer"):
+    for name in ("video", "video_reader", "video_writer"):
         monkeypatch.delitem(sys.modules, f"photochrom.engine.colorization.{name}", raising=False)
     assert main(["colorize", str(trained), str(source), "--out", str(tmp_path / "out")]) == 1
     assert capsys.readouterr().err.strip() == f"not colorized: {source / 'film.mp4'}: unreadable: {INSTALL_AV}"

@@ -24,7 +24,7 @@ import requests
 import torch
 import uvicorn
 from photochrom.engine.cli import main
-from photochrom.engine.serving.app import ColorizeApp, Limits
+from photochrom.engine.serving.app import ColorizeApp
 from photochrom.engine.serving.batching import MAX_INPUT_PIXELS, input_pixels
 from photochrom.engine.serving.requests import ServedModel
 from PIL import Image
@@ -60,7 +60,7 @@ def test_fifty_clients_at_once_get_the_results_of_colorize(server: Any, models: 
     for (picture, model, size), answer in zip(asked, answers, strict=True):
         wanted = loaded[model].colorize(picture, {"": None, "48": 48}.get(size, "native"))
         # A batch is summed up in another order than a single picture, which now and then makes a bit of difference, and
-        # where a color is at the edge of what exists decides whether it is taken to exist.
+        # where a colour is at the edge of what exists decides whether it is taken to exist.
         off = np.abs(pixels_of(answer).astype(int) - wanted)
         assert off.max() <= 3
         assert (off > 0).mean() < 1e-3
@@ -301,8 +301,7 @@ def post(url: str, data: bytes) -> requests.Response:
 def in_this_process(models: list[Path], **settings: Any) -> Iterator[tuple[str, ColorizeApp]]:
     """Runs a server in this process; yields its address and the application."""
     served = [ServedModel(name=path.name, model=photochrom.load(path), size=32) for path in models]
-    limits = Limits(max_bytes=10**7, max_pixels=10**7)
-    app = ColorizeApp(served, torch.device("cpu"), limits, **settings)
+    app = ColorizeApp(served, torch.device("cpu"), max_bytes=10**7, max_pixels=10**7, **settings)
     loop = uvicorn.Server(uvicorn.Config(app.app, log_level="critical"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=loop.run, args=([listener],))
