@@ -297,7 +297,7 @@ def test_the_errors_of_backends_about_a_lost_process_are_explained(message: str,
     run: Any = SimpleNamespace(
         accelerator=SimpleNamespace(num_processes=2, process_index=1), config=SimpleNamespace(out=tmp_path), step=7
     )
-    expected = r"rank 1 on .* has lost another process in step 7\. .* Resume from the beginning with: .*pytest"
+    expected = r"rank 1 on .* has lost another process in step 7\. .* Resume from the beginning with: .*python"
     with pytest.raises(ValueError, match=expected), explain_lost_process(run):
         raise RuntimeError(message)
     with pytest.raises(RuntimeError, match="size mismatch"), explain_lost_process(run):
