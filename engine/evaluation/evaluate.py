@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
@@ -30,7 +31,7 @@ from .passes import EvaluationPass, NamedPredictor, load_models, plan_passes
 from .perceptual import Fid, load_lpips
 from .predictors import Predictor
 from .report import REPORT, Section, write_report
-from .results import BEST, WORST, Protocol, Result, SetScores, result_folder, write_tables
+from .results import BEST, WORST, Protocol, Result, SetScores, write_tables
 from .row_file import RowFile
 from .score import Scorer
 from .summary import METRICS
@@ -59,8 +60,8 @@ def evaluate(config: EvaluateConfig) -> Iterator[Result]:
             raise error if accelerator.is_main_process else SystemExit(1)  # one process says why
         for evaluation_pass in evaluator.passes:
             scores = evaluator.score(evaluation_pass, work)
-            if accelerator.is_main_process:
-                yield from evaluator.write(evaluation_pass, scores)
+            if work is not None:
+                yield from evaluator.write(evaluation_pass, scores, work)
 
 
 class _Evaluator:
@@ -128,9 +129,10 @@ class _Evaluator:
         fid = self._make_fid(list(predictors)) if self._make_fid and needs_fid else None
         prior = data.prior if self._prior is None else self._prior
         scorer = Scorer(predictors, prior, self._perceptual, on_prediction=fid.update if fid else None)
-        file = RowFile(work / f"{evaluation_pass.name}.rows", scorer.fields) if work else None
-        if file is not None and fid:
-            file.clear()  # FID keeps no state of the photographs before
+        row_file = work / f"{evaluation_pass.name}.rows" if work else None
+        if row_file and fid:
+            row_file.unlink(missing_ok=True)  # FID keeps no state of the photographs before
+        file = RowFile(row_file, scorer.fields) if row_file else None
         (num_scored,) = broadcast_object_list([None if file is None else len(file)])
         if num_scored < data.num_samples:
             loader = self._loader(evaluation_pass, samples=range(num_scored, data.num_samples))
@@ -147,13 +149,13 @@ class _Evaluator:
             fid=_compute_fid(fid, fid_file),
         )
 
-    def write(self, evaluation_pass: EvaluationPass, scores: SetScores) -> list[Result]:
+    def write(self, evaluation_pass: EvaluationPass, scores: SetScores, work: Path) -> list[Result]:
         """Writes the results of a pass, and the report on all passes so far."""
         config, reported = self.config, evaluation_pass.reported
         results = [self._result(evaluation_pass, entry, scores) for entry in reported]
         for result, entry in zip(results, reported, strict=True):
             if not (config.out / result.name).exists():
-                self._write_result(result, evaluation_pass, entry.predictor)
+                self._write_result(result, evaluation_pass, entry.predictor, work / result.name)
         self._sections.append(Section(results=results, out=config.out))
         write_report(self._sections, config.out / REPORT, self._protocol)
         all_results = [result for section in self._sections for result in section.results]
@@ -179,13 +181,18 @@ class _Evaluator:
             worst=worst,
         )
 
-    def _write_result(self, result: Result, evaluation_pass: EvaluationPass, predictor: Predictor) -> None:
-        with result_folder(self.config.out / result.name) as folder:
-            for gallery, samples in ((BEST, result.best), (WORST, result.worst)):
-                loader = self._loader(evaluation_pass, shared=False, samples=samples)
-                write_gallery(folder / gallery, predictor, loader)
-                loader.close()
-            write_tables(result, folder, self._protocol)
+    def _write_result(
+        self, result: Result, evaluation_pass: EvaluationPass, predictor: Predictor, folder: Path
+    ) -> None:
+        """Writes a result into the temporary `folder`, which is then moved."""
+        shutil.rmtree(folder, ignore_errors=True)  # of an evaluation that was interrupted here
+        folder.mkdir()
+        for gallery, samples in ((BEST, result.best), (WORST, result.worst)):
+            loader = self._loader(evaluation_pass, shared=False, samples=samples)
+            write_gallery(folder / gallery, predictor, loader)
+            loader.close()
+        write_tables(result, folder, self._protocol)
+        folder.rename(self.config.out / result.name)
 
     def _loader(
         self, evaluation_pass: EvaluationPass, *, samples: Sequence[int] | None = None, shared: bool = True

@@ -4,9 +4,7 @@
 
 import csv
 import math
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -116,20 +114,6 @@ class Result:
             "baselines": {name: _finite(self.scores.metrics(name)) for name in BASELINES},
             "truth": _finite(self.scores.truth()),
         }
-
-
-@contextmanager
-def result_folder(folder: Path) -> Iterator[Path]:
-    """Yields a temporary folder, which is renamed to `folder` when all files are written."""
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
-        yield temporary
-        temporary.rename(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 def write_tables(result: Result, folder: Path, protocol: Protocol) -> None:

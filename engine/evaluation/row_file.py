@@ -34,11 +34,6 @@ class RowFile:
             file.write(rows.tobytes())
         self._length += len(rows)
 
-    def clear(self) -> None:
-        """Drops all rows."""
-        os.truncate(self._path, 0)
-        self._length = 0
-
     def read(self) -> Rows:
         """Returns all rows, memory-mapped."""
         if self._length == 0:

@@ -58,11 +58,11 @@ class Scorer:
         self.fields = np.dtype([("index", "<i8"), *((name, "<f4") for name in self._names)])
 
     @torch.inference_mode()
-    def rows(self, loader: Loader, *, every: int, stop: Callable[[int], bool] = lambda done: False) -> Iterator[Rows]:
+    def rows(self, loader: Loader, *, every: int, stop: Callable[[], bool] = lambda: False) -> Iterator[Rows]:
         """Yields the rows of all photographs in their order, some after every `every` batches.
 
         Every process gets the rows of all processes. A single process also yields rows every 10 seconds.
-        `stop(batches_done)` is called between batches, equally often in every process; ScoringStopped is raised when it
+        `stop()` is called between batches, equally often in every process; ScoringStopped is raised when it
         returns true.
         """
         pending: list[tuple[Tensor, Tensor]] = []  # stays on the device: no sync between batches
@@ -70,7 +70,7 @@ class Scorer:
         for done, batch in enumerate(loader, start=1):
             pending.append((batch.index, self._score(batch)))
             if done < len(loader):  # not after the last batch: a process may have no share of it
-                if stop(done):
+                if stop():
                     raise ScoringStopped
                 late = not dist.is_initialized() and time.monotonic() > yielded + _WRITE_SECONDS
                 if done % every == 0 or late:
@@ -131,7 +131,7 @@ def select_columns(rows: Rows, name: str) -> dict[str, NDArray[np.float32]]:
 def score(predictor: Predictor, loader: Loader, stop: Callable[[], bool] = lambda: False) -> dict[str, float]:
     """Returns one predictor's metrics of a set. Raises ScoringStopped when `stop()` returns true between batches."""
     scorer = Scorer({"model": predictor}, loader.data.prior)
-    rows = np.concatenate(list(scorer.rows(loader, every=1 << 30, stop=lambda done: stop())))
+    rows = np.concatenate(list(scorer.rows(loader, every=1 << 30, stop=stop)))
     return summarize(select_columns(rows, "model"), select_columns(rows, TRUTH))
 
 

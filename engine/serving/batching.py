@@ -31,10 +31,6 @@ class InferenceRequest:
         """The number of pixels of the network's input."""
         return input_pixels((self.pixels.shape[1], self.pixels.shape[0]), self.size)
 
-    def fits_with(self, other: "InferenceRequest") -> bool:
-        """Returns whether both can be in one batch."""
-        return (self.model, self.size) == (other.model, other.size)
-
 
 def input_pixels(size: tuple[int, int], short_side: int | None) -> int:
     """Returns the pixels of the network's input for an image (width, height) reduced to a short side."""
@@ -80,7 +76,8 @@ class Batcher:
             batch: list[InferenceRequest] = []
             num_pixels = 0
             for request in self._queue:
-                if not batch or (request.fits_with(batch[0]) and num_pixels + request.input_pixels <= MAX_INPUT_PIXELS):
+                is_alike = bool(batch) and (request.model, request.size) == (batch[0].model, batch[0].size)
+                if not batch or (is_alike and num_pixels + request.input_pixels <= MAX_INPUT_PIXELS):
                     batch.append(request)
                     num_pixels += request.input_pixels
             self._queue = [request for request in self._queue if request not in batch]
