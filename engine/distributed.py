@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 _C_COMPILERS = (os.environ.get("CC", "cc"), "gcc", "clang")  # those that Triton looks for
 _TIMEOUT = 600  # seconds that a process waits for another
+_SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+_MIXED_PRECISION = {"bf16": "bf16", "fp16": "fp16", "fp32": "no"}
 
 
 def make_training_accelerator(train: TrainConfig) -> Accelerator:
@@ -174,7 +176,3 @@ def gather(rows: list[T]) -> list[T]:
     parts: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(parts, rows)
     return [row for part in parts for row in part]
-
-
-_SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
-_MIXED_PRECISION = {"bf16": "bf16", "fp16": "fp16", "fp32": "no"}

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from ..models import Colorizer, ColorPrediction
 from ..pipelines.imaging.decode import deep_grey
-from .checkpoints.metadata import ModelMetadata
-from .checkpoints.model_file import load_with_metadata
+from .checkpoints.model_file import ModelMetadata, load_with_metadata
 from .colorization.colorize import colorize
 from .colorization.config import MIN_SIZE
 from .colorization.pixels import Pixels, image_to_srgb, to_uint8

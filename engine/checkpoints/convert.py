@@ -15,8 +15,7 @@ from ...models.checkpoint_formats import FORMATS, WRITABLE, detect_format
 from ...pipelines.files import atomic_write, sha256_of
 from ..configuration.config import ClassSpec
 from ..doctor import versions
-from .metadata import ModelMetadata
-from .model_file import load_with_metadata, model_file, save_model, state_dict_mismatches
+from .model_file import ModelMetadata, load_with_metadata, model_file, save_model, state_dict_mismatches
 
 _NO_SCALE = (
     "the scale factors of Caffe's BatchNorm are missing and taken as 1: if the colours make no sense, try "

@@ -4,8 +4,10 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from itertools import chain, count
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,9 +21,33 @@ from ..configuration.config import ClassSpec, to_plain_dict
 from ..configuration.registry import build_model
 from ..console import console
 from .checkpoint import CHECKPOINTS, MODEL, newest_intact, to_os_error
-from .metadata import ModelMetadata
 
 _MAX_FAULTS = 8  # in one sentence
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelMetadata:
+    """The class and arguments of a model, and the run that trained it, in plain JSON.
+
+    Args:
+        model: Class and arguments of the network.
+        loss: Class and arguments of the loss.
+        size: Side of the training crops in pixels.
+        step: Number of optimizer steps.
+        data: Digest of the training set.
+        config: Resolved configuration of the run.
+        versions: Versions of the libraries.
+        provenance: Commit, command and time of the run; see `engine.provenance`.
+    """
+
+    model: ClassSpec
+    loss: ClassSpec
+    size: int
+    step: int
+    data: str
+    config: dict[str, Any]
+    versions: dict[str, str]
+    provenance: dict[str, Any] = field(default_factory=dict)
 
 
 def save_model(state: Mapping[str, Tensor], metadata: ModelMetadata, path: Path) -> None:

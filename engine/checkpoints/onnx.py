@@ -26,8 +26,7 @@ from ...pipelines.files import atomic_write
 from ...pipelines.imaging.srgb import EDGE, INTERCEPT, SLOPE, TO_XYZ
 from ..configuration.config import to_plain_dict
 from ..configuration.registry import build_model
-from .metadata import ModelMetadata
-from .model_file import load_with_metadata
+from .model_file import ModelMetadata, load_with_metadata
 
 Input = Literal["lab", "rgb"]
 
@@ -36,6 +35,7 @@ INSTALL_ONNX = "pip install onnx onnxruntime onnxscript"
 
 # Sizes to check a file on: sides that are multiples of the network's stride, and others; wide, tall, small.
 _SIZES = ((1, 64, 64), (2, 96, 40), (1, 61, 77), (3, 33, 32), (1, 59, 130), (1, 8, 9))
+_OPSET = 18
 _STEPS = 12  # bisections of chroma: colours at the gamut's edge are then off by less than the tolerance
 _MARGIN = 1e-3  # by which a colour of sRGB may lie outside [0, 1], as in `colorize`
 
@@ -52,12 +52,11 @@ _OUTPUTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class ExportResult:
-    """The size of an ONNX file, and the largest deviation of onnxruntime from torch over `num_sizes` sizes."""
+    """The size of an ONNX file, and the largest deviation of onnxruntime from torch."""
 
     num_parameters: int
     num_bytes: int
     deviation: float
-    num_sizes: int
 
 
 class LabGraph(nn.Module):
@@ -121,7 +120,7 @@ class RgbGraph(LabGraph):
 _GRAPHS: dict[Input, type[LabGraph]] = {"lab": LabGraph, "rgb": RgbGraph}
 
 
-def export_onnx(checkpoint: Path, out: Path, *, kind: Input, opset: int) -> ExportResult:
+def export_onnx(checkpoint: Path, out: Path, *, kind: Input) -> ExportResult:
     """Writes a trained network as one ONNX file of any batch, height and width.
 
     The file appears only if onnxruntime agrees with torch to `TOLERANCE` on pictures of several sizes. Raises
@@ -132,7 +131,7 @@ def export_onnx(checkpoint: Path, out: Path, *, kind: Input, opset: int) -> Expo
     network, metadata = load_with_metadata(checkpoint)
     graph = _GRAPHS[kind](_without_execution_settings(network, metadata)).eval().requires_grad_(False)
     with _quiet():
-        model = _to_onnx(graph, metadata, kind, opset)
+        model = _to_onnx(graph, metadata, kind)
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(out) as file:
         _require("onnx").save(model, file)
@@ -144,7 +143,7 @@ def export_onnx(checkpoint: Path, out: Path, *, kind: Input, opset: int) -> Expo
             )
         size = file.stat().st_size
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    return ExportResult(num_parameters=parameters, num_bytes=size, deviation=deviation, num_sizes=len(_SIZES))
+    return ExportResult(num_parameters=parameters, num_bytes=size, deviation=deviation)
 
 
 def _without_execution_settings(network: Colorizer, metadata: ModelMetadata) -> Colorizer:
@@ -155,7 +154,7 @@ def _without_execution_settings(network: Colorizer, metadata: ModelMetadata) -> 
     return copy
 
 
-def _to_onnx(graph: LabGraph, metadata: ModelMetadata, kind: Input, opset: int) -> Any:
+def _to_onnx(graph: LabGraph, metadata: ModelMetadata, kind: Input) -> Any:
     """Converts the graph to an ONNX ModelProto."""
     dynamic = torch.export.Dim.DYNAMIC
     names = [text.split(":")[0] for text in (_INPUTS[kind], _OUTPUTS[kind])]
@@ -166,10 +165,10 @@ def _to_onnx(graph: LabGraph, metadata: ModelMetadata, kind: Input, opset: int) 
             input_names=names[:1],
             output_names=names[1:],
             dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic},),
-            opset_version=opset,
+            opset_version=_OPSET,
             verbose=False,
             # onnxscript's own rounds towards zero: -(-61 // 4) would be 15.
-            custom_translation_table={operator.floordiv: _floor_division(opset)},
+            custom_translation_table={operator.floordiv: _floor_division},
         )
     except torch.onnx.OnnxExporterError as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
@@ -180,9 +179,9 @@ def _to_onnx(graph: LabGraph, metadata: ModelMetadata, kind: Input, opset: int) 
     return model
 
 
-def _floor_division(opset: int) -> Any:
-    op = getattr(_require("onnxscript"), f"opset{opset}")
-    return lambda a, b: op.Div(op.Sub(a, op.Mod(a, b)), b)
+def _floor_division(a: Any, b: Any) -> Any:
+    op = getattr(_require("onnxscript"), f"opset{_OPSET}")
+    return op.Div(op.Sub(a, op.Mod(a, b)), b)
 
 
 def _describe(model: Any, metadata: ModelMetadata, kind: Input) -> None:

@@ -6,7 +6,7 @@ from rich.text import Text
 
 from ..configuration.parser import Parser
 
-_COLOURS = {"ok": "green", "note": "yellow", "missing": "red", "broken": "red"}
+_COLORS = {"ok": "green", "note": "yellow", "missing": "red", "broken": "red"}
 
 
 def main(argv: list[str]) -> int:
@@ -17,7 +17,7 @@ def main(argv: list[str]) -> int:
     checks = list(run_checks())
     table = Table("", "", "found", "to do", box=None, header_style="bold")
     for check in checks:
-        colour = _COLOURS[check.verdict]
-        table.add_row(check.what, Text(check.verdict, colour), Text(check.found), Text(check.advice))
+        verdict = Text(check.verdict, _COLORS[check.verdict])
+        table.add_row(check.what, verdict, Text(check.found), Text(check.advice))
     Console().print(table)
     return 1 if any(check.verdict in ("missing", "broken") for check in checks) else 0

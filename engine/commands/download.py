@@ -11,7 +11,7 @@ def main(argv: list[str]) -> int:
         try:
             archive = download(config, progress=progress)
         except KeyboardInterrupt:
-            raise KeyboardInterrupt("the same command goes on from here") from None
+            raise KeyboardInterrupt("the same command continues from here") from None
     print(f"{archive} is complete and has the published checksum.")
     if config.release == "sun397-partitions":
         print(f"Next: photochrom pack SUN397.tar.gz shards/sun397 --partitions {archive}")

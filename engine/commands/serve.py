@@ -116,7 +116,7 @@ def _load_models(config: ServeConfig, device: "torch.device") -> dict[str, "Trai
     models: dict[str, TrainedColorizer] = {}
     for path in config.checkpoints:
         model = load(path, device)
-        model.colorize(np.zeros((64, 64, 3), np.uint8))  # fails now if it cannot, and compiles what the first use does
+        model.colorize(np.zeros((64, 64, 3), np.uint8))  # fails early, and compiles what the first use compiles
         models[unique_name(model_name(path), models)] = model
     return models
 

@@ -8,8 +8,7 @@ import torch
 from accelerate import Accelerator
 
 from ...pipelines import ShardSet
-from ..checkpoints.metadata import ModelMetadata
-from ..checkpoints.model_file import load_with_metadata, model_name, unique_name
+from ..checkpoints.model_file import ModelMetadata, load_with_metadata, model_name, unique_name
 from ..configuration.registry import build_loss
 from .config import EvaluateConfig
 from .predictors import BASELINES, ModelPredictor, Predictor

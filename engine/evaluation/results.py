@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ...pipelines import ShardSet
 from ...pipelines.output_dir import write_json
-from ..checkpoints.metadata import ModelMetadata
+from ..checkpoints.model_file import ModelMetadata
 from .predictors import BASELINES
 from .score import TRUTH, Rows, select_columns
 from .summary import summarize, summarize_truth

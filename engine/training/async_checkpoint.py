@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from ..checkpoints.checkpoint import CHECKPOINTS, list_checkpoints, save_checkpoint
-from ..checkpoints.metadata import ModelMetadata
-from ..checkpoints.model_file import save_model
+from ..checkpoints.model_file import ModelMetadata, save_model
 from ..configuration.config import CheckpointConfig
 from .trainer import Trainer
 

@@ -63,7 +63,7 @@ def _network_settings(spec: ClassSpec) -> Any:
 
 
 def check_steps_left(config: RunConfig, checkpoint: Checkpoint, total_steps: int) -> None:
-    """Raises ValueError when nothing is left to do: no step, and no result that an interrupted run still owes."""
+    """Raises ValueError when no step is left, unless the results of an interrupted run are still to be written."""
     is_own = checkpoint.folder.resolve().parent == (config.out / CHECKPOINTS).resolve()
     has_results = (config.out / SUMMARY).exists() and (config.out / MODEL).exists()
     steps_left = total_steps - checkpoint.step

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 
 from ...pipelines import LabBatch
 from ...pipelines.loading.base import Loader
-from ..checkpoints.metadata import ModelMetadata
+from ..checkpoints.model_file import ModelMetadata
 from ..configuration.config import ClassSpec, RunConfig, to_plain_dict
 from ..console import LiveLine
 from ..distributed import all_reduce_max, broadcast_buffers

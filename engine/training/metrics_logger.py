@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -35,36 +36,30 @@ class MetricsLogger:
         """Adds a line of metrics; their keys carry the units."""
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}  # JSON has no nan
         line = json.dumps({"step": step, **finite}) + "\n"
-        self._write(lambda: _append(self._path, line))
+        with self._warning_once(), open(self._path, "a") as file:
+            file.write(line)
         self._trackers.metrics(values, step)
 
     def preview(self, picture: NDArray[np.uint8], step: int) -> None:
         """Saves a picture (H, W, 3) of predictions."""
-        folder = self._folder / "previews"
-
-        def save() -> None:
-            folder.mkdir(exist_ok=True)
-            Image.fromarray(picture).save(folder / f"step-{step:08d}.jpg", quality=95, subsampling=0)
-
-        self._write(save)
+        file = self._folder / "previews" / f"step-{step:08d}.jpg"
+        with self._warning_once():
+            file.parent.mkdir(exist_ok=True)
+            Image.fromarray(picture).save(file, quality=95, subsampling=0)
         self._trackers.preview(picture, step)
 
     def close(self) -> None:
         """Closes the trackers."""
         self._trackers.close()
 
-    def _write(self, write: Callable[[], None]) -> None:
+    @contextmanager
+    def _warning_once(self) -> Iterator[None]:
         try:
-            write()
+            yield
         except OSError as error:
             if not self._has_warned:
                 self._warn(f"metrics or pictures of this run are lost ({error}): training continues")
             self._has_warned = True
-
-
-def _append(path: Path, line: str) -> None:
-    with open(path, "a") as file:
-        file.write(line)
 
 
 def _is_logged_until(line: str, step: int) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from photochrom.engine import distributed as launch
-from photochrom.engine.checkpoints.metadata import ModelMetadata
+from photochrom.engine.checkpoints.model_file import ModelMetadata
 from photochrom.engine.configuration.config import CheckpointConfig, ClassSpec, TrainConfig
 from photochrom.engine.distributed import resolve_compile, resolve_precision
 from photochrom.engine.inference import load

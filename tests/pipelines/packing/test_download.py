@@ -135,7 +135,7 @@ def test_the_command_is_interrupted_and_goes_on(server: Any, tmp_path: Path) -> 
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "interrupted: the same command goes on from here" in errors
+    assert "interrupted: the same command continues from here" in errors
     again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 1  # it is not SUN2012 after all
     assert "has the md5" in again.stderr
