@@ -1,4 +1,4 @@
-"""The options of `photochrom colorize`."""
+"""Options of `photochrom colorize`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ class ColorizeConfig:
         out: Folder for the results; other files in it stay.
         size: Short side in pixels at which the network sees an image, or native for full size. Default: the size of
             its training.
-        overwrite: Colorize again what is in out already.
+        overwrite: Colorize files again whose results are in out already.
         contact_sheet: Also write before-after.jpg, images beside their results.
         batch_size: Frames, or images of one size, that go through the network together.
         device: auto, cuda or cpu.

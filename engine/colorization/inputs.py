@@ -28,7 +28,7 @@ _UNSUPPORTED = {
 
 @dataclass(frozen=True, kw_only=True)
 class ColorizeTask:
-    """A file and the one that is made of it."""
+    """An input file and its output file."""
 
     source: Path
     target: Path

@@ -24,7 +24,7 @@ _IGNORED_SEGMENTS = (
     (14, b"Adobe"),
 )
 
-# TIFF tags that describe the old file's layout, or that are handled apart (orientation 274, profile 34675).
+# TIFF tags that describe the old file's layout, or that are handled separately (orientation 274, profile 34675).
 _LAYOUT_TAGS = {
     *range(254, 260), *range(262, 267), *(273, 274, 277, 278, 279, 280, 281, 284), *range(290, 294), *(297, 301),
     *range(317, 326), *range(332, 335), *(336, 338), *range(339, 343), 347, *range(512, 522), *range(529, 533), 34675,

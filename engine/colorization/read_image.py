@@ -1,4 +1,4 @@
-"""Reads an image file with 16 bit, opacity and metadata; notes what is changed or lost."""
+"""Reads an image file with its depth, opacity and metadata; notes what is changed or lost."""
 
 # Shapes: H W pixels.
 

@@ -20,7 +20,7 @@ class Watched(Colorizer):
 
     def forward(self, L: torch.Tensor) -> ColorPrediction:
         self.batches.append(len(L))
-        if any(picture.max() - picture.min() < 1e-3 and picture.max() > 60 for picture in L):
+        if any(image.max() - image.min() < 1e-3 and image.max() > 60 for image in L):
             raise FloatingPointError("one grey")
         return ColorPrediction(output=torch.zeros(len(L), 2, 8, 8), input_size=(32, 32))
 
@@ -29,15 +29,12 @@ def test_requests_that_arrive_together_form_a_batch() -> None:
     watched = Watched()
     batcher = Batcher({"one": watched, "two": watched}, torch.device("cpu"))
     noise = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), np.uint8)
-    orders = [InferenceRequest(model="two" if i == 7 else "one", pixels=noise[i], size=32) for i in range(8)]
-    for future in [batcher.submit(order) for order in orders]:
+    requests = [InferenceRequest(model="two" if i == 7 else "one", pixels=noise[i], size=32) for i in range(8)]
+    for future in [batcher.submit(request) for request in requests]:
         assert future.result(timeout=30).pixels.shape == (64, 64, 3)
     assert watched.batches == [7, 1]
-    bad = [
-        InferenceRequest(model="one", pixels=np.full((64, 64, 3), BAD_GREY, np.uint8), size=32) if i == 3 else orders[i]
-        for i in range(5)
-    ]
-    futures = [batcher.submit(InferenceRequest(model="one", pixels=order.pixels, size=32)) for order in bad]
+    noise[3] = BAD_GREY
+    futures = [batcher.submit(InferenceRequest(model="one", pixels=noise[i], size=32)) for i in range(5)]
     assert [type(future.exception(timeout=30)) for future in futures].count(FloatingPointError) == 1
     assert watched.batches[2:] == [5, 1, 1, 1, 1, 1]
     batcher.close()
@@ -52,8 +49,8 @@ def test_the_limit_of_a_batch() -> None:
         )
     )
     batcher = Batcher({"one": watched}, torch.device("cpu"))
-    picture = np.zeros((800, 800, 3), np.uint8)
-    for future in [batcher.submit(InferenceRequest(model="one", pixels=picture, size=None)) for _ in range(4)]:
+    image = np.zeros((800, 800, 3), np.uint8)
+    for future in [batcher.submit(InferenceRequest(model="one", pixels=image, size=None)) for _ in range(4)]:
         future.result(timeout=60)
     assert watched.batches == [3, 1]
     batcher.close()

@@ -38,33 +38,33 @@ def png(pixels: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def pixels_of(answer: Any) -> np.ndarray:
-    assert answer.status_code == 200, answer.text
-    return np.array(Image.open(io.BytesIO(answer.content)))
+def pixels_of(response: Any) -> np.ndarray:
+    assert response.status_code == 200, response.text
+    return np.array(Image.open(io.BytesIO(response.content)))
 
 
 def test_fifty_clients_at_once_get_the_results_of_colorize(server: Any, models: list[Path], photos: Path) -> None:
-    pictures = [np.array(Image.open(path).convert("RGB").resize((160, 128))) for path in sorted(photos.rglob("*.*"))]
-    pictures += [picture[:, :100] for picture in pictures]
-    asked = [(pictures[i % len(pictures)], ("warm", "cold")[i % 2], ("", "48", "native")[i % 3]) for i in range(50)]
-    together = threading.Barrier(50)
+    images = [np.array(Image.open(path).convert("RGB").resize((160, 128))) for path in sorted(photos.rglob("*.*"))]
+    images += [image[:, :100] for image in images]
+    cases = [(images[i % len(images)], ("warm", "cold")[i % 2], ("", "48", "native")[i % 3]) for i in range(50)]
+    barrier = threading.Barrier(50)
 
-    def ask(wanted: tuple[np.ndarray, str, str]) -> Any:
-        picture, model, size = wanted
-        together.wait()
-        return server.post(png(picture), model=model, size=size)
+    def ask(case: tuple[np.ndarray, str, str]) -> Any:
+        image, model, size = case
+        barrier.wait()
+        return server.post(png(image), model=model, size=size)
 
     with ThreadPoolExecutor(50) as pool:
-        answers = list(pool.map(ask, asked))
+        responses = list(pool.map(ask, cases))
     loaded = {path.name: photochrom.load(path) for path in models}
-    for (picture, model, size), answer in zip(asked, answers, strict=True):
-        wanted = loaded[model].colorize(picture, {"": None, "48": 48}.get(size, "native"))
-        # A batch is summed up in another order than a single picture, which now and then makes a bit of difference, and
+    for (image, model, size), response in zip(cases, responses, strict=True):
+        expected = loaded[model].colorize(image, {"": None, "48": 48}.get(size, "native"))
+        # A batch is summed up in another order than a single image, which now and then makes a bit of difference, and
         # where a colour is at the edge of what exists decides whether it is taken to exist.
-        off = np.abs(pixels_of(answer).astype(int) - wanted)
+        off = np.abs(pixels_of(response).astype(int) - expected)
         assert off.max() <= 3
         assert (off > 0).mean() < 1e-3
-    warm, cold = (model.colorize(pictures[0]).astype(int) for model in loaded.values())
+    warm, cold = (model.colorize(images[0]).astype(int) for model in loaded.values())
     assert np.abs(warm - cold).mean() > 5  # or the wrong one could not be told
 
 
@@ -102,10 +102,10 @@ def broken(photos: Path) -> dict[str, tuple[bytes, int, str]]:
 )
 def test_broken_uploads(server: Any, photos: Path, kind: str) -> None:
     data, status, sentence = broken(photos)[kind]
-    answer = server.post(data)
-    assert (answer.status_code, list(answer.json())) == (status, ["detail"])
-    assert sentence in answer.json()["detail"]
-    assert "\n" not in answer.json()["detail"]
+    response = server.post(data)
+    assert (response.status_code, list(response.json())) == (status, ["detail"])
+    assert sentence in response.json()["detail"]
+    assert "\n" not in response.json()["detail"]
 
 
 @pytest.mark.parametrize("announced", [True, False])
@@ -124,9 +124,9 @@ def test_a_large_body_is_not_kept_in_memory(server: Any, announced: bool) -> Non
     body = Body(head + bytes(200 * 10**6))
     data = body if announced else iter(lambda: body.read(10**6), b"")
     headers = {"Content-Type": "multipart/form-data; boundary=b"}
-    answer = requests.post(f"{server.url}/colorize", data=data, headers=headers, timeout=60)
-    assert ("Content-Length" in answer.request.headers) == announced
-    assert (answer.status_code, answer.json()["detail"][:23]) == (413, "the file is larger than")
+    response = requests.post(f"{server.url}/colorize", data=data, headers=headers, timeout=60)
+    assert ("Content-Length" in response.request.headers) == announced
+    assert (response.status_code, response.json()["detail"][:23]) == (413, "the file is larger than")
     assert most - before < 60e6
 
 
@@ -142,9 +142,9 @@ def test_a_large_body_is_not_kept_in_memory(server: Any, announced: bool) -> Non
     ],
 )
 def test_invalid_parameters(server: Any, fields: dict[str, str], sentence: str) -> None:
-    answer = server.post(png(np.zeros((64, 64, 3), np.uint8)), **fields)
-    assert answer.status_code == 422
-    assert sentence in answer.json()["detail"]
+    response = server.post(png(np.zeros((64, 64, 3), np.uint8)), **fields)
+    assert response.status_code == 422
+    assert sentence in response.json()["detail"]
 
 
 def test_invalid_forms(server: Any) -> None:
@@ -158,32 +158,32 @@ def test_invalid_forms(server: Any) -> None:
         ({"data": b"no form", "headers": kind}, 422, "the form cannot be parsed"),
         ({"data": b"no form", "headers": {"Content-Type": "multipart/form-data"}}, 422, "the form cannot be parsed"),
     ):
-        answer = requests.post(where, timeout=9, **request)
-        assert (answer.status_code, sentence in answer.json()["detail"]) == (status, True), answer.text
+        response = requests.post(where, timeout=9, **request)
+        assert (response.status_code, sentence in response.json()["detail"]) == (status, True), response.text
     assert requests.get(where, timeout=9).status_code == 405
 
 
 def test_the_limit_of_the_network_s_input(server: Any) -> None:
     large = png(np.zeros((1500, 2000), np.uint8))
     assert server.post(large).status_code == 200
-    answer = server.post(large, size="native")
-    assert answer.status_code == 422
-    assert "the network's input would have 3.0 megapixels; the limit is 2.1" in answer.json()["detail"]
+    response = server.post(large, size="native")
+    assert response.status_code == 422
+    assert "the network's input would have 3.0 megapixels; the limit is 2.1" in response.json()["detail"]
     assert input_pixels((2000, 1500), None) > MAX_INPUT_PIXELS
 
 
 def test_responses(server: Any, photos: Path) -> None:
     jpeg = (photos / "rocket.jpg").read_bytes()
-    answer = server.post(jpeg, name="C:\\old\\Großmutter.JPG")
-    assert answer.headers["Content-Type"] == "image/jpeg"
-    assert answer.headers["Content-Disposition"] == (
+    response = server.post(jpeg, name="C:\\old\\Großmutter.JPG")
+    assert response.headers["Content-Type"] == "image/jpeg"
+    assert response.headers["Content-Disposition"] == (
         "attachment; filename=\"Gro_mutter-warm.jpg\"; filename*=UTF-8''Gro%C3%9Fmutter-warm.jpg"
     )
-    assert 0 <= float(answer.headers["X-Photochrom-Clipped"]) <= 1
+    assert 0 <= float(response.headers["X-Photochrom-Clipped"]) <= 1
     assert re.fullmatch(
-        r"wait;dur=[\d.]+, decode;dur=[\d.]+, network;dur=[\d.]+, encode;dur=[\d.]+", answer.headers["Server-Timing"]
+        r"wait;dur=[\d.]+, decode;dur=[\d.]+, network;dur=[\d.]+, encode;dur=[\d.]+", response.headers["Server-Timing"]
     )
-    assert pixels_of(answer).shape == (427, 640, 3)
+    assert pixels_of(response).shape == (427, 640, 3)
     assert server.post(jpeg, format="png").headers["Content-Type"] == "image/png"
     assert server.post(jpeg, headers={"Accept": "image/png"}).headers["Content-Type"] == "image/png"
     assert server.post(jpeg, headers={"Accept": "image/png"}, format="jpg").headers["Content-Type"] == "image/jpeg"
@@ -202,13 +202,13 @@ def test_changes_are_reported(server: Any, photos: Path) -> None:
         (file.getvalue(), "turned upright", (600, 400, 3)),
         (png(wide), "from 16 bit", (400, 600, 3)),
     ):
-        answer = server.post(data)
-        assert change in answer.headers["X-Photochrom-Changes"]
-        assert pixels_of(answer).shape == shape
+        response = server.post(data)
+        assert change in response.headers["X-Photochrom-Changes"]
+        assert pixels_of(response).shape == shape
 
 
 def test_pages_of_other_sites_are_refused(server: Any) -> None:
-    picture = png(np.zeros((64, 64, 3), np.uint8))
+    image = png(np.zeros((64, 64, 3), np.uint8))
     port = server.url.rpartition(":")[2]
     for headers, status in (
         ({"Host": f"evil.example:{port}"}, 403),
@@ -224,20 +224,20 @@ def test_pages_of_other_sites_are_refused(server: Any) -> None:
         ({"Host": f"192.0.2.7:{port}"}, 200),
         ({"Host": f"[::1]:{port}"}, 200),
     ):
-        answer = server.post(picture, headers=headers)
-        assert answer.status_code == status, (headers, answer.text)
-        assert answer.headers["X-Content-Type-Options"] == "nosniff"
-        assert "Access-Control-Allow-Origin" not in answer.headers
+        response = server.post(image, headers=headers)
+        assert response.status_code == status, (headers, response.text)
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+        assert "Access-Control-Allow-Origin" not in response.headers
     assert requests.get(f"{server.url}/models", headers={"Host": "evil.example"}, timeout=9).status_code == 403
 
 
 def test_the_page_loads_nothing_from_other_sites(server: Any) -> None:
-    answer = requests.get(server.url, timeout=9)
-    policy = answer.headers["Content-Security-Policy"]
+    response = requests.get(server.url, timeout=9)
+    policy = response.headers["Content-Security-Policy"]
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
     assert "unsafe" not in policy
-    assert "//" not in re.sub(r"^\s*//.*|[^:]// .*", "", answer.text, flags=re.MULTILINE)
-    assert not re.search(r"\s(on\w+|style)=", answer.text.partition("<script>")[0])  # which the policy would not let
+    assert "//" not in re.sub(r"^\s*//.*|[^:]// .*", "", response.text, flags=re.MULTILINE)
+    assert not re.search(r"\s(on\w+|style)=", response.text.partition("<script>")[0])  # which the policy would not let
 
 
 def test_information_for_programs(server: Any) -> None:
@@ -331,29 +331,29 @@ def test_a_decoder_that_hangs_or_crashes_fails_one_request(models: list[Path], f
         ThreadPoolExecutor(6) as pool,
     ):
         assert post(url, good).status_code == 200
-        began = time.monotonic()
-        answers = list(pool.map(partial(post, url), [bad, good, good, bad, good, good]))
-        assert time.monotonic() - began < 20
-        assert [answer.status_code for answer in answers] == [422, 200, 200, 422, 200, 200]
-        assert answers[0].json() == {"detail": sentence}
+        started = time.monotonic()
+        responses = list(pool.map(partial(post, url), [bad, good, good, bad, good, good]))
+        assert time.monotonic() - started < 20
+        assert [response.status_code for response in responses] == [422, 200, 200, 422, 200, 200]
+        assert responses[0].json() == {"detail": sentence}
         assert post(url, good).status_code == 200
 
 
 def test_a_busy_server_asks_to_retry(models: list[Path]) -> None:
-    picture = png(np.zeros((64, 64, 3), np.uint8))
+    image = png(np.zeros((64, 64, 3), np.uint8))
     with in_this_process(models) as (url, app):
         app._free_slots, slots = 0, app._free_slots
-        answer = post(url, picture)
-        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2")
-        assert "the server is busy" in answer.json()["detail"]
+        response = post(url, image)
+        assert (response.status_code, response.headers["Retry-After"]) == (503, "2")
+        assert "the server is busy" in response.json()["detail"]
         app._free_slots = slots
-        assert post(url, picture).status_code == 200
+        assert post(url, image).status_code == 200
         assert post(url, b"").status_code == 422
         assert app._free_slots == slots
 
 
 def test_internal_errors_are_reported_and_survived(models: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    picture = png(np.zeros((64, 64, 3), np.uint8))
+    image = png(np.zeros((64, 64, 3), np.uint8))
     with in_this_process(models) as (url, _):
         full = torch.OutOfMemoryError("CUDA out of memory")
         for error, status, sentence in (
@@ -366,9 +366,9 @@ def test_internal_errors_are_reported_and_survived(models: list[Path], monkeypat
                     raise error
 
                 broken.setattr("photochrom.engine.serving.batching.colorize", fails)
-                answer = post(url, picture)
-            assert (answer.status_code, answer.json()) == (status, {"detail": sentence})
-        assert post(url, picture).status_code == 200
+                response = post(url, image)
+            assert (response.status_code, response.json()) == (status, {"detail": sentence})
+        assert post(url, image).status_code == 200
 
 
 def test_sigterm_ends_it(models: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
