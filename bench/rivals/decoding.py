@@ -1,13 +1,14 @@
-"""Decodes photographs to L and ab with Pillow or OpenCV, for rivals that only load bytes.
+"""Decodes photographs to L and ab with Pillow or OpenCV, and torch's DataLoader, for rivals without their own.
 
-Both return L (1, S, S) and ab (2, S, S), float32 in Lab units.
+Decoders return L (1, S, S) and ab (2, S, S), float32 in Lab units.
 """
 
 import random
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
-from .task import Task, random_box
+from .task import Task, files, random_box
 
 Planes = tuple[Any, Any]
 
@@ -69,3 +70,24 @@ def _planes(lab: Any) -> Planes:
 
     planes = torch.from_numpy(lab.astype(np.float32, copy=False)).permute(2, 0, 1)
     return planes[:1], planes[1:]
+
+
+class Files:
+    """Dataset of a folder's photographs: L, ab and the number; `planes` makes L and ab from a path."""
+
+    def __init__(self, task: Task, planes: Callable[[str, Task], Planes]) -> None:
+        self._paths, self._task, self._planes = files(task.data), task, planes
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, number: int) -> tuple[Any, Any, int]:
+        return *self._planes(self._paths[number], self._task), number
+
+
+def endless(dataset: Any, task: Task) -> Iterator[Any]:
+    """Yields batches of one endless epoch, so that queues stay full: each photograph once, then each again."""
+    from torch.utils.data import DataLoader, RandomSampler
+
+    sampler = RandomSampler(dataset, num_samples=len(dataset) * 10**6)
+    yield from DataLoader(dataset, task.batch_size, sampler=sampler, num_workers=task.threads)

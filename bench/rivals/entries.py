@@ -28,7 +28,7 @@ SETS: dict[str, tuple[str, dict[str, Any]]] = {
     "lab_squashed": ("squares", {"store": "lab"}),
 }
 
-SQUASH, RANDOM, NOTHING, STEP = "squash", "random_resized", "nothing", "training step"
+SQUASH, RANDOM, STEP = "squash", "random_resized", "training step"
 BASELINE = "original"
 
 _DECODERS = ("DaliLoader", "TorchLoader")
@@ -61,5 +61,4 @@ ENTRIES = (
     *(Entry(job, loader, "originals") for job in (SQUASH, RANDOM) for loader in (*_DECODERS, "CachedLoader")),
     *_prepared(SQUASH, "squashed"),
     *_prepared(RANDOM, "reduced", crop="random"),
-    Entry(NOTHING, "SyntheticLoader", "originals", crop="squash"),
 )

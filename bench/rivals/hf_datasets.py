@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from .dataloader import endless
-from .decoding import cut, opencv_lab
+from .decoding import cut, endless, opencv_lab
 from .task import Batches, Task, files
 
 NEEDS = ("datasets", "PIL", "cv2")

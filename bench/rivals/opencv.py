@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from .dataloader import Files, endless
-from .decoding import Planes, by_opencv
+from .decoding import Files, Planes, by_opencv, endless
 from .task import Batches, Task
 
 NEEDS = ("cv2",)

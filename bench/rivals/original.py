@@ -1,7 +1,6 @@
 """The original project's recipe: torch's DataLoader over files, Pillow, scikit-image in float64."""
 
-from .dataloader import Files, endless
-from .decoding import Planes, by_pillow
+from .decoding import Files, Planes, by_pillow, endless
 from .task import Batches, Task
 
 NEEDS = ("PIL", "skimage")

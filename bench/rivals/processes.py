@@ -10,7 +10,7 @@ from typing import Any
 
 from ...engine.distributed import resolve_device
 from ...pipelines.system import available_cpus
-from .config import RivalsOptions
+from .command import RivalsOptions
 from .datasets import Datasets
 from .entries import RIVALS, Entry
 from .rows import Row
@@ -36,6 +36,10 @@ class EntryRunner:
         self._device = resolve_device(options.device).type
         self._python: dict[str, Path] = {}  # interpreter by rival
         self.datasets = Datasets(options, folder, self._write)
+        package = folder / "import" / "photochrom"  # for interpreters of other environments
+        if not package.exists():
+            package.parent.mkdir()
+            package.symlink_to(Path(__file__).resolve().parents[2])
 
     def check(self, entry: Entry) -> Row:
         """Makes the entry's data set, and checks its batches. Raises EntryUnavailable."""
@@ -54,7 +58,6 @@ class EntryRunner:
             data=str(self.datasets.path("originals")),
             size=options.size,
             batch_size=options.step_batch_size or (options.batch_size if self._device == "cuda" else 2),
-            width=options.step_width,
             threads=self._threads,
             device=self._device,
             seconds=seconds,
@@ -91,7 +94,7 @@ class EntryRunner:
         raise EntryUnavailable(reasons[-1])
 
     def _run(self, python: Path, name: str, verb: str, fields: Row) -> Row:
-        if verb in ("check", "measure"):
+        if "loader" in fields:
             fields = fields | {"started": time.monotonic()}
         command = [str(python), "-P", "-m", f"{__package__}.runner", name, verb, json.dumps(fields)]
         paths = [str(self._folder.resolve() / "import"), os.environ.get("PYTHONPATH", "")]

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from .entries import BASELINE, NOTHING, OTHER_PARTS, RIVALS, SQUASH, STEP, Entry
+from .entries import BASELINE, OTHER_PARTS, RIVALS, SQUASH, STEP, Entry
 
 # Mean absolute differences of L and ab from scikit-image, in Lab units, that count as the same. Filters differ by 0.4
 # to 0.8 and 0.3 to 0.5 (area, linear, bicubic), JPEGs of squashed photographs by up to 0.6 and 1.4.
@@ -25,7 +25,6 @@ def loader_row(entry: Entry, measurements: Sequence[Row], baseline: Sequence[Row
         "is_ours": entry.loader not in RIVALS,
         **_throughputs(_of("rate(img/s)", measurements), _of("rate(img/s)", baseline)),
         **{key: statistics.median(_of(key, measurements)) for key in ("cpu(ms/img)", "first_batch(s)")},
-        "others(cores)": max(_of("others(cores)", measurements)),
         **(_quality(check, comparable=other_part is None) if check else {}),
         "versions": measurements[0]["versions"],
     }
@@ -53,7 +52,7 @@ def verdict(rows: Sequence[Row]) -> str:
     """Returns the fastest entry of each kind at each job, and the entries whose results differ."""
     fastest: dict[tuple[str, str], Row] = {}
     for row in sorted(rows, key=lambda row: float(row["median(img/s)"])):
-        if row["job"] not in (NOTHING, STEP):
+        if row["job"] != STEP:
             fastest[row["job"], _kind(row)] = row
     best = [
         f"{job} by {kind}: {row['loader']}:{row['reads']} {row['median(img/s)']:,.0f} images/s"

@@ -7,15 +7,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from ..common.results import Results
-from .entries import NOTHING, RANDOM, SQUASH, STEP
+from .entries import RANDOM, SQUASH, STEP
 
 _TITLES = {
     SQUASH: "the whole photograph, squashed",
     RANDOM: "random crops, flipped or not",
     STEP: "the training step",
-    NOTHING: "synthetic batches: the upper limit of the measurement",
 }
-_BUSY = 0.2  # cores that other programs used during a measurement, above which a note says so
 
 
 def table(results: Results) -> RenderableType:
@@ -51,7 +49,7 @@ def _formats(results: Results) -> Table:
 
 
 def notes(results: Results) -> Iterator[str]:
-    """Yields the entries that could not run, incomplete checks, first losses, and disturbed measurements."""
+    """Yields the entries that could not run, incomplete checks, and first losses."""
     reasons = [(f"{entry['loader']}:{entry['reads']}", entry["reason"]) for entry in results["skipped"]]
     for name, reason in dict.fromkeys(reasons):
         yield f"skipped: {name}: {reason}"
@@ -60,8 +58,6 @@ def notes(results: Results) -> Iterator[str]:
             yield f"{_name(row)}: only {number} of {results['num_photographs']} photographs were compared"
         if "first_loss" in row:
             yield f"{row['loader']}: the first step's loss is {row['first_loss']:.6g}"
-        if row.get("others(cores)", 0) > _BUSY:
-            yield f"{_name(row)}, {row['job']}: other programs used {row['others(cores)']:.1f} cores"
 
 
 def _name(row: dict[str, Any]) -> str:

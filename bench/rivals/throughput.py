@@ -16,21 +16,19 @@ def measure(batches: Batches, task: Task, seconds: float) -> dict[str, Any]:
     on_device = ((L.to(task.device), ab.to(task.device)) for L, ab, _ in batches)
     L, _ = next(on_device)
     L.mean().item()  # waits until it is on the device
-    first = time.monotonic() - task.started
+    first_batch = time.monotonic() - task.started
     for _ in range(max(task.num_photographs // task.batch_size, _WARM_UP * task.threads)):
         next(on_device)
     _synchronize(task)
-    began, own, busy, num_images = time.perf_counter(), _cpu_seconds(), _busy_seconds(), 0
+    began, cpu, num_images = time.perf_counter(), _cpu_seconds(), 0
     while time.perf_counter() - began < seconds or not num_images:
         num_images += len(next(on_device)[0])
     _synchronize(task)
     elapsed = time.perf_counter() - began
-    own, busy = _cpu_seconds() - own, _busy_seconds() - busy
     return {
         "rate(img/s)": num_images / elapsed,
-        "cpu(ms/img)": 1e3 * own / num_images,
-        "others(cores)": max(0.0, busy - own) / elapsed,
-        "first_batch(s)": first,
+        "cpu(ms/img)": 1e3 * (_cpu_seconds() - cpu) / num_images,
+        "first_batch(s)": first_batch,
     }
 
 
@@ -44,9 +42,3 @@ def _cpu_seconds() -> float:
     process = psutil.Process()
     times = [one.cpu_times() for one in (process, *process.children(recursive=True))]
     return sum(spent.user + spent.system for spent in times)
-
-
-def _busy_seconds() -> float:
-    """Returns the CPU seconds of the whole machine."""
-    spent = psutil.cpu_times()
-    return float(spent.user + spent.nice + spent.system + spent.irq + spent.softirq + spent.steal)

@@ -23,27 +23,25 @@ from .entries import BASELINE
 
 NEEDS = ()
 
-_ARGUMENTS = {"normalization": "seed", "upsampling": "bicubic"}  # of the network, as in recipe l2
+_ARGUMENTS: dict[str, Any] = {"normalization": "seed", "upsampling": "bicubic"}  # of the network, as in recipe l2
 _LR = 1e-4
 _NUM_STEPS = {"cpu": 1, "cuda": 10}  # timed together, so that asynchronous launches count
 
 Step = Callable[[], Any]
 
 
-def measure(
-    data: str, size: int, batch_size: int, width: float, threads: int, device: Device, seconds: float
-) -> dict[str, Any]:
+def measure(data: str, size: int, batch_size: int, threads: int, device: Device, seconds: float) -> dict[str, Any]:
     """Returns the throughputs of each round, and the loss of the first step of each."""
     torch.set_num_threads(threads)
     torch_device = resolve_device(device)
     batch = _batch(data, size, batch_size, threads, torch_device)
     steps = {
-        BASELINE: _original(width, batch, torch_device),
-        "engine fp32": _engine(width, batch, device, "fp32"),
+        BASELINE: _original(batch, torch_device),
+        "engine fp32": _engine(batch, device, "fp32"),
     }
     auto = resolve_precision("auto", torch_device.type)
     if auto != "fp32":
-        steps[f"engine {auto}"] = _engine(width, batch, device, auto)
+        steps[f"engine {auto}"] = _engine(batch, device, auto)
     first = {name: float(step()) for name, step in steps.items()}
     num_steps = _NUM_STEPS[torch_device.type]
     times = collect(interleave({name: _repeat(step, num_steps) for name, step in steps.items()}, torch_device), seconds)
@@ -58,13 +56,9 @@ def _batch(data: str, size: int, batch_size: int, threads: int, device: torch.de
     return LabBatch(L=first.L.to(device), ab=first.ab.to(device), index=first.index)
 
 
-def _network(width: float) -> VGGColorizer:
-    return VGGColorizer(width=width, **_ARGUMENTS)  # type: ignore[arg-type]
-
-
-def _original(width: float, batch: LabBatch, device: torch.device) -> Step:
+def _original(batch: LabBatch, device: torch.device) -> Step:
     torch.manual_seed(0)
-    model = _network(width).to(device).train()
+    model = VGGColorizer(**_ARGUMENTS).to(device).train()
     optimizer, criterion = torch.optim.Adam(model.parameters(), lr=_LR), nn.MSELoss()
 
     def step() -> float:
@@ -94,16 +88,16 @@ def torch_defaults(device: torch.device) -> Iterator[None]:
         torch.set_float32_matmul_precision(precision)
 
 
-def _engine(width: float, batch: LabBatch, device: Device, precision: Precision) -> Step:
+def _engine(batch: LabBatch, device: Device, precision: Precision) -> Step:
     run = RunConfig(
         out=Path("unused"),
         data=DataConfig(train="unused", size=batch.L.shape[-1]),
-        model=ClassSpec(class_path="VGGColorizer", init_args={**_ARGUMENTS, "width": width}),
+        model=ClassSpec(class_path="VGGColorizer", init_args=_ARGUMENTS),
         train=TrainConfig(batch_size=len(batch), device=device, precision=precision),
     )
     accelerator = make_training_accelerator(run.train)
     torch.manual_seed(0)
-    trainer = Trainer(_network(width), L2(resolution="input"), run, accelerator)
+    trainer = Trainer(VGGColorizer(**_ARGUMENTS), L2(resolution="input"), run, accelerator)
     return lambda: trainer.train_step(batch, step=0, lr=_LR)[0]["loss"]
 
 

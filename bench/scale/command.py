@@ -7,8 +7,7 @@ from ...engine.configuration.config import check_image_size
 from ...engine.configuration.parser import parse_options
 from ..common.options import BenchmarkOptions
 from ..common.results import report
-from .machines import ORIGINAL_MACHINE, Precision
-from .photographs import Stored
+from .machines import ORIGINAL_MACHINE, Precision, Stored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,14 +23,12 @@ class ScaleOptions(BenchmarkOptions):
         images: Photographs in the set; 16873 are SUN2012.
         epochs: Passes over it.
         batch_per_gpu: Photographs in a step on each device; 56 on each of 4 are the recipe's 224.
-        batch_size: Photographs in a step over all devices, as train.batch_size; replaces batch_per_gpu.
         width: Width of the network.
         size: Side of the photographs in pixels.
         precision: half (fp16 or bf16), fp32 (TF32 where available), or auto: half where available.
         grad_compression: All-reduce gradients in half the bytes.
         ceilings: Result file of bench stalls; its throughputs replace the machine's estimates.
         seconds: No further point of the curve is started after this time.
-        seed: Seed of the simulated jitter.
         out: JSON file for the results.
     """
 
@@ -42,23 +39,19 @@ class ScaleOptions(BenchmarkOptions):
     images: int = 16_873
     epochs: int = 100
     batch_per_gpu: int = 56
-    batch_size: int | None = None
     width: float = 1.0
     size: int = 256
     precision: Precision = "auto"
     grad_compression: bool = False
     ceilings: Path | None = None
     seconds: float = 60.0
-    seed: int = 0
     out: Path | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("nodes", "gpus", "images", "epochs", "batch_per_gpu", "batch_size"):
+        for name in ("nodes", "gpus", "images", "epochs", "batch_per_gpu"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')} {value} is not a positive number")
-        if self.seed < 0:
-            raise ValueError(f"--seed {self.seed} is negative")
         check_image_size(self.size, "--size ")
 
 

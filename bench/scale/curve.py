@@ -1,8 +1,10 @@
 """Predicts the throughput from 1 to 64 nodes by simulating the run (simulation.py) on a machine of a file."""
 
+import json
+import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,14 +13,14 @@ from rich.table import Table
 from ...engine.configuration.config import to_plain_dict
 from ...engine.console import plural
 from ..common.results import Results, make_results
-from .ceilings import load_ceilings
+from ..stalls.feed_stages import DECODE, NETWORK
 from .command import ScaleOptions
-from .machines import Machine, load_machine
+from .machines import Machine, load_machine, load_photograph
 from .network import vgg
-from .photographs import load_photograph
-from .prediction import Prediction, TrainingJob, in_memory, predict, seconds
+from .prediction import Ceilings, Prediction, TrainingJob, in_memory, predict, seconds
 
 _CURVE = (1, 2, 4, 8, 16, 32, 64)
+_FIX = "make it with 'photochrom bench stalls --config RECIPE --data SHARDS --out stalls.json'"
 _MIN_GAIN = 1.02  # of throughput, for advice
 _WORDS = {
     "storage": "reading from storage",
@@ -47,7 +49,7 @@ def measure(options: ScaleOptions) -> Results:
     machine, job = load_machine(options.machine), _job(options)
     gpus = options.gpus or round(machine.gpus.value)
     points = list(_curve(options, machine, job, gpus))
-    rows = [_row(point, machine, job_at(job, options, point.devices), options.epochs) for point in points]
+    rows = [_row(point, machine, job, options.epochs) for point in points]
     row = next(row for row in rows if row["nodes"] == options.nodes)
     return make_results(options, torch.device("cpu"), rows, _sentence(row, machine, options)) | {
         "predicted_for": {"name": machine.name, "about": machine.about, "gpus": gpus, "figures": machine.sources()},
@@ -66,13 +68,35 @@ def _job(options: ScaleOptions) -> TrainingJob:
         images=options.images,
         precision=options.precision,
         grad_compression=options.grad_compression,
-        ceilings=load_ceilings(options.ceilings, options.width, options.size) if options.ceilings else None,
+        ceilings=_load_ceilings(options.ceilings, options.width, options.size) if options.ceilings else None,
     )
 
 
-def job_at(job: TrainingJob, options: ScaleOptions, devices: int) -> TrainingJob:
-    """Returns the job with --batch-size, if given, divided over the devices."""
-    return replace(job, batch=max(1, options.batch_size // devices)) if options.batch_size else job
+def _load_ceilings(path: Path, width: float, size: int) -> Ceilings:
+    """Returns the ceilings in a result of `bench stalls` for this width and size. Raises ValueError for other files."""
+    try:
+        results = json.loads(path.read_text())
+        rows = {row["adds"]: row for row in results["rows"]}
+        settings, cold = results["settings"], results["cold_reading(img/s)"]
+        network, decoding = rows[NETWORK]["median(img/s)"], rows[DECODE]["alone(img/s)"]
+        measured = settings["model"]["init_args"].get("width", 1.0), settings["data"]["size"]
+    except OSError as error:
+        raise ValueError(f"--ceilings {path} cannot be read ({error.strerror}): {_FIX}") from None
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise ValueError(f"--ceilings {path} is not a result of bench stalls: {_FIX}") from None
+    if measured != (width, size):
+        raise ValueError(
+            f"--ceilings {path} was measured with width {measured[0]:g} and size {measured[1]}: give "
+            f"--width {measured[0]:g} --size {measured[1]}, or measure again"
+        )
+    cores = int(results["machine"]["cores"])
+    return Ceilings(
+        step=1 / network,
+        load=1 / decoding,
+        threads=min(cores, settings["loader"]["threads"] or cores),
+        on_device=results["machine"]["device"] != "cpu" and settings["loader"]["backend"] in ("auto", "dali"),
+        disk=statistics.median(cold) if cold else None,
+    )
 
 
 def _curve(options: ScaleOptions, machine: Machine, job: TrainingJob, gpus: int) -> Iterator[Prediction]:
@@ -80,14 +104,8 @@ def _curve(options: ScaleOptions, machine: Machine, job: TrainingJob, gpus: int)
     deadline = time.perf_counter() + options.seconds
     points: list[Prediction] = []
     for nodes in (options.nodes, *(nodes for nodes in _CURVE if nodes != options.nodes)):
-        too_many = options.batch_size is not None and options.batch_size < nodes * gpus
-        if points and (too_many or time.perf_counter() > deadline):
-            continue
-        if too_many:
-            raise ValueError(
-                f"--batch-size {options.batch_size} leaves some of {nodes * gpus} devices without a share: raise it"
-            )
-        points.append(predict(machine, job_at(job, options, nodes * gpus), nodes, gpus, seed=options.seed))
+        if not points or time.perf_counter() < deadline:
+            points.append(predict(machine, job, nodes, gpus))
     yield from sorted(points, key=lambda point: point.nodes)
 
 

@@ -1,4 +1,4 @@
-"""Machines as YAML files in which every value has its source.
+"""Machines, and the costs of photographs, as YAML files in which every value has its source.
 
 A key is a name with its unit. `value` is a positive number. `source` is a measurement or a document, or begins with
 "assumed".
@@ -14,10 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from ...engine.configuration.parser import nearest
 
 Precision = Literal["auto", "half", "fp32"]
+Stored = Literal["original-recipe", "originals", "packed", "lab"]
 
 ORIGINAL_MACHINE = "v100-n1-highmem-16"  # of the original project
 _FIX = "start from a copy of a file in bench/scale/machine_files"
 _FOLDER = files("photochrom.bench.scale.machine_files")
+_PHOTOGRAPHS = files("photochrom.bench.scale") / "photographs.yaml"
 
 
 class FileModel(BaseModel):
@@ -82,6 +84,24 @@ class Machine(FileModel):
         return {key: value for key, value in settings.items() if key not in ("name", "about", "on_cores")}
 
 
+class Photograph(FileModel):
+    """Costs of reading and decoding a photograph in a storage format.
+
+    Args:
+        what: Photographs and loader that were measured.
+        on_device: A GPU with a decoder can decode it.
+        size: Pixels in millions.
+        bytes: Stored bytes in KB.
+        cpu: Time of one core to decode it to Lab, in ms.
+    """
+
+    what: str
+    on_device: bool
+    size: SourcedValue = Field(alias="size(MP)")
+    bytes: SourcedValue = Field(alias="bytes(KB)")
+    cpu: SourcedValue = Field(alias="cpu(ms)")
+
+
 def known_machines() -> list[str]:
     """Returns the names of the machines in machine_files."""
     return sorted(Path(file.name).stem for file in _FOLDER.iterdir() if file.name.endswith(".yaml"))
@@ -113,3 +133,9 @@ def validated(model: type[M], values: dict[str, Any], file: str) -> M:
         guess = nearest(str(fault["loc"][0]), known) if fault["type"] == "extra_forbidden" else ""
         reason = f"{fault['msg']}{guess}; a value is {{value: NUMBER, source: TEXT}}"
         raise ValueError(f"{file}: {', '.join(map(str, fault['loc']))}: {reason}") from None
+
+
+def load_photograph(stored: Stored) -> Photograph:
+    """Returns the costs of a storage format."""
+    formats = yaml.safe_load(_PHOTOGRAPHS.read_text())
+    return validated(Photograph, formats[stored], "photographs.yaml")

@@ -4,9 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from .machines import Machine, Precision
+from .machines import Machine, Photograph, Precision
 from .network import Bucket, NetworkProfile, buckets, segments
-from .photographs import Photograph
 from .simulation import Cluster, SimulationResult, simulate
 
 STORAGE, DECODING, COMPUTING, REDUCING, SCATTER = "storage", "decoding", "computing", "all-reduce", "scatter"
@@ -86,23 +85,22 @@ def predict(
     nodes: int,
     gpus: int,
     *,
-    seed: int = 0,
     steps: int = 30,
     gains: bool = True,
 ) -> Prediction:
     """Simulates the run, then, if `gains`, again without each resource in turn."""
     cold = cluster(machine, job, nodes, gpus)
     warm = replace(cold, read_bytes=0.0) if in_memory(machine, job) else cold
-    result = simulate(warm, steps=steps, seed=seed)
+    result = simulate(warm, steps=steps)
     reads = warm if warm is cold or cold.disk == math.inf else cold
     return Prediction(
         nodes=nodes,
         devices=nodes * gpus,
         result=result,
-        cold=result.throughput if reads is warm else simulate(reads, steps=steps, seed=seed).throughput,
+        cold=result.throughput if reads is warm else simulate(reads, steps=steps).throughput,
         ideal=nodes * gpus * job.batch / (sum(cold.segments) + cold.optimizer),
         mfu=result.throughput / (nodes * gpus) * job.network.flops / flops_per_second(machine, job.precision)[0],
-        gains=_gains(warm, result, steps, seed) if gains else {},
+        gains=_gains(warm, result, steps) if gains else {},
     )
 
 
@@ -198,7 +196,7 @@ def _decoding(machine: Machine, job: TrainingJob, gpus: int) -> tuple[float, flo
     return cores, cores / gpus, 1e-3 * job.photograph.cpu.value / speed
 
 
-def _gains(cluster: Cluster, result: SimulationResult, steps: int, seed: int) -> dict[str, float]:
+def _gains(cluster: Cluster, result: SimulationResult, steps: int) -> dict[str, float]:
     """Returns the factor by which throughput rises without each resource; 1 for those that nothing waits for."""
     waits_for_data = result.data > _MIN_WAIT or cluster.on_cores
     waits_for_others = result.others + result.reducing > _MIN_WAIT or cluster.on_cores
@@ -210,6 +208,6 @@ def _gains(cluster: Cluster, result: SimulationResult, steps: int, seed: int) ->
         (SCATTER, waits_for_others or waits_for_data, replace(cluster, step_jitter=0.0, load_jitter=0.0)),
     ]
     return {
-        name: simulate(without, steps=steps, seed=seed).throughput / result.throughput if matters else 1.0
+        name: simulate(without, steps=steps).throughput / result.throughput if matters else 1.0
         for name, matters, without in cases
     }

@@ -19,7 +19,6 @@ class StepOptions(BenchmarkOptions):
             at most 4.
         find_max_batch: Find the largest batch that fits into a GPU's memory, as configured and for the fastest variant.
             Tries, and compiles, some ten sizes.
-        peak_tflops: Peak of the device, for MFU; by default as published by its maker.
         seconds: Measuring time after a warm-up round; at least three rounds are measured, however long they take.
         out: JSON file for the results.
     """
@@ -27,7 +26,6 @@ class StepOptions(BenchmarkOptions):
     variants: list[str] = field(default_factory=list)
     batch_sizes: list[int] = field(default_factory=list)
     find_max_batch: bool = False
-    peak_tflops: float | None = None
     seconds: float = 60.0
     out: Path | None = None
 

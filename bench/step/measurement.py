@@ -83,7 +83,7 @@ def measure(config: RunConfig, options: StepOptions) -> Results:
         raise ValueError(f"no variant could take a step: {'; '.join(dict.fromkeys(skipped.values()))}")
     flops = flops_per_image(build_model(config.model), config.data.size, device)
     for row in rows:
-        peak = 1e12 * (options.peak_tflops or 0) or published_peak(device, row.pop("arithmetic"))
+        peak = 1e12 * (config.log.peak_tflops or 0) or published_peak(device, row.pop("arithmetic"))
         row["mfu(%)"] = 100 * flops * row["median(img/s)"] / peak if peak else None
     best = max(rows, key=lambda row: row["median(img/s)"])
     verdict = (

@@ -9,9 +9,8 @@ import pytest
 import torch
 import torch.distributed as dist
 from photochrom.bench.command import main
-from photochrom.bench.scale.machines import Precision, load_machine
+from photochrom.bench.scale.machines import Precision, Stored, load_machine, load_photograph
 from photochrom.bench.scale.network import buckets, segments, vgg
-from photochrom.bench.scale.photographs import Stored, load_photograph
 from photochrom.bench.scale.prediction import TrainingJob, predict, ring_seconds, seconds
 from photochrom.engine.training.flops import flops_per_image
 from photochrom.models import VGGColorizer
@@ -113,6 +112,14 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert results["verdict"] in capsys.readouterr().out
 
 
+def test_a_curve_has_every_point_that_the_time_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("photochrom.bench.scale.curve._CURVE", (1, 2, 4))
+    out = tmp_path / "scale.json"
+    assert main([*SMALL[:-2], "--out", str(out)]) == 0
+    rows = json.loads(out.read_text())["rows"]
+    assert [(row["nodes"], row["batch"]) for row in rows] == [(1, 112), (2, 224), (4, 448)]
+
+
 def test_ceilings_replace_estimates(tmp_path: Path) -> None:
     rows = [{"adds": "network", "median(img/s)": 50.0, "alone(img/s)": None}]
     rows += [{"adds": "decode", "median(img/s)": 40.0, "alone(img/s)": 100.0}]
@@ -138,14 +145,6 @@ def test_ceilings_replace_estimates(tmp_path: Path) -> None:
         main([*SMALL, "--ceilings", str(file)])
 
 
-def test_a_batch_over_all_devices(tmp_path: Path) -> None:
-    out = tmp_path / "scale.json"
-    assert main([*SMALL[:-2], "--batch-size", "16", "--out", str(out)]) == 0
-    rows = json.loads(out.read_text())["rows"]
-    assert [row["nodes"] for row in rows] == [1, 2, 4, 8]  # 16 nodes have 32 devices
-    assert {row["batch"] for row in rows} == {16}
-
-
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -164,7 +163,6 @@ def test_bad_usage(arguments: list[str], sentence: str, capsys: pytest.CaptureFi
     ("arguments", "sentence"),
     [
         (["--machine", "v10"], "--machine v10 is neither a .yaml file nor a known machine"),
-        (["--batch-size", "3"], "--batch-size 3 leaves some of 12 devices without a share"),
         (["--machine", "cpu", "--precision", "half"], "machine cpu has no half_peak(TFLOP/s): use --precision fp32"),
     ],
 )

@@ -10,9 +10,8 @@ from typing import get_args
 import photochrom
 import pytest
 import yaml
-from photochrom.bench.scale.machines import known_machines, load_machine
+from photochrom.bench.scale.machines import Stored, known_machines, load_machine, load_photograph
 from photochrom.bench.scale.network import vgg
-from photochrom.bench.scale.photographs import Stored, load_photograph
 
 RESULTS = Path(photochrom.__file__).parent / "bench" / "results"
 

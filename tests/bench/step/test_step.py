@@ -33,7 +33,7 @@ def test_variants_take_turns_at_the_same_batch(
     out = tmp_path / "step.json"
     variants = ["fp32", "fp32 channels_last", "fp32 space_to_batch activation_checkpointing", "fp16"]
     command = [*SMALL, "--seconds", "0.1", "--batch-sizes", "2", "4", "--variants", *variants]
-    assert main([*command, "--peak-tflops", "0.1", "--train.precision", "fp32", "--out", str(out)]) == 0
+    assert main([*command, "--log.peak_tflops", "0.1", "--train.precision", "fp32", "--out", str(out)]) == 0
     figures = json.loads(out.read_text())
     measured = [*variants[:3], CONFIGURED]
     assert [(row["variant"], row["batch_size"]) for row in figures["rows"]] == [
