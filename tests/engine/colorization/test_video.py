@@ -260,8 +260,10 @@ def test_batches_of_every_size(tmp_path: Path, batch_size: int) -> None:
     calls: list[tuple[int, int | None]] = []
     (task,) = make_plan([str(make(tmp_path / "a.mp4"))], tmp_path / "out").tasks
     settings = {"size": 32, "device": torch.device("cpu"), "batch_size": batch_size}
-    colorize_video(Painter(), task, progress=lambda done, total: calls.append((done, total)), **settings)
+    result = colorize_video(Painter(90, 90), task, progress=lambda done, total: calls.append((done, total)), **settings)
     assert calls[-1] == (12, 12)
+    assert (result.num_frames, result.pixels) == (12, 12 * 96 * 64)
+    assert result.clipped > 0.99
     assert len(read(task.target).frames) == 12
 
 
