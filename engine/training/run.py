@@ -109,14 +109,13 @@ def _find_start(config: RunConfig, say: Callable[[str], None]) -> Checkpoint | N
         raise ValueError(f"{config.out} already holds a run: name another --out, or continue it with --resume auto")
     if config.resume == "never":
         return None
-    if not named.is_dir() or not ((named / CHECKPOINTS).is_dir() or (named / SUMS).exists()):
-        raise ValueError(f"--resume {named} is not auto, never or the folder of a run or a checkpoint")
-    if not (named / CHECKPOINTS).is_dir():
+    if (named / SUMS).exists():
         return open_checkpoint(named)
-    checkpoint = newest_intact(named / CHECKPOINTS, say)
-    if checkpoint is None:
-        raise ValueError(f"--resume {named} has no checkpoint yet: name another, or start anew without --resume")
-    return checkpoint
+    if not (named / CHECKPOINTS).is_dir():
+        raise ValueError(f"--resume {named} is not auto, never or the folder of a run or a checkpoint")
+    if checkpoint := newest_intact(named / CHECKPOINTS, say):
+        return checkpoint
+    raise ValueError(f"--resume {named} has no checkpoint yet: name another, or start anew without --resume")
 
 
 def prepare(config: RunConfig, accelerator: Accelerator, checkpoint: Checkpoint | None) -> Run:

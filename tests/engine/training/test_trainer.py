@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from photochrom.engine import distributed as launch
+from photochrom.engine import distributed
 from photochrom.engine.checkpoints.model_file import ModelMetadata
 from photochrom.engine.configuration.config import CheckpointConfig, ClassSpec, TrainConfig
 from photochrom.engine.distributed import resolve_compile, resolve_precision
@@ -63,7 +63,7 @@ def make_trainer(configure, tmp_path: Path, dilation: str = "native", **settings
     torch.manual_seed(0)
     colorizer = VGGColorizer(**config.model.init_args)
     batch = LabBatch(L=100 * torch.rand(4, 1, 32, 32), ab=20 * torch.randn(4, 2, 32, 32), index=torch.arange(4))
-    return Trainer(colorizer, L2(), config, launch.make_training_accelerator(config.train)), batch
+    return Trainer(colorizer, L2(), config, distributed.make_training_accelerator(config.train)), batch
 
 
 def test_adam_is_that_of_the_formula(configure, tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_the_average_is_saved_as_the_model_and_resumed_with_the_weights(
     assert losses(tmp_path / "run")[20:] == pytest.approx(losses(tmp_path / "other")[20:], rel=5e-3)
 
 
-def test_a_run_resumes_in_another_layout(configure, trained: Path, tmp_path: Path) -> None:
+def test_a_run_resumes_in_another_memory_format(configure, trained: Path, tmp_path: Path) -> None:
     train(configure(tmp_path / "run", train__steps=10, train__memory_format="contiguous"))
     train(configure(tmp_path / "run", train__memory_format="channels_last"))
     assert losses(tmp_path / "run") == pytest.approx(losses(trained), rel=5e-3)
@@ -148,9 +148,11 @@ def test_moments_lie_as_the_weights_do(configure, tmp_path: Path) -> None:
         assert torch.equal(moment, before.optimizer.state[one]["exp_avg_sq"])
 
 
-def test_layouts_are_what_they_say(configure, tmp_path: Path) -> None:
-    for layout, strided in (("auto", False), ("channels_last", True), ("contiguous", False)):
-        weight = make_trainer(configure, tmp_path, train__memory_format=layout)[0].colorizer.block2.conv2_1.weight
+def test_memory_formats_are_what_they_say(configure, tmp_path: Path) -> None:
+    for memory_format, strided in (("auto", False), ("channels_last", True), ("contiguous", False)):
+        weight = make_trainer(configure, tmp_path, train__memory_format=memory_format)[
+            0
+        ].colorizer.block2.conv2_1.weight
         assert weight.is_contiguous(memory_format=torch.channels_last) == strided
         assert weight.is_contiguous() != strided
 
@@ -178,16 +180,16 @@ def test_a_cpu_takes_bf16_where_it_has_it(monkeypatch: pytest.MonkeyPatch, has_b
 
 def test_compilation_is_for_gpus_with_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = torch.device("cuda")
-    monkeypatch.setattr(launch, "has_triton", lambda: True)
-    monkeypatch.setattr(launch.shutil, "which", lambda name: name == "gcc")
+    monkeypatch.setattr(distributed, "has_triton", lambda: True)
+    monkeypatch.setattr(distributed.shutil, "which", lambda name: name == "gcc")
     assert resolve_compile(TrainConfig(), CPU) == "off"
     assert resolve_compile(TrainConfig(), gpu) == "default"
     assert resolve_compile(TrainConfig(activation_checkpointing=True), gpu) == "off"
     assert resolve_compile(TrainConfig(compile="reduce-overhead"), CPU) == "reduce-overhead"
-    monkeypatch.setattr(launch.shutil, "which", lambda name: None)
+    monkeypatch.setattr(distributed.shutil, "which", lambda name: None)
     assert resolve_compile(TrainConfig(), gpu) == "off"
-    monkeypatch.setattr(launch.shutil, "which", lambda name: name)
-    monkeypatch.setattr(launch, "has_triton", lambda: False)
+    monkeypatch.setattr(distributed.shutil, "which", lambda name: name)
+    monkeypatch.setattr(distributed, "has_triton", lambda: False)
     assert resolve_compile(TrainConfig(), gpu) == "off"
 
 
@@ -222,7 +224,7 @@ def test_the_share_of_the_peak_is_logged(configure, tmp_path: Path) -> None:
         assert line["compute/mfu(%)"] == pytest.approx(100 * flops * line["throughput(img/s)"] / 1e11)
 
 
-def test_a_scaled_rate_is_printed(configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_scaled_learning_rate_is_printed(configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(configure(tmp_path / "run", train__steps=2, optim__lr_scaling="linear", optim__reference_batch_size=2))
     assert "learning rate 0.0001 x 2 = 0.0002: batches of 4 instead of 2, linear" in capsys.readouterr().err
     assert [line["optim/lr"] for line in lines_of(tmp_path / "run")] == [2e-4, 2e-4]
@@ -267,8 +269,8 @@ def test_cores_are_shared_out(
     monkeypatch: pytest.MonkeyPatch, processes: int, launchers: int, own: int, expected: int
 ) -> None:
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
-    monkeypatch.setattr(launch.os, "sched_getaffinity", lambda pid: set(range(launchers if pid else own)))
-    assert launch.threads_per_process() == expected
+    monkeypatch.setattr(distributed.os, "sched_getaffinity", lambda pid: set(range(launchers if pid else own)))
+    assert distributed.threads_per_process() == expected
 
 
 @pytest.mark.gpu
