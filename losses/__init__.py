@@ -3,7 +3,7 @@
 from .base import ColorLoss, ElementwiseLoss, LossOutput, UnreducedLoss
 from .cross_entropy import RebalancedCrossEntropy
 from .focal import Focal
-from .quantization import ab_bins, ab_histogram, annealed_mean, soft_decode, soft_encode
+from .quantization import ab_bins, ab_histogram, annealed_mean, soft_encode
 from .rebalancing import rebalancing_weights
 from .regression import L2, SmoothL1, average_cells
 
@@ -30,6 +30,5 @@ __all__ = [
     "annealed_mean",
     "average_cells",
     "rebalancing_weights",
-    "soft_decode",
     "soft_encode",
 ]

@@ -7,7 +7,7 @@ Losses import neither models nor loaders: predictions and batches are any object
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
@@ -103,6 +103,12 @@ class ElementwiseLoss(ColorLoss):
 
     def forward(self, prediction: Prediction, batch: Batch) -> LossOutput:
         return LossOutput(total=self.unreduced(prediction, batch).total)
+
+
+def check_choice(name: str, value: object, choices: Any) -> None:
+    """Raises ValueError, which names the setting, if the value is not one of a Literal's."""
+    if value not in get_args(choices):
+        raise ValueError(f"{name}={value!r} is unknown; known are {', '.join(get_args(choices))}")
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:

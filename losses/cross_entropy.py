@@ -3,14 +3,14 @@
 # Shapes: B samples, S pixels, h w cells of the network's output grid, Q = 313 bins, k neighbours. ab in Lab units.
 
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from .base import Batch, ElementwiseLoss, Prediction, UnreducedLoss, at_least_float32
+from .base import Batch, ElementwiseLoss, Prediction, UnreducedLoss, at_least_float32, check_choice
 from .quantization import kernel_logits, soft_encode
-from .rebalancing import check_prior, is_colorful, load_prior, rebalancing_weights, smooth_prior
+from .rebalancing import check_prior, is_colorful, load_prior, rebalancing_weights
 from .regression import average_cells
 
 Sampling = Literal["mean", "point"]
@@ -43,7 +43,6 @@ class RebalancedCrossEntropy(ElementwiseLoss):
         lam: Weight of the uniform distribution mixed into the prior: 0.5 in the paper; with 1, all colours count alike.
         k: Bins that a true colour is encoded to: 5 in the paper, 10 in the released code.
         sigma: Width of the Gaussian of the encoding, and of the kernel, in Lab units.
-        smoothing: Width in Lab units of a Gaussian that smoothes the prior, if it was counted bin by bin.
         target: The true colour of a cell: 'mean' of its pixels, or 'point', its first pixel, as in the released code.
         skip_grey: Ignores photographs in which no ab value exceeds 5.
     """
@@ -57,7 +56,6 @@ class RebalancedCrossEntropy(ElementwiseLoss):
         lam: float = 0.5,
         k: int = 5,
         sigma: float = 5.0,
-        smoothing: float = 0.0,
         target: Sampling = "mean",
         skip_grey: bool = False,
     ) -> None:
@@ -68,11 +66,8 @@ class RebalancedCrossEntropy(ElementwiseLoss):
             raise ValueError(f"loss.k={k} is not in 1..313: 5 is the paper's, 10 the released code's")
         if not sigma > 0:
             raise ValueError(f"loss.sigma={sigma} is not positive: 5 is the paper's")
-        if not smoothing >= 0:
-            raise ValueError(f"loss.smoothing={smoothing} is negative: 5 is the paper's, 0 leaves the prior as it is")
-        if target not in get_args(Sampling):
-            raise ValueError(f"loss.target={target!r} is unknown; known are {', '.join(get_args(Sampling))}")
-        self.register_buffer("class_weights", _class_weights(prior, lam, smoothing))
+        check_choice("loss.target", target, Sampling)
+        self.register_buffer("class_weights", _class_weights(prior, lam))
         self.k = k
         self.sigma = sigma
         self.target = target
@@ -89,11 +84,11 @@ class RebalancedCrossEntropy(ElementwiseLoss):
         return soft_cross_entropy(logits, index, share, weight)
 
 
-def _class_weights(prior: str | list[float] | None, lam: float, smoothing: float) -> Tensor:
+def _class_weights(prior: str | list[float] | None, lam: float) -> Tensor:
     """Returns the weights (313,) of the bins. Raises ValueError for a missing or invalid prior."""
     if lam == 1:
         return torch.ones(313)
     if prior is None:
         raise ValueError("loss.prior is missing: give the share of each bin, or a file with it, or lam 1")
-    shares = torch.tensor(load_prior(Path(prior)) if isinstance(prior, str) else check_prior(prior)).double()
-    return rebalancing_weights(smooth_prior(shares, smoothing) if smoothing else shares, lam)
+    shares = load_prior(Path(prior)) if isinstance(prior, str) else check_prior(prior)
+    return rebalancing_weights(torch.tensor(shares).double(), lam)

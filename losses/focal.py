@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .base import Batch, ColorLoss, ElementwiseLoss, LossOutput, Prediction
+from .base import Batch, ColorLoss, ElementwiseLoss, LossOutput, Prediction, check_choice
 
 Weighting = Literal["relative", "smooth"]
 
@@ -69,8 +69,7 @@ class Focal(ColorLoss):
             raise ValueError(f"loss.gamma={gamma} is negative: 2 is that of Lin et al.")
         if not beta > 0:
             raise ValueError(f"loss.beta={beta} is not positive: 0.2 is that of Yang et al.")
-        if weighting not in ("relative", "smooth"):
-            raise ValueError(f"loss.weighting={weighting!r} is unknown; known are relative, smooth")
+        check_choice("loss.weighting", weighting, Weighting)
         self.base = base
         self.gamma = gamma
         self.weighting = weighting

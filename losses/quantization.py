@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .base import at_least_float32
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -38,20 +40,16 @@ def _constant(make: Callable[P, T]) -> Callable[P, T]:
     return call
 
 
+@_constant
 def ab_bins(device: torch.device = _CPU) -> Tensor:
     """Returns the bins' centres, float32 (313, 2), sorted by (a, b). Callers share one tensor and must not change it.
 
     The margin is wide: the farthest centre kept lies 9.73 from the hull, the nearest rejected one 10.07.
     """
-    return _bins(device)  # called with an argument, since the cache does not see defaults
-
-
-@_constant
-def _bins(device: torch.device) -> Tensor:
     from scipy.spatial import ConvexHull
 
     if device != _CPU:
-        return _bins(_CPU).to(device)
+        return ab_bins().to(device)
     # The points within a Chebyshev distance of a convex set are its Minkowski sum with a square, which is convex, too:
     # the hull of the gamut's points moved to the four corners of that square.
     square = GRID * np.array([[-1, -1], [-1, 1], [1, -1], [1, 1]])
@@ -92,12 +90,6 @@ def nearest_bin(ab: Tensor) -> Tensor:
     return _bins_of_grid(ab.device)[row, column]
 
 
-def soft_decode(index: Tensor, weight: Tensor) -> Tensor:
-    """Returns the mean colour, ab (B, 2, H, W), of mixtures of bins as `soft_encode` returns them."""
-    bins = ab_bins(weight.device)
-    return (weight[..., None] * bins[index]).sum(dim=1).permute(0, 3, 1, 2)
-
-
 def annealed_mean(logits: Tensor, temperature: float = 0.38, bins: Tensor | None = None) -> Tensor:
     """Returns the colour, ab (B, 2, H, W), of a distribution over the bins, given as logits (B, 313, H, W).
 
@@ -108,7 +100,7 @@ def annealed_mean(logits: Tensor, temperature: float = 0.38, bins: Tensor | None
     if temperature == 0:
         return bins[logits.argmax(dim=1)].permute(0, 3, 1, 2)
     with torch.autocast(logits.device.type, enabled=False):  # bfloat16 would round ab to steps of up to half a unit
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        logits = at_least_float32(logits)
         share = torch.softmax(logits / temperature, dim=1)
         return F.conv2d(share, bins.to(share.dtype).T[..., None, None])
 
@@ -120,7 +112,7 @@ def kernel_logits(ab: Tensor, sigma: float = 5.0) -> Tensor:
     bins and cancels in the softmax. So they are linear in ab.
     """
     with torch.autocast(ab.device.type, enabled=False):
-        ab = ab.to(torch.promote_types(ab.dtype, torch.float32))
+        ab = at_least_float32(ab)
         bins = ab_bins(ab.device).to(ab.dtype)
         return F.conv2d(ab, bins[..., None, None] / sigma**2, -bins.square().sum(dim=1) / (2 * sigma**2))
 

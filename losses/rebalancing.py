@@ -33,16 +33,6 @@ def rebalancing_weights(prior: Tensor | NDArray[np.float64], lam: float = 0.5) -
     return (weight / (prior * weight).sum()).float()
 
 
-def smooth_prior(prior: Tensor, sigma: float = 5.0) -> Tensor:
-    """Returns the prior (313,) convolved with a Gaussian of width `sigma`, in Lab units; its sum does not change.
-
-    Each bin's share is spread over the bins only, not outside the gamut.
-    """
-    bins = ab_bins(prior.device).to(prior.dtype)
-    distance = torch.cdist(bins, bins)
-    return torch.softmax(-distance.square() / (2 * sigma**2), dim=1).T @ prior
-
-
 def load_prior(path: Path, name: str = "loss.prior") -> list[float]:
     """Returns the share of each bin from a shard set, its manifest.json, or a .npy of 313 numbers.
 

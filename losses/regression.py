@@ -2,13 +2,13 @@
 
 # Shapes: B samples, S pixels, h w cells of the network's output grid, H W positions. ab in Lab units.
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import Batch, ElementwiseLoss, Prediction, UnreducedLoss, at_least_float32
+from .base import Batch, ElementwiseLoss, Prediction, UnreducedLoss, at_least_float32, check_choice
 
 Resolution = Literal["output", "input"]
 
@@ -46,7 +46,7 @@ class L2(ElementwiseLoss):
 
     def __init__(self, resolution: Resolution = "output") -> None:
         super().__init__()
-        _check_resolution(resolution)
+        check_choice("loss.resolution", resolution, Resolution)
         self.resolution = resolution
 
     def unreduced(self, prediction: Prediction, batch: Batch) -> UnreducedLoss:
@@ -65,7 +65,7 @@ class SmoothL1(ElementwiseLoss):
         super().__init__()
         if not beta > 0:
             raise ValueError(f"loss.beta={beta} is not positive: 1 is the usual width, in Lab units")
-        _check_resolution(resolution)
+        check_choice("loss.resolution", resolution, Resolution)
         self.beta = beta
         self.resolution = resolution
 
@@ -86,8 +86,3 @@ def _predicted_and_true(prediction: Prediction, batch: Batch, resolution: Resolu
     if resolution == "input":
         return at_least_float32(prediction.ab((batch.ab.shape[2], batch.ab.shape[3]))), batch.ab
     return at_least_float32(prediction.grid_ab), average_cells(batch.ab, prediction.stride)
-
-
-def _check_resolution(resolution: str) -> None:
-    if resolution not in get_args(Resolution):
-        raise ValueError(f"loss.resolution={resolution!r} is unknown; known are {', '.join(get_args(Resolution))}")

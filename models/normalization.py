@@ -2,10 +2,12 @@
 
 # Shapes: B samples, H W pixels.
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+
+from ..losses.base import check_choice
 
 Preset = Literal["zhang", "seed"]
 
@@ -23,8 +25,7 @@ class Normalization(nn.Module):
 
     def __init__(self, preset: Preset = "zhang") -> None:
         super().__init__()
-        if preset not in _PRESETS:
-            raise ValueError(f"normalization={preset!r} is unknown; known are {', '.join(get_args(Preset))}")
+        check_choice("model.normalization", preset, Preset)
         self.register_buffer("constants", torch.tensor(_PRESETS[preset]))
 
     def encode(self, L: Tensor) -> Tensor:

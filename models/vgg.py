@@ -3,13 +3,13 @@
 # Shapes: B samples, H W pixels, C channels.
 
 from collections import OrderedDict
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..losses.base import Head
+from ..losses.base import Head, check_choice
 from ..losses.quantization import ab_bins
 from .activation_checkpointing import checkpoint_activations
 from .colorizer import Colorizer
@@ -54,14 +54,11 @@ class VGGColorizer(Colorizer):
         super().__init__()
         if not width > 0 or round(64 * width) < 1:
             raise ValueError(f"model.width={width} leaves no channels: 1 is the published network, 0.25 a small one")
-        if head not in get_args(Head):
-            raise ValueError(f"model.head={head!r} is unknown; known are {', '.join(get_args(Head))}")
+        check_choice("model.head", head, Head)
+        check_choice("model.upsampling", upsampling, Upsampling)
+        check_choice("model.dilation", dilation, Dilation)
         if not temperature >= 0:
             raise ValueError(f"model.temperature={temperature} is negative: 0.38 is the paper's, 0 takes the mode")
-        if upsampling not in get_args(Upsampling):
-            raise ValueError(f"model.upsampling={upsampling!r} is unknown; known are {', '.join(get_args(Upsampling))}")
-        if dilation not in get_args(Dilation):
-            raise ValueError(f"model.dilation={dilation!r} is unknown; known are {', '.join(get_args(Dilation))}")
         self.head = head
         self.dilation: Dilation = dilation
         self.temperature = temperature

@@ -6,7 +6,6 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from photochrom.losses import RebalancedCrossEntropy, ab_bins, rebalancing_weights, soft_encode
-from photochrom.losses.rebalancing import smooth_prior
 from photochrom.models import ColorPrediction
 from photochrom.pipelines import LabBatch
 from torch import Tensor
@@ -137,7 +136,6 @@ def test_no_tensor_of_the_target_is_313_wide(batch: LabBatch, predict: Predict, 
         ({"lam": 1.5}, r"loss.lam=1.5 is not in \[0, 1\]: 0.5 is the paper's"),
         ({"k": 0}, r"loss.k=0 is not in 1\.\.313"),
         ({"sigma": 0.0}, "loss.sigma=0.0 is not positive"),
-        ({"smoothing": -1.0}, "loss.smoothing=-1.0 is negative"),
         ({"target": "dot"}, "loss.target='dot' is unknown; known are mean, point"),
     ],
 )
@@ -148,8 +146,3 @@ def test_settings_out_of_range(settings: dict, sentence: str, prior: list[float]
 
 def test_without_rebalancing_no_prior_is_needed() -> None:
     assert (RebalancedCrossEntropy(lam=1).class_weights == 1).all()
-
-
-def test_the_prior_can_be_smoothed_first(prior: list[float]) -> None:
-    expected = rebalancing_weights(smooth_prior(torch.tensor(prior, dtype=torch.float64), 5.0))
-    torch.testing.assert_close(RebalancedCrossEntropy(prior=prior, smoothing=5.0).class_weights, expected)

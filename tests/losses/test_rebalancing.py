@@ -4,8 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from photochrom.losses import ab_bins, rebalancing_weights
-from photochrom.losses.rebalancing import check_prior, is_colorful, load_prior, smooth_prior
+from photochrom.losses import rebalancing_weights
+from photochrom.losses.rebalancing import check_prior, is_colorful, load_prior
 
 Tolerances = dict[torch.dtype, dict[str, float]]
 
@@ -34,16 +34,6 @@ def test_a_prior_of_counts_gives_the_same_weights(prior: list[float]) -> None:
     counts = torch.tensor(prior) * 12345
     torch.testing.assert_close(rebalancing_weights(counts), rebalancing_weights(torch.tensor(prior)))
     assert torch.equal(rebalancing_weights(counts.numpy()), rebalancing_weights(counts))
-
-
-def test_smoothing_against_numpy(prior: list[float], tolerances: Tolerances) -> None:
-    bins = ab_bins().double().numpy()
-    kernel = np.exp(-((bins[:, None] - bins) ** 2).sum(axis=-1) / (2 * 5.0**2))
-    kernel /= kernel.sum(axis=1, keepdims=True)
-    smoothed = smooth_prior(torch.tensor(prior, dtype=torch.float64))
-    np.testing.assert_allclose(smoothed, kernel.T @ np.array(prior), **tolerances[torch.float64])
-    assert smoothed.sum().item() == pytest.approx(1)
-    assert (smoothed > 0).sum() > (np.array(prior) > 0).sum()
 
 
 def test_photographs_are_grey_if_no_value_exceeds_five() -> None:
