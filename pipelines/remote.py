@@ -13,7 +13,6 @@ T = TypeVar("T")
 
 _URL = re.compile(r"[a-z][a-z0-9+]+://")  # more than one letter: C:\ is a disk
 _URL_AS_PATH = re.compile(r"[a-z][a-z0-9+]+:/")
-INSTALL_OBSTORE = "pip install obstore"
 
 
 def open_folder(root: Any) -> "Path | RemotePath":
@@ -42,7 +41,7 @@ class RemotePath:
         try:
             import obstore
         except ImportError:
-            raise ImportError(f"{url} is read by obstore, which is not installed: {INSTALL_OBSTORE}") from None
+            raise ImportError(f"{url} is read by obstore, which is not installed: pip install obstore") from None
         store = _request(url, lambda: obstore.store.from_url(url, client_options={"allow_http": True}))
         files = _request(url, lambda: obstore.list(store).collect())
         return cls(url, store, {file["path"]: file["size"] for file in files})

@@ -1,6 +1,6 @@
 """Crop windows and flips: pure functions of (seed, epoch, sample), equal in every loader, rank and resumed run."""
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,9 @@ Crop = Literal["random_resized", "random", "center", "squash"]
 
 # One number per use of randomness: a new use does not change the others.
 _AREA, _ASPECT, _TOP, _LEFT, _FLIP = range(5)
-_ATTEMPTS = 10  # as in torchvision's RandomResizedCrop
+# As in torchvision's RandomResizedCrop.
+_RATIO = (3 / 4, 4 / 3)
+_ATTEMPTS = 10
 
 
 def crop_windows(
@@ -23,18 +25,15 @@ def crop_windows(
     size: int,
     seed: int,
     scale: tuple[float, float],
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> NDArray[np.int64]:
     """Returns each sample's window (n, 4) as top, left, height, width in pixels. It will be resized to size x size.
 
     `sizes` (n, 2) holds each photograph's height and width; `index` and `epoch` (n,) are the samples and their epochs.
 
-    - random_resized: a share `scale` of the area, at an aspect `ratio` (Szegedy et al., CVPR 2015)
-    - random: a window of size x size pixels, so that nothing is resized
+    - random_resized: a share `scale` of the area, at an aspect from 3:4 to 4:3 (Szegedy et al., CVPR 2015)
+    - random: a window of size x size pixels, so that nothing is resized; no photograph may be smaller
     - center: the largest centred square
     - squash: the whole photograph, without its aspect ratio, like the original project
-
-    Raises ValueError for `random` when a photograph is smaller than the window.
     """
     key = (seed, epoch, index)
     match crop:
@@ -44,15 +43,11 @@ def crop_windows(
             side = sizes.min(axis=1, keepdims=True)
             return np.concatenate([(sizes - side) // 2, side, side], axis=1)
         case "random":
-            if sizes.min() < size:
-                height, width = sizes[sizes.min(axis=1).argmin()].tolist()
-                raise ValueError(f"crop=random cannot cut {size}x{size} pixels from a photograph of {width}x{height}")
             shape = np.full_like(sizes, size)
             return np.concatenate([_random_corners(sizes, shape, key), shape], axis=1)
         case "random_resized":
-            shape = _random_shapes(sizes, key, scale, ratio)
+            shape = _random_shapes(sizes, key, scale)
             return np.concatenate([_random_corners(sizes, shape, key), shape], axis=1)
-    raise ValueError(f"crop={crop!r} is unknown; known are {', '.join(get_args(Crop))}")
 
 
 def flips(index: NDArray[np.int64], epoch: NDArray[np.int64], *, seed: int) -> NDArray[np.bool_]:
@@ -66,21 +61,19 @@ def _random_corners(sizes: NDArray[np.int64], shape: NDArray[np.int64], key: tup
     return (position * (sizes - shape + 1)).astype(np.int64)
 
 
-def _random_shapes(
-    sizes: NDArray[np.int64], key: tuple[Any, ...], scale: tuple[float, float], ratio: tuple[float, float]
-) -> NDArray[np.int64]:
+def _random_shapes(sizes: NDArray[np.int64], key: tuple[Any, ...], scale: tuple[float, float]) -> NDArray[np.int64]:
     """Returns heights and widths (n, 2): the first of ten candidates that fits, or the largest of an allowed aspect."""
     seed, epoch, index = key
     attempt = np.arange(_ATTEMPTS)
     key = (seed, epoch[:, None], index[:, None])
     area = sizes.prod(axis=1)[:, None] * (scale[0] + (scale[1] - scale[0]) * uniform(*key, _AREA, attempt))
-    low, high = np.log(ratio)
+    low, high = np.log(_RATIO)
     aspect = np.exp(low + (high - low) * uniform(*key, _ASPECT, attempt))
     shapes = np.stack([np.sqrt(area / aspect), np.sqrt(area * aspect)], axis=2).round().astype(np.int64)
     fits = np.all((shapes > 0) & (shapes <= sizes[:, None]), axis=2)
 
     height, width = sizes[:, 0], sizes[:, 1]
-    clipped = (width / height).clip(*ratio)
+    clipped = (width / height).clip(*_RATIO)
     fallback = np.stack([np.minimum(height, width / clipped), np.minimum(width, height * clipped)], axis=1)
     chosen = shapes[np.arange(len(sizes)), fits.argmax(axis=1)]
     return np.where(fits.any(axis=1)[:, None], chosen, fallback.round().astype(np.int64).clip(1))

@@ -103,6 +103,7 @@ class Loader(ABC):
         self.data = source if isinstance(source, ShardSet) else ShardSet.open(source)
         self.device = torch.device(self.device)  # a string will do
         self._crop: Crop = self.crop or ("random_resized" if self.train else "squash")
+        self._flip = self.flip and self.train
         _check_settings(self)
         _check_sizes(self.data, self.size, self._crop)
         self._samples = None if self.samples is None else np.asarray(self.samples, dtype=np.int64)
@@ -146,10 +147,6 @@ class Loader(ABC):
         """The epoch in which the next batch begins."""
         return self._next_batch * self.batch_size // self.num_samples if self.train else 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Moves to the first batch that begins in `epoch`."""
-        self._next_batch = order.first_batch_of_epoch(self.num_samples, self.batch_size, epoch) if self.train else 0
-
     def state_dict(self) -> dict[str, Any]:
         """Returns the position as plain JSON. It is valid on any number of ranks."""
         return {
@@ -187,7 +184,7 @@ class Loader(ABC):
         window = crop_windows(
             self._crop, self.data.sizes[index], index, epoch, size=self.size, seed=self.seed, scale=self.scale
         )
-        flip = flips(index, epoch, seed=self.seed) if self._flips else np.zeros(len(index), dtype=np.bool_)
+        flip = flips(index, epoch, seed=self.seed) if self._flip else np.zeros(len(index), dtype=np.bool_)
         return BatchPlan(index=index, window=window, flip=flip)
 
     def _open_stream(self, number: int) -> Generator[LabBatch]:
@@ -232,10 +229,6 @@ class Loader(ABC):
         first = order.first_batch_of_epoch(self.num_samples, self.batch_size, self.epoch)
         return first, order.first_batch_of_epoch(self.num_samples, self.batch_size, self.epoch + 1)
 
-    @property
-    def _flips(self) -> bool:
-        return self.flip and self.train
-
     def _fingerprint(self) -> dict[str, Any]:
         return {
             "shards": self.data.digest,
@@ -244,7 +237,7 @@ class Loader(ABC):
             "size": self.size,
             "crop": self._crop,
             "scale": list(self.scale),
-            "flip": self._flips,
+            "flip": self._flip,
             "shuffle_block_size": self.shuffle_block_size,
         }
 

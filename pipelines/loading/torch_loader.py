@@ -8,7 +8,6 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
@@ -22,6 +21,8 @@ from .base import BatchPlan, Loader, check_size
 from .batch import LabBatch
 from .batch_buffer import ArrayPool, BatchBuffer, CpuBatchBuffer, DeviceBatchBuffer, Pixels, submit_range
 from .reader import Bytes, lab_planes
+
+_PendingBatch = tuple[BatchPlan, BatchBuffer, list[Future[None]]]
 
 
 class TorchLoader(Loader):
@@ -39,13 +40,13 @@ class TorchLoader(Loader):
             for plan in plans:
                 pending.append(self._start(plan))
                 if len(pending) > self.prefetch_batches:
-                    yield self._finish(pending.popleft())
+                    yield self._finish(*pending.popleft())
             while pending:
-                yield self._finish(pending.popleft())
+                yield self._finish(*pending.popleft())
         finally:
-            wait(future for batch in pending for future in batch.futures if not future.cancel())
+            wait(future for *_, futures in pending for future in futures if not future.cancel())
 
-    def _start(self, plan: BatchPlan) -> "_PendingBatch":
+    def _start(self, plan: BatchPlan) -> _PendingBatch:
         buffer = self.new_buffer(len(plan))
         to_read, windows = self._index_to_read(plan.index), plan.window.tolist()
         stored = dict(zip(to_read.tolist(), self.reader.read(to_read), strict=True))
@@ -54,7 +55,7 @@ class TorchLoader(Loader):
             index = int(plan.index[i])
             buffer.write(i, self.image(index, stored.get(index)), tuple(windows[i]), bool(plan.flip[i]))
 
-        return _PendingBatch(plan, buffer, submit_range(self._pool, write, len(plan), self.threads))
+        return plan, buffer, submit_range(self._pool, write, len(plan), self.threads)
 
     def new_buffer(self, batch_size: int) -> BatchBuffer:
         """Returns an empty buffer for what `image` returns."""
@@ -62,14 +63,14 @@ class TorchLoader(Loader):
             return CpuBatchBuffer(batch_size, self.size, self.data.store, self._arrays)
         return DeviceBatchBuffer(batch_size, self.size, self.data.store, self.device, self._to_lab)
 
-    def _finish(self, batch: "_PendingBatch") -> LabBatch:
+    def _finish(self, plan: BatchPlan, buffer: BatchBuffer, futures: list[Future[None]]) -> LabBatch:
         try:
-            for future in batch.futures:
+            for future in futures:
                 future.result()
         except (ValueError, OSError) as error:
-            raise self._decoding_error(batch.plan, error) from error
-        L, ab = batch.buffer.finish()
-        return LabBatch(L=L, ab=ab, index=torch.from_numpy(batch.plan.index))
+            raise self._decoding_error(plan, error) from error
+        L, ab = buffer.finish()
+        return LabBatch(L=L, ab=ab, index=torch.from_numpy(plan.index))
 
     def image(self, index: int, stored: Any) -> Any:
         """Returns a sample's whole image: uint8 (H, W, 3) in sRGB, or (3, H, W) in Lab.
@@ -95,10 +96,3 @@ class TorchLoader(Loader):
         if getattr(self._local, "num_bytes", 0) < num_bytes:
             self._local.num_bytes, self._local.memory = num_bytes, np.empty(num_bytes, dtype=np.uint8)
         return self._local.memory
-
-
-@dataclass(frozen=True)
-class _PendingBatch:
-    plan: BatchPlan
-    buffer: BatchBuffer
-    futures: list[Future[None]]
