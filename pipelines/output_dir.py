@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from .files import atomic_write, exclusive_lock, sync
@@ -33,7 +34,7 @@ def claim_output(out: Path, check: Callable[[Path], None] | None = None, *, resu
         raise ValueError(f"{out} is a file: name a new folder")
     with _explained(out):
         out.mkdir(parents=True, exist_ok=True)
-        _probe(out)
+        TemporaryFile(dir=out).close()  # raises if no file can be made there
     with exclusive_lock(out):
         try:
             if check:
@@ -55,15 +56,13 @@ def claim_resumable_output(
     *,
     job: str,
     work_name: str,
-    has_progress: Callable[[Path], bool] | None = None,
     resume: bool = True,
     resume_hint: str = SAME_COMMAND,
 ) -> Iterator[Path]:
     """Claims `out` for a job that can be interrupted, and yields the folder `out / work_name` for unfinished work.
 
-    That folder is removed when the block ends, or fails while `has_progress(folder)` is false: by default, while no
-    file in it has content. `identity`, plain JSON, is what an interrupted job and the one that continues it must have
-    in common. `job` is a noun for messages.
+    That folder is removed when the block ends, or fails while no file in it has content. `identity`, plain JSON, is
+    what an interrupted job and the one that continues it must have in common. `job` is a noun for messages.
 
     Raises ValueError when `out` holds anything but an interrupted job of this identity, or when it holds one and
     `resume` is false.
@@ -84,7 +83,7 @@ def claim_resumable_output(
         try:
             yield work
         except BaseException:
-            if not (has_progress or _holds_content)(work):
+            if not _holds_content(work):
                 shutil.rmtree(work, ignore_errors=True)
             raise
         work.rename(finished)  # in one step: half of the folder would look like another state of the job
@@ -122,7 +121,7 @@ def check_output_file(path: Path, *suffixes: str, name: str = "--out", new: bool
         raise ValueError(f"{name} {path} exists: name a new file, or remove it first")
     if path.parent.is_dir():
         with _explained(path.parent):
-            _probe(path.parent)
+            TemporaryFile(dir=path.parent).close()
     elif not new:
         raise ValueError(f"{name} {path} is in a folder that does not exist: make {path.parent} first")
 
@@ -152,13 +151,6 @@ def _explained(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ValueError(f"cannot write to {folder}: {error.strerror}; name another folder") from None
-
-
-def _probe(folder: Path) -> None:
-    """Raises OSError when no file can be made in the folder."""
-    probe = folder / ".photochrom-probe"
-    probe.touch()
-    probe.unlink()
 
 
 def _holds_files(folder: Path) -> bool:

@@ -38,24 +38,26 @@ class DaliCheck(Workers[Samples, str | None]):
         super().__init__(_Decode(threads), number=1, seconds=_SECONDS)
 
     def refused(self, samples: Samples) -> dict[int, str]:
-        """Returns the samples that DALI does not decode to their size, by number, with DALI's message."""
-        starts = range(0, len(samples.lines), _CHUNK)
-        return self._refused(samples, [(start, min(start + _CHUNK, len(samples.lines))) for start in starts])
+        """Returns the samples that DALI does not decode to their size, by number, with DALI's message.
 
-    def _refused(self, samples: Samples, ranges: list[tuple[int, int]]) -> dict[int, str]:
-        """Halves ranges that fail until single samples are left."""
-        results = list(self.map(samples.part(*bounds) for bounds in ranges))
+        Ranges of samples that fail are halved until single samples are left.
+        """
         problems: dict[int, str] = {}
-        halves: list[tuple[int, int]] = []
-        for (start, stop), (_, problem) in zip(ranges, results, strict=True):
-            if problem is not None and stop - start == 1:
-                if isinstance(problem, TaskFailure):
-                    problem = f"{problem.reason}: {problem.detail}"
-                problems[start] = problem
-            elif problem is not None:
-                middle = (start + stop) // 2
-                halves += [(start, middle), (middle, stop)]
-        return problems | self._refused(samples, halves) if halves else problems
+        starts = range(0, len(samples.lines), _CHUNK)
+        ranges = [(start, min(start + _CHUNK, len(samples.lines))) for start in starts]
+        while ranges:
+            results = list(self.map(samples.part(*bounds) for bounds in ranges))
+            halves: list[tuple[int, int]] = []
+            for (start, stop), (_, problem) in zip(ranges, results, strict=True):
+                if problem is not None and stop - start == 1:
+                    if isinstance(problem, TaskFailure):
+                        problem = f"{problem.reason}: {problem.detail}"
+                    problems[start] = problem
+                elif problem is not None:
+                    middle = (start + stop) // 2
+                    halves += [(start, middle), (middle, stop)]
+            ranges = halves
+        return problems
 
 
 @dataclass(frozen=True)

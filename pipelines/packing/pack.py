@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ... import __version__
@@ -63,9 +64,7 @@ def pack(
     with ExitStack() as stack:
         stream = stack.enter_context(closing(open_stream(source))) if files is None else None
         identity = _identity(config, stream.identity if stream else _state_of(source, files or []), partition)
-        work = stack.enter_context(
-            claim_resumable_output(config.out, identity, job="pack", work_name=WORK, has_progress=_has_progress)
-        )
+        work = stack.enter_context(claim_resumable_output(config.out, identity, job="pack", work_name=WORK))
         stack.enter_context(_explaining_write_errors(config.out))
         run = _PackRun(config, stack, work, partition, progress)
         run.pack(files, stream)
@@ -184,8 +183,6 @@ class _PackRun:
 
     def _sort(self, stream: Stream, sorters: Mapping[str, ExternalSorter]) -> None:
         known = set().union(*(sorter.paths for sorter in sorters.values()))
-        incoming = self._work / "incoming"
-        incoming.mkdir(exist_ok=True)
         num_skipped = 0
 
         def is_wanted(path: str) -> bool:
@@ -197,11 +194,11 @@ class _PackRun:
         with ExitStack() as stack:
             for sorter in sorters.values():
                 stack.enter_context(closing(sorter))
+            incoming = Path(stack.enter_context(TemporaryDirectory(dir=self._work)))
             processed = stack.enter_context(closing(self._workers.process(stream.files(is_wanted, incoming))))
             for file in processed:
                 sorters[self._set_of(file)].add(file)
                 self._progress(stream.position >> 20, stream.total and stream.total >> 20, "MiB")
-        shutil.rmtree(incoming)
         for sorter in sorters.values():
             sorter.complete(num_skipped=num_skipped)
 
@@ -234,11 +231,6 @@ def _identity(config: PackConfig, files: str, partition: Partition | None) -> di
     }
     parts = hashlib.sha256(json.dumps(partition, sort_keys=True).encode()).hexdigest()[:16]
     return {"photochrom": __version__, **settings, "files": files, "parts": parts, "dali": has_dali()}
-
-
-def _has_progress(work: Path) -> bool:
-    """True if a pack can continue from what is in its working folder."""
-    return any(work.glob("*/photos-*.json")) or any(work.glob("*/spool/*"))
 
 
 @contextmanager

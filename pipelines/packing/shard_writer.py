@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, wait
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from ..files import atomic_write, sync
@@ -26,14 +26,7 @@ from .tar_writer import TarShard, without
 MAX_SHARD_BYTES = 1 << 29  # a shard of this size is full; at most two shards are unpublished at any time
 
 Check = Callable[[Samples], dict[int, str]]
-
-
-@dataclass(kw_only=True)
-class _OpenShard:
-    """The shard that is being written, and its samples without their bytes."""
-
-    tar: TarShard
-    samples: list[tuple[ProcessedFile, EncodedImage]] = field(default_factory=list)
+_Sample = tuple[ProcessedFile, EncodedImage]
 
 
 class ShardWriter:
@@ -62,7 +55,8 @@ class ShardWriter:
         self._resume()
         self._contents = {bytes.fromhex(content)[:16] for content in self.stats.contents}
         self._unpublished = PackStats()  # of files after the last finished shard that are in no shard
-        self._shard: _OpenShard | None = None
+        self._tar: TarShard | None = None  # the shard that is being written
+        self._samples: list[_Sample] = []  # those of the shard, without their bytes
         self._next = 1 + int(self.shards[-1].name.removeprefix("photos-")) if self.shards else 0
         self._background = background
         self._pending: Future[Callable[[], None]] | None = None
@@ -82,16 +76,16 @@ class ShardWriter:
 
     def finish(self) -> None:
         """Finishes the last shard; then `shards` and `stats` describe the whole set."""
-        if self._shard:
-            self._finish_shard()
+        if self._tar:
+            self._finish_shard(self._tar)
         self._publish_pending()
         self.stats.update(self._unpublished)
 
     def close(self) -> None:
         """Stops, and removes unfinished shards."""
-        if self._shard:
+        if self._tar:
             with suppress(OSError):  # buffered bytes may find no space
-                self._shard.tar.close()
+                self._tar.close()
         if self._pending and not self._pending.cancel():
             wait([self._pending])  # its files are in use
         for path in (*self._work.glob("photos-*.tar"), *self._work.glob("photos-*.idx")):
@@ -125,23 +119,22 @@ class ShardWriter:
         return True
 
     def _store(self, file: ProcessedFile, image: EncodedImage) -> None:
-        if self._shard is None:
-            self._shard = _OpenShard(tar=TarShard(path=self._work / f"photos-{self._next:06d}.tar"))
+        if self._tar is None:
+            self._tar = TarShard(path=self._work / f"photos-{self._next:06d}.tar")
             self._next += 1
         parts = {SUFFIXES[self._config.store]: image.data, "json": _sample_json(file, image)}
-        self._shard.tar.add(key_of(file.path), **parts)
-        self._shard.samples.append((replace(file, result=Rejected("")), replace(image, data=b"")))
-        if len(self._shard.samples) == self._config.shard_samples or self._shard.tar.size >= MAX_SHARD_BYTES:
-            self._finish_shard()
+        self._tar.add(key_of(file.path), **parts)
+        self._samples.append((replace(file, result=Rejected("")), replace(image, data=b"")))
+        if len(self._samples) == self._config.shard_samples or self._tar.size >= MAX_SHARD_BYTES:
+            self._finish_shard(self._tar)
 
-    def _finish_shard(self) -> None:
-        """Ends the open shard, and has it checked in the background while the next one grows."""
-        assert self._shard is not None
-        shard, self._shard = self._shard, None
-        shard.tar.finish()
+    def _finish_shard(self, tar: TarShard) -> None:
+        """Ends the shard, and has it checked in the background while the next one grows."""
+        self._tar = None
+        tar.finish()
         self._publish_pending()
-        stats, self._unpublished = self._unpublished, PackStats()
-        self._pending = self._background.submit(self._checked, shard.tar, shard.samples, stats)
+        self._pending = self._background.submit(self._checked, tar, self._samples, self._unpublished)
+        self._samples, self._unpublished = [], PackStats()
 
     def _publish_pending(self) -> None:
         """Waits until the previous shard is checked, and publishes it."""
@@ -150,9 +143,7 @@ class ShardWriter:
             self._pending = None
             publish()
 
-    def _checked(
-        self, tar: TarShard, samples: list[tuple[ProcessedFile, EncodedImage]], stats: PackStats
-    ) -> Callable[[], None]:
+    def _checked(self, tar: TarShard, samples: list[_Sample], stats: PackStats) -> Callable[[], None]:
         """Checks and describes a shard, in the background; returns a function that publishes it."""
         last_key = samples[-1][0].sort_key
         sizes = [image.size for _, image in samples]

@@ -27,6 +27,7 @@ from photochrom.pipelines.packing.members import SourceFile
 from photochrom.pipelines.packing.process_image import EncodedImage, ProcessedFile, sort_key
 from photochrom.pipelines.packing.shard_writer import ShardWriter, key_of
 from photochrom.pipelines.packing.sources import list_files
+from photochrom.pipelines.packing.tar_writer import TarShard
 from photochrom.pipelines.shards import WORK
 from PIL import Image
 from scipy.spatial import cKDTree
@@ -342,11 +343,11 @@ def interrupt_after_a_shard(source: Path, out: Path, monkeypatch: pytest.MonkeyP
     with monkeypatch.context() as patch:
         finish_shard = ShardWriter._finish_shard
 
-        def once(writer: ShardWriter) -> None:
+        def once(writer: ShardWriter, tar: TarShard) -> None:
             if writer.shards or writer._pending:
                 writer._publish_pending()
                 raise KeyboardInterrupt
-            finish_shard(writer)
+            finish_shard(writer, tar)
 
         patch.setattr(ShardWriter, "_finish_shard", once)
         with pytest.raises(KeyboardInterrupt):
@@ -496,11 +497,11 @@ def test_refused_photographs_are_the_same_after_an_interruption(
     for after in (1, 2):
         with monkeypatch.context() as patch:
 
-            def stop(writer: ShardWriter, after: int = after) -> None:
+            def stop(writer: ShardWriter, tar: TarShard, after: int = after) -> None:
                 if len(writer.shards) == after:
                     writer._publish_pending()
                     raise KeyboardInterrupt
-                finish_shard(writer)
+                finish_shard(writer, tar)
 
             patch.setattr(ShardWriter, "_finish_shard", stop)
             with pytest.raises(KeyboardInterrupt):
