@@ -16,7 +16,9 @@ NUM_AB_CODES = 256 * 256
 def sample_ab(pixels: Pixels) -> NDArray[np.float64]:
     """Returns a and b (2, n) of every 4th pixel (each way) of sRGB (H, W, 3): CIE Lab, D65, 2 degree observer."""
     rgb = np.ascontiguousarray(pixels[::AB_STRIDE, ::AB_STRIDE].reshape(-1, 3).T)
-    x, y, z = _cube_root(TO_XYZ @ LINEAR.take(rgb))
+    t = TO_XYZ @ LINEAR.take(rgb)
+    root = np.exp(np.log(np.maximum(t, EDGE)) / 3)  # half the time of np.cbrt
+    x, y, z = np.where(t > EDGE, root, SLOPE * t + INTERCEPT)  # CIE's f(t)
     return np.stack([500 * (x - y), 200 * (y - z)])
 
 
@@ -34,9 +36,3 @@ def count_ab(ab: NDArray[np.float64]) -> tuple[NDArray[np.uint16], NDArray[np.ui
     codes = np.sort(a * np.uint16(256) + b, kind="stable")  # a radix sort: a third of np.unique's time
     starts = np.flatnonzero(np.diff(codes, prepend=~codes[:1]))
     return codes[starts], np.diff(np.append(starts, len(codes))).astype(np.uint32)
-
-
-def _cube_root(t: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns CIE's f(t): a cube root, with a straight line near black."""
-    root = np.exp(np.log(np.maximum(t, EDGE)) / 3)  # half the time of np.cbrt
-    return np.where(t > EDGE, root, SLOPE * t + INTERCEPT)

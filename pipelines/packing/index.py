@@ -113,7 +113,7 @@ def _marked(root: Path) -> Iterator[None]:
 
 
 def _undo(root: Path) -> None:
-    """Removes our files, and gives the indices of others their names back."""
+    """Removes our files, and restores the indices of others."""
     for path in (*root.glob("*.idx"), *(root / name for name in _WRITTEN)):
         path.unlink(missing_ok=True)
     for path in root.glob(f"*.idx{_BEFORE}"):

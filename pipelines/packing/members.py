@@ -19,17 +19,11 @@ from ..class_names import class_of
 from ..imaging.decode import Rejected, check_bytes, read_file
 from .http import is_url
 
-# zipfile raises these for a member that is damaged, misnamed or compressed in an unknown way. UnicodeDecodeError is the
-# only ValueError: others come from a server.
-_ZIP_DAMAGE = (
-    OSError,
-    EOFError,
-    NotImplementedError,
-    UnicodeDecodeError,
-    lzma.LZMAError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+# Raised by zipfile and tarfile for damaged archives.
+ARCHIVE_DAMAGE = (OSError, EOFError, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, zlib.error)
+# Also raised for a member of a zip that is misnamed or compressed in an unknown way. UnicodeDecodeError is the only
+# ValueError: others come from a server.
+_ZIP_DAMAGE = (*ARCHIVE_DAMAGE, NotImplementedError, UnicodeDecodeError)
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ class ShardWriter:
         self.last_key = BEFORE_ALL
         self.stats = PackStats()  # of all files up to `last_key`; after `finish`, of all
         self._resume()
-        self._contents = {bytes.fromhex(content)[:16] for content in self.stats.contents}
+        self._contents = set(self.stats.contents)
         self._unpublished = PackStats()  # of files after the last finished shard that are in no shard
         self._tar: TarShard | None = None  # the shard that is being written
         self._samples: list[_Sample] = []  # those of the shard, without their bytes
@@ -111,9 +111,8 @@ class ShardWriter:
         return self._work / f"photos-{number:06d}.json"
 
     def _is_duplicate(self, file: ProcessedFile) -> bool:
-        content = bytes.fromhex(file.content_hash)[:16]
-        if content not in self._contents:
-            self._contents.add(content)
+        if file.content_hash not in self._contents:
+            self._contents.add(file.content_hash)
             return False
         self._unpublished.num_duplicates += 1
         return True

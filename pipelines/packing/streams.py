@@ -6,7 +6,6 @@ import io
 import lzma
 import tarfile
 import zipfile
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from ..imaging.decode import Rejected, check_bytes
 from .download import RELEASES
 from .http import HttpFile, is_url
 from .members import (
+    ARCHIVE_DAMAGE,
     LocalFile,
     SourceFile,
     StrictTarInfo,
@@ -31,7 +31,6 @@ from .members import (
 )
 
 _BUFFER = 1 << 20
-_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, OSError)
 UNPACKERS: dict[bytes, Callable[[IO[bytes]], io.BufferedIOBase]] = {
     b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
     b"BZh": bz2.BZ2File,
@@ -169,7 +168,7 @@ def explaining_damage(source: str, stream: Stream | None) -> Iterator[None]:
     """Raises ValueError with one sentence when an archive ends too early or is damaged."""
     try:
         yield
-    except _DAMAGE as error:
+    except ARCHIVE_DAMAGE as error:
         position = stream.position if stream else 0 if is_url(source) else Path(source).stat().st_size
         total = _published_size(source) or (stream.total if stream else None) or position
         raise ValueError(

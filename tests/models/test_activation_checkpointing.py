@@ -28,10 +28,10 @@ def test_the_network_learns_the_same_with_less_memory() -> None:
     usual, usual_bytes = trained(activation_checkpointing=False)
     recomputed, recomputed_bytes = trained(activation_checkpointing=True)
     assert recomputed_bytes < usual_bytes / 3
-    for (name, theirs), ours in zip(usual.named_parameters(), recomputed.parameters(), strict=True):
-        assert torch.equal(ours.grad, theirs.grad), name
-    for (name, theirs), ours in zip(usual.named_buffers(), recomputed.named_buffers(), strict=True):
-        assert torch.equal(ours[1], theirs), name
+    for (name, expected), actual in zip(usual.named_parameters(), recomputed.parameters(), strict=True):
+        assert torch.equal(actual.grad, expected.grad), name
+    for (name, expected), actual in zip(usual.named_buffers(), recomputed.named_buffers(), strict=True):
+        assert torch.equal(actual[1], expected), name
 
 
 def test_nothing_is_recomputed_in_evaluation() -> None:

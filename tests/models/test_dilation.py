@@ -42,12 +42,12 @@ def test_the_network_learns_the_same(size: tuple[int, int], tolerances: Toleranc
     torch.testing.assert_close(other, one, **tolerances[torch.float64])
     for output in (one, other):
         output.square().mean().backward()
-    for (name, theirs), ours in zip(native.named_parameters(), plain.parameters(), strict=True):
+    for (name, expected), actual in zip(native.named_parameters(), plain.parameters(), strict=True):
         # Relative to the whole gradient: biases before BatchNorm have one of rounding errors only.
-        atol = 1e-11 * theirs.grad.abs().max()
-        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-9, atol=atol, msg=name)
-    for (name, theirs), ours in zip(native.named_buffers(), plain.buffers(), strict=True):
-        torch.testing.assert_close(ours, theirs, **tolerances[torch.float64], msg=name)
+        atol = 1e-11 * expected.grad.abs().max()
+        torch.testing.assert_close(actual.grad, expected.grad, rtol=1e-9, atol=atol, msg=name)
+    for (name, expected), actual in zip(native.named_buffers(), plain.buffers(), strict=True):
+        torch.testing.assert_close(actual, expected, **tolerances[torch.float64], msg=name)
 
 
 def test_plain_convolutions_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:

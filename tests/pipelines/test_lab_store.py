@@ -77,14 +77,14 @@ def test_all_else_is_as_in_a_set_of_jpegs(lab: ShardSet, shards: ShardSet) -> No
         assert lab.manifest[name] == shards.manifest[name]
     assert np.array_equal(lab.sizes, shards.sizes)
     for i in range(9):
-        ours, theirs = lab.sample(i), shards.sample(i)
-        assert (ours.key, ours.path, ours.class_name, ours.size) == (
-            theirs.key,
-            theirs.path,
-            theirs.class_name,
-            theirs.size,
+        stored_lab, stored_jpeg = lab.sample(i), shards.sample(i)
+        assert (stored_lab.key, stored_lab.path, stored_lab.class_name, stored_lab.size) == (
+            stored_jpeg.key,
+            stored_jpeg.path,
+            stored_jpeg.class_name,
+            stored_jpeg.size,
         )
-        assert ours.num_bytes == len(ours.read()) == 3 * ours.size[0] * ours.size[1]
+        assert stored_lab.num_bytes == len(stored_lab.read()) == 3 * stored_lab.size[0] * stored_lab.size[1]
 
 
 def test_statistics_are_those_of_the_pixels_however_they_are_stored(photos: Path) -> None:
@@ -105,9 +105,9 @@ def test_bytes_depend_on_neither_the_workers_nor_the_kind_of_source(
 
 
 def test_original_sizes_can_be_kept(photos: Path, tmp_path: Path) -> None:
-    found = packed(photos / "garage", tmp_path / "out", short_side="none")
+    data = packed(photos / "garage", tmp_path / "out", short_side="none")
     for i in range(2):
-        sample = found.sample(i)
+        sample = data.sample(i)
         pixels, size, _ = decode((photos / "garage" / sample.path).read_bytes(), None)
         assert sample.size == size
         assert (off(sample.read(), pixels) <= HALF_STEPS).all()
@@ -132,10 +132,10 @@ def test_numba_is_loaded_for_lab_alone(photos: Path) -> None:
 
 def test_loaders_agree_on_lab_exactly(lab: ShardSet) -> None:
     settings: dict[str, Any] = {"batch_size": 4, "size": 64, "train": True, "crop": "random", "threads": 2}
-    for ours, theirs in zip(DaliLoader(lab, **settings), TorchLoader(lab, **settings), strict=True):
-        assert torch.equal(ours.index, theirs.index)
-        assert torch.equal(ours.L, theirs.L)
-        assert torch.equal(ours.ab, theirs.ab)
+    for by_dali, by_torch in zip(DaliLoader(lab, **settings), TorchLoader(lab, **settings), strict=True):
+        assert torch.equal(by_dali.index, by_torch.index)
+        assert torch.equal(by_dali.L, by_torch.L)
+        assert torch.equal(by_dali.ab, by_torch.ab)
 
 
 @pytest.mark.parametrize("make", [DaliLoader, TorchLoader])
@@ -146,12 +146,12 @@ def test_a_set_of_lab_shows_the_pictures_of_a_set_of_jpegs(
     settings: dict[str, Any] = {"batch_size": 4, "size": 64, "crop": crop, "threads": 2}
     settings["train"] = crop != "squash"
     num_seen = 0
-    for ours, theirs in zip(make(lab, **settings), make(shards, **settings), strict=True):
-        assert torch.equal(ours.index, theirs.index)
+    for from_lab, from_jpeg in zip(make(lab, **settings), make(shards, **settings), strict=True):
+        assert torch.equal(from_lab.index, from_jpeg.index)
         # What the JPEG loses of small photographs, and that the one is resize in Lab and the other in sRGB.
-        assert (ours.L - theirs.L).abs().mean() < 1.0
-        assert (ours.ab - theirs.ab).abs().mean() < 1.5
-        num_seen += len(ours.index)
+        assert (from_lab.L - from_jpeg.L).abs().mean() < 1.0
+        assert (from_lab.ab - from_jpeg.ab).abs().mean() < 1.5
+        num_seen += len(from_lab.index)
     assert num_seen >= 9
 
 
@@ -159,9 +159,9 @@ def test_webdataset_reads_it(lab: ShardSet) -> None:
     import webdataset
 
     urls = [str(lab.root / f"{shard.name}.tar") for shard in lab.shards]
-    found = list(webdataset.WebDataset(urls, shardshuffle=False).decode())
-    assert [sample["__key__"] for sample in found] == [lab.sample(i).key for i in range(9)]
-    for i, sample in enumerate(found):
+    samples = list(webdataset.WebDataset(urls, shardshuffle=False).decode())
+    assert [sample["__key__"] for sample in samples] == [lab.sample(i).key for i in range(9)]
+    for i, sample in enumerate(samples):
         assert sample["lab"] == lab.sample(i).read()
         assert len(sample["lab"]) == 3 * sample["json"]["height"] * sample["json"]["width"]
 
@@ -176,10 +176,10 @@ def test_verify_decode_names_lab_of_another_length(
 
     kept = ShardWriter._store
     monkeypatch.setattr(ShardWriter, "_store", store)
-    found = packed(photos, tmp_path / "out")
-    assert verify.verify(VerifyConfig(root=found.root)) == []
-    (problem,) = verify.verify(VerifyConfig(root=found.root, decode=True))
-    (coffee,) = (sample for sample in map(found.sample, range(9)) if sample.path == "coffee.png")
+    data = packed(photos, tmp_path / "out")
+    assert verify.verify(VerifyConfig(root=data.root)) == []
+    (problem,) = verify.verify(VerifyConfig(root=data.root, decode=True))
+    (coffee,) = (sample for sample in map(data.sample, range(9)) if sample.path == "coffee.png")
     (width, height), right = coffee.size, 3 * coffee.size[0] * coffee.size[1]
     says = f"{coffee.key}.lab has {right - 1:,} bytes, where {width}x{height} takes {right:,}"
     assert problem == f"{coffee.tar}: {says}"
@@ -188,14 +188,14 @@ def test_verify_decode_names_lab_of_another_length(
 def test_verify_names_damage_and_says_that_all_is_whole(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = packed(photos, tmp_path / "out")
-    assert verify.main([str(found.root), "--decode"]) == 0
+    data = packed(photos, tmp_path / "out")
+    assert verify.main([str(data.root), "--decode"]) == 0
     assert capsys.readouterr().out.endswith("3 shards as the manifest says, and all 9 photographs are whole\n")
-    sample = found.sample(5)
+    sample = data.sample(5)
     with open(sample.tar, "r+b") as file:
         file.seek(sample.offset)
         file.write(bytes([sample.read()[0] ^ 1]))
-    assert verify.main([str(found.root), "--decode"]) == 1
+    assert verify.main([str(data.root), "--decode"]) == 1
     assert capsys.readouterr().out == f"{sample.tar} has other content than when the manifest was written\n"
 
 

@@ -69,12 +69,12 @@ def test_a_set_is_what_it_is_in_a_folder(remote: ShardSet, shards: ShardSet) -> 
 def test_loaders_yield_what_they_yield_from_a_folder(make: Any, remote: ShardSet, shards: ShardSet) -> None:
     settings = {"batch_size": 4, "size": 64, "threads": 2}
     for train in (True, False):
-        for ours, theirs in zip(
+        for actual, expected in zip(
             make(remote, train=train, **settings), make(shards, train=train, **settings), strict=True
         ):
-            assert torch.equal(ours.index, theirs.index)
-            assert torch.equal(ours.L, theirs.L)
-            assert torch.equal(ours.ab, theirs.ab)
+            assert torch.equal(actual.index, expected.index)
+            assert torch.equal(actual.L, expected.L)
+            assert torch.equal(actual.ab, expected.ab)
 
 
 def test_a_stream_begun_in_a_folder_goes_on_from_a_server(remote: ShardSet, shards: ShardSet) -> None:

@@ -62,10 +62,10 @@ def test_the_tars_are_webdataset_shards(shards: ShardSet) -> None:
     import webdataset
 
     urls = [str(shards.root / f"{shard.name}.tar") for shard in shards.shards]
-    found = list(webdataset.WebDataset(urls, shardshuffle=False).decode("pil"))
-    assert [sample["__key__"] for sample in found] == [shards.sample(i).key for i in range(9)]
-    assert found[0]["jpg"].size == shards.sample(0).size
-    assert found[0]["json"]["path"] == shards.sample(0).path
+    samples = list(webdataset.WebDataset(urls, shardshuffle=False).decode("pil"))
+    assert [sample["__key__"] for sample in samples] == [shards.sample(i).key for i in range(9)]
+    assert samples[0]["jpg"].size == shards.sample(0).size
+    assert samples[0]["json"]["path"] == shards.sample(0).path
 
 
 def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:

@@ -47,10 +47,10 @@ def test_random_resized_keeps_its_ranges() -> None:
 
 
 def test_random_resized_is_distributed_as_torchvision_s() -> None:
-    ours = windows("random_resized", np.array([[300, 400]]), 5000)
-    theirs = np.array([random_resized_crop(300, 400, np.random.default_rng(i)) for i in range(5000)])
+    drawn = windows("random_resized", np.array([[300, 400]]), 5000)
+    expected = np.array([random_resized_crop(300, 400, np.random.default_rng(i)) for i in range(5000)])
     for column in range(4):
-        assert ks_2samp(ours[:, column], theirs[:, column]).pvalue > 0.001
+        assert ks_2samp(drawn[:, column], expected[:, column]).pvalue > 0.001
 
 
 def random_resized_crop(height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:

@@ -101,10 +101,10 @@ def test_windows_are_cropped_resized_and_flipped_as_planned(kind: str, shards: S
 @pytest.mark.parametrize("crop", ["random_resized", "random", "center", "squash"])
 def test_all_loaders_return_the_same_images(kind: str, crop: str, shards: ShardSet, device: torch.device) -> None:
     reference = take(loader("torch", shards, crop=crop), 5)
-    for ours, theirs in zip(take(loader(kind, shards, crop=crop, device=device), 5), reference, strict=True):
-        assert torch.equal(ours.index, theirs.index)
-        assert (ours.L.cpu() - theirs.L).abs().mean() < 0.5
-        assert (ours.ab.cpu() - theirs.ab).abs().mean() < 0.5
+    for batch, expected in zip(take(loader(kind, shards, crop=crop, device=device), 5), reference, strict=True):
+        assert torch.equal(batch.index, expected.index)
+        assert (batch.L.cpu() - expected.L).abs().mean() < 0.5
+        assert (batch.ab.cpu() - expected.ab).abs().mean() < 0.5
 
 
 @every_loader

@@ -67,9 +67,9 @@ def test_one_wrong_byte_is_seen_and_the_file_kept(server: Any, tmp_path: Path, s
     wrong = bytearray(server.data)
     wrong[777] ^= 1
     server.data = bytes(wrong)
-    found = hashlib.sha256(wrong).hexdigest()
+    digest = hashlib.sha256(wrong).hexdigest()
     with pytest.raises(
-        ValueError, match=f"the sha256 {found}, where the published SUN397.tar.gz has {small.checksum}; it is kept as"
+        ValueError, match=f"the sha256 {digest}, where the published SUN397.tar.gz has {small.checksum}; it is kept as"
     ):
         downloaded(tmp_path, url=server.url)
     assert (tmp_path / "data" / "SUN397.tar.gz.other").read_bytes() == wrong

@@ -137,11 +137,11 @@ def test_an_archive_is_packed_from_where_it_lies(server: Any, photos: Path, tmp_
     expected = pack_from(str(tmp_path / "a.tar.gz"), tmp_path / "local")
     for name, faults in (("a.tar.gz", ["drop"]), ("a.tar", [])):
         server.data, server.faults = (tmp_path / name).read_bytes(), faults
-        found = pack_from(server.url, tmp_path / f"{name}.out")
-        assert found.digest == expected.digest
+        data = pack_from(server.url, tmp_path / f"{name}.out")
+        assert data.digest == expected.digest
     server.data = (tmp_path / "a.zip").read_bytes()
-    found = pack_from(server.url.replace("a.tar.gz", "a.zip"), tmp_path / "a.zip.out")
-    assert found.num_samples == 9
+    data = pack_from(server.url.replace("a.tar.gz", "a.zip"), tmp_path / "a.zip.out")
+    assert data.num_samples == 9
 
 
 def test_what_is_no_archive_at_an_address(server: Any, tmp_path: Path) -> None:

@@ -154,17 +154,17 @@ def test_an_index_of_another_tool_is_kept(foreign: Path) -> None:
 
 def test_shards_of_ours_are_known_again(photos: Path, tmp_path: Path) -> None:
     pack(PackConfig(source=photos, out=tmp_path / "out", short_side=96, workers=1))
-    ours = ShardSet.open(tmp_path / "out")
+    packed_set = ShardSet.open(tmp_path / "out")
     (tmp_path / "tars").mkdir()
     shutil.copy(tmp_path / "out" / "photos-000000.tar", tmp_path / "tars")
     indexed(tmp_path / "tars")
     again = ShardSet.open(tmp_path / "tars")
     assert [again.sample(i) for i in range(9)] == [
-        type(again.sample(i))(**{**vars(ours.sample(i)), "tar": tmp_path / "tars" / "photos-000000.tar"})
+        type(again.sample(i))(**{**vars(packed_set.sample(i)), "tar": tmp_path / "tars" / "photos-000000.tar"})
         for i in range(9)
     ]
     # The colours are those of the stored JPEGs now, which differ a little from those of the photographs.
-    assert np.abs(again.prior - ours.prior).sum() / 2 < 0.05
+    assert np.abs(again.prior - packed_set.prior).sum() / 2 < 0.05
 
 
 def test_a_webdataset_can_be_packed_again(foreign: Path, photos: Path, tmp_path: Path) -> None:
