@@ -123,9 +123,7 @@ class _Pipeline:
         self._pending.append((plan, stored))
         if loader.data.store == "lab":
             try:
-                stored = [
-                    lab_planes(image, size) for image, size in zip(stored, loader.data.sizes[plan.index], strict=True)
-                ]
+                stored = list(map(lab_planes, stored, loader.data.sizes[plan.index]))
             except ValueError as error:
                 raise loader._decoding_error(plan, error) from error
         window = plan.window.astype(np.int32)

@@ -22,7 +22,7 @@ from .manifest import describe_shard, write_index, write_manifest, write_rejects
 from .members import Unreadable, tar_members
 from .pack_stats import PackStats
 from .process_image import EncodedImage, ImageWorkers, ProcessedFile
-from .wds_samples import ShardPhotograph, photographs_in
+from .wds_samples import ShardPhotograph, unique_photographs
 from .worker_pool import Progress, check_settings
 
 _HARMLESS_CHANGES = ((), ("from PNG", "encoded"))  # readers see these images as the packer does
@@ -133,18 +133,13 @@ def _tars(root: Path) -> list[Path]:
 
 def _photographs(tars: list[Path], stats: PackStats) -> dict[Path, list[ShardPhotograph]]:
     """Returns the readable photographs of each shard; counts the others as rejects."""
-    taken: set[str] = set()
     photographs: dict[Path, list[ShardPhotograph]] = {tar: [] for tar in tars}
-    for tar in tars:
-        for photograph in photographs_in(tar, _members(tar, stats)):
-            path, content = photograph.file.path, photograph.file.content
-            if isinstance(content, Unreadable):
-                stats.reject(path, content.reason, content.detail)
-            elif path in taken:
-                stats.reject(f"{path}#{tar.stem}", "duplicate name", f"another shard holds {path} too")
-            else:
-                photographs[tar].append(photograph)
-            taken.add(path)
+    for tar, photograph in unique_photographs((tar, _members(tar, stats)) for tar in tars):
+        content = photograph.file.content
+        if isinstance(content, Unreadable):
+            stats.reject(photograph.file.path, content.reason, content.detail)
+        else:
+            photographs[tar].append(photograph)
     return photographs
 
 

@@ -7,7 +7,6 @@ import os
 import tarfile
 import zipfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from ..class_names import class_of
@@ -17,14 +16,13 @@ from .members import (
     LocalFile,
     SourceFile,
     UniquePaths,
-    Unreadable,
     ZipMember,
     check_zip_member,
     open_zip,
     tar_members,
 )
 from .streams import UNPACKERS, ZIP_MAGIC, explaining_damage, starts_with
-from .wds_samples import is_photograph, is_webdataset, photographs_in, tar_files
+from .wds_samples import is_photograph, is_webdataset, tar_files, unique_photographs
 
 
 def list_files(source: str) -> list[SourceFile] | None:
@@ -100,17 +98,11 @@ def _shards_in(folder: Path) -> list[Path]:
 
 def _webdataset(tars: list[Path]) -> list[SourceFile]:
     """Returns the photographs of several shards under unique paths."""
-    files: list[SourceFile] = []
-    taken: set[str] = set()
-    for tar in tars:
-        members = _plain_tar(tar)
-        if members is None:
-            raise ValueError(f"{tar} is not a tar: remove it, or name only the shards that hold photographs")
-        for photograph in photographs_in(tar, members):
-            file = photograph.file
-            if file.path in taken:
-                duplicate = Unreadable("duplicate name", f"another shard holds {file.path} too")
-                file = replace(file, path=f"{file.path}#{tar.stem}", content=duplicate)
-            taken.add(file.path)
-            files.append(file)
-    return files
+    shards = ((tar, _shard_members(tar)) for tar in tars)
+    return [photograph.file for _, photograph in unique_photographs(shards)]
+
+
+def _shard_members(tar: Path) -> list[tarfile.TarInfo]:
+    if (members := _plain_tar(tar)) is None:
+        raise ValueError(f"{tar} is not a tar: remove it, or name only the shards that hold photographs")
+    return members

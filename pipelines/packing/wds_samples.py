@@ -2,7 +2,7 @@
 
 import json
 import tarfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -37,6 +37,21 @@ def is_webdataset(members: Sequence[tarfile.TarInfo]) -> bool:
     if first == second or (is_photograph(first) and is_photograph(second)):
         return False
     return _key(first) == _key(second)
+
+
+def unique_photographs(
+    shards: Iterable[tuple[Path, Iterable[tarfile.TarInfo]]],
+) -> Iterator[tuple[Path, ShardPhotograph]]:
+    """Yields the photographs of several tars, given with their members; those of repeated paths are unreadable."""
+    taken: set[str] = set()
+    for tar, members in shards:
+        for photograph in photographs_in(tar, members):
+            file = photograph.file
+            if file.path in taken:
+                duplicate = Unreadable("duplicate name", f"another shard holds {file.path} too")
+                file = replace(file, path=f"{file.path}#{tar.stem}", content=duplicate)
+            taken.add(file.path)
+            yield tar, replace(photograph, file=file)
 
 
 def photographs_in(tar: Path, members: Iterable[tarfile.TarInfo]) -> list[ShardPhotograph]:
