@@ -24,12 +24,7 @@ def soft_cross_entropy(logits: Tensor, index: Tensor, share: Tensor, weight: Ten
     """
     logits = at_least_float32(logits)
     log_p = logits.gather(1, index) - logits.logsumexp(dim=1, keepdim=True)
-    return UnreducedLoss(
-        error=-log_p,
-        distance=-torch.expm1(log_p),
-        weight=share * weight,
-        count=log_p[:, 0].numel(),
-    )
+    return UnreducedLoss(error=-log_p, distance=-torch.expm1(log_p), weight=share * weight, count=log_p[:, 0].numel())
 
 
 class RebalancedCrossEntropy(ElementwiseLoss):

@@ -86,8 +86,7 @@ class RemotePath:
         import obstore
 
         return _request(
-            str(self),
-            lambda: obstore.get_ranges(self._store, self._key, starts=starts, lengths=lengths, coalesce=gap),
+            str(self), lambda: obstore.get_ranges(self._store, self._key, starts=starts, lengths=lengths, coalesce=gap)
         )
 
 

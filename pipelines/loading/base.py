@@ -149,11 +149,7 @@ class Loader(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the position as plain JSON. It is valid on any number of ranks."""
-        return {
-            "fingerprint": self._fingerprint(),
-            "epoch": self.epoch,
-            "position": self._next_batch * self.batch_size,
-        }
+        return {"fingerprint": self._fingerprint(), "epoch": self.epoch, "position": self._next_batch * self.batch_size}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues from a saved position. Raises ValueError if it was saved with other data or settings."""

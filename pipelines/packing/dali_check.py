@@ -91,11 +91,7 @@ class _Decode:
         from nvidia.dali import Pipeline, fn
 
         pipeline = Pipeline(
-            batch_size=batch_size,
-            num_threads=self.threads,
-            device_id=None,
-            prefetch_queue_depth=1,
-            exec_dynamic=True,
+            batch_size=batch_size, num_threads=self.threads, device_id=None, prefetch_queue_depth=1, exec_dynamic=True
         )
         with pipeline:
             files = fn.readers.webdataset(

@@ -38,13 +38,7 @@ class ShardWriter:
     """
 
     def __init__(
-        self,
-        root: Path,
-        work: Path,
-        config: PackConfig,
-        *,
-        check: Check | None,
-        background: Executor,
+        self, root: Path, work: Path, config: PackConfig, *, check: Check | None, background: Executor
     ) -> None:
         root.mkdir(exist_ok=True)
         work.mkdir(exist_ok=True)

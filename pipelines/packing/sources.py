@@ -12,15 +12,7 @@ from pathlib import Path
 from ..class_names import class_of
 from ..shards import MANIFEST
 from .http import is_url
-from .members import (
-    LocalFile,
-    SourceFile,
-    UniquePaths,
-    ZipMember,
-    check_zip_member,
-    open_zip,
-    tar_members,
-)
+from .members import LocalFile, SourceFile, UniquePaths, ZipMember, check_zip_member, open_zip, tar_members
 from .streams import UNPACKERS, ZIP_MAGIC, explaining_damage, starts_with
 from .wds_samples import is_photograph, is_webdataset, tar_files, unique_photographs
 
