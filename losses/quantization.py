@@ -40,16 +40,20 @@ def _constant(make: Callable[P, T]) -> Callable[P, T]:
     return call
 
 
-@_constant
 def ab_bins(device: torch.device = _CPU) -> Tensor:
     """Returns the bins' centres, float32 (313, 2), sorted by (a, b). Callers share one tensor and must not change it.
 
     The margin is wide: the farthest centre kept lies 9.73 from the hull, the nearest rejected one 10.07.
     """
+    return _bins(device)  # called with an argument, since the cache does not see defaults
+
+
+@_constant
+def _bins(device: torch.device) -> Tensor:
     from scipy.spatial import ConvexHull
 
     if device != _CPU:
-        return ab_bins().to(device)
+        return _bins(_CPU).to(device)
     # The points within a Chebyshev distance of a convex set are its Minkowski sum with a square, which is convex, too:
     # the hull of the gamut's points moved to the four corners of that square.
     square = GRID * np.array([[-1, -1], [-1, 1], [1, -1], [1, 1]])

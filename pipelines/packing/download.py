@@ -105,11 +105,11 @@ def download(
         done = part.stat().st_size if part.exists() else 0
         if done != release.bytes:
             try:
-                download = HttpFile(config.url or release.url, start=done, pauses=pauses, timeout=timeout)
+                remote = HttpFile(config.url or release.url, start=done, pauses=pauses, timeout=timeout)
             except ValueError as error:
                 raise ValueError(str(error) if config.url else f"{error}: {_MIRRORS}") from None
-            with download:
-                _append(download, part, release, progress)
+            with remote:
+                _append(remote, part, release, progress)
         try:
             _check(part, release, progress)
         except ValueError as error:
@@ -120,10 +120,10 @@ def download(
     return target
 
 
-def _append(download: HttpFile, part: Path, release: Release, progress: Callable[[int, int | None], None]) -> None:
+def _append(remote: HttpFile, part: Path, release: Release, progress: Callable[[int, int | None], None]) -> None:
     """Appends the missing bytes to `part`."""
-    done = download.tell()
-    total = download.total if download.total is not None else release.bytes
+    done = remote.tell()
+    total = remote.total if remote.total is not None else release.bytes
     if total is not None and release.bytes not in (None, total):
         raise ValueError(
             f"the server has {total:,} bytes, where the published {release.file} has {release.bytes:,}: find another "
@@ -133,7 +133,7 @@ def _append(download: HttpFile, part: Path, release: Release, progress: Callable
         raise ValueError(f"{part.parent} has room for {free:,} more bytes, and {total - done:,} are needed")
     try:
         with open(part, "ab") as file:
-            while data := download.read(_CHUNK):
+            while data := remote.read(_CHUNK):
                 file.write(data)
                 done += len(data)
                 progress(done, total)
