@@ -139,7 +139,7 @@ def export_onnx(checkpoint: Path, out: Path, *, kind: Input) -> ExportResult:
         if not deviation <= TOLERANCE:
             raise ValueError(
                 f"{out} was not written: its colours are off from torch's by {deviation:.2g}, more than {TOLERANCE:g}: "
-                "does the network look at the sizes of what it sees?"
+                "does the network branch on the size of its input?"
             )
         size = file.stat().st_size
     parameters = sum(parameter.numel() for parameter in network.parameters())

@@ -71,7 +71,7 @@ class AsyncCheckpointer:
             self._warn(f"{message}; training continues")
 
     def close(self) -> None:
-        """Ends the thread once it has written what it was given."""
+        """Waits for the last checkpoint and ends the thread; warns if it was not saved."""
         self._executor.shutdown()
         if self._pending and (error := self._pending.exception()):
             self._warn(f"the checkpoint of step {self._step} was not saved ({error})")
