@@ -81,7 +81,7 @@ def _table(results: Results) -> Table:
     return lines
 
 
-def _functions(options: LossesOptions, device: torch.device) -> dict[str, Callable[[], None]]:
+def _functions(options: LossesOptions, device: torch.device) -> dict[str, Callable[[], object]]:
     """Returns the functions to measure, by name."""
     torch.manual_seed(0)
     shape = (options.batch_size, 2, options.size, options.size)
@@ -96,7 +96,7 @@ def _functions(options: LossesOptions, device: torch.device) -> dict[str, Callab
     cross_entropy = RebalancedCrossEntropy(prior=torch.arange(1.0, 314).tolist()).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-5, fused=device.type == "cuda")
     logits = torch.randn(options.batch_size, 313, *target.shape[2:], device=device)
-    colours = target + torch.randn_like(target)
+    colors = target + torch.randn_like(target)
 
     def step() -> None:
         cross_entropy(model(batch.L), batch).total.backward()
@@ -115,13 +115,13 @@ def _functions(options: LossesOptions, device: torch.device) -> dict[str, Callab
         return forward_backward
 
     return {
-        "soft_encode, k = 5": lambda: _discard(soft_encode(target, k=5)),
-        "soft_encode, k = 10": lambda: _discard(soft_encode(target, k=10)),
-        "the same by all 313 distances, k = 5": lambda: _discard(_by_all_distances(target)),
-        "L2": score(L2(), colours),
-        "SmoothL1": score(SmoothL1(), colours),
-        "Focal over L2": score(Focal(L2()), colours),
-        "RebalancedCrossEntropy, ab head": score(cross_entropy, colours),
+        "soft_encode, k = 5": lambda: soft_encode(target, k=5),
+        "soft_encode, k = 10": lambda: soft_encode(target, k=10),
+        "the same by all 313 distances, k = 5": lambda: _by_all_distances(target),
+        "L2": score(L2(), colors),
+        "SmoothL1": score(SmoothL1(), colors),
+        "Focal over L2": score(Focal(L2()), colors),
+        "RebalancedCrossEntropy, ab head": score(cross_entropy, colors),
         "RebalancedCrossEntropy, bins head": score(cross_entropy, logits),
         "Focal over RebalancedCrossEntropy, bins head": score(Focal(cross_entropy), logits),
         _STEP: step,
@@ -133,10 +133,6 @@ def _by_all_distances(ab: Tensor, k: int = 5, sigma: float = 5.0) -> tuple[Tenso
     squares = torch.cdist(ab.permute(0, 2, 3, 1), ab_bins(ab.device)).square()
     smallest, index = squares.topk(k, dim=-1, largest=False)
     return index, torch.softmax(-smallest / (2 * sigma**2), dim=-1)
-
-
-def _discard(result: tuple[Tensor, Tensor]) -> None:
-    del result
 
 
 if __name__ == "__main__":

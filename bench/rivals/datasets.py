@@ -64,9 +64,9 @@ class Datasets:
             self._write_files(out)
         elif reads in SETS:
             settings = {"short_side": self._options.size * 9 // 8, "keep_grey": True} | SETS[reads][1]
-            self._pack(source, out, **settings)
+            pack(PackConfig(source=source, out=out, workers=self._threads, **settings))
         elif reads == "squares":
-            self._write_squares(source, out)
+            _write_squares(source, out, self._options.size)
         elif reads == "reference":
             write_reference(source, out, self._options.size)
         else:
@@ -74,7 +74,7 @@ class Datasets:
 
     def _write_files(self, out: Path) -> None:
         options, packed = self._options, self._folder / "packed"
-        self._pack(options.data, packed, short_side="none")
+        pack(PackConfig(source=options.data, out=packed, workers=self._threads, short_side="none"))
         shards = ShardSet.open(packed)
         out.mkdir()
         large = [i for i, sides in enumerate(shards.sizes.tolist()) if min(sides) >= options.size]
@@ -88,12 +88,9 @@ class Datasets:
             )
         shutil.rmtree(packed)
 
-    def _write_squares(self, source: Path, out: Path) -> None:
-        side = self._options.size
-        out.mkdir()
-        for path in source.iterdir():
-            squashed = Image.open(path).convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
-            squashed.save(out / f"{path.stem}.png")
 
-    def _pack(self, source: Path, out: Path, **settings: Any) -> None:
-        pack(PackConfig(source=source, out=out, workers=self._threads, **settings))
+def _write_squares(source: Path, out: Path, side: int) -> None:
+    out.mkdir()
+    for path in source.iterdir():
+        squashed = Image.open(path).convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
+        squashed.save(out / f"{path.stem}.png")

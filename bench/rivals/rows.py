@@ -1,5 +1,6 @@
 """Makes rows and the verdict of measurements."""
 
+import math
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -42,7 +43,7 @@ def step_rows(result: Row) -> list[Row]:
             "is_ours": name != BASELINE,
             **_throughputs(values, throughputs[BASELINE]),
             "first_loss": losses[name],
-            "is_same": _same_loss(losses[name], losses[BASELINE]) if "fp32" in name else None,
+            "is_same": math.isclose(losses[name], losses[BASELINE], rel_tol=TOLERANCE_LOSS) if "fp32" in name else None,
         }
         for name, values in throughputs.items()
     ]
@@ -86,10 +87,6 @@ def _quality(check: Row, *, comparable: bool) -> Row:
     if not comparable:
         return {key: value for key, value in check.items() if not key.startswith("error")} | {"is_same": None}
     return check | {"is_same": check["error_L"] <= TOLERANCE_L and check["error_ab"] <= TOLERANCE_AB}
-
-
-def _same_loss(loss: float, baseline: float) -> bool:
-    return abs(loss / baseline - 1) <= TOLERANCE_LOSS
 
 
 def _kind(row: Row) -> str:

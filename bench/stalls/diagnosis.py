@@ -42,12 +42,12 @@ class SystemInfo:
     decodes_on_gpu: bool
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Recommendation:
     """A change to make and the images per second to expect from it; None if only a measurement can tell."""
 
     what: str
-    expected: float | None
+    expected: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,32 +146,33 @@ class _ExpectedThroughput:
 
 
 def _recommendations(bottleneck: str, expected: _ExpectedThroughput, system: SystemInfo) -> Iterator[Recommendation]:
-    def recommend(what: str, throughput: float | None = None) -> Recommendation:
-        return Recommendation(what=what, expected=throughput)
-
     if bottleneck in (STORAGE, DECODE) and system.fits_decoded:
         throughput = expected.without(STORAGE, DECODE)
-        yield recommend("loader.backend cached: decoded pictures stay in memory", throughput)
+        yield Recommendation("loader.backend cached: decoded pictures stay in memory", throughput)
     if bottleneck == STORAGE:
-        yield recommend("a faster disk for the set, or a copy of it on a local one", expected.without(STORAGE))
-        yield recommend("loader.prefetch_batches 8: more batches are read at a time")
+        yield Recommendation("a faster disk for the set, or a copy of it on a local one", expected.without(STORAGE))
+        yield Recommendation("loader.prefetch_batches 8: more batches are read at a time")
         if not system.fits:
-            yield recommend("loader.shuffle_block_size 64: longer reads")
+            yield Recommendation("loader.shuffle_block_size 64: longer reads")
     if bottleneck == DECODE:
         if system.on_gpu and not system.decodes_on_gpu:
-            yield recommend("loader.backend dali: the GPU decodes")
+            yield Recommendation("loader.backend dali: the GPU decodes")
         if system.needed_pixels < 0.8 * system.pixels:
             throughput = expected.without(DECODE, left=system.needed_pixels / system.pixels)
-            yield recommend("photochrom pack --short-side of 9/8 of data.size: photographs are too large", throughput)
-        yield recommend("photochrom pack --store lab: nothing to decode", expected.without(DECODE))
+            yield Recommendation(
+                "photochrom pack --short-side of 9/8 of data.size: photographs are too large", throughput
+            )
+        yield Recommendation("photochrom pack --store lab: nothing to decode", expected.without(DECODE))
     if bottleneck == LAB:
-        yield recommend("data.crop random, of a set packed at 9/8 of data.size: nothing to resize")
+        yield Recommendation("data.crop random, of a set packed at 9/8 of data.size: nothing to resize")
     decodes_on_cpu = bottleneck == DECODE and not system.decodes_on_gpu
     if system.threads < system.cores and (decodes_on_cpu or bottleneck == LAB):
         throughput = expected.without(bottleneck, left=system.threads / system.cores)
-        yield recommend(f"loader.threads {system.cores}: one for each core, in place of {system.threads}", throughput)
+        yield Recommendation(
+            f"loader.threads {system.cores}: one for each core, in place of {system.threads}", throughput
+        )
     if bottleneck == TRANSFER:
-        yield recommend("loader.backend dali on the GPU: JPEGs are copied, a tenth of the bytes")
-        yield recommend("loader.cache_location device: pictures stay on the GPU", expected.without(TRANSFER))
+        yield Recommendation("loader.backend dali on the GPU: JPEGs are copied, a tenth of the bytes")
+        yield Recommendation("loader.cache_location device: pictures stay on the GPU", expected.without(TRANSFER))
     if bottleneck == NETWORK:
-        yield recommend("photochrom bench step: precision, memory format, compilation and larger batches")
+        yield Recommendation("photochrom bench step: precision, memory format, compilation and larger batches")
