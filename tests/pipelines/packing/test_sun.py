@@ -358,6 +358,16 @@ def test_a_cut_or_damaged_archive_is_named_and_goes_on_when_it_is_whole(
         assert not (tmp_path / "out").exists()
 
 
+def test_a_stream_cut_in_its_second_photograph_leaves_nothing(coffee: Image.Image, tmp_path: Path) -> None:
+    tar = tmp_path / "a.tar"
+    write_tar(tar, many(coffee, 2), "w", unsafe=False)
+    second = headers(tar)[2]
+    (tmp_path / "a.tar.gz").write_bytes(gzip.compress(tar.read_bytes()[: second.offset_data + 1000]))
+    with pytest.raises(ValueError, match="is incomplete or damaged"):
+        packed(tmp_path / "a.tar.gz", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_interrupted_download_is_packed_on_when_it_is_whole(coffee: Image.Image, tmp_path: Path) -> None:
     archive = tmp_path / "SUN397.tar.gz"
     write_tar(archive, many(coffee, 90), "w:gz", unsafe=False)
