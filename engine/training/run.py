@@ -78,6 +78,7 @@ def train(config: RunConfig) -> dict[str, Any]:
         raise start
     run = prepare(config, accelerator, start)
     with ExitStack() as stack:
+        stack.enter_context(run.stop.installed(verbose=accelerator.is_main_process))
         stack.enter_context(explain_lost_process(run))
         for loader in filter(None, (run.loader, run.validation, run.preview)):
             stack.callback(loader.close)
@@ -86,14 +87,13 @@ def train(config: RunConfig) -> dict[str, Any]:
         accelerator.wait_for_everyone()
         for line in _describe(run):
             say(line)
-        with run.stop.installed(verbose=accelerator.is_main_process):
-            stopped = fit(run)
-            if run.checkpointer:
-                run.checkpointer.wait(needed=bool(stopped))
-            if accelerator.is_main_process and not stopped:
-                save_model(run.trainer.eval_model.state_dict(), run.metadata(), config.out / MODEL)
-                write_json(config.out / SUMMARY, _summary(run))
-            accelerator.wait_for_everyone()  # a process that leaves earlier would end those that still write
+        stopped = fit(run)
+        if run.checkpointer:
+            run.checkpointer.wait(needed=bool(stopped))
+        if accelerator.is_main_process and not stopped:
+            save_model(run.trainer.eval_model.state_dict(), run.metadata(), config.out / MODEL)
+            write_json(config.out / SUMMARY, _summary(run))
+        accelerator.wait_for_everyone()  # a process that leaves earlier would end those that still write
     if stopped:
         raise RunStopped(stopped, f"stopped and saved at step {run.step}: the same command resumes from there")
     return _summary(run)

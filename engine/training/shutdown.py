@@ -37,6 +37,10 @@ class RunStopped(Exception):
         self.number = number
 
 
+class LostProcess(ValueError):
+    """Another process of the run is gone."""
+
+
 class StopSignal:
     """The first signal that asks the run to stop; `number` is 0 until there is one.
 
@@ -61,6 +65,10 @@ class StopSignal:
         thread.start()
         try:
             yield
+        except LostProcess:
+            # The launcher ends the survivors by SIGTERM, which must not come before they have printed why they leave.
+            handlers = dict.fromkeys(handlers, signal.SIG_IGN)
+            raise
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
@@ -87,7 +95,7 @@ class StopSignal:
 
 @contextmanager
 def explain_lost_process(run: "Run") -> Iterator[None]:
-    """Converts the errors of a backend that has lost a process to a ValueError that says how to resume.
+    """Converts the errors of a backend that has lost a process to a LostProcess that says how to resume.
 
     torchrun reports last which rank was lost, on which host and by which signal.
     """
@@ -97,7 +105,7 @@ def explain_lost_process(run: "Run") -> Iterator[None]:
         if run.accelerator.num_processes == 1 or not (isinstance(error, dist.DistError) or _LOST.search(str(error))):
             raise
         saved = list_checkpoints(run.config.out / CHECKPOINTS)
-        raise ValueError(
+        raise LostProcess(
             f"rank {run.accelerator.process_index} on {platform.node()} has lost another process in step {run.step}. "
             "If that one does not say why, it was killed (out of memory?) or cannot be reached. Resume from "
             f"{saved[0].name if saved else 'the beginning'} with: {launch_command()}"

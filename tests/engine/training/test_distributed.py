@@ -259,6 +259,7 @@ def test_a_rank_that_is_killed_is_named_in_the_last_lines(shards: ShardSet, tmp_
     assert time.monotonic() - killed_at < 30
     assert job.returncode == 1
     saved = max(path.name for path in (tmp_path / "run" / "checkpoints").glob("step-*"))
+    assert "photochrom train: rank" in stderr, stderr
     (survivor,) = [line for line in stderr.splitlines() if line.startswith("photochrom train: ")]
     assert survivor.startswith(f"photochrom train: rank {1 - victim} on {platform.node()} has lost another process in ")
     assert "it was killed (out of memory?) or cannot be reached" in survivor
