@@ -1,5 +1,5 @@
 # make demo   trains a colorizer on a handful of photographs and shows the result; PHOTOS=folder takes your own
-# make test   the suite of every change, some minutes; make test-slow: the slow proofs, which CI runs after it
+# make test   what every change must pass, some minutes; make test-slow: the slow proofs, which CI runs after it
 # make lint   what the pre-commit hooks and CI run
 
 PYTHON ?= python3
@@ -22,6 +22,7 @@ install: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Photochrom needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing into .venv, which takes some minutes"
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$(DALI),dev]'
 	@touch $@
 

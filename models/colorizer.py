@@ -3,6 +3,7 @@
 # Shapes: B samples, H W pixels.
 
 from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
@@ -21,6 +22,10 @@ class Colorizer(nn.Module, ABC):
     head: Head = "ab"
     execution: tuple[str, ...] = ()  # constructor arguments that change how it computes, not the result
     activation_checkpointing: bool = False
+
+    if TYPE_CHECKING:  # nn.Module's returns Any
+
+        def __call__(self, L: Tensor) -> ColorPrediction: ...
 
     @abstractmethod
     def forward(self, L: Tensor) -> ColorPrediction:

@@ -20,7 +20,7 @@ _STORES = {"jpeg": "", "lab": ", as Lab in bytes"}
 
 @dataclass(frozen=True, kw_only=True)
 class StatsConfig:
-    """Prints the statistics of a shard set, and plots the distribution of its colours.
+    """Prints the statistics of a shard set, and plots its colour distribution.
 
     Args:
         root: Folder of the shard set.

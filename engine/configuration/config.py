@@ -255,8 +255,8 @@ class RunConfig:
 
     Args:
         out: Folder of the run.
-        model: Network.
-        loss: Loss.
+        model: Network: VGGColorizer, or a class of your own by its import path.
+        loss: Loss: L2, SmoothL1, RebalancedCrossEntropy, Focal, or a class of your own.
         resume: auto: continue the run in `out` if there is one. never: start anew. PATH: start from that checkpoint.
     """
 

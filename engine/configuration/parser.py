@@ -123,7 +123,10 @@ def convert(value: Any, kind: Any, name: str) -> Any:
     except yaml.YAMLError:
         raise ValueError(f"{name}={value} is not YAML, such as [0.5, 1]") from None
     except ValidationError as error:
-        reasons = dict.fromkeys(fault["msg"].replace("Input", "it") for fault in error.errors(include_url=False))
+        reasons = dict.fromkeys(
+            fault["msg"].replace("Input", "it").partition(", unable to parse")[0]
+            for fault in error.errors(include_url=False)
+        )
         raise ValueError(f"{name}={value}: {' or '.join(reasons)}") from None
 
 

@@ -42,7 +42,12 @@ class RunParser(Parser):
         super().__init__(epilog=_EPILOG, **settings)
         if options:
             self.add_options(options)
-        self.add_argument("--config", action="append", metavar="FILE", help="Recipe by name, or a YAML file.")
+        self.add_argument(
+            "--config",
+            action="append",
+            metavar="FILE",
+            help=f"Recipe by name ({', '.join(_recipes())}), or a YAML file.",
+        )
         self.add_argument("--plugin", metavar="MODULE", help="Python module to import first, for classes of your own.")
         self.add_settings(RunConfig, skip=[*_SECTIONS, *skip])
         for name, section in _SECTIONS.items():
@@ -106,9 +111,13 @@ def _merge(settings: dict[str, Any], newer: Mapping[str, Any]) -> dict[str, Any]
     return {name: value for name, value in settings.items() if not name.startswith(changed)} | dict(newer)
 
 
+def _recipes() -> dict[str, Path]:
+    return {path.stem: path for path in sorted(_RECIPES.glob("*.yaml"))}
+
+
 def _config_file(name: str) -> Path:
     """Returns the file that a value of --config means: a path, or a recipe by name."""
-    recipes = {path.stem: path for path in sorted(_RECIPES.glob("*.yaml"))}
+    recipes = _recipes()
     if Path(name).is_file():
         return Path(name)
     if name not in recipes:

@@ -23,8 +23,8 @@ def check_batch_size(config: RunConfig, num_processes: int) -> None:
     if batch_size % parts:
         processes = plural(num_processes, "process", "es")
         raise ValueError(
-            f"train.batch_size={batch_size} does not divide into {processes} x train.grad_accum_steps="
-            f"{config.train.grad_accum_steps} equal parts: try {-(-batch_size // parts) * parts}"
+            f"train.batch_size={batch_size} is not a multiple of {parts}, {processes} x train.grad_accum_steps="
+            f"{config.train.grad_accum_steps}: try {-(-batch_size // parts) * parts}"
         )
 
 

@@ -225,9 +225,10 @@ def _describe(run: Run) -> Iterator[str]:
     config, accelerator, device = run.config, run.accelerator, run.accelerator.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
     precision = {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
+    processes = f" ({accelerator.num_processes} processes)" if accelerator.num_processes > 1 else ""
     yield (
-        f"training from step {run.step} to {run.total_steps} on {accelerator.num_processes} x {name} in {precision}, "
-        f"by {type(run.loader).__name__}, into {config.out}"
+        f"training from step {run.step} to {run.total_steps} on {name}{processes} in {precision}, "
+        f"with {type(run.loader).__name__}, into {config.out}"
     )
     if isinstance(run.loader, CachedLoader):
         yield f"the cache has room for {100 * run.loader.share:.0f} % of the photographs"

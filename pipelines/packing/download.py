@@ -64,7 +64,7 @@ class DownloadConfig:
     Args:
         release: The archive.
         out: Folder for the archive.
-        url: Address of a mirror; by default the official address, which is dead for all of them.
+        url: Address of a mirror; the official addresses do not work any more.
         from_file: Check this file, which stays where it is, instead of downloading one.
     """
 

@@ -23,7 +23,8 @@ class VerifyConfig:
 
     Args:
         root: Folder of the shard set.
-        decode: Also decode every photograph, strictly and by DALI, and compare the sizes. Of Lab, count the bytes.
+        decode: Also decode every photograph, strictly and by DALI, and compare the sizes. For Lab shards, check
+            the byte counts.
         workers: Processes that decode; by default one per CPU core.
     """
 

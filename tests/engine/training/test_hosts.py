@@ -97,7 +97,7 @@ def test_three_hosts_train_like_one(hosts: list[str], shards: ShardSet, tmp_path
     run = [start(host, 29501, shards, out, *overrides, *steps) for host in range(HOSTS)]
     told = [process.communicate(timeout=90)[1] for process in run]
     assert all(process.returncode == 0 for process in run), told
-    assert f"training from step {saved} to {saved + 2} on 3 x the CPU" in told[0]
+    assert f"training from step {saved} to {saved + 2} on the CPU (3 processes)" in told[0]
 
     one = tmp_path / "one"
     assert main(settings(shards, one, *steps, "--train.grad_accum_steps", "3")[2:]) == 0

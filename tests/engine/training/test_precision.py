@@ -24,11 +24,11 @@ def test_auto_trains_evaluates_and_trains_again_on_both_kinds_of_cpu(
     train = ["train", "--out", str(tmp_path / "run"), "--data.train", str(shards.root), "--data.size", "32"]
     train += ["--model.width", "0.0625", "--train.batch_size", "2", "--train.device", "cpu", "--log.trackers", "[]"]
     assert main([*train, "--train.steps", "1"]) == 0
-    assert f"1 x the CPU in {precision}" in capsys.readouterr().err
+    assert f"on the CPU in {precision}" in capsys.readouterr().err
     evaluate = ["evaluate", str(tmp_path / "run"), "--data", str(shards.root), "--out", str(tmp_path / "report")]
     assert main([*evaluate, "--device", "cpu", "--gallery", "1"]) == 0
     assert main([*train, "--train.steps", "2", "--train.precision", "fp32"]) == 0
-    assert "1 x the CPU in fp32" in capsys.readouterr().err
+    assert "on the CPU in fp32" in capsys.readouterr().err
 
 
 def test_an_accelerator_has_its_own_precision() -> None:

@@ -311,7 +311,7 @@ def test_a_loss_for_another_head_is_refused(configure, tmp_path: Path) -> None:
         ),
         (
             {"train__batch_size": 5, "train__grad_accum_steps": 2},
-            r"batch_size=5 does not divide .*grad_accum_steps=2.*: try 6",
+            r"batch_size=5 is not a multiple of 2, 1 process x train.grad_accum_steps=2: try 6",
         ),
         ({"train__precision": "fp16"}, "precision=fp16 needs a GPU: use fp32 or bf16 on a CPU"),
         ({"resume": "elsewhere"}, "--resume elsewhere is not auto, never or the folder"),
