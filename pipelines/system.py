@@ -1,4 +1,4 @@
-"""What this process can use: CPU cores and NVIDIA DALI. Imports neither DALI nor torch."""
+"""CPU cores and NVIDIA DALI, as far as this process can use them. Imports neither DALI nor torch."""
 
 import importlib.util
 import os

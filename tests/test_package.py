@@ -91,7 +91,7 @@ def imported_names(path: Path, root: Path = ROOT) -> Iterator[tuple[int, str, bo
 
 
 def dynamic_name(argument: ast.expr, package: str) -> str:
-    """What import_module is given, up to the first part that is computed."""
+    """Returns the argument of import_module, up to the first part that is computed."""
     if isinstance(argument, ast.JoinedStr):
         argument = argument.values[0]
     text = str(argument.value) if isinstance(argument, ast.Constant) else ""
@@ -130,6 +130,15 @@ def test_an_arrow_that_goes_back_is_seen(line: str, tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "base.py").write_text(f"{line}\n")
     assert len(forbidden_imports("pipelines", tmp_path)) == 1
+
+
+def test_docstrings_begin_with_what_they_return_or_do() -> None:
+    questions = {"What", "Whether", "How", "Where", "Of", "From", "That", "Who", "Which"}
+    for path in (path for folder in (*FOLDERS, "tests") for path in (ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                words = (ast.get_docstring(node) or "").split()
+                assert not words or words[0].strip(",:") not in questions, f"{path}: {' '.join(words[:8])}"
 
 
 def import_cycles(root: Path = ROOT) -> list[list[str]]:

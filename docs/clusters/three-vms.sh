@@ -2,7 +2,7 @@
 # Three such machines, the set-up of the original project: run on each, with its number, 0, 1 or 2.
 #   usage: three-vms.sh NUMBER ADDRESS_OF_MACHINE_0 SHARDS OUT [settings of train]
 # SHARDS is a folder that each machine has, under the same name, or an address on an object store. OUT is a folder that
-# all share, or each has: machine 0 alone writes to it, and alone reads it when the run goes on.
+# all share, or each has: only machine 0 writes to it, and reads it when the run resumes.
 set -euo pipefail
 number=$1 address=$2 shards=$3 out=$4
 shift 4

@@ -17,7 +17,7 @@ from ...pipelines.imaging.decode import FORMATS, Rejected, check_planes, decode_
 Pixels = NDArray[np.unsignedinteger[Any]]  # uint8 or uint16
 Pixels16 = NDArray[np.uint16]
 
-_RGB_16 = re.compile("(RGBA?;16)([LBN])")  # raw modes of which Pillow keeps the upper bytes
+_RGB_16 = re.compile("(RGBA?;16)([LBN])")  # raw modes that Pillow reduces to the upper bytes
 # Where the header of a format that Pillow decodes to 8 bit states its depth; JPEG 2000 states one less.
 _DEPTHS = {
     "AVIF": re.compile(rb"pixi.{5}(.)", re.DOTALL),

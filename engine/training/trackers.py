@@ -1,4 +1,4 @@
-"""Accelerate's trackers: TensorBoard, Weights & Biases and the others, none of which can stop a run."""
+"""Accelerate's trackers: TensorBoard, Weights & Biases and others; their failures do not stop a run."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -141,9 +141,9 @@ def _append(remote: HttpFile, part: Path, release: Release, progress: Callable[[
                     break  # the server does not say how much it sends
         sync(part)
     except OSError as error:
-        raise ValueError(f"cannot write to {part}: {error.strerror}; run the same command again to go on") from error
+        raise ValueError(f"cannot write to {part}: {error.strerror}; run the same command again to resume") from error
     if total is not None and done < total:
-        raise ValueError(f"{part} is incomplete: {done:,} of {total:,} bytes; run the same command again to go on")
+        raise ValueError(f"{part} is incomplete: {done:,} of {total:,} bytes; run the same command again to resume")
 
 
 def _check(file: Path, release: Release, progress: Callable[[int, int | None], None]) -> Path:

@@ -241,7 +241,7 @@ def _explaining_write_errors(out: Path) -> Iterator[None]:
     except OSError as error:
         raise ValueError(
             f"cannot write to {out}: {error.strerror or error}; finished shards are kept: make room, and run the same "
-            "command again to go on"
+            "command again to resume"
         ) from error
 
 

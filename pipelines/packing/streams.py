@@ -173,7 +173,7 @@ def explaining_damage(source: str, stream: Stream | None) -> Iterator[None]:
         total = _published_size(source) or (stream.total if stream else None) or position
         raise ValueError(
             f"the archive {source} is incomplete or damaged, after {position:,} of {total:,} bytes ({error}): get a "
-            "whole copy, and run the same command again to go on"
+            "whole copy, and run the same command again to resume"
         ) from None
 
 

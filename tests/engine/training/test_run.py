@@ -374,7 +374,7 @@ def test_a_changed_learning_rate_is_the_one_that_counts(configure, tmp_path: Pat
 
 
 def test_milestones_change_the_rate(configure, trained: Path, tmp_path: Path) -> None:
-    """From its step on, another rate holds; with almost none, nothing is learnt. Also in a run that was stopped."""
+    """A milestone of almost 0 stops the learning from its step on, also in a resumed run."""
     settings = {"optim__lr": 1e-4, "optim__schedule": "step", "optim__milestones": [(5, 5e-5), (10, 1e-12)]}
     train(configure(tmp_path / "run", train__steps=10, **settings))
     before = weights(tmp_path / "run")
