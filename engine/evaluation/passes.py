@@ -51,7 +51,7 @@ def load_models(checkpoints: Sequence[str], files: Sequence[Path], accelerator: 
         if accelerator.device.type == "cuda":
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         predictor = ModelPredictor(
-            accelerator.prepare_model(model, evaluation_mode=True),
+            accelerator.prepare_model(model, device_placement=True, evaluation_mode=True),
             build_loss(metadata.loss).to(accelerator.device),
         )
         name = unique_name(model_name(checkpoint), {TRUTH, *BASELINES, *(other.name for other in models)})

@@ -53,9 +53,10 @@ class Trainer:
             weight_decay=config.optim.weight_decay,
             fused=True,  # which can skip an update without telling the host
         )
-        self._model: nn.Module = accelerator.prepare_model(colorizer)
+        # With None for device_placement, Accelerate imports DTensor: half a second, to look for sharded parameters.
+        self._model: nn.Module = accelerator.prepare_model(colorizer, device_placement=True)
         if self.ema:  # evaluated in the same precision
-            accelerator.prepare_model(self.ema.module, evaluation_mode=True)
+            accelerator.prepare_model(self.ema.module, device_placement=True, evaluation_mode=True)
         mode = resolve_compile(train, device)
         self._compiled = mode != "off"
         self._compute_loss = (

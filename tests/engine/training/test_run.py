@@ -254,7 +254,15 @@ def test_a_run_does_not_import_what_it_does_not_need(shards: ShardSet, tmp_path:
     """The compiler alone takes 2 s; without it, a run takes its first step after 4 s of CPU."""
     train = ["train", "--out", str(tmp_path / "run"), "--data.train", str(shards.root), "--data.size", "32"]
     train += ["--model.width", "0.0625", "--train.steps", "1", "--train.batch_size", "4", "--train.device", "cpu"]
-    absent = {"torch._dynamo", "torch._inductor", "torch.utils.flop_counter", "matplotlib", "skimage", "tensorboard"}
+    absent = {
+        "torch._dynamo",
+        "torch._inductor",
+        "torch.distributed.tensor",
+        "torch.utils.flop_counter",
+        "matplotlib",
+        "skimage",
+        "tensorboard",
+    }
     code = f"import sys\nfrom photochrom.engine.cli import main\nassert main({[*train, '--log.trackers', '[]']}) == 0\n"
     code += f"print(*({absent} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
