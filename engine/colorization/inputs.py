@@ -115,7 +115,7 @@ def _list_stdin(out: Path, unreadable: list[tuple[Path, str]]) -> Iterator[tuple
         elif path.exists():
             yield path, _absolute(path).relative_to(root)
         else:
-            unreadable.append((path, "there is no such file"))
+            unreadable.append((path, "file not found"))
 
 
 def _absolute(path: Path) -> Path:

@@ -69,7 +69,7 @@ class Scorer:
         yielded = time.monotonic()
         for done, batch in enumerate(loader, start=1):
             pending.append((batch.index, self._score(batch)))
-            if done < len(loader):  # not after the last batch: a process may have no share of it
+            if done < len(loader):  # every process has samples of all batches but the last
                 if stop():
                     raise ScoringStopped
                 late = not dist.is_initialized() and time.monotonic() > yielded + _WRITE_SECONDS

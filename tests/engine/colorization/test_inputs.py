@@ -73,7 +73,7 @@ def test_a_list_on_stdin(album: Path, end: str, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(listed)))
     planned = make_plan(["-"], Path("out"))
     assert targets(planned) == ["1900/a.jpg", "a.JPG"]  # from the folder that all of them are in
-    assert planned.unreadable == [(Path("album/gone.jpg"), "there is no such file")]
+    assert planned.unreadable == [(Path("album/gone.jpg"), "file not found")]
 
 
 def test_existing_targets_are_kept_unless_overwritten(album: Path) -> None:

@@ -19,7 +19,7 @@ from photochrom.engine.checkpoints.model_file import load_with_metadata, save_mo
 
 @pytest.fixture(scope="session")
 def models(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two runs, one of which predicts warm colours and the other cold ones."""
+    """Returns two runs: one predicts warm colours, one predicts cold colours."""
     network, metadata = load_with_metadata(trained)
     folder = tmp_path_factory.mktemp("models")
     for name, shift in (("warm", 0.08), ("cold", -0.08)):

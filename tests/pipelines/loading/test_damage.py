@@ -113,7 +113,7 @@ def test_a_failing_conversion_is_not_a_damaged_photograph(shards: ShardSet, monk
 
 
 def damaged(photos: Path, out: Path, number: int) -> ShardSet:
-    """Returns a set of nine photographs, one of which was damaged after packing."""
+    """Returns a set of nine photographs; one was damaged after packing."""
     pack(PackConfig(source=photos, out=out, short_side=96, workers=2))
     shards = ShardSet.open(out)
     offset, size = shards.byte_ranges[number].tolist()
