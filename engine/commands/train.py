@@ -14,10 +14,11 @@ def main(argv: list[str]) -> int:
     config = parse(argv)
     from ..distributed import end_processes, is_first_process  # imports torch: not needed for --help
     from ..training.run import train
-    from ..training.shutdown import SIGNALS, RunStopped
+    from ..training.shutdown import SIGNALS, RunStopped, report_to_torchrun
 
     try:
-        summary = train(config)
+        with report_to_torchrun():
+            summary = train(config)
         end_processes()
     except RunStopped as stopped:
         end_processes()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from ..checkpoints.checkpoint import CHECKPOINTS, list_checkpoints
 from ..console import console
@@ -110,6 +111,23 @@ def explain_lost_process(run: "Run") -> Iterator[None]:
             "If that one does not say why, it was killed (out of memory?) or cannot be reached. Resume from "
             f"{saved[0].name if saved else 'the beginning'} with: {launch_command()}"
         ) from None
+
+
+@contextmanager
+def report_to_torchrun() -> Iterator[None]:
+    """Hands an error to torchrun, which prints it in its report at the end.
+
+    A LostProcess is not handed over: it can be older than torchrun's own notice of the process that was killed, which
+    would then not be reported as the root cause.
+    """
+    try:
+        yield
+    except LostProcess:
+        raise
+    except Exception as error:
+        if "TORCHELASTIC_ERROR_FILE" in os.environ:
+            get_error_handler().record_exception(error)
+        raise
 
 
 def launch_command() -> str:

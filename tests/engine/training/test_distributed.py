@@ -235,10 +235,12 @@ def test_a_photograph_that_one_rank_cannot_decode_stops_all(shards: ShardSet, tm
     assert reasons == [
         f"photochrom train: {damaged.describe_sample(4)} cannot be read any more (not an image): {ADVICE}"
     ]
+    report = done.stderr[done.stderr.index("Root Cause") :]  # torchrun's
+    assert f"{damaged.describe_sample(4)} cannot be read any more (not an image)" in report
 
 
 def start_training(words: list[str]) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
-    """A job that takes steps, and its processes by rank."""
+    """Starts a job, waits for its first step, and returns it with its processes by rank."""
     job = start(words)
     assert job.stderr is not None
     assert any(text.startswith("step 1/") for text in job.stderr)
