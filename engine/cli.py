@@ -9,7 +9,6 @@ from .configuration.parser import nearest
 from .console import console
 
 VERBS = {
-    "download": "downloads the archive of a data set",
     "pack": "packs photographs into a shard set",
     "index": "makes a shard set of WebDataset shards",
     "verify": "checks a shard set against its manifest",

@@ -7,13 +7,10 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    DownloadColumn,
     MofNCompleteColumn,
     Progress,
-    ProgressColumn,
     TextColumn,
     TimeRemainingColumn,
-    TransferSpeedColumn,
 )
 
 _LOG_INTERVAL = 60.0  # seconds between two lines where stderr is not a terminal
@@ -33,7 +30,9 @@ def progress_bar(what: str, unit: str = "", *, enabled: bool = True) -> Iterator
     Where stderr is not a terminal, prints a line every minute instead. Shows nothing unless `enabled`.
     """
     last_print = time.monotonic()
-    with _bar(MofNCompleteColumn(), TextColumn("{task.fields[unit]}"), enabled=enabled) as bar:
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[unit]}")
+    is_hidden = not (enabled and console.is_terminal)
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=is_hidden) as bar:
         task = bar.add_task(what, total=None, unit=unit)
 
         def update(done: int, total: int | None, unit: str = unit) -> None:
@@ -44,26 +43,6 @@ def progress_bar(what: str, unit: str = "", *, enabled: bool = True) -> Iterator
                 console.print(f"{what}: {done:,}{'' if total is None else f' of {total:,}'} {unit}")
 
         yield update
-
-
-@contextmanager
-def download_bar(what: str) -> Iterator[Callable[[int, int | None], None]]:
-    """Shows a bar in bytes, with speed and time left, and yields its update(done, total)."""
-    with _bar(DownloadColumn(), TransferSpeedColumn()) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _bar(*columns: ProgressColumn, enabled: bool = True) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        *columns,
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not (enabled and console.is_terminal),
-    )
 
 
 class LiveLine:

@@ -37,7 +37,7 @@ def without_secrets(source: str) -> str:
 
 
 class HttpFile(io.RawIOBase):
-    """The bytes of a file behind a URL, from `start` on, over as many connections as it takes.
+    """The bytes of a file behind a URL, over as many connections as it takes.
 
     `total` is the length of the whole file in bytes, None if the server does not tell. `version` is its ETag, or the
     date of its last change. With `seekable`, any part can be read; the server must then serve ranges. `pauses` are the
@@ -51,13 +51,12 @@ class HttpFile(io.RawIOBase):
         self,
         url: str,
         *,
-        start: int = 0,
         seekable: bool = False,
         pauses: tuple[float, ...] = PAUSES,
         timeout: float = TIMEOUT,
     ) -> None:
         self._url, self._seekable, self._pauses, self._timeout = url, seekable, pauses, timeout
-        self._position = start
+        self._position = 0
         self._response: http.client.HTTPResponse | None = None
         self.total: int | None = None
         self.version = ""

@@ -16,7 +16,6 @@ from typing import IO, cast
 from urllib.parse import urlsplit
 
 from ..imaging.decode import Rejected, check_bytes
-from .download import RELEASES
 from .http import HttpFile, is_url
 from .members import (
     ARCHIVE_DAMAGE,
@@ -170,17 +169,11 @@ def explaining_damage(source: str, stream: Stream | None) -> Iterator[None]:
         yield
     except ARCHIVE_DAMAGE as error:
         position = stream.position if stream else 0 if is_url(source) else Path(source).stat().st_size
-        total = _published_size(source) or (stream.total if stream else None) or position
+        total = (stream.total if stream else None) or position
         raise ValueError(
             f"the archive {source} is incomplete or damaged, after {position:,} of {total:,} bytes ({error}): get a "
             "whole copy, and run the same command again to resume"
         ) from None
-
-
-def _published_size(source: str) -> int | None:
-    """Returns the size in bytes of the release with this file name, if it is known."""
-    name = urlsplit(source).path.rpartition("/")[2]
-    return next((release.bytes for release in RELEASES.values() if release.file == name), None)
 
 
 def _read(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

@@ -45,12 +45,6 @@ def test_a_server_that_ignores_ranges_sends_it_all_again(server: Any) -> None:
     assert server.requests == [None, "bytes=100000-"]
 
 
-def test_reading_can_begin_in_the_middle_and_at_the_end(server: Any) -> None:
-    assert read(server, start=1234) == server.data[1234:]
-    assert server.requests == ["bytes=1234-"]
-    assert read(server, start=len(server.data)) == b""
-
-
 @pytest.mark.parametrize(
     ("ranges", "sentence"),
     [

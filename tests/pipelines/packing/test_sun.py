@@ -373,7 +373,7 @@ def test_an_interrupted_download_is_packed_on_when_it_is_whole(coffee: Image.Ima
     write_tar(archive, many(coffee, 90), "w:gz", unsafe=False)
     data = archive.read_bytes()
     archive.write_bytes(data[: len(data) // 2])
-    with pytest.raises(ValueError, match=r"after [\d,]+ of 39,077,296,924 bytes"):
+    with pytest.raises(ValueError, match=r"SUN397.tar.gz is incomplete or damaged, after [\d,]+ of [\d,]+ bytes"):
         packed(archive, tmp_path / "out")
     assert list((tmp_path / "out" / WORK).glob("all/spool/*")), "what was read is kept"
 
