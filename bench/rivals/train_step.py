@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...engine.configuration.config import ClassSpec, DataConfig, Device, Precision, RunConfig, TrainConfig
+from ...engine.configuration.config import DataConfig, Device, ModelSpec, Precision, RunConfig, TrainConfig
 from ...engine.distributed import make_training_accelerator, resolve_device, resolve_precision
 from ...engine.training.trainer import Trainer
 from ...losses import L2
@@ -92,7 +92,7 @@ def _engine(batch: LabBatch, device: Device, precision: Precision) -> Step:
     run = RunConfig(
         out=Path("unused"),
         data=DataConfig(train="unused", size=batch.L.shape[-1]),
-        model=ClassSpec(class_path="VGGColorizer", init_args=_ARGUMENTS),
+        model=ModelSpec(class_path="VGGColorizer", init_args=_ARGUMENTS),
         train=TrainConfig(batch_size=len(batch), device=device, precision=precision),
     )
     accelerator = make_training_accelerator(run.train)

@@ -14,7 +14,7 @@ from typing import Any, get_args
 import torch
 from rich.table import Column, Table
 
-from ...engine.configuration.config import ClassSpec, Compile, MemoryFormat, Precision, RunConfig, to_plain_dict
+from ...engine.configuration.config import Compile, MemoryFormat, Precision, RunConfig, to_plain_dict
 from ...engine.configuration.registry import build_loss, build_model, with_prior
 from ...engine.console import console, plural
 from ...engine.distributed import make_training_accelerator, resolve_compile, resolve_device
@@ -248,7 +248,7 @@ def apply_variant(config: RunConfig, name: str) -> RunConfig:
     model = {name: chosen.pop(name) for name in ("dilation",) if name in chosen}
     return replace(
         config,
-        model=ClassSpec(class_path=config.model.class_path, init_args={**config.model.init_args, **model}),
+        model=replace(config.model, init_args={**config.model.init_args, **model}),
         train=replace(config.train, **chosen),
     )
 

@@ -120,15 +120,20 @@ def read_metadata(file: Path) -> ModelMetadata:
 
 def load_weights(model: Colorizer, file: Path) -> None:
     """Loads a model file into the model. Raises ValueError for a damaged file, or naming tensors that do not fit."""
-    expected = model.state_dict()
+    tensors = read_tensors(file)
+    if faults := state_dict_mismatches(tensors, model.state_dict()):
+        raise ValueError(f"{file} does not fit this model: {faults}")
+    model.load_state_dict(tensors)
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """Returns the tensors of a model file by name. Raises ValueError for a damaged file."""
     header = _read_header(file)
     with safe_open(file, framework="pt") as opened:
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  not a mapping
-    if faults := state_dict_mismatches(tensors, expected):
-        raise ValueError(f"{file} does not fit this model: {faults}")
     if _digest(header["recipe"], tensors) != header["sha256"]:
         raise ValueError(f"{file} is damaged: its sha256 is not the one in its header")
-    model.load_state_dict(tensors)
+    return tensors
 
 
 def state_dict_mismatches(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:

@@ -49,6 +49,18 @@ class ClassSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModelSpec(ClassSpec):
+    """A network to train, and the weights that it begins with.
+
+    Args:
+        init: Weights to begin with, and the model settings that go with them: a run, a checkpoint, a model file, or a
+            shipped model by name. Other settings of the model override them; another head begins anew.
+    """
+
+    init: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Training data.
 
@@ -262,7 +274,7 @@ class RunConfig:
 
     out: Path
     data: DataConfig
-    model: ClassSpec = ClassSpec(class_path="VGGColorizer")
+    model: ModelSpec = ModelSpec(class_path="VGGColorizer")
     loss: ClassSpec = ClassSpec(class_path="L2")
     optim: OptimConfig = OptimConfig()
     loader: LoaderConfig = LoaderConfig()

@@ -1,25 +1,29 @@
 """The settings of a run: recipes and files by --config, then dotted options, which override them.
 
 All sources become one flat dict: {"train.steps": 3, "loss": "Focal", "loss.base": "L2", "loss.base.beta": 2}.
-Files are data: the classes that they name are looked up, never imported, and they cannot name other files.
+Files are data: the classes that they name are looked up, never imported, and they cannot name other files of settings.
 """
 
 import argparse
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from .config import RunConfig, flatten
-from .parser import Parser, build, nearest, parameters
+from .config import ClassSpec, ModelSpec, RunConfig, flatten
+from .parser import Parser, build, convert, nearest, parameters
 
 _RECIPES = Path(__file__).parents[2] / "recipes"
 _PARAMETERS = parameters(RunConfig)
 _CLASSES = {name: _PARAMETERS[name].default.class_path for name in ("model", "loss")}
 _SECTIONS = {name: _PARAMETERS[name].annotation for name in _PARAMETERS if name not in ("out", "resume", *_CLASSES)}
-_KNOWN = ["out", "resume", *_CLASSES]
+_INIT = "model.init"
+_KNOWN = ["out", "resume", *_CLASSES, _INIT]
 _KNOWN += [f"{section}.{name}" for section in _SECTIONS for name in parameters(_SECTIONS[section])]
 _EPILOG = (
     "The settings of a model or loss are options, too: --model.width 0.5, --loss Focal --loss.base L2. "
@@ -50,9 +54,11 @@ class RunParser(Parser):
         )
         self.add_argument("--plugin", metavar="MODULE", help="Python module to import first, for classes of your own.")
         self.add_settings(RunConfig, skip=[*_SECTIONS, *skip])
+        self.add_settings(ModelSpec, "model.", skip=[f"model.{name}" for name in parameters(ClassSpec)])
         for name, section in _SECTIONS.items():
             self.add_settings(section, f"{name}.", skip=skip)
-        for option in {word.partition("=")[0] for word in argv if word.startswith(("--model.", "--loss."))}:
+        class_options = {word.partition("=")[0] for word in argv if word.startswith(("--model.", "--loss."))}
+        for option in class_options - {f"--{_INIT}"}:
             self.add_argument(option, help=argparse.SUPPRESS)
 
     def run_config(self, options: Mapping[str, Any]) -> RunConfig:
@@ -65,10 +71,9 @@ class RunParser(Parser):
             for name in _CLASSES:
                 if f"{name}.help" in options:
                     _show_class(name, options[f"{name}.help"])
-            settings: dict[str, Any] = dict(_CLASSES)
-            for name in options.pop("config", []):
-                settings = _merge(settings, read_settings(_config_file(name)))
-            return run_config(_merge(settings, options), typed=options)
+            files = [read_settings(_config_file(name)) for name in options.pop("config", [])]
+            settings = reduce(_merge, _with_initial_model([dict(_CLASSES), *files, options]))
+            return run_config(settings, typed=options)
         except ValueError as error:
             self.error(str(error))
 
@@ -80,7 +85,10 @@ def run_config(settings: Mapping[str, Any], *, typed: Collection[str] = ()) -> R
     """
     from .registry import CLASSES, class_spec
 
-    values: dict[str, Any] = {name: class_spec(name, settings, *CLASSES[name], typed) for name in _CLASSES}
+    of_classes = {name: value for name, value in settings.items() if name != _INIT}
+    values: dict[str, Any] = {name: class_spec(name, of_classes, *CLASSES[name], typed) for name in _CLASSES}
+    init = convert(settings.get(_INIT), str | None, _INIT)
+    values["model"] = ModelSpec(**asdict(values["model"]), init=init)
     for name, section in _SECTIONS.items():
         names = {key: f"{name}.{key}" for key in parameters(section)}
         values[name] = build(section, {key: settings[names[key]] for key in names if names[key] in settings}, names)
@@ -103,6 +111,38 @@ def read_settings(path: Path) -> dict[str, Any]:
         if name not in _KNOWN and not name.startswith(("model.", "loss.")):
             raise ValueError(f"{path}: unknown setting {name}={value}{nearest(name, _KNOWN)}")
     return settings
+
+
+def _with_initial_model(sources: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the sources, with the model of the initial weights before the source that names them.
+
+    So it replaces the models of earlier sources, such as a recipe, and the model settings beside `model.init` override
+    it.
+    """
+    settings = reduce(_merge, sources)
+    if settings.get(_INIT) in (None, "null"):
+        return list(sources)
+    position = max(number for number, source in enumerate(sources) if _INIT in source)
+    earlier = [{name: source[name] for name in source if not name.startswith("model")} for source in sources[:position]]
+    model = _initial_model(settings)
+    values = {"model": model.class_path} | {f"model.{name}": value for name, value in model.init_args.items()}
+    return [*earlier, values, *sources[position:]]
+
+
+def _initial_model(settings: Mapping[str, Any]) -> ClassSpec:
+    """Returns the model of the weights that a run begins from; of its own checkpoint if it is to be resumed.
+
+    A resumed run needs the initial weights no more, and they may be gone.
+    """
+    from ..checkpoints.checkpoint import CHECKPOINTS, MODEL, list_checkpoints
+    from ..checkpoints.model_file import model_file, read_metadata
+
+    resume = str(settings.get("resume", "auto"))
+    if run := {"auto": settings.get("out"), "never": None}.get(resume, resume):
+        for checkpoint in (Path(run), *list_checkpoints(Path(run) / CHECKPOINTS)):
+            with suppress(ValueError):
+                return read_metadata(checkpoint / MODEL).model
+    return read_metadata(model_file(Path(settings[_INIT]))).model
 
 
 def _merge(settings: dict[str, Any], newer: Mapping[str, Any]) -> dict[str, Any]:

@@ -48,12 +48,23 @@ def check_head(config: RunConfig, colorizer: Colorizer, loss: ColorLoss) -> None
 
 def check_network(config: RunConfig, checkpoint: Checkpoint) -> None:
     """Raises ValueError for another network than the checkpoint's, even if the weights happen to fit."""
-    before, now = (_network_settings(spec) for spec in (read_metadata(checkpoint.model).model, config.model))
+    before, now = (network_settings(spec) for spec in (read_metadata(checkpoint.model).model, config.model))
     if changes := differences(before, now, "model"):
         raise ValueError(f"{checkpoint.folder} is of another network ({', '.join(changes)}): name another --out")
 
 
-def _network_settings(spec: ClassSpec) -> Any:
+def check_init(config: RunConfig, checkpoint: Checkpoint) -> None:
+    """Raises ValueError when a resumed run is to begin from other weights than it did."""
+    began = read_metadata(checkpoint.model).provenance.get("init")
+    name = began["name"] if began else "random weights"
+    if config.model.init not in (None, name):
+        raise ValueError(
+            f"the run of {checkpoint.folder} began from {name}, not from --model.init {config.model.init}: name "
+            "another --out, or omit --model.init"
+        )
+
+
+def network_settings(spec: ClassSpec) -> Any:
     """Returns a model's class and arguments, defaults included, without those that only change how it is computed."""
     cls = find_class(spec.class_path, Colorizer, MODELS)
     bound = inspect.signature(cls).bind(**spec.init_args)

@@ -58,8 +58,9 @@ class Run:
 
     def metadata(self) -> ModelMetadata:
         """Returns the metadata of the model at this step."""
+        model = self.config.model
         return ModelMetadata(
-            model=self.config.model,
+            model=ClassSpec(class_path=model.class_path, init_args=model.init_args),
             loss=self.loss_spec,
             size=self.config.data.size,
             step=self.step,

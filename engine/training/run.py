@@ -39,11 +39,13 @@ from .checks import (
     check_batch_size,
     check_disk_space,
     check_head,
+    check_init,
     check_network,
     check_steps_left,
     check_warmup,
 )
 from .flops import flops_per_image, published_peak
+from .initial_weights import InitialWeights, began_from, find_initial_weights, load_initial_weights
 from .loop import Run, fit
 from .metrics_logger import MetricsLogger
 from .schedule import lr_scale
@@ -67,7 +69,7 @@ def train(config: RunConfig) -> dict[str, Any]:
     accelerator = make_training_accelerator(config.train)
     say = console.print if accelerator.is_main_process else lambda text: None
     # The main process decides for all where the run starts: a checkpoint may appear between two looks at the folder.
-    start: Any = None
+    start: Any = None  # a checkpoint, initial weights, None for random weights, or the error
     if accelerator.is_main_process:
         try:
             start = _find_start(config, say)
@@ -99,7 +101,14 @@ def train(config: RunConfig) -> dict[str, Any]:
     return _summary(run)
 
 
-def _find_start(config: RunConfig, say: Callable[[str], None]) -> Checkpoint | None:
+def _find_start(config: RunConfig, say: Callable[[str], None]) -> Checkpoint | InitialWeights | None:
+    """Returns the checkpoint to resume from; for a new run the weights to begin with, or None for random ones."""
+    if checkpoint := _find_checkpoint(config, say):
+        return checkpoint
+    return find_initial_weights(config.model.init) if config.model.init else None
+
+
+def _find_checkpoint(config: RunConfig, say: Callable[[str], None]) -> Checkpoint | None:
     """Returns the checkpoint to resume from, or None for a new run."""
     if config.resume == "auto":
         return newest_intact(config.out / CHECKPOINTS, say)
@@ -118,8 +127,9 @@ def _find_start(config: RunConfig, say: Callable[[str], None]) -> Checkpoint | N
     raise ValueError(f"--resume {named} has no checkpoint yet: name another, or start anew without --resume")
 
 
-def prepare(config: RunConfig, accelerator: Accelerator, checkpoint: Checkpoint | None) -> Run:
-    """Builds all parts of a run, in the state of the checkpoint if there is one."""
+def prepare(config: RunConfig, accelerator: Accelerator, start: Checkpoint | InitialWeights | None) -> Run:
+    """Builds all parts of a run, in the state of the checkpoint or with the weights to start from, if there are any."""
+    checkpoint = start if isinstance(start, Checkpoint) else None
     check_batch_size(config, accelerator.num_processes)
     loader, validation, preview = _make_loaders(config, accelerator)
     torch.manual_seed(config.train.seed)
@@ -127,9 +137,14 @@ def prepare(config: RunConfig, accelerator: Accelerator, checkpoint: Checkpoint 
     colorizer, loss = build_model(config.model), build_loss(loss_spec)
     check_head(config, colorizer, loss)
     if checkpoint:
+        check_init(config, checkpoint)
         check_network(config, checkpoint)
         load_weights(colorizer, checkpoint.model)
         loader.load_state_dict(checkpoint.loader)
+    elif isinstance(start, InitialWeights):
+        for line in load_initial_weights(colorizer, config.model, start):
+            if accelerator.is_main_process:
+                console.print(line)
     total_steps = config.train.steps or first_batch_of_epoch(loader.num_samples, loader.batch_size, config.train.epochs)
     check_warmup(config, total_steps)
     if checkpoint:
@@ -149,7 +164,7 @@ def prepare(config: RunConfig, accelerator: Accelerator, checkpoint: Checkpoint 
         validation=validation,
         preview=preview,
         meter=meter,
-        provenance=provenance(),
+        provenance=provenance() | began_from(start),
         first_step=checkpoint.step if checkpoint else 0,
         total_steps=total_steps,
         step=checkpoint.step if checkpoint else 0,

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 from photochrom.engine.configuration.config import (
     CheckpointConfig,
-    ClassSpec,
     DataConfig,
     LoaderConfig,
     LogConfig,
+    ModelSpec,
     OptimConfig,
     RunConfig,
     TrainConfig,
@@ -32,7 +32,7 @@ def configure(shards: ShardSet) -> Configure:
             "checkpoint": {"every": 10},
             "log": {"every": 1, "preview_every": 10, "validate_every": 10, "num_previews": 2},
         }
-        whole: dict[str, Any] = {"out": out, "model": ClassSpec(class_path="VGGColorizer", init_args={"width": 0.0625})}
+        whole: dict[str, Any] = {"out": out, "model": ModelSpec(class_path="VGGColorizer", init_args={"width": 0.0625})}
         for name, value in settings.items():
             section, _, key = name.partition("__")
             if key:

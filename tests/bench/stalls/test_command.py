@@ -13,7 +13,7 @@ from photochrom.bench.command import main
 from photochrom.bench.common.timing import Clock
 from photochrom.bench.stalls.feed_stages import DECODE, LAB, NETWORK, STORAGE, TRANSFER, MemoryReader, ToDevice
 from photochrom.bench.stalls.measurement import advice, measure, significant
-from photochrom.engine.configuration.config import ClassSpec, DataConfig, LoaderConfig, RunConfig, TrainConfig
+from photochrom.engine.configuration.config import DataConfig, LoaderConfig, ModelSpec, RunConfig, TrainConfig
 from photochrom.engine.training.trainer import Trainer
 from photochrom.pipelines import LabBatch, ShardSet
 from photochrom.pipelines.loading.reader import LocalReader
@@ -39,7 +39,7 @@ def config(data: Path, *, width: float = 0.03125, size: int = 32, **loader: Any)
     return RunConfig(
         out=Path("unused"),
         data=DataConfig(train=str(data), size=size, crop="squash"),
-        model=ClassSpec(class_path="VGGColorizer", init_args={"width": width}),
+        model=ModelSpec(class_path="VGGColorizer", init_args={"width": width}),
         loader=LoaderConfig(threads=1, **loader),
         train=TrainConfig(batch_size=4, device="cpu", precision="fp32"),
     )

@@ -9,7 +9,7 @@ from photochrom.bench.command import main
 from photochrom.bench.common.timing import Clock
 from photochrom.bench.step.command import StepOptions
 from photochrom.bench.step.measurement import CONFIGURED, PARTS, Step, apply_variant, max_batch, measure
-from photochrom.engine.configuration.config import ClassSpec, DataConfig, RunConfig, TrainConfig
+from photochrom.engine.configuration.config import ClassSpec, DataConfig, ModelSpec, RunConfig, TrainConfig
 from photochrom.engine.training.flops import flops_per_image
 from photochrom.models import VGGColorizer
 
@@ -20,7 +20,7 @@ def config(loss: str = "L2", head: str = "ab") -> RunConfig:
     return RunConfig(
         out=Path("unused"),
         data=DataConfig(train="unused", size=32),
-        model=ClassSpec(class_path="VGGColorizer", init_args={"width": 0.0625, "head": head}),
+        model=ModelSpec(class_path="VGGColorizer", init_args={"width": 0.0625, "head": head}),
         loss=ClassSpec(class_path=loss, init_args={}),
         train=TrainConfig(batch_size=2, device="cpu", precision="fp32"),
     )

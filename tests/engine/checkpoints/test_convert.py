@@ -83,10 +83,10 @@ def test_caffe_names_are_read(name: str, tmp_path: Path) -> None:
 
 
 def test_a_trained_model_goes_to_another_project(configure, tmp_path: Path) -> None:
-    from photochrom.engine.configuration.config import ClassSpec
+    from photochrom.engine.configuration.config import ClassSpec, ModelSpec
     from photochrom.engine.training.run import train
 
-    model = ClassSpec(class_path="VGGColorizer", init_args={"width": 0.0625, "head": "bins"})
+    model = ModelSpec(class_path="VGGColorizer", init_args={"width": 0.0625, "head": "bins"})
     train(configure(tmp_path / "run", model=model, loss=ClassSpec(class_path="RebalancedCrossEntropy"), train__steps=2))
     assert main(["convert", str(tmp_path / "run"), str(tmp_path / "eccv16.pth"), "--to", "eccv16"]) == 0
     assert len(torch.load(tmp_path / "eccv16.pth", weights_only=True)) == 82

@@ -6,8 +6,8 @@ from pathlib import Path
 import photochrom
 import pytest
 import torch
-from photochrom.engine.checkpoints.model_file import load_with_metadata, model_file
-from photochrom.engine.configuration.config import ClassSpec
+from photochrom.engine.checkpoints.model_file import load_with_metadata, model_file, read_metadata, save_model
+from photochrom.engine.configuration.config import ClassSpec, ModelSpec
 from photochrom.engine.configuration.registry import build_loss, build_model, import_plugin, with_prior
 from photochrom.engine.configuration.run_parser import read_settings, run_config
 from photochrom.losses import L2, ColorLoss, ElementwiseLoss, LossOutput, RebalancedCrossEntropy
@@ -90,11 +90,9 @@ def test_any_flipped_bit_is_noticed(trained: Path, tmp_path: Path) -> None:
 
 def test_tensors_that_do_not_fit_are_named(trained: Path, tmp_path: Path) -> None:
     tensors = load_file(trained / "model.safetensors")
-    with safe_open(trained / "model.safetensors", framework="pt") as file:
-        header = file.metadata()
     tensors["block1.conv1_1.bias"] = torch.zeros(7)
     tensors["extra"] = tensors.pop("to_ab.bias")
-    save_file(tensors, tmp_path / "model.safetensors", metadata=header)
+    save_model(tensors, read_metadata(trained / "model.safetensors"), tmp_path / "model.safetensors")
     with pytest.raises(
         ValueError,
         match=r"to_ab\.bias \[2\] is missing; extra \[2\] is not part .*block1\.conv1_1\.bias is \[7\] there and \[4\]",
@@ -181,9 +179,9 @@ def test_a_plugin_is_imported_by_name(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_model_of_one_s_own_is_saved_and_loaded(configure, tmp_path: Path) -> None:
     from photochrom.engine.training.run import train
 
-    own = ClassSpec(class_path=f"{__name__}.MyColorizer", init_args={"bias": 0.5})
+    own = ModelSpec(class_path=f"{__name__}.MyColorizer", init_args={"bias": 0.5})
     train(configure(tmp_path / "run", model=own, train__steps=2))
     model, metadata = load_with_metadata(tmp_path / "run")
     assert isinstance(model, MyColorizer)
-    assert metadata.model == own
+    assert metadata.model == ClassSpec(class_path=own.class_path, init_args=own.init_args)
     assert model.bias.item() != 0.5

@@ -4,7 +4,7 @@ import pytest
 import yaml
 from photochrom.engine.cli import main
 from photochrom.engine.commands.train import parse
-from photochrom.engine.configuration.config import ClassSpec, to_plain_dict
+from photochrom.engine.configuration.config import ClassSpec, ModelSpec, to_plain_dict
 
 BASE = ["--out", "run", "--data.train", "shards"]
 
@@ -177,7 +177,7 @@ def test_a_class_named_on_the_command_line_is_imported(tmp_path: Path, monkeypat
     )
     words = ["--model", "my_parts.Net", "--model.depth", "3", "--model.width=0.5", "--model.sizes", "{a: 1}"]
     config = parse([*BASE, *words, "--loss", "Focal", "--loss.base", "my_parts.Loss"])
-    assert config.model == ClassSpec(class_path="my_parts.Net", init_args={"depth": 3, "sizes": {"a": 1}, "width": 0.5})
+    assert config.model == ModelSpec(class_path="my_parts.Net", init_args={"depth": 3, "sizes": {"a": 1}, "width": 0.5})
     assert config.loss.init_args["base"] == {"class_path": "my_parts.Loss", "init_args": {"resolution": "output"}}
 
 
@@ -206,7 +206,7 @@ def test_recipes_and_overrides() -> None:
         "upsampling": "bicubic",
         "dilation": "auto",
     }
-    assert config.model == ClassSpec(class_path="VGGColorizer", init_args=settings)
+    assert config.model == ModelSpec(class_path="VGGColorizer", init_args=settings)
     assert config.loss == ClassSpec(class_path="L2", init_args={"resolution": "input"})
     assert (config.train.steps, config.train.batch_size, config.train.epochs) == (50, 224, 100)
     assert (config.data.size, config.data.crop, config.data.flip) == (128, "squash", False)

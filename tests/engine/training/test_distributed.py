@@ -128,6 +128,7 @@ def two_ranks(shards: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Two
         arguments(shards, folder / "half", "--train.steps", "3"),
         arguments(shards, folder / "four-parts", "--train.steps", "3", "--train.grad_accum_steps", "2"),
         arguments(shards, folder / "compressed", "--train.grad_compression", "fp16"),
+        arguments(shards, folder / "from-weights", "--model.init", str(folder / "half"), "--train.steps", "3"),
         arguments(shards, folder / "nan", "--loss", "own_losses.NanOnRankOne"),
     ]
     done = launch([sys.executable, *TORCHRUN, "script.py", json.dumps(runs)], cwd=folder)
@@ -159,6 +160,12 @@ def test_a_run_of_two_ranks_resumes_on_one(two_ranks: TwoRanks, shards: ShardSet
     run = Path(shutil.copytree(two_ranks.folder / "half", tmp_path / "run"))
     assert main(arguments(shards, run, "--train.grad_accum_steps", "2")) == 0
     assert_same_weights(two_ranks.run, run, 1e-5)
+
+
+def test_two_ranks_begin_from_the_same_weights(two_ranks: TwoRanks, shards: ShardSet, tmp_path: Path) -> None:
+    settings = ["--model.init", str(two_ranks.folder / "half"), "--train.grad_accum_steps", "2", "--train.steps", "3"]
+    assert main(arguments(shards, tmp_path / "run", *settings)) == 0
+    assert_same_weights(tmp_path / "run", two_ranks.folder / "from-weights", 1e-5)
 
 
 def test_validation_on_two_ranks_scores_the_saved_model_on_every_photograph(

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from photochrom.engine.checkpoints.model_file import read_metadata
-from photochrom.engine.configuration.config import ClassSpec, to_plain_dict
+from photochrom.engine.configuration.config import ClassSpec, ModelSpec, to_plain_dict
 from photochrom.engine.configuration.registry import build_loss
 from photochrom.engine.training.run import train
 from photochrom.losses import L2, LossOutput, rebalancing_weights
@@ -429,7 +429,7 @@ def test_a_prior_that_cannot_be_read_is_refused(configure, tmp_path: Path) -> No
 @pytest.mark.parametrize("head", ["ab", "bins"])
 @pytest.mark.parametrize("loss", ["L2", "SmoothL1", "RebalancedCrossEntropy"])
 def test_every_loss_trains_either_head(head: str, loss: str, configure, shards: ShardSet, tmp_path: Path) -> None:
-    model = ClassSpec(class_path="VGGColorizer", init_args={"width": 0.0625, "head": head})
+    model = ModelSpec(class_path="VGGColorizer", init_args={"width": 0.0625, "head": head})
     settings = {
         "train__steps": 40,
         "train__batch_size": 9,
@@ -454,14 +454,14 @@ def test_other_data_is_refused_in_the_middle_of_a_run(configure, tmp_path: Path)
 
 def test_a_changed_network_is_refused(configure, tmp_path: Path) -> None:
     train(configure(tmp_path / "run", train__steps=10))
-    wider = ClassSpec(class_path="VGGColorizer", init_args={"width": 0.125})
+    wider = ModelSpec(class_path="VGGColorizer", init_args={"width": 0.125})
     with pytest.raises(ValueError, match=r"is of another network \(model.width: 0.0625 -> 0.125\): name another --out"):
         train(configure(tmp_path / "run", model=wider))
     # The tensors would fit: its constants are saved with the weights, and would not be the new ones.
-    other = ClassSpec(class_path="VGGColorizer", init_args={"width": 0.0625, "normalization": "seed"})
+    other = ModelSpec(class_path="VGGColorizer", init_args={"width": 0.0625, "normalization": "seed"})
     with pytest.raises(ValueError, match=r"\(model.normalization: zhang -> seed\)"):
         train(configure(tmp_path / "run", model=other))
-    same = ClassSpec(class_path="VGGColorizer", init_args={"normalization": "zhang", "width": 0.0625})
+    same = ModelSpec(class_path="VGGColorizer", init_args={"normalization": "zhang", "width": 0.0625})
     train(configure(tmp_path / "run", model=same, train__steps=11))
 
 
