@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 
 from ..pipelines import CachedLoader, DaliLoader, ShardSet, SyntheticLoader, TorchLoader
+from ..pipelines.joined_shards import open_shards
 from ..pipelines.loading.augment import Crop
 from ..pipelines.loading.base import Loader
 from ..pipelines.loading.reader import Reader
@@ -30,7 +31,7 @@ def training_loader(
     data, train = config.data, config.train
     return _create(
         config.loader,
-        data.train,
+        open_shards(data.train, data.weights),
         accelerator,
         batch_size=train.batch_size,
         size=data.size,

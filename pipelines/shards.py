@@ -151,23 +151,48 @@ class ShardSet:
         kind = SUFFIXES[self.store]
         return np.array([_parts(line)[kind][:2] for line in self._index_lines], dtype=np.int64).reshape(-1, 2)
 
+    @property
+    def name(self) -> str:
+        """The set's folder or URL, for messages."""
+        return str(self.root)
+
+    @property
+    def set_sizes(self) -> tuple[int, ...]:
+        """The number of samples in each set that this one joins: in all of it, unless it is a JoinedShardSet."""
+        return (self.num_samples,)
+
+    @property
+    def draws(self) -> tuple[int, ...]:
+        """The number of samples of each of these sets that an epoch of training draws."""
+        return self.set_sizes
+
+    @cached_property
+    def tars(self) -> list[Path | RemotePath]:
+        """The paths of all tars."""
+        return [self.folder(number) / f"{shard.name}.tar" for number, shard in enumerate(self.shards)]
+
+    def folder(self, shard: int) -> Path | RemotePath:
+        """Returns the folder of a shard, by the shard's number."""
+        return self.root
+
     def shard_of(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
         """Returns the number of the shard that holds each sample."""
         return np.searchsorted(self.starts, index, side="right") - 1
 
     def tar(self, index: int) -> Path | RemotePath:
         """Returns the path of the tar that holds a sample."""
-        return self.root / f"{self.shards[int(self.shard_of(np.array(index)))].name}.tar"
+        return self.tars[int(self.shard_of(np.array(index)))]
 
     def describe_sample(self, index: int) -> str:
         """Returns a sample's number, tar, key and original path, for messages."""
         sample = self.sample(index)
-        return f"sample {index} of {self.root} (in {sample.tar.name}, key {sample.key}, from {sample.path})"
+        folder = self.folder(int(self.shard_of(np.array(index))))
+        return f"sample {index} of {folder} (in {sample.tar.name}, key {sample.key}, from {sample.path})"
 
     def sample(self, index: int) -> Sample:
         """Returns a sample's origin and where its bytes are. Raises IndexError outside 0 .. num_samples - 1."""
         if not 0 <= index < self.num_samples:
-            raise IndexError(f"sample {index} of {self.num_samples} in {self.root}")
+            raise IndexError(f"sample {index} of {self.num_samples} in {self.name}")
         tar = self.tar(index)
         parts = _parts(self._index_lines[index])
         offset, num_bytes, name = parts[SUFFIXES[self.store]]
@@ -191,7 +216,7 @@ class ShardSet:
     @cached_property
     def _index_lines(self) -> list[str]:
         """One line per sample, over all shards."""
-        files = [self.root / f"{shard.name}.idx" for shard in self.shards]
+        files = [self.folder(number) / f"{shard.name}.idx" for number, shard in enumerate(self.shards)]
         with ThreadPoolExecutor(_INDEX_THREADS) as pool:
             return [line for lines in pool.map(read_index_lines, files) for line in lines]
 

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from ...engine.configuration.config import RunConfig
-from ...pipelines import ShardSet, TorchLoader
+from ...pipelines import TorchLoader
 from ...pipelines.imaging.color import lab_converter
+from ...pipelines.joined_shards import open_shards
 from ...pipelines.loading.base import BatchPlan
 from ...pipelines.loading.batch_buffer import Pixels, crop, resize
 from ..common.timing import Clock, collect
@@ -23,7 +24,7 @@ def stage_costs(config: RunConfig, device: torch.device, seconds: float) -> list
     """Returns a row for each stage: microseconds per photograph of one core or of the device."""
     data = config.data
     loader = TorchLoader(
-        ShardSet.open(data.train),
+        open_shards(data.train, data.weights),
         batch_size=min(_MAX_SAMPLES, config.train.batch_size),
         size=data.size,
         train=True,

@@ -16,9 +16,9 @@ def cold_seconds(data: ShardSet, batch_size: int, num_batches: int, block: int, 
     """Returns the seconds per photograph to read batches from an empty page cache; the set must not be mapped."""
     _drop_from_page_cache(data)
     reader = LocalReader(data)
+    mixture = order.Mixture(data.set_sizes, data.draws)
     batches = [
-        np.sort(order.training_batch(data.num_samples, batch_size, seed, number, block)[0])
-        for number in range(num_batches)
+        np.sort(order.training_batch(mixture, batch_size, seed, number, block)[0]) for number in range(num_batches)
     ]
     started = time.perf_counter()
     for number, batch in enumerate(batches):
@@ -31,6 +31,6 @@ def cold_seconds(data: ShardSet, batch_size: int, num_batches: int, block: int, 
 
 def _drop_from_page_cache(data: ShardSet) -> None:
     """Asks the system to drop the set's pages; it keeps pages that are mapped."""
-    for shard in data.shards:
-        with open(str(data.root / f"{shard.name}.tar"), "rb") as file:
+    for tar in data.tars:
+        with open(str(tar), "rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ...engine.loaders import training_loader
 from ...engine.training.loop import Run, endless
 from ...pipelines import LabBatch, ShardSet
+from ...pipelines.joined_shards import open_shards
 from ...pipelines.loading.base import Loader
 from ...pipelines.loading.reader import Bytes, Reader, open_reader
 from ...pipelines.loading.synthetic_loader import random_lab
@@ -63,7 +64,7 @@ def feed_stages(run: Run, to_device: ToDevice | None = None) -> Iterator[FeedSta
     yield _stage(NETWORK, _loader(run, backend="synthetic"))
     if run.accelerator.device.type == "cuda" or to_device:
         yield FeedStage(adds=TRANSFER, batches=_host_batches(run, to_device))
-    data = ShardSet.open(run.config.data.train)
+    data = open_shards(run.config.data.train, run.config.data.weights)
     num_samples = _num_replayed(data, run.config.train.batch_size)
     cache = {"backend": "cached", "cache_gib": 2 * _MAX_MEMORY / 2**30, "cache_location": "ram"}
     cached = _loader(run, {"num_samples": num_samples}, **cache)

@@ -16,6 +16,7 @@ from ...engine.distributed import make_training_accelerator
 from ...engine.training.loop import Run
 from ...engine.training.run import prepare
 from ...pipelines import DaliLoader, ShardSet
+from ...pipelines.joined_shards import open_shards
 from ...pipelines.remote import RemotePath
 from ...pipelines.system import available_cpus
 from ..common.options import used_settings
@@ -76,14 +77,14 @@ def _cold_read(config: RunConfig) -> list[float]:
 
     Empty where the cache cannot be emptied. A set that fits into memory is read back into the cache afterwards.
     """
-    data, batch_size = ShardSet.open(config.data.train), config.train.batch_size
+    data, batch_size = open_shards(config.data.train, config.data.weights), config.train.batch_size
     if isinstance(data.root, RemotePath) or not hasattr(os, "posix_fadvise"):
         return []
     batches = max(1, min(_COLD_BATCHES, data.num_samples // batch_size))
     seconds = [cold_seconds(data, batch_size, batches, config.loader.shuffle_block_size, seed) for seed in range(3)]
     if _fits_in_memory(_stored_bytes(data)):
-        for shard in data.shards:
-            _read_through(Path(str(data.root / f"{shard.name}.tar")))
+        for tar in data.tars:
+            _read_through(Path(str(tar)))
     return seconds
 
 

@@ -65,7 +65,8 @@ class DataConfig:
     """Training data.
 
     Args:
-        train: Shard set to train on: a folder, or s3://bucket/folder.
+        train: Shard set to train on: a folder, or s3://bucket/folder. [A,B] trains on several together.
+        weights: Relative number of photographs drawn from each of several sets. Default: as many as each holds.
         val: Shard set to validate on.
         size: Side of the square crops in pixels: a multiple of 8, at least 16.
         crop: How training crops a square. squash resizes the whole photograph without keeping its aspect ratio.
@@ -73,7 +74,8 @@ class DataConfig:
         flip: Mirror half of the photographs.
     """
 
-    train: str
+    train: str | list[str]
+    weights: list[float] | None = None
     val: str | None = None
     size: int = 256
     crop: Crop = "random_resized"
@@ -81,6 +83,12 @@ class DataConfig:
     flip: bool = True
 
     def __post_init__(self) -> None:
+        if not self.train:
+            raise ValueError(f"data.train={self.train} names no shard set")
+        if isinstance(self.train, str) and self.weights is not None:
+            raise ValueError(
+                f"data.weights={self.weights} needs several shard sets: set data.train to [{self.train},B]"
+            )
         check_image_size(self.size, "data.size=")
         low, high = self.scale
         if not 0 < low <= high <= 1:

@@ -108,7 +108,8 @@ def convert(value: Any, kind: Any, name: str) -> Any:
     choices = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
     if value == "null" and NoneType in choices:
         return None
-    if isinstance(value, str) and choices[0] in (str, Path):
+    is_list = isinstance(value, str) and value.startswith("[") and any(get_origin(choice) is list for choice in choices)
+    if isinstance(value, str) and choices[0] in (str, Path) and not is_list:
         return choices[0](value)  # also names of files that are not Unicode, which pydantic refuses
     if isinstance(value, list) and get_origin(kind) is list:
         return [convert(item, get_args(kind)[0], name) for item in value]

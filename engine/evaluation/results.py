@@ -98,7 +98,7 @@ class Result:
     @property
     def is_training_set(self) -> bool:
         """True if the model was trained on these photographs."""
-        return self.metadata is not None and self.metadata.data == self.scores.data.digest
+        return self.metadata is not None and self.scores.data.digest in self.metadata.data.split()
 
     def summary(self, protocol: Protocol) -> dict[str, Any]:
         """Returns the entry in summary.json. Infinite and NaN values are null."""

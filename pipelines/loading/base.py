@@ -25,6 +25,7 @@ from ..system import available_cpus
 from . import order
 from .augment import Crop, crop_windows, flips
 from .batch import LabBatch
+from .order import Mixture
 from .reader import Reader, lab_planes, open_reader
 
 _CPU = torch.device("cpu")
@@ -54,7 +55,7 @@ class Loader(ABC):
     where the first one stopped; in evaluation it yields all samples once.
 
     Args:
-        source: A shard set or its folder.
+        source: A shard set or its folder; for several, a JoinedShardSet.
         batch_size: Samples in a global batch, which all ranks share.
         size: Side S of the square crops in pixels.
         train: Endless shuffled epochs with augmentation; otherwise one pass in storage order, each sample once.
@@ -107,7 +108,10 @@ class Loader(ABC):
         _check_settings(self)
         _check_sizes(self.data, self.size, self._crop)
         self._samples = None if self.samples is None else np.asarray(self.samples, dtype=np.int64)
-        self.num_samples = self.num_samples or (self.data.num_samples if self._samples is None else len(self._samples))
+        self._mixture = Mixture(self.data.set_sizes, self.data.draws)
+        if self.num_samples:
+            self._mixture = Mixture.of(self.num_samples)
+        self.num_samples = self._mixture.epoch_size if self._samples is None else len(self._samples)
         self._to_lab = lab_converter(self.data.store, compiled=self.compiled and self.device.type == "cuda")
         self.reader = self.reader or open_reader(self.data)
         self._next_batch = 0  # number of the next global batch, counted through all epochs
@@ -166,7 +170,7 @@ class Loader(ABC):
         """Returns this rank's share of the global batch `number`: a pure function."""
         if self.train:
             index, epoch = order.training_batch(
-                self.num_samples, self.batch_size, self.seed, number, self.shuffle_block_size
+                self._mixture, self.batch_size, self.seed, number, self.shuffle_block_size
             )
         else:
             index = order.evaluation_batch(self.num_samples, self.batch_size, number)
@@ -216,7 +220,7 @@ class Loader(ABC):
             except ValueError as reason:  # Rejected among them
                 return ValueError(f"{self.data.describe_sample(index)} cannot be read any more ({reason}): {_REMEDY}")
         summary = next((line.strip() for line in str(error).splitlines() if "Error" in line), error)
-        return ValueError(f"a batch of {self.data.root} cannot be decoded ({summary}): {_REMEDY}")
+        return ValueError(f"a batch of {self.data.name} cannot be decoded ({summary}): {_REMEDY}")
 
     def _epoch_range(self) -> tuple[int, int]:
         """Returns the numbers of the current epoch's first batch and of the first batch after it."""
@@ -226,8 +230,10 @@ class Loader(ABC):
         return first, order.first_batch_of_epoch(self.num_samples, self.batch_size, self.epoch + 1)
 
     def _fingerprint(self) -> dict[str, Any]:
+        draws = {"draws": list(self._mixture.draws)} if len(self._mixture.draws) > 1 else {}
         return {
             "shards": self.data.digest,
+            **draws,
             "seed": self.seed,
             "batch_size": self.batch_size,
             "size": self.size,
@@ -266,11 +272,11 @@ def _check_sizes(data: ShardSet, size: int, crop: Crop) -> None:
     largest = int(data.sizes.min(axis=1).max())
     if size > largest:
         raise ValueError(
-            f"crops of {size} pixels are larger than every photograph in {data.root}, where the longest short side is "
+            f"crops of {size} pixels are larger than every photograph in {data.name}, where the longest short side is "
             f"{largest}: lower the size, or pack again with --short-side {size} or more"
         )
     if crop == "random" and (smallest := int(data.sizes.min())) < size:
         raise ValueError(
-            f"crop=random cuts {size} pixels out of each photograph, and the smallest in {data.root} has a side of "
+            f"crop=random cuts {size} pixels out of each photograph, and the smallest in {data.name} has a side of "
             f"{smallest}: lower the size, or use crop=random_resized"
         )

@@ -79,23 +79,21 @@ class LocalReader:
         mapped = self._maps.get(shard)
         if mapped is None:
             try:
-                with open(self._tar(shard), "rb") as file:
+                with open(str(self._data.tars[shard]), "rb") as file:
                     mapped = self._maps[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             except FileNotFoundError:
                 raise ValueError(
-                    f"{self._tar(shard)} was removed since it was opened: restore it or pack again"
+                    f"{self._data.tars[shard]} was removed since it was opened: restore it or pack again"
                 ) from None
             if len(self._maps) > _MAX_MAPS:  # arrays keep their map alive
                 self._maps.popitem(last=False)
         self._maps.move_to_end(shard)
         if mapped.size() < self._data.shards[shard].bytes:  # reading past the end would kill the process (SIGBUS)
             raise ValueError(
-                f"{self._tar(shard)} was cut to {mapped.size()} bytes since it was opened: restore it or pack again"
+                f"{self._data.tars[shard]} was cut to {mapped.size()} bytes since it was opened: restore it or pack "
+                "again"
             )
         return mapped
-
-    def _tar(self, shard: int) -> str:
-        return str(self._data.root / f"{self._data.shards[shard].name}.tar")
 
 
 class RemoteReader:
@@ -116,8 +114,8 @@ class RemoteReader:
         for shard in np.unique(shards).tolist():
             samples = index[shards == shard]
             starts, lengths = self._data.byte_ranges[samples].T.tolist()
-            tar = self._data.tar(int(samples[0]))
-            future = self._pool.submit(tar.read_ranges, starts, lengths, gap=_MAX_GAP)  # type: ignore[union-attr]
+            tar = self._data.tars[shard]
+            future = self._pool.submit(tar.read_ranges, starts, lengths, gap=_MAX_GAP)
             self._pending |= {sample: (future, place) for place, sample in enumerate(samples.tolist())}
         self._largest_prefetch = max(self._largest_prefetch, len(index))
         while len(self._pending) > _MAX_PREFETCHES * self._largest_prefetch:

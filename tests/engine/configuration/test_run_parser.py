@@ -227,3 +227,8 @@ def test_options_override_files_in_any_order() -> None:
     )
     assert first == last
     assert last.optim.lr == 3
+
+
+def test_several_sets() -> None:
+    config = parse([*BASE, "--data.train", "[shards/a, s3://bucket/b]", "--data.weights", "[3, 1]"])
+    assert (config.data.train, config.data.weights) == (["shards/a", "s3://bucket/b"], [3, 1])

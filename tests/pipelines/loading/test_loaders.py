@@ -331,10 +331,10 @@ def test_more_ranks_than_samples_in_a_batch_are_refused(shards: ShardSet) -> Non
 
 def test_cached_images_are_decoded_once(shards: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[int] = []
-    original = TorchLoader._decode
-    monkeypatch.setattr(TorchLoader, "_decode", lambda self, i, *a: decoded.append(i) or original(self, i, *a))
     sizes = shards.sizes.prod(axis=1) * 3
     half = loader("cached", shards, batch_size=9, train=False, cache_gib=float(sizes[:4].sum() + 1) / 2**30, threads=1)
+    original = half._decode  # of this loader: others may still load ahead
+    monkeypatch.setattr(half, "_decode", lambda i, *a: decoded.append(i) or original(i, *a))
     for _ in range(4):
         assert sum(map(len, half)) == 9
     counts = [decoded.count(i) for i in range(9)]

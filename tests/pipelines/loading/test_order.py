@@ -13,7 +13,10 @@ def test_every_epoch_of_the_stream_holds_each_sample_once(
 ) -> None:
     epochs = 4
     num_batches = order.first_batch_of_epoch(num_samples, batch_size, epochs)
-    pairs = [order.training_batch(num_samples, batch_size, seed, number, block) for number in range(num_batches)]
+    pairs = [
+        order.training_batch(order.Mixture.of(num_samples), batch_size, seed, number, block)
+        for number in range(num_batches)
+    ]
     seen = sorted((e, i) for index, epoch in pairs for i, e in zip(index.tolist(), epoch.tolist(), strict=True))
     expected = list(itertools.product(range(epochs), range(num_samples)))
     assert seen[: len(expected)] == expected
@@ -42,7 +45,7 @@ def test_groups_of_blocks_differ_from_epoch_to_epoch() -> None:
 
 
 def test_parts_of_a_share_follow_the_storage_and_keep_their_samples() -> None:
-    index, epochs = order.training_batch(1000, 63, 0, 3)
+    index, epochs = order.training_batch(order.Mixture.of(1000), 63, 0, 3)
     for parts in (1, 3, 4):
         sorting = order.by_storage(index, epochs, parts)
         for number in range(parts):
@@ -56,7 +59,7 @@ def test_every_rank_meets_every_sample(world_size: int) -> None:
     """Each rank's BatchNorm statistics come from the whole set: its share is not a fixed part."""
     met: list[set[int]] = [set() for _ in range(world_size)]
     for number in range(400):
-        index, _ = order.training_batch(100, 10, 0, number)
+        index, _ = order.training_batch(order.Mixture.of(100), 10, 0, number)
         for rank in range(world_size):
             met[rank] |= set(index[order.share(10, rank, world_size)].tolist())
     assert all(rank == set(range(100)) for rank in met)
@@ -110,3 +113,33 @@ def test_batches_of_two_epochs_overlap_by_chance() -> None:
     assert batch_overlap(20_000, 200, 1) == pytest.approx(1, abs=0.03)
     assert batch_overlap(20_000, 200, 10_000) == pytest.approx(1, abs=0.03)  # two blocks are mixed completely
     assert batch_overlap(256 * 128, 512, 4) > 1.005  # a batch takes whole groups of blocks
+
+
+@pytest.mark.parametrize("block", [1, 5])
+@pytest.mark.parametrize(
+    ("sizes", "draws"), [((7, 3), (7, 3)), ((100, 10, 1), (40, 60, 11)), ((9, 2000), (1500, 509)), ((5,), (5,))]
+)
+def test_a_mixture_draws_each_set_as_often_as_it_says(
+    sizes: tuple[int, ...], draws: tuple[int, ...], block: int
+) -> None:
+    mixture = order.Mixture(sizes, draws)
+    epochs, batch_size = 4, 3
+    num_batches = order.first_batch_of_epoch(mixture.epoch_size, batch_size, epochs)
+    pairs = [order.training_batch(mixture, batch_size, 0, number, block) for number in range(num_batches)]
+    index, epoch = (np.concatenate(arrays) for arrays in zip(*pairs, strict=True))
+    starts = np.cumsum((0, *sizes))
+    for number, (size, drawn) in enumerate(zip(sizes, draws, strict=True)):
+        of_set = (index >= starts[number]) & (index < starts[number + 1])
+        for first in range(0, epochs * mixture.epoch_size, mixture.epoch_size):
+            assert np.count_nonzero(of_set[first : first + mixture.epoch_size]) == drawn
+        # The set's own stream: every epoch of its own holds each sample once, in the order of a run on it alone.
+        samples, own_epochs = index[of_set] - starts[number], epoch[of_set]
+        assert own_epochs.tolist() == (np.arange(len(samples)) // size).tolist()
+        for own in range(len(samples) // size):
+            assert samples[own_epochs == own].tolist() == order.epoch_order(size, 0, own, block).tolist()
+
+
+def test_sets_take_random_turns() -> None:
+    index, _ = order.mixture_order(order.Mixture((1000, 1000), (500, 1500)), 0, 0)
+    drawn = [np.count_nonzero(part < 1000) for part in np.array_split(index, 20)]
+    assert 15 < min(drawn) < 25 < max(drawn) < 35
