@@ -119,9 +119,7 @@ def test_batches_of_two_epochs_overlap_by_chance() -> None:
 @pytest.mark.parametrize(
     ("sizes", "draws"), [((7, 3), (7, 3)), ((100, 10, 1), (40, 60, 11)), ((9, 2000), (1500, 509)), ((5,), (5,))]
 )
-def test_a_mixture_draws_each_set_as_often_as_it_says(
-    sizes: tuple[int, ...], draws: tuple[int, ...], block: int
-) -> None:
+def test_each_set_is_drawn_as_often_as_said(sizes: tuple[int, ...], draws: tuple[int, ...], block: int) -> None:
     mixture = order.Mixture(sizes, draws)
     epochs, batch_size = 4, 3
     num_batches = order.first_batch_of_epoch(mixture.epoch_size, batch_size, epochs)
