@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measures a GPU in under nine minutes: its tests, loaders, training steps, stalls, the original project's loop, and a run.
+# Measures a GPU in under nine minutes: its tests, loaders, training steps, stalls, and a run.
 #   usage: bench/gpu.sh PHOTOGRAPHS [OUT]     writes JSON and log.txt to OUT (bench/results/NAME-OF-THE-GPU)
 # A step that fails or takes too long is reported, and the next one starts.
 set -uo pipefail
@@ -44,5 +44,3 @@ photochrom 40 evaluate "$work/run" --data "$work/shards" --out "$work/report" --
 cp "$work/report/summary.json" "$out/evaluate.json"
 photochrom 60 bench stalls --config l2 --data "$work/shards" --train.batch_size 128 --seconds 15 --out "$out/stalls.json"
 photochrom 90 bench loader --config l2 --data "$work/shards" --train.batch_size 128 --seconds 25 --out "$out/loader.json"
-photochrom 50 bench rivals --data "$photographs" --device cuda --only step --step-batch-size 64 --seconds 15 --out "$out/rivals.json"
-step 30 python3 -m photochrom.bench.dev.losses --device cuda --seconds 8 --out "$out/losses.json"

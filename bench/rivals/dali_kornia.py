@@ -1,22 +1,19 @@
 """DALI as in its guides, on a GPU if the batches go there, and Kornia's rgb_to_lab."""
 
-from .task import AREA, RATIO, Batches, Task, files
+from kornia.color import rgb_to_lab
+from nvidia.dali import Pipeline, fn, types
+from nvidia.dali.plugin.pytorch import DALIGenericIterator, LastBatchPolicy
 
-NEEDS = ("nvidia.dali", "kornia")
-INSTALL = "pip install nvidia-dali-cuda130, which also runs without a GPU"
+from .task import AREA, RATIO, SQUASH, Batches, Task, files
 
 
 def batches(task: Task) -> Batches:
-    from kornia.color import rgb_to_lab
-    from nvidia.dali import Pipeline, fn, types
-    from nvidia.dali.plugin.pytorch import DALIGenericIterator, LastBatchPolicy
-
     on_gpu = task.device == "cuda"
     decoder = "mixed" if on_gpu else "cpu"  # the operations after it run on the same device
     pipeline = Pipeline(batch_size=task.batch_size, num_threads=task.threads, device_id=0 if on_gpu else None, seed=0)
     with pipeline:
         jpegs, numbers = fn.readers.file(files=files(task.data), random_shuffle=True, name="files")
-        if task.crop == "squash":
+        if task.crop == SQUASH:
             pictures, mirror = fn.decoders.image(jpegs, device=decoder), 0
         else:
             pictures = fn.decoders.image_random_crop(jpegs, device=decoder, random_area=AREA, random_aspect_ratio=RATIO)

@@ -1,23 +1,18 @@
-"""Entries of the comparison: loaders, their jobs, and the data sets that they read."""
+"""Entries of the comparison: loaders, the data sets that they read, and crops."""
 
 from dataclasses import dataclass
 from typing import Any
 
-# Rivals and the data sets they read. A rival is the module of its name; its `write` makes its data set.
+# Modules here, and the data sets they read. The module that reads a format of its own also writes it.
 RIVALS = {
     "original": "files",
     "opencv": "files",
     "dali_kornia": "files",
     "webdataset_pil": "tars",
     "litdata": "chunks",
-    "mosaicml": "mds",
     "hf_datasets": "arrow",
-    "ffcv": "beton",
 }
 WRITERS = {reads: rival for rival, reads in RIVALS.items() if reads != "files"}
-
-# Rivals whose squash shows another part of the photograph, so that pixels cannot be compared.
-OTHER_PARTS = {"ffcv": "the largest square"}
 
 # Shard sets: source and options of pack. Reduced sets have a short side of 9/8 of the size, 288 for 256.
 SETS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -28,37 +23,32 @@ SETS: dict[str, tuple[str, dict[str, Any]]] = {
     "lab_squashed": ("squares", {"store": "lab"}),
 }
 
-SQUASH, RANDOM, STEP = "squash", "random_resized", "training step"
+SQUASH, RANDOM_RESIZED, RANDOM = "squash", "random_resized", "random"
 BASELINE = "original"
 
-_DECODERS = ("DaliLoader", "TorchLoader")
-_PREFIXES = ("", "lab_")
+_LOADERS = ("DaliLoader", "TorchLoader", "CachedLoader")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A loader at a job: the data set it reads, and its crop if not the job's."""
+    """A loader, the data set it reads, and its crop."""
 
-    job: str
     loader: str
     reads: str
-    crop: str = ""
+    crop: str
 
-    @property
-    def names(self) -> tuple[str, str, str]:
-        """Names for --only."""
-        return self.loader, f"{self.loader}:{self.reads}", f"{self.loader}:{self.reads}:{self.job}"
+    def __str__(self) -> str:
+        return f"{self.loader}:{self.reads}:{self.crop}"
 
-
-def _prepared(job: str, dataset: str, crop: str = "") -> list[Entry]:
-    """Returns this project's loaders on shard sets made for the job."""
-    decoders = [Entry(job, loader, prefix + dataset, crop) for loader in _DECODERS for prefix in _PREFIXES]
-    return [*decoders, Entry(job, "CachedLoader", dataset, crop)]
+    def matches(self, name: str) -> bool:
+        """True if `name` is the entry's, or a part of it from the left."""
+        return f"{self}:".startswith(f"{name}:")
 
 
-ENTRIES = (
-    *(Entry(job, rival, reads) for job in (SQUASH, RANDOM) for rival, reads in RIVALS.items()),
-    *(Entry(job, loader, "originals") for job in (SQUASH, RANDOM) for loader in (*_DECODERS, "CachedLoader")),
-    *_prepared(SQUASH, "squashed"),
-    *_prepared(RANDOM, "reduced", crop="random"),
-)
+ENTRIES = [
+    *(Entry(rival, reads, crop) for crop in (SQUASH, RANDOM_RESIZED) for rival, reads in RIVALS.items()),
+    *(Entry(loader, "originals", crop) for crop in (SQUASH, RANDOM_RESIZED) for loader in _LOADERS),
+    # Sets made for the job.
+    *(Entry(loader, reads, SQUASH) for loader in _LOADERS for reads in ("squashed", "lab_squashed")),
+    *(Entry(loader, reads, RANDOM) for loader in _LOADERS for reads in ("reduced", "lab_reduced")),
+]

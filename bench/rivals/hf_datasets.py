@@ -3,30 +3,25 @@
 from pathlib import Path
 from typing import Any
 
-from .decoding import cut, endless, opencv_lab
-from .task import Batches, Task, files
+import numpy as np
+from datasets import Dataset, Features, Image, Value, load_from_disk
 
-NEEDS = ("datasets", "PIL", "cv2")
-INSTALL = "pip install -e '.[rivals-huggingface]'"
+from .opencv import to_lab
+from .original import cut
+from .task import Batches, Task, endless, files
 
 
 def batches(task: Task) -> Batches:
-    import numpy as np
-    from datasets import load_from_disk
-
     def planes(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        lab = [opencv_lab(np.asarray(cut(picture, task))) for picture in rows["photograph"]]
+        lab = [to_lab(np.asarray(cut(picture, task))) for picture in rows["photograph"]]
         return {"L": [L for L, _ in lab], "ab": [ab for _, ab in lab], "number": rows["number"]}
 
-    dataset = load_from_disk(task.data).with_transform(planes)
-    for batch in endless(dataset, task):
+    for batch in endless(load_from_disk(task.data).with_transform(planes), task):
         yield batch["L"], batch["ab"], batch["number"]
 
 
 def write(folder: str, out: str, threads: int) -> None:
     """Writes a dataset of photographs as they are."""
-    from datasets import Dataset, Features, Image, Value
-
     paths = files(folder)
     rows = {"photograph": [Path(path).read_bytes() for path in paths], "number": list(range(len(paths)))}
     features = Features({"photograph": Image(), "number": Value("int64")})

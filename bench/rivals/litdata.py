@@ -3,19 +3,17 @@
 from pathlib import Path
 from typing import Any
 
-from .decoding import by_opencv
-from .task import Batches, Task, files
+from litdata import ParallelStreamingDataset, StreamingDataLoader, StreamingDataset, optimize
+from torch import Tensor
 
-NEEDS = ("litdata", "cv2")
-INSTALL = "pip install -e '.[rivals-litdata]'"
+from .opencv import decode
+from .task import Batches, Task, files
 
 
 def batches(task: Task) -> Batches:
-    from litdata import ParallelStreamingDataset, StreamingDataLoader, StreamingDataset
-
-    def planes(samples: tuple[dict[str, Any]]) -> tuple[Any, Any, int]:
+    def planes(samples: tuple[dict[str, Any]]) -> tuple[Tensor, Tensor, int]:
         (sample,) = samples
-        return *by_opencv(sample["jpeg"], task), sample["number"]
+        return *decode(sample["jpeg"], task), sample["number"]
 
     # A ParallelStreamingDataset of one, as only this class is endless and keeps its queues full.
     photographs = StreamingDataset(task.data, shuffle=True)
@@ -25,8 +23,6 @@ def batches(task: Task) -> Batches:
 
 def write(folder: str, out: str, threads: int) -> None:
     """Writes chunks of photographs as they are."""
-    from litdata import optimize
-
     optimize(fn=_sample, inputs=files(folder), output_dir=out, chunk_bytes="8MB", num_workers=threads, verbose=False)
 
 

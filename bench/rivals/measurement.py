@@ -1,79 +1,150 @@
-"""Measures all entries in turn."""
+"""Measures all entries in turn, each in a process of its own."""
 
+import json
+import statistics
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
+
+from rich.table import Table
 
 from ...engine.console import console
 from ...engine.distributed import resolve_device
-from ..common.results import Results, make_results
+from ..common.results import Results, make_results, spread_cells
+from ..common.timing import MIN_ROUNDS, throughputs
 from .command import RivalsOptions
-from .entries import BASELINE, SQUASH, STEP, Entry
-from .processes import EntryRunner, EntryUnavailable
-from .rows import Row, loader_row, step_rows, verdict
+from .datasets import dataset
+from .entries import BASELINE, RIVALS, SQUASH, Entry
+from .task import Task
 
-_ROUNDS = 3
-_STEP = Entry(STEP, "original and engine", "one batch")
+# Mean absolute differences of L and ab from scikit-image, in Lab units, that count as the same. Filters differ by 0.4
+# to 0.8 and 0.3 to 0.5 (area, linear, bicubic), JPEGs of squashed photographs by up to 0.6 and 1.4.
+TOLERANCE_L, TOLERANCE_AB = 1.0, 1.5
 
-Skipped = dict[Entry, str]  # the reason by entry
+Row = dict[str, Any]
 
 
 def measure(options: RivalsOptions) -> Results:
     """Returns the throughput of each entry, and the reasons of those that cannot run on this machine."""
-    device = resolve_device(options.device)
-    skipped: Skipped = {}
+    skipped: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="photochrom-") as folder:
-        runner = EntryRunner(options, Path(folder))
-        rows = _rows(options, runner, skipped)
-        facts = {"num_photographs": runner.datasets.num_photographs, "formats": runner.datasets.formats}
-    results = make_results(options, device, rows, f"{facts['num_photographs']} photographs; {verdict(rows)}")
-    reasons = [asdict(entry) | {"reason": reason} for entry, reason in skipped.items()]
-    return results | facts | {"skipped": reasons}
+        rounds = _measure_all(options, Path(folder), skipped)
+        num_photographs = len(list((Path(folder) / "files").iterdir()))
+    rows = make_rows(rounds)
+    verdict = f"{num_photographs} photographs; {verdict_of(rows)}"
+    return make_results(options, resolve_device(options.device), rows, verdict) | {"skipped": skipped}
 
 
-def _rows(options: RivalsOptions, runner: EntryRunner, skipped: Skipped) -> list[Row]:
-    checks = _check_all(options, runner, skipped)  # makes the data sets, before the clock starts
-    num_entries = len(options.entries) - len(skipped) + 2 * options.measures_step  # the training step has two
-    seconds = options.seconds / (_ROUNDS * max(1, num_entries))
-    measurements: dict[Entry, list[Row]] = {entry: [] for entry in options.entries if entry not in skipped}
-    console.print(f"{len(measurements)} loaders in turn, {_ROUNDS} rounds of {seconds:.1f} s each ...")
-    for _ in range(_ROUNDS):
-        for entry in (entry for entry in measurements if entry not in skipped):
-            with _skip_unavailable(skipped, entry):
-                measurements[entry].append(runner.measure(entry, seconds))
-                console.print(f"{entry.names[2]}: {measurements[entry][-1]['rate(img/s)']:,.0f} images/s")
-    measurements = {entry: values for entry, values in measurements.items() if entry not in skipped}
-    baselines = {entry.job: values for entry, values in measurements.items() if entry.loader == BASELINE}
-    rows = [
-        loader_row(entry, values, baselines.get(entry.job, []), checks.get(entry))
-        for entry, values in measurements.items()
-    ]
-    if options.measures_step:
-        seconds *= 2 * _ROUNDS
-        console.print(f"the training step, {seconds:.0f} s or three rounds, after a warm-up round ...")
-        with _skip_unavailable(skipped, _STEP):
-            rows += step_rows(runner.measure_steps(seconds))
-    return rows
-
-
-def _check_all(options: RivalsOptions, runner: EntryRunner, skipped: Skipped) -> dict[Entry, Row]:
-    """Makes the data sets, and returns the checks of entries that squash."""
-    checks = {}
-    for entry in options.entries:
-        with _skip_unavailable(skipped, entry):
-            runner.datasets.path(entry.reads)
-            if entry.job == SQUASH:
-                checks[entry] = runner.check(entry)
-    return checks
+def _measure_all(options: RivalsOptions, folder: Path, skipped: dict[str, str]) -> dict[Entry, list[Row]]:
+    """Returns what each round has measured, by entry; adds entries that cannot run, and why, to `skipped`."""
+    rounds: dict[Entry, list[Row]] = {}
+    dataset("reference", folder, options)
+    for entry in options.entries:  # makes the data sets, before the clock starts
+        with _skipping(entry, rounds, skipped):
+            dataset(entry.reads, folder, options)
+            rounds[entry] = []
+    seconds = options.seconds / (MIN_ROUNDS * max(1, len(rounds)))
+    console.print(f"{len(rounds)} loaders in turn, {MIN_ROUNDS} rounds of {seconds:.1f} s each ...")
+    for _ in range(MIN_ROUNDS):
+        for entry in list(rounds):
+            with _skipping(entry, rounds, skipped):
+                rounds[entry].append(row := _run(entry, folder, options, seconds))
+                console.print(f"{entry}: {1 / row['wall(s/img)']:,.0f} images/s")
+    return rounds
 
 
 @contextmanager
-def _skip_unavailable(skipped: Skipped, entry: Entry) -> Iterator[None]:
-    """Adds the entry and the reason to `skipped` if EntryUnavailable is raised."""
+def _skipping(entry: Entry, rounds: dict[Entry, list[Row]], skipped: dict[str, str]) -> Iterator[None]:
+    """Moves the entry from `rounds` to `skipped` if its library is missing or its process fails."""
     try:
         yield
-    except EntryUnavailable as reason:
-        skipped[entry] = str(reason)
-        console.print(f"skipped: {entry.names[2]}: {reason}")
+    except (ImportError, subprocess.CalledProcessError) as error:
+        reason = str(getattr(error, "stderr", error)).strip().splitlines()[-1]
+        rounds.pop(entry, None)
+        skipped[str(entry)] = reason
+        console.print(f"skipped: {entry}: {reason}")
+
+
+def _run(entry: Entry, folder: Path, options: RivalsOptions, seconds: float) -> Row:
+    """Returns what `throughput.measure` returns in a new process."""
+    task = Task(
+        loader=entry.loader,
+        data=str(folder / entry.reads),
+        crop=entry.crop,
+        size=options.size,
+        batch_size=options.batch_size,
+        threads=options.num_threads,
+        device=resolve_device(options.device).type,
+        seconds=seconds,
+        started=time.monotonic(),
+        reference=str(folder / "reference"),
+    )
+    command = [sys.executable, "-P", "-m", f"{__package__}.worker", json.dumps(asdict(task))]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    row: Row = json.loads(done.stdout.splitlines()[-1])
+    return row
+
+
+def make_rows(rounds: dict[Entry, list[Row]]) -> list[Row]:
+    """Returns each entry's throughput, relative to the original's in the same rounds, and medians of its rounds."""
+    baselines = {entry.crop == SQUASH: rows for entry, rows in rounds.items() if entry.loader == BASELINE}
+    return [_row(entry, rows, baselines.get(entry.crop == SQUASH, [])) for entry, rows in rounds.items()]
+
+
+def _row(entry: Entry, rounds: list[Row], baseline: list[Row]) -> Row:
+    medians = {key: statistics.median(round_[key] for round_ in rounds) for key in rounds[0]}
+    ratios = [base["wall(s/img)"] / round_["wall(s/img)"] for base, round_ in zip(baseline, rounds, strict=False)]
+    row = {
+        **asdict(entry),
+        "is_ours": entry.loader not in RIVALS,
+        **throughputs([round_["wall(s/img)"] for round_ in rounds]),
+        "ratio": statistics.median(ratios) if ratios else None,
+        **{key: value for key, value in medians.items() if key != "wall(s/img)"},
+    }
+    if entry.crop == SQUASH:
+        row["is_same"] = row["error_L"] <= TOLERANCE_L and row["error_ab"] <= TOLERANCE_AB
+    return row
+
+
+def verdict_of(rows: list[Row]) -> str:
+    """Returns the fastest entry of each kind at each job, and the entries whose results differ."""
+    fastest = {_kind(row): row for row in sorted(rows, key=lambda row: float(row["median(img/s)"]))}
+    parts = [f"fastest {kind}: {_name(row)} {row['median(img/s)']:,.0f} images/s" for kind, row in fastest.items()]
+    if different := [_name(row) for row in rows if row.get("is_same") is False]:
+        parts.append("NOT THE SAME RESULT: " + ", ".join(different))
+    return "; ".join(sorted(parts)) or "no entry could run"
+
+
+def _kind(row: Row) -> str:
+    job = "squashed" if row["crop"] == SQUASH else "random crops"
+    if row["reads"] == "originals":
+        return f"{job}, photochrom"
+    return f"{job}, photochrom's prepared sets" if row["is_ours"] else f"{job}, others"
+
+
+def _name(row: Row) -> str:
+    return str(Entry(row["loader"], row["reads"], row["crop"]))
+
+
+def table(results: Results) -> Table:
+    """Returns a line for each entry."""
+    headings = ("images/s", "slowest", "fastest", "ratio", "CPU ms/image", "first batch", "error of L, ab")
+    lines = Table("loader", "reads", "crop", *headings, box=None, header_style="bold")
+    for row in results["rows"]:
+        ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
+        error = f"{row['error_L']:.2f}, {row['error_ab']:.2f}" if "error_L" in row else ""
+        numbers = (*spread_cells(row), ratio, f"{row['cpu(ms/img)']:.2f}", f"{row['first_batch(s)']:.1f} s", error)
+        lines.add_row(row["loader"], row["reads"], row["crop"], *numbers)
+    return lines
+
+
+def notes(results: Results) -> Iterator[str]:
+    """Yields the entries that could not run, and why."""
+    for name, reason in results["skipped"].items():
+        yield f"skipped: {name}: {reason}"

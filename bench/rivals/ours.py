@@ -1,23 +1,21 @@
 """This project's loaders, as in training."""
 
-from importlib import import_module
 from pathlib import Path
 
-from .task import Batches, Task
+import torch
 
-NEEDS = ()
+from ... import pipelines
+from .task import SQUASH, Batches, Task
 
 
 def batches(task: Task) -> Batches:
-    import torch
-
-    loader = getattr(import_module("...pipelines", __package__), task.loader)(
+    loader = getattr(pipelines, task.loader)(
         task.data,
         batch_size=task.batch_size,
         size=task.size,
         train=True,
         crop=task.crop,
-        flip=task.crop != "squash",  # as rivals do
+        flip=task.crop != SQUASH,  # as rivals do
         threads=task.threads,
         device=task.device,
     )

@@ -1,1 +1,0 @@
-"""Benchmarks that only developers run: python -m photochrom.bench.dev.NAME"""
