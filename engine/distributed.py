@@ -18,8 +18,9 @@ from accelerate.utils import (
 from torch import nn
 from torch.utils._triton import has_triton
 
-from ..pipelines.system import available_cpus
+from ..pipelines.system import available_cpus, processor_name
 from .configuration.config import Device, Precision, TrainConfig
+from .console import plural
 
 T = TypeVar("T")
 
@@ -46,6 +47,17 @@ def make_training_accelerator(train: TrainConfig) -> Accelerator:
     if accelerator.device.type == "cuda":
         _set_fast_kernels(True)
     return accelerator
+
+
+def describe_machine(accelerator: Accelerator) -> str:
+    """Returns what the processes compute on: '4 x NVIDIA H200', or the processor with its number of cores."""
+    device, number = accelerator.device, accelerator.num_processes
+    one = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{processor_name()} ({plural(available_cpus(), 'core')})"
+    )
+    return f"{number} x {one}" if number > 1 else one
 
 
 def make_accelerator(device: Device, precision: Precision, *, timeout: int = _TIMEOUT, **parallel: Any) -> Accelerator:

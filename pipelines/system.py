@@ -1,7 +1,11 @@
-"""CPU cores and NVIDIA DALI, as far as this process can use them. Imports neither DALI nor torch."""
+"""The processor and NVIDIA DALI, as far as this process can use them. Imports neither DALI nor torch."""
 
 import importlib.util
 import os
+import platform
+import re
+from contextlib import suppress
+from pathlib import Path
 
 INSTALL_DALI = (
     "pip install nvidia-dali-cuda130, or nvidia-dali-cuda120 for V100 and older drivers; both also run without a GPU"
@@ -11,6 +15,14 @@ INSTALL_DALI = (
 def available_cpus() -> int:
     """Returns the number of CPU cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processor_name() -> str:
+    """Returns the processor's model name as Linux or, elsewhere, Python reports it."""
+    with suppress(OSError):
+        if model := re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE):
+            return model[1]
+    return platform.processor() or platform.machine()
 
 
 def has_dali() -> bool:

@@ -1,10 +1,7 @@
 """Results of a benchmark: printed as a table and a verdict, written as JSON."""
 
-import platform
-import re
 import sys
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +10,7 @@ from rich.console import Console, RenderableType
 from ...engine.configuration.config import to_plain_dict
 from ...engine.provenance import provenance
 from ...pipelines.output_dir import write_json
-from ...pipelines.system import available_cpus
+from ...pipelines.system import available_cpus, processor_name
 
 if TYPE_CHECKING:
     import torch
@@ -28,20 +25,12 @@ def machine(device: "torch.device") -> dict[str, Any]:
     import torch
 
     return {
-        "cpu": _processor(),
+        "cpu": processor_name(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cores": available_cpus(),
         "torch_threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
     }
-
-
-def _processor() -> str:
-    """Returns the processor's model name as Linux or, elsewhere, Python reports it."""
-    with suppress(OSError):
-        if model := re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE):
-            return model[1]
-    return platform.processor() or platform.machine()
 
 
 def make_results(options: Any, device: "torch.device", rows: list[Any], verdict: str) -> Results:

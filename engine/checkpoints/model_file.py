@@ -38,6 +38,8 @@ class ModelMetadata:
         config: Resolved configuration of the run.
         versions: Versions of the libraries.
         provenance: Commit, command and time of the run; see `engine.provenance`.
+        training: Number of photographs in the training set, images drawn from it, seconds, machine.
+        scores: Entries of `evaluate`'s summary.json that `export` was given.
     """
 
     model: ClassSpec
@@ -48,6 +50,8 @@ class ModelMetadata:
     config: dict[str, Any]
     versions: dict[str, str]
     provenance: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    scores: list[dict[str, Any]] = field(default_factory=list)
 
 
 def save_model(state: Mapping[str, Tensor], metadata: ModelMetadata, path: Path) -> None:

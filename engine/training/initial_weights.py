@@ -36,8 +36,9 @@ def began_from(start: Checkpoint | InitialWeights | None) -> dict[str, Any]:
     if start is None:
         return {}
     metadata = read_metadata(start.file)
-    before = {"init": metadata.provenance["init"]} if "init" in metadata.provenance else {}
-    return {"init": {"name": start.name, "sha256": start.sha256, "step": metadata.step, **before}}
+    init = {"name": start.name, "sha256": start.sha256, "step": metadata.step, "training": metadata.training}
+    parent = metadata.provenance.get("init")
+    return {"init": init | ({"init": parent} if parent else {})}
 
 
 def load_initial_weights(colorizer: Colorizer, model: ModelSpec, source: InitialWeights) -> Iterator[str]:

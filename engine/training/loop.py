@@ -12,7 +12,7 @@ from ...pipelines.loading.base import Loader
 from ..checkpoints.model_file import ModelMetadata
 from ..configuration.config import ClassSpec, RunConfig, to_plain_dict
 from ..console import LiveLine
-from ..distributed import all_reduce_max, broadcast_buffers
+from ..distributed import all_reduce_max, broadcast_buffers, describe_machine
 from ..doctor import versions
 from ..evaluation.predictors import ModelPredictor
 from ..evaluation.score import ScoringStopped, predictions, score
@@ -68,6 +68,12 @@ class Run:
             config=to_plain_dict(self.config),
             versions=versions(),
             provenance=self.provenance,
+            training={
+                "photographs": self.loader.num_samples,
+                "images": self.meter.totals.images,
+                "seconds": round(self.meter.totals.seconds),
+                "machine": describe_machine(self.accelerator),
+            },
         )
 
 

@@ -146,7 +146,9 @@ def test_a_run_from_weights_is_resumed_without_them(
     assert "beginning from" not in capsys.readouterr().err
     whole, halves = (read_tensors(tmp_path / name / "model.safetensors") for name in ("whole", "halves"))
     assert all(torch.equal(tensor, halves[name]) for name, tensor in whole.items())
-    began = {"name": str(init), "sha256": digest, "step": 20}
+    training = read_metadata(trained / "model.safetensors").training
+    assert (training["photographs"], training["images"]) == (9, 80)
+    began = {"name": str(init), "sha256": digest, "step": 20, "training": training}
     assert read_metadata(tmp_path / "halves" / "model.safetensors").provenance["init"] == began
     assert json.loads((tmp_path / "halves" / "summary.json").read_text())["provenance"]["init"] == began
     model = yaml.safe_load((tmp_path / "halves" / "config.yaml").read_text())["model"]
