@@ -32,7 +32,7 @@ demo: install
 	$(BIN)/photochrom pack "$(PHOTOS)" demo/shards
 	$(BIN)/photochrom train --config demo --data.train demo/shards --out demo/run
 	$(BIN)/photochrom evaluate demo/run --data demo/shards --out demo/report
-	$(BIN)/photochrom colorize demo/run "$(PHOTOS)" --out demo/colorized
+	$(BIN)/photochrom colorize "$(PHOTOS)" --model demo/run --out demo/colorized
 	@echo "The report: $(CURDIR)/demo/report/report.html   The colorized photographs: $(CURDIR)/demo/colorized"
 
 # Each of pytest's processes computes on one core: many threads on few cores would wait for each other.

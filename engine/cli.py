@@ -17,6 +17,7 @@ VERBS = {
     "evaluate": "scores models on shard sets, with the best and the worst pictures",
     "colorize": "colorizes photographs and videos at full resolution",
     "serve": "serves models to browsers and, over HTTP, to programs",
+    "models": "lists the models that come with Photochrom",
     "export": "exports a trained network to ONNX",
     "convert": "converts weights from and to other projects",
     "bench": "measures loaders, training steps and bottlenecks",

@@ -28,7 +28,7 @@ _INFO_KEYS = ("exif", "dpi", "xmp")  # not the profile: the result is sRGB
 
 
 def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> "TrainedColorizer":
-    """Returns the trained model in a run folder, a checkpoint or a model file, in evaluation mode.
+    """Returns the trained model in a run folder, a checkpoint or a model file, or a shipped one, in evaluation mode.
 
     `model(L)` returns a ColorPrediction and `model.colorize(image)` an image; `model.network` is the network alone and
     `model.metadata` says how it was trained. Nothing in the file is executed: import the module of a class of your own

@@ -51,7 +51,7 @@ def test_the_wheel_holds_every_module_and_nothing_else(tmp_path: Path) -> None:
     subprocess.run([*command, "--wheel-dir", tmp_path, source], check=True)
     (wheel,) = tmp_path.glob("photochrom-*.whl")
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    kinds = ("*.py", "*.yaml", "*.html")
+    kinds = ("*.py", "*.yaml", "*.html", "*.safetensors", "*.md")
     expected = {
         f"photochrom/{path.relative_to(ROOT).as_posix()}"
         for folder in FOLDERS

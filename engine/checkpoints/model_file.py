@@ -21,6 +21,7 @@ from ..configuration.config import ClassSpec, to_plain_dict
 from ..configuration.registry import build_model
 from ..console import console
 from .checkpoint import CHECKPOINTS, MODEL, newest_intact, to_os_error
+from .pretrained import pretrained_models
 
 _MAX_FAULTS = 8  # in one sentence
 
@@ -82,11 +83,20 @@ def load_with_metadata(
 
 
 def model_file(path: Path) -> Path:
-    """Returns the model file of a path: the file itself, a checkpoint's, or a run's final or newest one."""
+    """Returns the model file of a path: the file itself, a checkpoint's, or a run's final or newest one.
+
+    Where there is no file or folder of that name, it may be the name of a shipped model.
+    """
     if path.is_file():
         return path
     if not path.exists():
-        raise ValueError(f"there is no checkpoint at {path}: name a run folder or a model.safetensors")
+        shipped = pretrained_models()
+        if str(path) in shipped:
+            return shipped[str(path)]
+        names = f" ({', '.join(shipped)})" if shipped else ", of which this installation has none"
+        raise ValueError(
+            f"there is no checkpoint at {path}: name a run folder, a model.safetensors or a shipped model{names}"
+        )
     if (path / MODEL).is_file():
         return path / MODEL
     if checkpoint := newest_intact(path / CHECKPOINTS, console.print):

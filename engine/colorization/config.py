@@ -14,8 +14,8 @@ class ColorizeConfig:
     """Colorizes images and videos at full resolution with their own lightness.
 
     Args:
-        checkpoint: Run folder, checkpoint or model.safetensors.
         inputs: Images, videos, folders of them, patterns such as 'album/**/*.jpg', or - for a list on stdin.
+        model: Run folder, checkpoint, model.safetensors, or a shipped model by name. Default: small-l2.
         out: Folder for the results; other files in it stay.
         size: Short side in pixels at which the network sees an image, or native for full size. Default: the size of
             its training.
@@ -26,9 +26,9 @@ class ColorizeConfig:
         plugin: Python module to import first, for a model class of your own.
     """
 
-    checkpoint: Path
     inputs: list[str]
-    out: Path
+    model: Path | None = None
+    out: Path = Path("colorized")
     size: int | Literal["native"] | None = None
     overwrite: bool = False
     contact_sheet: bool = False

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ...models import Colorizer
 from ...pipelines.imaging.decode import Rejected
 from ...pipelines.output_dir import SAME_COMMAND, claim_output, differences, write_json
 from ..checkpoints.model_file import load_with_metadata
+from ..checkpoints.pretrained import DEFAULT, default_model
 from ..configuration.config import save_yaml, to_plain_dict
 from ..configuration.registry import import_plugin
 from ..console import console, progress_bar
@@ -35,7 +37,8 @@ def colorize_files(config: ColorizeConfig) -> dict[str, Any]:
     """
     device = resolve_device(config.device)
     import_plugin(config.plugin)
-    model, metadata = load_with_metadata(config.checkpoint, device)
+    model, metadata = load_with_metadata(config.model or default_model(), device)
+    config = replace(config, model=config.model or Path(DEFAULT))
     plan = make_plan(config.inputs, config.out, overwrite=config.overwrite)
     size = None if config.size == "native" else config.size or metadata.size
     started = time.perf_counter()
@@ -89,7 +92,7 @@ def _check_kept(config: ColorizeConfig) -> None:
     if not (config.out / _CONFIG).exists():
         return
     before, now = (
-        {name: values[name] for name in ("checkpoint", "size")}
+        {name: values[name] for name in ("model", "size")}
         for values in (yaml.safe_load((config.out / _CONFIG).read_text()), to_plain_dict(config))
     )
     if changes := differences(before, now):

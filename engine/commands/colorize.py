@@ -1,4 +1,4 @@
-"""photochrom colorize CHECKPOINT INPUT... --out DIR"""
+"""photochrom colorize [--model MODEL] INPUT..."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from ..console import plural
 
 
 def main(argv: list[str]) -> int:
-    config = parse_options(ColorizeConfig, argv, prog="photochrom colorize", positional=("checkpoint", "inputs"))
+    config = parse_options(ColorizeConfig, argv, prog="photochrom colorize", positional=("inputs",))
     from ..colorization.run import colorize_files, print_failures  # imports torch
 
     summary = colorize_files(config)

@@ -17,7 +17,8 @@ class ConvertConfig:
     and files with the tensor names of its Caffe release.
 
     Args:
-        file: Weights of another project, whose format is detected; or a run, a checkpoint or a model file.
+        file: Weights of another project, whose format is detected; or a run, a checkpoint, a model file or a shipped
+            model by name.
         out: New file: a model.safetensors, or with --to a file for torch.load.
         to: Format for a model of Photochrom: original, or eccv16.
         size: Side in pixels of the network's input, for weights of another project.
@@ -44,8 +45,6 @@ def main(argv: list[str]) -> int:
         is_photochrom_model,
     )
 
-    if not config.file.exists():
-        raise ValueError(f"there is no file or folder {config.file}")
     is_foreign = not config.to and not is_photochrom_model(config.file)
     check_output_file(config.out, *((".safetensors",) if is_foreign else ()), name="OUT", new=True)
     if config.to:

@@ -1,10 +1,10 @@
-"""photochrom serve CHECKPOINT..."""
+"""photochrom serve [--model MODEL...]"""
 
 import errno
 import signal
 import socket
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +32,7 @@ class ServeConfig:
     """Serves models on a web page and over HTTP; uploads are not stored.
 
     Args:
-        checkpoints: Run folders, checkpoints or model.safetensors files.
+        model: Run folders, checkpoints, model.safetensors files, or shipped models by name. Default: small-l2.
         host: Address or name to listen on; 0.0.0.0 for every network interface.
         port: Port to listen on; 0 for a free one.
         size: Default short side of the networks' input in pixels. Default: the size of each network's training.
@@ -42,7 +42,7 @@ class ServeConfig:
         plugin: Python module to import first, for a model class of your own.
     """
 
-    checkpoints: list[Path]
+    model: list[Path] = field(default_factory=list)
     host: str = "127.0.0.1"
     port: int = 8000
     size: int | None = None
@@ -66,7 +66,7 @@ class ServeConfig:
 
 
 def main(argv: list[str]) -> int:
-    config = parse_options(ServeConfig, argv, prog="photochrom serve", positional=("checkpoints",))
+    config = parse_options(ServeConfig, argv, prog="photochrom serve")
     try:
         import uvicorn
 
@@ -109,12 +109,13 @@ def main(argv: list[str]) -> int:
 def _load_models(config: ServeConfig, device: "torch.device") -> dict[str, "TrainedColorizer"]:
     """Loads the models; their names get -2, -3 ... appended where they repeat."""
     from ..checkpoints.model_file import model_name, unique_name
+    from ..checkpoints.pretrained import default_model
     from ..configuration.registry import import_plugin
     from ..inference import load
 
     import_plugin(config.plugin)
     models: dict[str, TrainedColorizer] = {}
-    for path in config.checkpoints:
+    for path in config.model or [default_model()]:
         model = load(path, device)
         model.colorize(np.zeros((64, 64, 3), np.uint8))  # fails early, and compiles what the first use compiles
         models[unique_name(model_name(path), models)] = model

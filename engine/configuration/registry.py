@@ -118,6 +118,17 @@ def with_prior(spec: ClassSpec, prior: list[float]) -> ClassSpec:
     return replace(spec, init_args=arguments)
 
 
+def spec_name(spec: ClassSpec) -> str:
+    """Returns the class's name, with the losses that it wraps: Focal(L2)."""
+    parts = [spec_name(ClassSpec(**value)) for value in spec.init_args.values() if is_spec(value)]
+    return spec.class_path.rpartition(".")[2] + (f"({', '.join(parts)})" if parts else "")
+
+
+def is_spec(value: Any) -> bool:
+    """True for the plain dict of a ClassSpec."""
+    return isinstance(value, dict) and "class_path" in value
+
+
 def wrapped_losses(cls: type) -> dict[str, type[ColorLoss]]:
     """Returns the parameters of a constructor that are losses, or may be, with their classes."""
     return {

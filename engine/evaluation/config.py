@@ -13,7 +13,7 @@ class EvaluateConfig:
     """Scores models on whole shard sets, each photograph once, and shows the best and the worst predictions.
 
     Args:
-        checkpoints: Run folders, checkpoints or model.safetensors files.
+        checkpoints: Run folders, checkpoints, model.safetensors files, or shipped models by name.
         data: Shard sets to score on.
         out: New folder for the report.
         baseline: Constant predictions to show like a model: grey, or mean, the set's mean colour. Every table lists

@@ -50,7 +50,7 @@ def run_failing(argv: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[in
             2,
             "photochrom evaluate: --crop=oval: it should be 'squash' or 'center'",
         ),
-        (["colorize", "a", "b", "--out", "c", "--size", "1"], 2, "photochrom colorize: --size 1 is below 8"),
+        (["colorize", "--model", "a", "b", "--out", "c", "--size", "1"], 2, "photochrom colorize: --size 1 is below 8"),
         (["train", "--config", "demo", *BASE], 1, "photochrom train: there is no shard set at shards"),
     ],
 )
@@ -129,7 +129,7 @@ def test_modules_in_the_current_folder_are_not_imported(trained: Path, photos: P
     command.parent.mkdir()
     command.write_text(
         "import sys\nfrom photochrom.engine.cli import main\nmodel, photo = sys.argv[1:]\n"
-        "assert main(['colorize', model, photo, '--out', 'out']) == 0\n"
+        "assert main(['colorize', '--model', model, photo, '--out', 'out']) == 0\n"
         "assert main(['evaluate', 'nowhere', '--data', 'nowhere', '--out', 'scores']) == 1\n"
     )
     subprocess.run([sys.executable, command, trained, photos / "rocket.jpg"], check=True, cwd=tmp_path)
@@ -146,5 +146,5 @@ def test_the_installed_command() -> None:
 def test_file_names_need_not_be_unicode(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name = os.fsdecode(b"caf\xe9")  # Latin-1 on a UTF-8 system
     assert parse(["--out", name, "--data.train", name]).out == Path(name)
-    assert main(["colorize", "nowhere", name, "--out", str(tmp_path / name)]) == 1
+    assert main(["colorize", "--model", "nowhere", name, "--out", str(tmp_path / name)]) == 1
     assert "nowhere" in capsys.readouterr().err

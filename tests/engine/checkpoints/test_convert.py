@@ -71,7 +71,7 @@ def test_a_converted_model_is_evaluated_and_colorizes(shards: ShardSet, photos: 
     assert main(["evaluate", model, "--data", str(shards.root), "--out", report, "--device", "cpu"]) == 0
     (result,) = json.loads((tmp_path / "report" / "summary.json").read_text())["results"]
     assert result["metrics"]["loss"] > 0
-    assert main(["colorize", model, str(photos / "rocket.jpg"), "--out", out, "--device", "cpu"]) == 0
+    assert main(["colorize", "--model", model, str(photos / "rocket.jpg"), "--out", out, "--device", "cpu"]) == 0
 
 
 @pytest.mark.parametrize("name", sorted(FORMATS.keys() - WRITABLE.keys()))
@@ -208,7 +208,7 @@ def test_invalid_files(content: object, sentence: str, tmp_path: Path, capsys: p
 
 def test_user_errors(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "new" / "out.pt")
-    assert "there is no file or folder" in failure([str(tmp_path / "nothing.pt"), out], capsys)
+    assert "there is no checkpoint at" in failure([str(tmp_path / "nothing.pt"), out], capsys)
     foreign("eccv16", tmp_path / "theirs.pth")
     said = failure([str(tmp_path / "theirs.pth"), out], capsys)
     assert "out.pt does not end in .safetensors: name such a file" in said

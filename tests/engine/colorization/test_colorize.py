@@ -132,7 +132,7 @@ def test_files_and_folders(trained: Path, photos: Path, tmp_path: Path, capsys: 
     Image.open(photos / "coffee.png").convert("L").save(source / "old.bmp")
     Image.open(photos / "coffee.png").save(source / "side.tif", tiffinfo={0x0112: 6})
     out = tmp_path / "out"
-    assert main(["colorize", str(trained), str(source), "--out", str(out), "--contact-sheet"]) == 0
+    assert main(["colorize", "--model", str(trained), str(source), "--out", str(out), "--contact-sheet"]) == 0
     files = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     expected = {path.relative_to(photos).as_posix() for path in photos.rglob("*.*")} | {"old.bmp.png", "side.tif"}
     assert files == expected | {"summary.json", "config.yaml", "before-after.jpg"}
@@ -157,7 +157,7 @@ def test_files_and_folders(trained: Path, photos: Path, tmp_path: Path, capsys: 
 
 def test_a_contact_sheet_shows_before_and_after(trained: Path, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    command = ["colorize", str(trained), str(photos / "coffee.png"), "--out", str(out), "--contact-sheet"]
+    command = ["colorize", "--model", str(trained), str(photos / "coffee.png"), "--out", str(out), "--contact-sheet"]
     assert main(command) == 0
     sheet = np.asarray(Image.open(out / "before-after.jpg")).astype(int)
     before, after = (
@@ -181,7 +181,7 @@ def test_unreadable_files_are_listed_and_the_others_colorized(
     cut.write_bytes((photos / "rocket.jpg").read_bytes()[:-500])
     (source / "empty.png").touch()
     shutil.copy(photos / "rocket.jpg", source / "rocket.jpg")
-    assert main(["colorize", str(trained), f"{tmp_path}/./in", "--out", str(tmp_path / "out")]) == 1
+    assert main(["colorize", "--model", str(trained), f"{tmp_path}/./in", "--out", str(tmp_path / "out")]) == 1
     error = capsys.readouterr().err
     assert f"not colorized: {cut}: damaged JPEG" in error
     assert f"not colorized: {source / 'empty.png'}: empty file" in error
@@ -190,7 +190,7 @@ def test_unreadable_files_are_listed_and_the_others_colorized(
     assert (summary["num_done"], summary["num_failed"]) == (1, 2)
     assert {fault["path"] for fault in summary["failed"]} == {str(cut), str(source / "empty.png")}
     (source / "rocket.jpg").unlink()
-    assert main(["colorize", str(trained), str(source), "--out", str(tmp_path / "none")]) == 1
+    assert main(["colorize", "--model", str(trained), str(source), "--out", str(tmp_path / "none")]) == 1
     assert "none of the 2 files can be colorized: " in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
 
@@ -202,7 +202,7 @@ def test_names_of_every_length(trained: Path, photos: Path, tmp_path: Path) -> N
     shutil.copy(photos / "rocket.jpg", source / f"{'a' * 251}.jpg")
     Image.open(photos / "coffee.png").save(source / f"{'b' * 251}.gif", "GIF")
     Image.open(photos / "coffee.png").save(source / "c.gif")
-    assert main(["colorize", str(trained), str(source), "--out", str(tmp_path / "out")]) == 1
+    assert main(["colorize", "--model", str(trained), str(source), "--out", str(tmp_path / "out")]) == 1
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert (summary["num_done"], summary["num_failed"]) == (2, 1)
     assert "too long" in summary["failed"][0]["reason"]
@@ -215,7 +215,7 @@ def test_a_folder_where_a_file_should_be(trained: Path, photos: Path, tmp_path: 
     shutil.copy(photos / "rocket.jpg", source / "b.jpg")
     out.mkdir()
     (out / "a").write_text("mine")
-    assert main(["colorize", str(trained), str(source), "--out", str(out)]) == 1
+    assert main(["colorize", "--model", str(trained), str(source), "--out", str(out)]) == 1
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["num_done"], summary["num_failed"]) == (1, 1)
     assert summary["failed"][0]["reason"].startswith("name taken")
@@ -229,7 +229,15 @@ def test_existing_results_are_kept(
     out.mkdir()
     (out / "diary.txt").write_text("dear")
     (out / "rocket.jpg").write_text("mine")
-    command = ["colorize", str(trained), str(photos / "rocket.jpg"), str(photos / "coffee.png"), "--out", str(out)]
+    command = [
+        "colorize",
+        "--model",
+        str(trained),
+        str(photos / "rocket.jpg"),
+        str(photos / "coffee.png"),
+        "--out",
+        str(out),
+    ]
     assert main([*command, "--contact-sheet"]) == 0  # of those that can be read
     assert (out / "rocket.jpg").read_text() == "mine"
     summary = json.loads((out / "summary.json").read_text())
@@ -246,7 +254,7 @@ def test_other_files_are_not_overwritten(
     trained: Path, photos: Path, tmp_path: Path, name: str, text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / name).write_text(text)
-    assert main(["colorize", str(trained), str(photos / "rocket.jpg"), "--out", str(tmp_path)]) == 1
+    assert main(["colorize", "--model", str(trained), str(photos / "rocket.jpg"), "--out", str(tmp_path)]) == 1
     assert "was not made by photochrom colorize and would be overwritten" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_text() == text
@@ -268,7 +276,7 @@ def test_the_same_command_continues_an_interrupted_run(
         return batches[-1]
 
     batches: list[list[ColorizedImage]] = []
-    command = ["colorize", str(trained), str(source), "--out", str(out)]
+    command = ["colorize", "--model", str(trained), str(source), "--out", str(out)]
     with monkeypatch.context() as interrupted:
         interrupted.setattr("photochrom.engine.colorization.batch.colorize", interrupt_second)
         assert main(command) == 130
@@ -303,7 +311,7 @@ def test_invalid_inputs_fail_before_anything_is_written(
 ) -> None:
     (tmp_path / "empty").mkdir()
     places = {"RUN": str(trained), "PHOTOS": str(photos), "EMPTY": str(tmp_path / "empty")}
-    command = ["colorize", *(places.get(word, word) for word in arguments), "--out", str(tmp_path / "out")]
+    command = ["colorize", "--model", *(places.get(word, word) for word in arguments), "--out", str(tmp_path / "out")]
     assert main(command) == 1
     error = capsys.readouterr().err
     assert sentence in error
@@ -321,13 +329,22 @@ def test_invalid_inputs_fail_before_anything_is_written(
 )
 def test_bad_usage(arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
-        main(["colorize", "run", "photo.jpg", "--out", "out", *arguments])
+        main(["colorize", "--model", "run", "photo.jpg", "--out", "out", *arguments])
     assert sentence in capsys.readouterr().err
 
 
 def test_the_native_size(trained: Path, photos: Path, tmp_path: Path) -> None:
     for size in ("native", "32"):
-        command = ["colorize", str(trained), str(photos / "rocket.jpg"), "--out", str(tmp_path / size), "--size", size]
+        command = [
+            "colorize",
+            "--model",
+            str(trained),
+            str(photos / "rocket.jpg"),
+            "--out",
+            str(tmp_path / size),
+            "--size",
+            size,
+        ]
         assert main(command) == 0
     native, small = (np.asarray(Image.open(tmp_path / size / "rocket.jpg")) for size in ("native", "32"))
     assert native.shape == small.shape
@@ -341,7 +358,7 @@ def test_a_failure_before_the_first_result_leaves_no_folder(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 TiB. More")
 
     monkeypatch.setattr("photochrom.engine.colorization.batch.colorize", full)
-    assert main(["colorize", str(trained), str(photos), "--out", str(tmp_path / "out")]) == 1
+    assert main(["colorize", "--model", str(trained), str(photos), "--out", str(tmp_path / "out")]) == 1
     assert capsys.readouterr().err.startswith("photochrom colorize: the GPU's memory is full (CUDA out of memory): ")
     assert not (tmp_path / "out").exists()
 
@@ -353,14 +370,20 @@ def test_a_full_disk_is_reported_in_one_sentence(
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr("photochrom.engine.colorization.batch.write_image", full)
-    assert main(["colorize", str(trained), str(photos), "--out", str(tmp_path / "out")]) == 1
+    assert main(["colorize", "--model", str(trained), str(photos), "--out", str(tmp_path / "out")]) == 1
     assert capsys.readouterr().err.strip() == "photochrom colorize: [Errno 28] No space left on device"
 
 
 def test_results_of_other_options_are_not_kept(
     trained: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["colorize", str(trained), str(photos / "coffee.png"), str(photos / "coffee.png")]  # named twice
+    command = [
+        "colorize",
+        "--model",
+        str(trained),
+        str(photos / "coffee.png"),
+        str(photos / "coffee.png"),
+    ]  # named twice
     command += ["--out", str(tmp_path / "out")]
     assert main([*command, "--size", "32"]) == 0
     assert main([*command, "--size", "48"]) == 1

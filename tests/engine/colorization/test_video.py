@@ -318,7 +318,7 @@ def test_by_command(trained: Path, photos: Path, tmp_path: Path, capsys: pytest.
     make(source / "film.mp4")
     (source / "cut.mp4").write_bytes((source / "film.mp4").read_bytes()[:2000])
     (source / "rocket.jpg").write_bytes((photos / "rocket.jpg").read_bytes())
-    command = ["colorize", str(trained), str(source), "--out", str(tmp_path / "out")]
+    command = ["colorize", "--model", str(trained), str(source), "--out", str(tmp_path / "out")]
     assert main(command) == 1
     captured = capsys.readouterr()
     assert "2 files colorized (12 frames of video) in " in captured.out
@@ -341,6 +341,6 @@ def test_without_pyav_images_are_colorized_and_videos_fail(
     monkeypatch.setitem(sys.modules, "av", None)
     for name in ("video", "video_reader", "video_writer"):
         monkeypatch.delitem(sys.modules, f"photochrom.engine.colorization.{name}", raising=False)
-    assert main(["colorize", str(trained), str(source), "--out", str(tmp_path / "out")]) == 1
+    assert main(["colorize", "--model", str(trained), str(source), "--out", str(tmp_path / "out")]) == 1
     assert capsys.readouterr().err.strip() == f"not colorized: {source / 'film.mp4'}: unreadable: {INSTALL_AV}"
     assert (tmp_path / "out" / "rocket.jpg").exists()

@@ -259,7 +259,7 @@ def test_file_names_that_are_not_utf8(trained: Path, photos: Path, tmp_path: Pat
     assert main(["evaluate", str(trained), "--data", str(tmp_path / "shards"), "--out", str(out)]) == 0
     assert "caf? &lt;b&gt;.png" in (out / "report.html").read_text()
     assert b"caf\xe9 <b>.png" in (out / "trained-on-shards" / "per_image.csv").read_bytes()
-    assert main(["colorize", str(trained), str(source), "--out", str(tmp_path / "colorized")]) == 0
+    assert main(["colorize", "--model", str(trained), str(source), "--out", str(tmp_path / "colorized")]) == 0
     assert (tmp_path / "colorized" / name).exists()
 
 

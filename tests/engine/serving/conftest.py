@@ -66,7 +66,7 @@ def server(models: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @contextmanager
 def started(models: list[Path], folder: Path, *options: str) -> Iterator[Running]:
-    command = [sys.executable, "-m", "photochrom", "serve", *map(str, models), "--port", "0", *options]
+    command = [sys.executable, "-m", "photochrom", "serve", "--model", *map(str, models), "--port", "0", *options]
     environment = {**os.environ, "TMPDIR": str(folder), "HOME": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
     process = subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -389,7 +389,7 @@ def test_sigterm_ends_it(models: list[Path], capsys: pytest.CaptureFixture[str])
     client.start()
     try:
         with pytest.raises(SystemExit) as left:
-            main(["serve", str(models[0]), "--port", str(port)])
+            main(["serve", "--model", str(models[0]), "--port", str(port)])
     finally:
         signal.signal(signal.SIGTERM, handler)
         client.join()
@@ -400,14 +400,18 @@ def test_sigterm_ends_it(models: list[Path], capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
-        (["RUN", "--port", "TAKEN"], 1, "Address already in use): choose another with --port, or 0 for a free one"),
-        (["RUN", "--host", "no.such.host.invalid"], 1, "cannot listen on no.such.host.invalid, port 8000"),
-        (["nowhere", "--port", "0"], 1, "there is no checkpoint at nowhere"),
-        (["RUN", "--port", "70000"], 2, "--port 70000 is not from 0 to 65535"),
-        (["RUN", "--size", "4"], 2, "--size 4 is below 8, the network's stride"),
-        (["RUN", "--max-megabytes", "0"], 2, "--max-megabytes 0 is not positive"),
-        (["RUN", "--max-megapixels", "200"], 2, "--max-megapixels 200 is not above 0 and up to 100"),
-        ([], 2, "the following arguments are required: checkpoints"),
+        (
+            ["--model", "RUN", "--port", "TAKEN"],
+            1,
+            "Address already in use): choose another with --port, or 0 for a free one",
+        ),
+        (["--model", "RUN", "--host", "no.such.host.invalid"], 1, "cannot listen on no.such.host.invalid, port 8000"),
+        (["--model", "nowhere", "--port", "0"], 1, "there is no checkpoint at nowhere"),
+        (["--model", "RUN", "--port", "70000"], 2, "--port 70000 is not from 0 to 65535"),
+        (["--model", "RUN", "--size", "4"], 2, "--size 4 is below 8, the network's stride"),
+        (["--model", "RUN", "--max-megabytes", "0"], 2, "--max-megabytes 0 is not positive"),
+        (["--model", "RUN", "--max-megapixels", "200"], 2, "--max-megapixels 200 is not above 0 and up to 100"),
+        (["RUN"], 2, "is one argument too many"),
     ],
 )
 def test_invalid_commands(
@@ -435,5 +439,5 @@ def test_missing_packages_are_named(
     for name in [name for name in sys.modules if name.startswith("photochrom.engine.serving.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, module, None)
-    assert main(["serve", str(models[0]), "--port", "0"]) == 1
+    assert main(["serve", "--model", str(models[0]), "--port", "0"]) == 1
     assert "pip install fastapi python-multipart uvicorn" in capsys.readouterr().err

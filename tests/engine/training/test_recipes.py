@@ -43,7 +43,10 @@ def test_a_recipe_trains_evaluates_and_colorizes(recipe: str, shards: ShardSet, 
     first, *_, last = [line["train/loss"] for line in lines if "train/loss" in line]
     assert last < 0.98 * first
     assert all(math.isfinite(value) for value in result["metrics"].values())
-    assert main(["colorize", str(tmp_path / "run"), str(photos / "rocket.jpg"), "--out", str(tmp_path / "out")]) == 0
+    assert (
+        main(["colorize", "--model", str(tmp_path / "run"), str(photos / "rocket.jpg"), "--out", str(tmp_path / "out")])
+        == 0
+    )
     grey, colours = (
         np.asarray(Image.open(path).convert("RGB")).astype(int).std(axis=-1).mean()
         for path in (photos / "rocket.jpg", tmp_path / "out" / "rocket.jpg")

@@ -1,0 +1,1 @@
+"""Trained models that come with Photochrom: NAME.safetensors in half precision, and its card NAME.md."""
