@@ -10,4 +10,4 @@ export NCCL_SOCKET_IFNAME="${NCCL_SOCKET_IFNAME:-^lo,docker0}" # V100 machines h
 exec torchrun --nnodes 3 --node-rank "$number" --nproc-per-node 4 --numa-binding node \
   --master-addr "$address" --master-port 29500 \
   -m photochrom train --config l2 --data.train "$shards" --out "$out" \
-  --train.precision fp16 --train.grad_compression fp16 --train.batch_size 672 --optim.lr_scaling sqrt --optim.reference_batch_size 224 "$@"
+  --train.precision fp16 --train.grad_compression fp16 --train.batch_size 672 --schedule.lr_scaling sqrt --schedule.reference_batch_size 224 "$@"

@@ -1,13 +1,12 @@
 """Checkpoints that survive a crash at any moment: written aside, made durable, hashed, then renamed.
 
-    RUN/checkpoints/step-00000500/  model.safetensors  optimizer.pt  state.json  SHA256SUMS
+    RUN/checkpoints/step-00000500/  model.safetensors  training.safetensors  state.json  SHA256SUMS
 
-Nothing in them is executed on load: safetensors, JSON and torch.load(weights_only=True). Accelerate's own
+Nothing in them is executed on load: they are safetensors and JSON. Accelerate's own
 `save_state` is not used: its `load_state` runs pickles, and it has no checksums.
 """
 
 import json
-import pickle
 import re
 import shutil
 from collections.abc import Callable
@@ -15,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+from safetensors import SafetensorError
 
 from ...pipelines.files import sha256_of, sync
+from .training_state import load_state, save_state
 
-FORMAT = 2
+FORMAT = 3
 CHECKPOINTS = "checkpoints"  # the folder in a run's
-MODEL, OPTIMIZER, STATE, SUMS = "model.safetensors", "optimizer.pt", "state.json", "SHA256SUMS"
+MODEL, TRAINING, STATE, SUMS = "model.safetensors", "training.safetensors", "state.json", "SHA256SUMS"
 _STEP = re.compile(r"step-\d{8}")
 _SUM = re.compile(r"^([0-9a-f]{64})  (\S+)$", re.MULTILINE)  # the lines of sha256sum
 
@@ -39,14 +39,9 @@ class Checkpoint:
     def model(self) -> Path:
         return self.folder / MODEL
 
-    def optimizer(self) -> dict[str, Any]:
-        """Returns the state of the Trainer, on the CPU. Raises ValueError for a file that holds more than tensors."""
-        path = self.folder / OPTIMIZER
-        try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-            raise ValueError(f"{path} is not an optimizer state: {str(error).splitlines()[0]}") from None
-        return state
+    def training(self) -> dict[str, Any]:
+        """Returns the state of the Trainer, on the CPU. Raises ValueError for a file that holds anything else."""
+        return load_state(self.folder / TRAINING)
 
 
 def save_checkpoint(
@@ -54,7 +49,7 @@ def save_checkpoint(
     step: int,
     *,
     write_model: Callable[[Path], None],
-    optimizer: dict[str, Any],
+    training: dict[str, Any],
     loader: dict[str, Any],
     totals: dict[str, Any],
     keep: int,
@@ -62,8 +57,8 @@ def save_checkpoint(
 ) -> Path:
     """Writes a checkpoint below `root`, then removes all but the newest `keep` and those of every `keep_every` steps.
 
-    `loader`, the state of the loader, and `totals`, those of the run, are plain JSON. Raises OSError when it cannot be
-    written; the old checkpoints then stay.
+    `training` is the state of the Trainer. `loader`, the state of the loader, and `totals`, those of the run, are plain
+    JSON. Raises OSError when it cannot be written; the old checkpoints then stay.
     """
     folder = root / f"step-{step:08d}"
     temporary = root / f".{folder.name}.tmp"
@@ -72,12 +67,12 @@ def save_checkpoint(
     try:
         write_model(temporary / MODEL)
         try:
-            torch.save(optimizer, temporary / OPTIMIZER)
-        except RuntimeError as error:  # torch raises it when a disk is full
-            raise to_os_error(temporary / OPTIMIZER, error) from None
+            save_state(training, temporary / TRAINING)
+        except SafetensorError as error:  # when a disk is full
+            raise to_os_error(temporary / TRAINING, error) from None
         state = {"format": FORMAT, "step": step, "loader": loader, "totals": totals}
         (temporary / STATE).write_text(json.dumps(state, indent=1))
-        sums = "".join(f"{sha256_of(temporary / name)}  {name}\n" for name in (MODEL, OPTIMIZER, STATE))
+        sums = "".join(f"{sha256_of(temporary / name)}  {name}\n" for name in (MODEL, TRAINING, STATE))
         (temporary / SUMS).write_text(sums)
         for path in [*temporary.iterdir(), temporary]:
             sync(path)
@@ -121,7 +116,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 
 def _check_sums(folder: Path) -> None:
     sums = {name: value for value, name in _SUM.findall((folder / SUMS).read_text(errors="replace"))}
-    if sums.keys() != {MODEL, OPTIMIZER, STATE}:
+    if sums.keys() != {MODEL, TRAINING, STATE}:
         raise ValueError(f"{folder / SUMS} is damaged: it does not hold the sums of the checkpoint's files")
     for name, expected in sums.items():
         if (actual := sha256_of(folder / name)) != expected:

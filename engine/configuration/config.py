@@ -42,7 +42,7 @@ def check_image_size(size: int, name: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassSpec:
-    """A model or loss to build: its class, by known name or import path, and its constructor's arguments."""
+    """A model, loss or optimizer to build: its class, by known name or import path, and its constructor's arguments."""
 
     class_path: str
     init_args: dict[str, Any] = field(default_factory=dict)
@@ -129,46 +129,36 @@ class LoaderConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimConfig:
-    """Adam optimizer and learning rate schedule.
+class ScheduleConfig:
+    """Learning rate schedule.
 
     Args:
-        lr: Highest learning rate of the schedule.
-        schedule: constant; step, which changes at the milestones; cosine, which falls to 0 at the last step; one_cycle,
-            which rises to lr and falls to 0.
+        type: constant; step, which changes at the milestones; cosine, which falls to 0 at the last step; one_cycle,
+            which rises to optim.lr and falls to 0.
         milestones: Steps after which the learning rate changes, with the new rate, such as
             [[200000, 1e-5], [375000, 3e-6]] (step).
-        warmup_steps: Steps in which the learning rate rises to lr. With one_cycle, 0 means 30 % of all steps.
-        lr_scaling: Multiply lr by batch_size / reference_batch_size (linear) or by its square root (sqrt).
-        reference_batch_size: Batch size for which lr was chosen (lr_scaling).
-        betas: Decay rates of Adam's two moments.
-        weight_decay: L2 penalty on the weights.
-        max_grad_norm: Clip the norm of the gradients, over all weights, to this value.
+        warmup_steps: Steps in which the learning rate rises to optim.lr. With one_cycle, 0 means 30 % of all steps.
+        lr_scaling: Multiply the rate by batch_size / reference_batch_size (linear) or by its square root (sqrt).
+        reference_batch_size: Batch size for which optim.lr was chosen (lr_scaling).
     """
 
-    lr: float = 1e-4
-    schedule: Literal["constant", "step", "cosine", "one_cycle"] = "constant"
+    type: Literal["constant", "step", "cosine", "one_cycle"] = "constant"
     milestones: list[tuple[int, float]] = field(default_factory=list)
     warmup_steps: int = 0
     lr_scaling: Literal["none", "linear", "sqrt"] = "none"
     reference_batch_size: int = 40
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.0
-    max_grad_norm: float | None = None
 
     def __post_init__(self) -> None:
-        _check_positive("optim", self, "lr", "reference_batch_size", "max_grad_norm")
-        _check_not_negative("optim", self, "warmup_steps", "weight_decay")
+        _check_positive("schedule", self, "reference_batch_size")
+        _check_not_negative("schedule", self, "warmup_steps")
         steps = [0, *(step for step, _ in self.milestones)]
         if any(later <= earlier for earlier, later in pairwise(steps)) or any(lr <= 0 for _, lr in self.milestones):
             shown = [list(milestone) for milestone in self.milestones]
-            raise ValueError(f"optim.milestones={shown} must be increasing steps, each with a positive learning rate")
-        if self.schedule == "step" and not self.milestones:
-            raise ValueError("optim.schedule=step needs optim.milestones, such as [[200000, 1e-5]]")
-        if self.milestones and self.schedule != "step":
-            raise ValueError(f"optim.schedule={self.schedule} takes no optim.milestones: omit them, or set step")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"optim.betas={list(self.betas)} are not in [0, 1)")
+            raise ValueError(f"schedule.milestones={shown} must be increasing steps with positive learning rates")
+        if self.type == "step" and not self.milestones:
+            raise ValueError("schedule.type=step needs schedule.milestones, such as [[200000, 1e-5]]")
+        if self.milestones and self.type != "step":
+            raise ValueError(f"schedule.type={self.type} takes no schedule.milestones: omit them, or set step")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +180,7 @@ class TrainConfig:
         activation_checkpointing: Compute hidden features again in the backward pass: less memory, more time.
         ema: Decay of an average of the weights, such as 0.999. The average is validated and saved as the model.
         max_nonfinite_steps: Consecutive steps with a non-finite loss or gradient to skip before the run stops.
+        max_grad_norm: Clip the norm of the gradients, over all weights, to this value.
         grad_compression: All-reduce gradients in fp16 or bf16 (several processes only).
         sync_batchnorm: Compute BatchNorm statistics over all processes (several GPUs only).
         timeout: Seconds to wait for another process.
@@ -207,12 +198,13 @@ class TrainConfig:
     activation_checkpointing: bool = False
     ema: float | None = None
     max_nonfinite_steps: int = 0
+    max_grad_norm: float | None = None
     grad_compression: Literal["none", "fp16", "bf16"] = "none"
     sync_batchnorm: bool = False
     timeout: int = 600
 
     def __post_init__(self) -> None:
-        _check_positive("train", self, "epochs", "steps", "batch_size", "grad_accum_steps", "timeout")
+        _check_positive("train", self, "epochs", "steps", "batch_size", "grad_accum_steps", "max_grad_norm", "timeout")
         _check_not_negative("train", self, "max_nonfinite_steps", "seed")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"train.ema={self.ema} is not between 0 and 1: try 0.999")
@@ -277,6 +269,8 @@ class RunConfig:
         out: Folder of the run.
         model: Network: VGGColorizer, or a class of your own by its import path.
         loss: Loss: L2, SmoothL1, RebalancedCrossEntropy, Focal, or a class of your own.
+        optim: Optimizer: Adam or another one of torch.optim, or a class of your own. Adam's learning rate is 1e-4, that
+            of others by default torch's.
         resume: auto: continue the run in `out` if there is one. never: start anew. PATH: start from that checkpoint.
     """
 
@@ -284,7 +278,8 @@ class RunConfig:
     data: DataConfig
     model: ModelSpec = ModelSpec(class_path="VGGColorizer")
     loss: ClassSpec = ClassSpec(class_path="L2")
-    optim: OptimConfig = OptimConfig()
+    optim: ClassSpec = ClassSpec(class_path="Adam", init_args={"lr": 1e-4})
+    schedule: ScheduleConfig = ScheduleConfig()
     loader: LoaderConfig = LoaderConfig()
     train: TrainConfig = TrainConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()

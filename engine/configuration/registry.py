@@ -1,22 +1,31 @@
-"""Models and losses by name: which classes a name may mean, their arguments, and how they are built."""
+"""Models, losses and optimizers by name: which classes a name may mean, their arguments, and how they are built."""
 
 import importlib
 import inspect
 import os
 import re
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
 
 from ...losses import LOSSES, ColorLoss
 from ...losses.rebalancing import load_prior
 from ...models import MODELS, Colorizer
 from .config import ClassSpec
+from .optimizers import OPTIMIZERS, adapt, make_optimizer
 from .parser import convert, nearest, parameters
 
-CLASSES: dict[str, tuple[type, dict[str, Any]]] = {"model": (Colorizer, MODELS), "loss": (ColorLoss, LOSSES)}
+CLASSES: dict[str, tuple[type, dict[str, Any]]] = {
+    "model": (Colorizer, MODELS),
+    "loss": (ColorLoss, LOSSES),
+    "optim": (Optimizer, OPTIMIZERS),
+}
 
 
 def build_model(spec: ClassSpec) -> Colorizer:
@@ -31,12 +40,28 @@ def build_loss(spec: ClassSpec) -> ColorLoss:
     return loss
 
 
-def _build(spec: ClassSpec, base: type, known: Mapping[str, type]) -> Any:
+def build_optimizer(spec: ClassSpec, parameters: Iterable[nn.Parameter]) -> Optimizer:
+    """Builds the optimizer of the parameters; see `find_class` for the classes that it may name."""
+    return make_optimizer(_find_for(spec, Optimizer, OPTIMIZERS), parameters, spec.init_args)
+
+
+def check_optimizer(spec: ClassSpec) -> None:
+    """Raises ValueError, naming the setting, when the optimizer cannot be built."""
+    build_optimizer(spec, [nn.Parameter(torch.zeros(1, 1))])
+
+
+def _find_for(spec: ClassSpec, base: type, known: Mapping[str, type]) -> type[Any]:
+    """Returns the spec's class. Raises ValueError when it does not take the spec's arguments."""
     cls = find_class(spec.class_path, base, known)
     try:
         inspect.signature(cls).bind(**spec.init_args)
     except TypeError as error:
         raise ValueError(f"{spec.class_path} cannot be made with {spec.init_args}: {error}") from None
+    return cls
+
+
+def _build(spec: ClassSpec, base: type, known: Mapping[str, type]) -> Any:
+    cls = _find_for(spec, base, known)
     arguments = dict(spec.init_args)
     for name, kind in wrapped_losses(cls).items():
         if isinstance(value := arguments.get(name), dict):
@@ -59,7 +84,7 @@ def find_class(class_path: str, base: type, known: Mapping[str, type], *, may_im
         _import(module, class_path)
     cls = getattr(sys.modules.get(module), name, None)
     if isinstance(cls, type) and issubclass(cls, base):
-        return cls
+        return adapt(cls) if issubclass(cls, Optimizer) else cls
     raise ValueError(
         f"{class_path} is not a known {base.__name__}{nearest(class_path, known) or '.'} Known are {', '.join(known)}, "
         "and your own classes by their import path, once their module is imported (--plugin MODULE)"
@@ -67,12 +92,19 @@ def find_class(class_path: str, base: type, known: Mapping[str, type], *, may_im
 
 
 def class_spec(
-    setting: str, values: Mapping[str, Any], base: type, known: Mapping[str, type], typed: Collection[str]
+    setting: str,
+    values: Mapping[str, Any],
+    base: type,
+    known: Mapping[str, type],
+    typed: Collection[str],
+    *,
+    known_settings: Collection[str] = (),
 ) -> ClassSpec:
     """Returns the class that `setting` names in `values`, with all its arguments.
 
     `values` has dotted names: {"loss": "Focal", "loss.base": "L2", "loss.gamma": "2"}. Only names in `typed`, which a
-    person has typed, may import a module. Raises ValueError naming the setting and its value.
+    person has typed, may import a module. Raises ValueError naming the setting and its value, and the one of its own or
+    of `known_settings` that was perhaps meant.
     """
     class_path = values.get(setting)
     if class_path is None:
@@ -95,7 +127,7 @@ def class_spec(
     for name in given:
         if name not in init_args and name.partition(".")[0] not in wrapped:
             if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values()):
-                guess = nearest(prefix + name, [prefix + other for other in init_args])
+                guess = nearest(prefix + name, [*(prefix + other for other in init_args), *known_settings])
                 raise ValueError(f"unknown setting {prefix}{name}{guess}")
             init_args[name] = convert(given[name], Any, prefix + name)
     short = {known_class: name for name, known_class in known.items()}
@@ -140,7 +172,7 @@ def wrapped_losses(cls: type) -> dict[str, type[ColorLoss]]:
 
 
 def import_plugin(module: str | None) -> None:
-    """Imports the module that defines a user's own models and losses, if there is one."""
+    """Imports the module that defines a user's own classes, if there is one."""
     if module is not None:
         _import(module, f"--plugin {module}")
 

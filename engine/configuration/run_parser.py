@@ -20,14 +20,17 @@ from .parser import Parser, build, convert, nearest, parameters
 
 _RECIPES = Path(__file__).parents[2] / "recipes"
 _PARAMETERS = parameters(RunConfig)
-_CLASSES = {name: _PARAMETERS[name].default.class_path for name in ("model", "loss")}
+_CLASSES = ("model", "loss", "optim")
 _SECTIONS = {name: _PARAMETERS[name].annotation for name in _PARAMETERS if name not in ("out", "resume", *_CLASSES)}
 _INIT = "model.init"
+_DEFAULTS: dict[str, Any] = {name: _PARAMETERS[name].default.class_path for name in _CLASSES}
+_DEFAULTS |= {"optim.lr": _PARAMETERS["optim"].default.init_args["lr"]}
 _KNOWN = ["out", "resume", *_CLASSES, _INIT]
 _KNOWN += [f"{section}.{name}" for section in _SECTIONS for name in parameters(_SECTIONS[section])]
+_CLASS_OPTIONS = tuple(f"--{name}." for name in _CLASSES)
 _EPILOG = (
-    "The settings of a model or loss are options, too: --model.width 0.5, --loss Focal --loss.base L2. "
-    "--model.help NAME and --loss.help NAME list them."
+    "The settings of model, loss and optimizer are options, too: --model.width 0.5, --loss Focal --loss.base L2, "
+    "--optim AdamW --optim.weight_decay 0.01. --model.help NAME, --loss.help NAME and --optim.help NAME list them."
 )
 
 
@@ -35,7 +38,7 @@ class RunParser(Parser):
     """A parser with all settings of a run.
 
     Args:
-        argv: The command line to parse: settings of models and losses become options as they occur in it.
+        argv: The command line to parse: settings of models, losses and optimizers become options as they occur in it.
         options: Dataclass of the verb's own options, if it has any.
         skip: Settings that the verb sets itself.
     """
@@ -57,7 +60,7 @@ class RunParser(Parser):
         self.add_settings(ModelSpec, "model.", skip=[f"model.{name}" for name in parameters(ClassSpec)])
         for name, section in _SECTIONS.items():
             self.add_settings(section, f"{name}.", skip=skip)
-        class_options = {word.partition("=")[0] for word in argv if word.startswith(("--model.", "--loss."))}
+        class_options = {word.partition("=")[0] for word in argv if word.startswith(_CLASS_OPTIONS)}
         for option in class_options - {f"--{_INIT}"}:
             self.add_argument(option, help=argparse.SUPPRESS)
 
@@ -72,7 +75,7 @@ class RunParser(Parser):
                 if f"{name}.help" in options:
                     _show_class(name, options[f"{name}.help"])
             files = [read_settings(_config_file(name)) for name in options.pop("config", [])]
-            settings = reduce(_merge, _with_initial_model([dict(_CLASSES), *files, options]))
+            settings = reduce(_merge, _with_initial_model([_DEFAULTS, *files, options]))
             return run_config(settings, typed=options)
         except ValueError as error:
             self.error(str(error))
@@ -83,12 +86,15 @@ def run_config(settings: Mapping[str, Any], *, typed: Collection[str] = ()) -> R
 
     Raises ValueError naming the setting and its value.
     """
-    from .registry import CLASSES, class_spec
+    from .registry import CLASSES, check_optimizer, class_spec
 
     of_classes = {name: value for name, value in settings.items() if name != _INIT}
-    values: dict[str, Any] = {name: class_spec(name, of_classes, *CLASSES[name], typed) for name in _CLASSES}
+    values: dict[str, Any] = {
+        name: class_spec(name, of_classes, *CLASSES[name], typed, known_settings=_KNOWN) for name in _CLASSES
+    }
     init = convert(settings.get(_INIT), str | None, _INIT)
     values["model"] = ModelSpec(**asdict(values["model"]), init=init)
+    check_optimizer(values["optim"])
     for name, section in _SECTIONS.items():
         names = {key: f"{name}.{key}" for key in parameters(section)}
         values[name] = build(section, {key: settings[names[key]] for key in names if names[key] in settings}, names)
@@ -108,7 +114,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         name.replace(".init_args.", ".").removesuffix(".class_path"): value for name, value in flatten(values).items()
     }
     for name, value in settings.items():
-        if name not in _KNOWN and not name.startswith(("model.", "loss.")):
+        if name not in _KNOWN and name.partition(".")[0] not in _CLASSES:
             raise ValueError(f"{path}: unknown setting {name}={value}{nearest(name, _KNOWN)}")
     return settings
 
@@ -167,7 +173,7 @@ def _config_file(name: str) -> Path:
 
 
 def _show_class(setting: str, name: str) -> None:
-    """Prints the settings of a model or a loss, and exits."""
+    """Prints the settings of a model, a loss or an optimizer, and exits."""
     from .registry import CLASSES, find_class
 
     page = Parser(usage=argparse.SUPPRESS, add_help=False)

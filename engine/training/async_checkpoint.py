@@ -14,6 +14,8 @@ from ..checkpoints.model_file import ModelMetadata, save_model
 from ..configuration.config import CheckpointConfig
 from .trainer import Trainer
 
+_MODEL = "model"  # beside the names in a Trainer's state
+
 
 class AsyncCheckpointer:
     """Writes one checkpoint at a time, in a thread.
@@ -37,16 +39,16 @@ class AsyncCheckpointer:
         Waits for the previous checkpoint first, and warns or raises if it could not be written.
         """
         self.wait()
-        snapshot = _Snapshot({"model": trainer.eval_model.state_dict(), **trainer.state_dict()})
+        snapshot = _Snapshot({_MODEL: trainer.eval_model.state_dict(), **trainer.state_dict()})
 
         def write() -> None:
             state = snapshot.on_cpu()
-            model = state.pop("model")
+            model = state.pop(_MODEL)
             save_checkpoint(
                 self._root,
                 metadata.step,
                 write_model=lambda path: save_model(model, metadata, path),
-                optimizer=state,
+                training=state,
                 loader=loader,
                 totals=totals,
                 keep=self._config.keep,

@@ -5,15 +5,19 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from torch.optim import Optimizer
+
 from ...losses import ColorLoss
 from ...models import MODELS, Colorizer
 from ...pipelines.output_dir import differences
 from ..checkpoints.checkpoint import CHECKPOINTS, MODEL, Checkpoint
 from ..checkpoints.model_file import read_metadata
 from ..configuration.config import ClassSpec, RunConfig, to_plain_dict
+from ..configuration.optimizers import OPTIMIZERS
 from ..configuration.registry import find_class
 from ..console import plural
 
+_STATELESS = ("lr", "weight_decay")
 SUMMARY = "summary.json"
 
 
@@ -30,10 +34,10 @@ def check_batch_size(config: RunConfig, num_processes: int) -> None:
 
 def check_warmup(config: RunConfig, total_steps: int) -> None:
     """Raises ValueError when the warm-up is as long as the run."""
-    if config.optim.warmup_steps >= total_steps:
+    if config.schedule.warmup_steps >= total_steps:
         raise ValueError(
-            f"optim.warmup_steps={config.optim.warmup_steps} leaves nothing of a run of {plural(total_steps, 'step')}: "
-            "shorten it"
+            f"schedule.warmup_steps={config.schedule.warmup_steps} leaves nothing of a run of "
+            f"{plural(total_steps, 'step')}: shorten it"
         )
 
 
@@ -67,10 +71,36 @@ def check_init(config: RunConfig, checkpoint: Checkpoint) -> None:
 def network_settings(spec: ClassSpec) -> Any:
     """Returns a model's class and arguments, defaults included, without those that only change how it is computed."""
     cls = find_class(spec.class_path, Colorizer, MODELS)
+    arguments = {name: value for name, value in _arguments(cls, spec).items() if name not in cls.execution}
+    return {"class_path": spec.class_path, **arguments}
+
+
+def check_optimizer_fits(config: RunConfig, checkpoint: Checkpoint) -> None:
+    """Raises ValueError for another optimizer than the checkpoint's, or one that keeps another state."""
+    before, now = ClassSpec(**read_metadata(checkpoint.model).config["optim"]), config.optim
+    advice = f"resume with the same, or begin another run with --model.init {checkpoint.folder}"
+    if before.class_path != now.class_path:
+        raise ValueError(
+            f"{checkpoint.folder} has the state of optim={before.class_path}, which optim={now.class_path} cannot use: "
+            f"{advice}"
+        )
+    cls = find_class(now.class_path, Optimizer, OPTIMIZERS)
+    old, new = _arguments(cls, before), _arguments(cls, now)
+    for name in new:
+        # Switched on or off, others than these change what there is to keep, as momentum does.
+        if name not in _STATELESS and bool(old.get(name)) != bool(new[name]):
+            raise ValueError(
+                f"{checkpoint.folder} has the state of optim.{name}={old.get(name)}, which optim.{name}={new[name]} "
+                f"cannot use: {advice}"
+            )
+
+
+def _arguments(cls: type, spec: ClassSpec) -> dict[str, Any]:
+    """Returns the arguments of a class as JSON values, defaults included."""
     bound = inspect.signature(cls).bind(**spec.init_args)
     bound.apply_defaults()
-    arguments = {name: value for name, value in bound.arguments.items() if name not in cls.execution}
-    return {"class_path": spec.class_path, **to_plain_dict(arguments)}
+    arguments: dict[str, Any] = to_plain_dict(bound.arguments)
+    return arguments
 
 
 def check_steps_left(config: RunConfig, checkpoint: Checkpoint, total_steps: int) -> None:

@@ -54,7 +54,13 @@ class Run:
 
     def lr(self, step: int) -> float:
         """Returns the learning rate of a step."""
-        return learning_rate(self.config.optim, step, total_steps=self.total_steps, batch_size=self.loader.batch_size)
+        return learning_rate(
+            self.config.schedule,
+            step,
+            lr=self.trainer.base_lr,
+            total_steps=self.total_steps,
+            batch_size=self.loader.batch_size,
+        )
 
     def metadata(self) -> ModelMetadata:
         """Returns the metadata of the model at this step."""

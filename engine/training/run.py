@@ -41,6 +41,7 @@ from .checks import (
     check_head,
     check_init,
     check_network,
+    check_optimizer_fits,
     check_steps_left,
     check_warmup,
 )
@@ -139,6 +140,7 @@ def prepare(config: RunConfig, accelerator: Accelerator, start: Checkpoint | Ini
     if checkpoint:
         check_init(config, checkpoint)
         check_network(config, checkpoint)
+        check_optimizer_fits(config, checkpoint)
         load_weights(colorizer, checkpoint.model)
         loader.load_state_dict(checkpoint.loader)
     elif isinstance(start, InitialWeights):
@@ -153,7 +155,7 @@ def prepare(config: RunConfig, accelerator: Accelerator, start: Checkpoint | Ini
     meter = ThroughputMeter(accelerator.device, _peak_seconds_per_image(config, colorizer, accelerator))
     trainer = Trainer(colorizer, loss, config, accelerator)
     if checkpoint:
-        trainer.load_state_dict(checkpoint.optimizer())
+        trainer.load_state_dict(checkpoint.training())
         meter.totals = Totals(**checkpoint.totals)
     return Run(
         config=config,
@@ -223,7 +225,7 @@ def _run_folder(config: RunConfig, step: int, say: Callable[[str], None]) -> Ite
         for result in (MODEL, SUMMARY):  # of a shorter run
             (out / result).unlink(missing_ok=True)
         for line in differences(before, to_plain_dict(config)):
-            say(f"changed since the run began: {line}")
+            say(f"changed since the run began: {line.replace('.init_args', '')}")
         save_yaml(config, out / CONFIG)
         yield
 
@@ -243,14 +245,15 @@ def _describe(run: Run) -> Iterator[str]:
     processes = f" ({accelerator.num_processes} processes)" if accelerator.num_processes > 1 else ""
     yield (
         f"training from step {run.step} to {run.total_steps} on {name}{processes} in {precision}, "
-        f"with {type(run.loader).__name__}, into {config.out}"
+        f"with {type(run.loader).__name__} and {config.optim.class_path} at {run.trainer.base_lr:g}, into {config.out}"
     )
     if isinstance(run.loader, CachedLoader):
         yield f"the cache has room for {100 * run.loader.share:.0f} % of the photographs"
-    if (factor := lr_scale(config.optim, run.loader.batch_size)) != 1:
+    lr = run.trainer.base_lr
+    if (factor := lr_scale(config.schedule, run.loader.batch_size)) != 1:
         yield (
-            f"learning rate {config.optim.lr:g} x {factor:.4g} = {config.optim.lr * factor:.4g}: batches of "
-            f"{run.loader.batch_size} instead of {config.optim.reference_batch_size}, {config.optim.lr_scaling}"
+            f"learning rate {lr:g} x {factor:.4g} = {lr * factor:.4g}: batches of {run.loader.batch_size} instead of "
+            f"{config.schedule.reference_batch_size}, {config.schedule.lr_scaling}"
         )
     yield from unused_settings(run)
 

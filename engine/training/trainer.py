@@ -1,7 +1,8 @@
 """The training step: network, loss and optimizer on this process's device.
 
-Nothing here makes the host wait for the device: the device decides whether gradients are finite, and skips the update
-where they are not.
+Nothing here makes the host wait for the device: the device decides whether gradients are finite, and a fused optimizer
+(Adam, AdamW, SGD, Adagrad) skips the update where they are not. Other optimizers cannot: the host waits for the answer
+before each of their updates.
 """
 
 import math
@@ -18,10 +19,12 @@ from ...models import Colorizer
 from ...pipelines import LabBatch
 from ...pipelines.loading.hashing import random_bits
 from ..configuration.config import RunConfig
+from ..configuration.registry import build_optimizer
 from ..distributed import resolve_compile
 from .ema import ModelEma
-from .optimizer import Adam
+from .optimizer_state import load_optimizer_state_dict, optimizer_state_dict
 
+_OPTIMIZER, _WEIGHTS = "optimizer/", "weights/"  # prefixes in the state of a Trainer
 HALTED, NONFINITE, STOP = range(3)  # indices of the flags that train_step returns
 
 
@@ -41,18 +44,13 @@ class Trainer:
         self.loss = loss.to(device)
         self._accelerator = accelerator
         self._seed, self._grad_accum_steps = train.seed, train.grad_accum_steps
-        self._max_grad_norm, self._max_nonfinite_steps = config.optim.max_grad_norm, train.max_nonfinite_steps
+        self._max_grad_norm, self._max_nonfinite_steps = train.max_grad_norm, train.max_nonfinite_steps
         self._nonfinite_in_a_row = torch.zeros((), device=device)
         self._halted = torch.zeros((), dtype=torch.bool, device=device)  # too many of them: no more updates
         self._set_up_network(config)
         self.ema = ModelEma(colorizer, train.ema) if train.ema else None
-        self.optimizer = Adam(
-            colorizer.parameters(),
-            lr=config.optim.lr,
-            betas=config.optim.betas,
-            weight_decay=config.optim.weight_decay,
-            fused=True,  # which can skip an update without telling the host
-        )
+        self.optimizer = build_optimizer(config.optim, colorizer.parameters())
+        self.base_lr: float = self.optimizer.defaults["lr"]
         # With None for device_placement, Accelerate imports DTensor: half a second, to look for sharded parameters.
         self._model: nn.Module = accelerator.prepare_model(colorizer, device_placement=True)
         if self.ema:  # evaluated in the same precision
@@ -155,34 +153,36 @@ class Trainer:
         if scaler:
             scaler.step(self.optimizer)
             scaler.update()
-        else:
+        elif getattr(self.optimizer, "_step_supports_amp_scaling", False):
             # What a GradScaler sets on a fused optimizer, which then changes no weight and counts no step.
             vars(self.optimizer).update(grad_scale=None, found_inf=(nonfinite | self._halted).float())
+            self.optimizer.step()
+        elif not (nonfinite | self._halted):  # the host waits here
             self.optimizer.step()
         return torch.where(norm.isfinite(), norm, 0), nonfinite
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns all that training needs besides the weights of `eval_model`: tensors and plain values."""
+        """Returns all that training needs besides the weights of `eval_model`: tensors and plain values by name."""
         scaler = self._accelerator.scaler
+        optimizer = optimizer_state_dict(self.optimizer, self.colorizer)
+        weights = self.colorizer.state_dict() if self.ema else {}
         return {
-            "optimizer": self.optimizer.state_dict(),
             "scaler": scaler.state_dict() if scaler else None,
-            "weights": self.colorizer.state_dict() if self.ema else None,
+            **{f"{_OPTIMIZER}{name}": value for name, value in optimizer.items()},
+            **{f"{_WEIGHTS}{name}": tensor for name, tensor in weights.items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores `state`, after the weights of `eval_model`; settings such as betas stay those of the run."""
         if self.ema:
             self.ema.module.load_state_dict(self.colorizer.state_dict())
-        if state["weights"]:
-            self.colorizer.load_state_dict(state["weights"])
-        groups = self.optimizer.param_groups
-        settings = [{key: value for key, value in group.items() if key != "params"} for group in groups]
-        self.optimizer.load_state_dict(state["optimizer"])
-        for group, kept in zip(self.optimizer.param_groups, settings, strict=True):
-            group.update(kept)
-        for parameter, moments in self.optimizer.state.items():  # perhaps saved in another memory format
-            for name in ("exp_avg", "exp_avg_sq"):
-                moments[name] = torch.empty_like(parameter).copy_(moments[name])
+        if weights := _part(state, _WEIGHTS):
+            self.colorizer.load_state_dict(weights)
+        load_optimizer_state_dict(self.optimizer, self.colorizer, _part(state, _OPTIMIZER))
         if self._accelerator.scaler and state["scaler"]:
             self._accelerator.scaler.load_state_dict(state["scaler"])
+
+
+def _part(state: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """Returns the values whose names begin with the prefix, without it."""
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

@@ -23,7 +23,7 @@ _CONDITIONS: dict[str, _Condition] = {
     "loader.cache_location": _CACHED,
     "loader.hw_decoder_load": ("DALI on a GPU", _decodes_on_gpu),
     "log.validate_every": ("data.val", lambda run: run.config.data.val),
-    "optim.reference_batch_size": ("optim.lr_scaling", lambda run: run.config.optim.lr_scaling != "none"),
+    "schedule.reference_batch_size": ("schedule.lr_scaling", lambda run: run.config.schedule.lr_scaling != "none"),
     "train.grad_compression": _MULTI_PROCESS,
     "train.epochs": ("train.steps=null", lambda run: run.config.train.steps is None),
     "train.sync_batchnorm": _MULTI_PROCESS,

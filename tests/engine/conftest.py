@@ -5,12 +5,13 @@ from typing import Any
 import pytest
 from photochrom.engine.configuration.config import (
     CheckpointConfig,
+    ClassSpec,
     DataConfig,
     LoaderConfig,
     LogConfig,
     ModelSpec,
-    OptimConfig,
     RunConfig,
+    ScheduleConfig,
     TrainConfig,
 )
 from photochrom.engine.training.run import train
@@ -27,12 +28,14 @@ def configure(shards: ShardSet) -> Configure:
         sections: dict[str, dict[str, Any]] = {
             "data": {"train": shards.root, "size": 32},
             "optim": {"lr": 1e-4},
+            "schedule": {},
             "loader": {"threads": 1},
             "train": {"steps": 20, "batch_size": 4, "device": "cpu", "precision": "fp32"},
             "checkpoint": {"every": 10},
             "log": {"every": 1, "preview_every": 10, "validate_every": 10, "num_previews": 2},
         }
         whole: dict[str, Any] = {"out": out, "model": ModelSpec(class_path="VGGColorizer", init_args={"width": 0.0625})}
+        optim = settings.pop("optim", "Adam")
         for name, value in settings.items():
             section, _, key = name.partition("__")
             if key:
@@ -41,7 +44,8 @@ def configure(shards: ShardSet) -> Configure:
                 whole[name] = value
         return RunConfig(
             data=DataConfig(**sections["data"]),
-            optim=OptimConfig(**sections["optim"]),
+            optim=ClassSpec(class_path=optim, init_args=sections["optim"]),
+            schedule=ScheduleConfig(**sections["schedule"]),
             loader=LoaderConfig(**sections["loader"]),
             train=TrainConfig(**sections["train"]),
             checkpoint=CheckpointConfig(**sections["checkpoint"]),

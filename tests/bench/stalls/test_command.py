@@ -169,7 +169,7 @@ def test_from_the_command_line(shards: ShardSet, tmp_path: Path, capsys: pytest.
             "--out nowhere/x.json is in a folder that does not exist",
         ),
         (["stalls", "--data", "x", "--out", "x.png"], "--out x.png does not end in .json: name such a file"),
-        (["stalls", "--data", "x", "--optim.lrr", "1"], "unknown option --optim.lrr; did you mean --optim.lr?"),
+        (["stalls", "--data", "x", "--optim.lrr", "1"], "unknown setting optim.lrr; did you mean optim.lr?"),
     ],
 )
 def test_bad_usage(arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,7 +24,7 @@ def save(root: Path, step: int, keep: int = 2, content: bytes = b"weights") -> P
         root,
         step,
         write_model=lambda path: path.write_bytes(content) and None,
-        optimizer={"optimizer": {"step": torch.tensor(step)}, "scaler": None},
+        training={"optimizer/weight/step": torch.tensor(step), "scaler": None},
         loader={"position": step},
         totals={"images": 4 * step},
         keep=keep,
@@ -38,7 +38,7 @@ def test_what_was_saved_is_read_back(tmp_path: Path) -> None:
     assert opened.loader == {"position": 500}
     assert opened.totals == {"images": 2000}
     assert opened.model.read_bytes() == b"weights"
-    assert opened.optimizer() == {"optimizer": {"step": torch.tensor(500)}, "scaler": None}
+    assert opened.training() == {"optimizer/weight/step": torch.tensor(500), "scaler": None}
 
 
 def test_the_sums_are_those_of_sha256sum(tmp_path: Path) -> None:
@@ -52,6 +52,7 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000010", "step-00000003"]
 
 
+NAMES = ("model.safetensors", "training.safetensors", "state.json")
 DAMAGES = {
     "cut": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
     "empty": lambda path: path.write_bytes(b""),
@@ -61,7 +62,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "state.json", "SHA256SUMS"])
+@pytest.mark.parametrize("name", [*NAMES, "SHA256SUMS"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(tmp_path: Path, name: str, damage: str) -> None:
     save(tmp_path, 1)
     newest = save(tmp_path, 2)
@@ -101,7 +102,7 @@ def test_a_save_that_fails_loses_nothing(tmp_path: Path, monkeypatch: pytest.Mon
                 tmp_path,
                 2,
                 write_model=full if stage == "model" else lambda path: path.touch(),
-                optimizer={},
+                training={},
                 loader={},
                 totals={},
                 keep=1,
@@ -134,7 +135,7 @@ def test_another_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(checkpoint, "FORMAT", 99)
     folder = save(tmp_path, 1)
     monkeypatch.undo()
-    with pytest.raises(ValueError, match="its format is 99, and this photochrom reads format 2"):
+    with pytest.raises(ValueError, match="its format is 99, and this photochrom reads format 3"):
         open_checkpoint(folder)
 
 
@@ -155,7 +156,7 @@ def planted(mark: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("kind", ["pickle", "torch"])
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "state.json", "SHA256SUMS", "config.yaml"])
+@pytest.mark.parametrize("name", [*NAMES, "SHA256SUMS", "config.yaml"])
 def test_nothing_in_a_run_folder_executes_code(configure, trained: Path, tmp_path: Path, name: str, kind: str) -> None:
     """The attacker also writes matching sums, and an extra file of each name that Accelerate would load."""
     mark = tmp_path / "executed"
@@ -165,8 +166,7 @@ def test_nothing_in_a_run_folder_executes_code(configure, trained: Path, tmp_pat
     folder = run / "checkpoints" / "step-00000020"
     (run / name if name == "config.yaml" else folder / name).write_bytes(bomb)
     if name not in ("SHA256SUMS", "config.yaml"):
-        names = ("model.safetensors", "optimizer.pt", "state.json")
-        sums = "".join(f"{sha256_of(folder / file)}  {file}\n" for file in names)
+        sums = "".join(f"{sha256_of(folder / file)}  {file}\n" for file in NAMES)
         (folder / "SHA256SUMS").write_text(sums)
     for extra in ("custom_checkpoint_0.pkl", "random_states_0.pkl", "optimizer.bin"):
         (folder / extra).write_bytes(bomb)

@@ -323,7 +323,7 @@ def test_a_loss_for_another_head_is_refused(configure, tmp_path: Path) -> None:
         ),
         ({"train__precision": "fp16"}, "precision=fp16 needs a GPU: use fp32 or bf16 on a CPU"),
         ({"resume": "elsewhere"}, "--resume elsewhere is not auto, never or the folder"),
-        ({"optim__warmup_steps": 20}, "optim.warmup_steps=20 leaves nothing of a run of 20 steps: shorten it"),
+        ({"schedule__warmup_steps": 20}, "schedule.warmup_steps=20 leaves nothing of a run of 20 steps: shorten it"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_written(
@@ -383,7 +383,7 @@ def test_a_changed_learning_rate_is_the_one_that_counts(configure, tmp_path: Pat
 
 def test_milestones_change_the_rate(configure, trained: Path, tmp_path: Path) -> None:
     """A milestone of almost 0 stops the learning from its step on, also in a resumed run."""
-    settings = {"optim__lr": 1e-4, "optim__schedule": "step", "optim__milestones": [(5, 5e-5), (10, 1e-12)]}
+    settings = {"optim__lr": 1e-4, "schedule__type": "step", "schedule__milestones": [(5, 5e-5), (10, 1e-12)]}
     train(configure(tmp_path / "run", train__steps=10, **settings))
     before = weights(tmp_path / "run")
     train(configure(tmp_path / "run", train__steps=15, **settings))
@@ -466,12 +466,17 @@ def test_a_changed_network_is_refused(configure, tmp_path: Path) -> None:
 
 
 def test_settings_without_effect_are_printed(configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    settings = {"loader__cache_gib": 1.0, "optim__reference_batch_size": 8, "train__epochs": 7, "data__crop": "center"}
+    settings = {
+        "loader__cache_gib": 1.0,
+        "schedule__reference_batch_size": 8,
+        "train__epochs": 7,
+        "data__crop": "center",
+    }
     train(configure(tmp_path / "run", train__steps=1, data__scale=(0.5, 1.0), log__validate_every=3, **settings))
     said = [line for line in capsys.readouterr().err.splitlines() if "has no effect" in line]
     assert said == [
         "data.scale=[0.5, 1.0] has no effect without data.crop=random_resized",
-        "optim.reference_batch_size=8 has no effect without optim.lr_scaling",
+        "schedule.reference_batch_size=8 has no effect without schedule.lr_scaling",
         "loader.cache_gib=1.0 has no effect without loader.backend=cached",
         "train.epochs=7 has no effect without train.steps=null",
         "log.validate_every=3 has no effect without data.val",

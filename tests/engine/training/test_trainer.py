@@ -44,7 +44,7 @@ def losses(run: Path) -> list[float]:
         {"model.dilation": "space_to_batch"},
         {"train__ema": 0.9},
         {"train__max_nonfinite_steps": 3},
-        {"optim__max_grad_norm": 1e9},
+        {"train__max_grad_norm": 1e9},
     ],
     ids=str,
 )
@@ -68,7 +68,7 @@ def make_trainer(configure, tmp_path: Path, dilation: str = "native", **settings
 
 def test_adam_is_that_of_the_formula(configure, tmp_path: Path) -> None:
     """One step in float64, by hand: Kingma and Ba (2015), with gradients shortened as Pascanu et al. (2013)."""
-    trainer, batch = make_trainer(configure, tmp_path, optim__max_grad_norm=1.0, optim__lr=1e-3)
+    trainer, batch = make_trainer(configure, tmp_path, train__max_grad_norm=1.0, optim__lr=1e-3)
     reference = VGGColorizer(width=0.0625).double().train()
     reference.load_state_dict(trainer.colorizer.state_dict())
     double = LabBatch(L=batch.L.double(), ab=batch.ab.double(), index=batch.index)
@@ -225,7 +225,7 @@ def test_the_share_of_the_peak_is_logged(configure, tmp_path: Path) -> None:
 
 
 def test_a_scaled_learning_rate_is_printed(configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    train(configure(tmp_path / "run", train__steps=2, optim__lr_scaling="linear", optim__reference_batch_size=2))
+    train(configure(tmp_path / "run", train__steps=2, schedule__lr_scaling="linear", schedule__reference_batch_size=2))
     assert "learning rate 0.0001 x 2 = 0.0002: batches of 4 instead of 2, linear" in capsys.readouterr().err
     assert [line["optim/lr"] for line in lines_of(tmp_path / "run")] == [2e-4, 2e-4]
 
@@ -275,8 +275,9 @@ def test_cores_are_shared_out(
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
-def test_a_step_does_not_wait_for_the_gpu(configure, tmp_path: Path, precision: str) -> None:
-    settings = {"train__device": "cuda", "train__precision": precision, "train__compile": "off"}
+@pytest.mark.parametrize("optim", ["Adam", "AdamW", "SGD", "Adagrad"])
+def test_a_step_does_not_wait_for_the_gpu(configure, tmp_path: Path, precision: str, optim: str) -> None:
+    settings = {"optim": optim, "train__device": "cuda", "train__precision": precision, "train__compile": "off"}
     trainer, batch = make_trainer(configure, tmp_path, **settings, train__max_nonfinite_steps=1, train__ema=0.9)
     batch = LabBatch(L=batch.L.cuda(), ab=batch.ab.cuda(), index=batch.index)
     for step in range(3):

@@ -1,0 +1,38 @@
+"""The state of a Trainer in a file: tensors as safetensors, plain values as JSON in the header."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+_VALUES = "values"  # the key of the plain values in the header
+
+
+def save_state(state: Mapping[str, Any], path: Path) -> None:
+    """Writes tensors and plain values by name. Raises SafetensorError, and ValueError for a value of another type."""
+    tensors = {name: value.contiguous() for name, value in state.items() if isinstance(value, Tensor)}
+    values = {}
+    for name, value in state.items():
+        if name not in tensors:
+            try:
+                values[name] = json.loads(json.dumps(value))
+            except TypeError:
+                raise ValueError(
+                    f"{name} is a {type(value).__name__}, and a checkpoint holds tensors, numbers and text: choose "
+                    "another optimizer"
+                ) from None
+    save_file(tensors, path, metadata={_VALUES: json.dumps(values)})
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Returns tensors on the CPU and plain values by name. Raises ValueError when the file holds anything else."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            values: dict[str, Any] = json.loads((file.metadata() or {})[_VALUES])
+            return {**values, **{name: file.get_tensor(name) for name in file.keys()}}  # noqa: SIM118  not a mapping
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+        raise ValueError(f"{path} is not the state of a training run: {str(error).splitlines()[0]}") from None

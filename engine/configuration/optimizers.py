@@ -1,0 +1,105 @@
+"""Optimizers of torch, as a run uses them: their settings, and one that skips an update on the device."""
+
+import inspect
+import re
+from collections.abc import Iterable, Mapping
+from functools import reduce
+from operator import or_
+from types import GenericAlias, UnionType
+from typing import Any, Union, get_args, get_origin
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
+
+# What it optimizes, how it computes, and upwards.
+_NOT_SETTINGS = ("params", "fused", "foreach", "capturable", "differentiable", "maximize")
+# torch keeps its compiler out of these methods by decorators that import it, which takes 2 s of CPU at the start of
+# every process; none of them is ever compiled here.
+_DECORATED = ("zero_grad", "add_param_group", "state_dict", "load_state_dict")
+_UNSUPPORTED = {
+    torch.optim.LBFGS: "it computes the loss several times per step",
+    torch.optim.SparseAdam: "it is for sparse gradients, which no colorizer has",
+}
+
+
+def adapt(cls: type[Any]) -> type[Any]:
+    """Returns a subclass whose signature holds the settings alone, and which does not import the compiler."""
+    if cls in _adapted:
+        return _adapted[cls]
+    signature = inspect.signature(cls, eval_str=True)
+    settings = [
+        parameter.replace(annotation=_without_tensors(parameter.annotation))
+        for name, parameter in signature.parameters.items()
+        if name not in _NOT_SETTINGS
+    ]
+    members: dict[str, Any] = {
+        "__signature__": signature.replace(parameters=settings),
+        "__doc__": _arguments_doc(cls),
+    }
+    if cls.__module__.startswith("torch.optim."):
+        members |= {name: inspect.unwrap(getattr(cls, name)) for name in _DECORATED}
+        members["step"] = torch.no_grad()(inspect.unwrap(cls.step))
+    _adapted[cls] = type(cls.__name__, (cls,), members)
+    return _adapted[cls]
+
+
+_adapted: dict[type[Any], type[Any]] = {}
+
+
+def _without_tensors(annotation: Any) -> Any:
+    """Returns a type without the tensors in its unions: float | Tensor becomes float."""
+    parts = tuple(_without_tensors(part) for part in get_args(annotation) if part is not Tensor)
+    if get_origin(annotation) in (Union, UnionType):
+        return reduce(or_, parts)
+    return GenericAlias(tuple, parts) if get_origin(annotation) is tuple else annotation
+
+
+def _arguments_doc(cls: type) -> str:
+    """Returns the part of a docstring that explains the arguments, without their defaults."""
+    arguments = inspect.cleandoc(cls.__doc__ or "").partition("\nArgs:")[2].partition("\n\n")[0]
+    return f"{cls.__name__}.\n\nArgs:" + re.sub(r"\.?\s*\(default: .*?\)+", "", arguments)
+
+
+OPTIMIZERS = {
+    name: adapt(cls)
+    for name, cls in vars(torch.optim).items()
+    if isinstance(cls, type) and issubclass(cls, Optimizer) and cls is not Optimizer
+}
+
+
+def make_optimizer(cls: type[Optimizer], parameters: Iterable[nn.Parameter], settings: Mapping[str, Any]) -> Optimizer:
+    """Returns an adapted optimizer of the parameters, the fused one where torch has it.
+
+    A fused optimizer skips an update on the device, as a GradScaler tells it to. Raises ValueError naming the setting
+    that the class refuses, or a learning rate that is not positive.
+    """
+    for unsupported, reason in _UNSUPPORTED.items():
+        if issubclass(cls, unsupported):
+            raise ValueError(f"optim={cls.__name__} cannot train here: {reason}")
+    weights = list(parameters)
+    has_fused = "fused" in inspect.signature(cls.__init__).parameters
+    # With dampening, a momentum that starts from zeros is not torch's.
+    switches: dict[str, Any] = {"fused": True} if has_fused and not settings.get("dampening") else {}
+    if (error := _error(cls, weights, settings)) is not None:
+        others = ({other: settings[other] for other in settings if other != name} for name in settings)
+        culprits = (name for name, rest in zip(settings, others, strict=True) if _error(cls, weights, rest) is None)
+        name = next(culprits, None)
+        named = f"optim={cls.__name__}" if name is None else f"optim.{name}={settings[name]}"
+        raise ValueError(f"{named}: {error}")
+    optimizer = cls(weights, **settings, **switches)
+    lr = optimizer.defaults.get("lr")
+    if not (isinstance(lr, int | float) and lr > 0):
+        raise ValueError(f"optim.lr={lr} is not a positive number")
+    if isinstance(optimizer, SGD) and switches and optimizer.defaults["momentum"]:
+        for weight in weights:  # if its first update were skipped, a fused SGD would leave them without values
+            optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+    return optimizer
+
+
+def _error(cls: type[Optimizer], weights: list[nn.Parameter], settings: Mapping[str, Any]) -> str | None:
+    try:
+        cls(weights, **settings)
+    except (ValueError, TypeError) as error:
+        return str(error)
+    return None
