@@ -54,7 +54,7 @@ def test_the_header_holds_all_that_is_needed(trained: Path) -> None:
     assert metadata["step"] == 20
     assert metadata["size"] == 32
     assert metadata["versions"]["torch"] == torch.__version__
-    assert metadata["config"]["optim"]["lr"] == 1e-4
+    assert metadata["config"]["optim"]["init_args"]["lr"] == 1e-4
 
 
 def test_nothing_there(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_a_file_may_leave_a_wrapped_loss_out_and_name_known_ones_only(tmp_path: 
         (tmp_path / "run.yaml").write_text(
             f"loss: {{class_path: {__name__}.Sum, init_args: {{first: SmoothL1, second: {second}}}}}"
         )
-        settings = {"model": "VGGColorizer", **required, **read_settings(tmp_path / "run.yaml")}
+        settings = {"model": "VGGColorizer", "optim": "Adam", **required, **read_settings(tmp_path / "run.yaml")}
         if second == "antigravity.Loss":
             with pytest.raises(ValueError, match=r"loss\.second=antigravity\.Loss is not a known ElementwiseLoss"):
                 run_config(settings)
