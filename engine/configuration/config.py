@@ -208,6 +208,12 @@ class TrainConfig:
         _check_not_negative("train", self, "max_nonfinite_steps", "seed")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"train.ema={self.ema} is not between 0 and 1: try 0.999")
+        if self.compile in ("reduce-overhead", "max-autotune") and self.grad_accum_steps > 1:
+            raise ValueError(
+                f"train.compile={self.compile} gives wrong gradients with train.grad_accum_steps="
+                f"{self.grad_accum_steps} (github.com/pytorch/pytorch/issues/169545): set train.compile=default, or "
+                "grad_accum_steps=1"
+            )
         if self.activation_checkpointing and self.compile not in ("auto", "off"):
             raise ValueError(
                 f"train.activation_checkpointing=true has no effect with train.compile={self.compile}, where torch "

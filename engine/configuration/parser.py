@@ -113,6 +113,8 @@ def convert(value: Any, kind: Any, name: str) -> Any:
         return choices[0](value)  # also names of files that are not Unicode, which pydantic refuses
     if isinstance(value, list) and get_origin(kind) is list:
         return [convert(item, get_args(kind)[0], name) for item in value]
+    if value is False and "off" in get_args(kind):
+        return "off"  # which YAML 1.1 reads as false
     config = None if is_dataclass(kind) else ConfigDict(arbitrary_types_allowed=True)  # a dataclass takes no config
     try:
         if isinstance(value, str) and (value.startswith(("[", "{")) or kind in (Any, inspect.Parameter.empty)):

@@ -241,6 +241,11 @@ def test_the_resolved_configuration_reads_back(recipe: str, tmp_path: Path) -> N
     assert parse(["--config", str(tmp_path / "config.yaml")]) == config
 
 
+def test_off_in_a_file_is_a_word(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("train: {compile: off}")
+    assert parse(["--config", str(tmp_path / "run.yaml"), *BASE]).train.compile == "off"
+
+
 def test_options_override_files_in_any_order() -> None:
     first, last = (
         parse([*words, *BASE])

@@ -245,6 +245,10 @@ def test_a_scaled_learning_rate_is_printed(configure, tmp_path: Path, capsys: py
             {"train__activation_checkpointing": True, "train__compile": "default"},
             r"train.activation_checkpointing=true has no effect with train.compile=default",
         ),
+        (
+            {"train__compile": "reduce-overhead", "train__grad_accum_steps": 2},
+            r"train.compile=reduce-overhead gives wrong gradients with train.grad_accum_steps=2",
+        ),
         ({"train__timeout": 0}, r"train.timeout=0 is not a positive number"),
     ],
 )
