@@ -98,7 +98,7 @@ def test_devices_that_never_wait_are_the_ceiling(job: TrainingJob, precision: Pr
     assert point.ideal == pytest.approx(8 * 1e12 * peak.value * share.value / 100 / job.network.flops)
 
 
-SMALL = ["scale", "--width", "0.0625", "--size", "64", "--gpus", "2", "--nodes", "2", "--seconds", "0.01"]
+SMALL = ["scale", "--width", "0.0625", "--size", "64", "--gpus", "2", "--nodes", "2", "--seconds", "1e-9"]
 
 
 def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

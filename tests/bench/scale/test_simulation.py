@@ -1,13 +1,10 @@
 """The simulation against closed forms."""
 
-import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from photochrom.bench.scale.shared_resource import SharedResource
 from photochrom.bench.scale.simulation import Cluster, simulate
-from simpy import Environment
 
 STEP = Cluster(batch=8, segments=[0.2, 0.1], optimizer=0.05)
 MANY = replace(STEP, nodes=3, ranks=4)
@@ -104,22 +101,3 @@ def test_shares_are_of_the_whole_time() -> None:
     result = simulate(replace(MANY, decode=0.05, cores=16, reduce=[0.1, 0.1], step_jitter=0.1, load_jitter=0.1))
     assert result.computing + result.data + result.others + result.reducing == pytest.approx(1)
     assert min(result.computing, result.data, result.others, result.reducing) >= 0
-
-
-@pytest.mark.parametrize(
-    ("capacity", "jobs", "ends"),
-    [
-        (1, [(1, math.inf), (3, math.inf)], [2, 4]),  # halves until the first is done
-        (3, [(2, 1), (4, math.inf)], [2, 2]),  # one takes its width, the other the rest
-        (2, [(2, 1)], [2]),
-        (math.inf, [(9, math.inf)], [0]),
-    ],
-)
-def test_a_capacity_is_shared_fairly(capacity: float, jobs: list[tuple[float, float]], ends: list[float]) -> None:
-    env = Environment()
-    shared = SharedResource(env, capacity)
-    ended: dict[int, float] = {}
-    for number, (amount, width) in enumerate(jobs):
-        shared.work(amount, width).callbacks.append(lambda _, number=number: ended.setdefault(number, env.now))
-    env.run()
-    assert [ended[number] for number in range(len(jobs))] == pytest.approx(ends)
