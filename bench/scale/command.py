@@ -5,13 +5,13 @@ from pathlib import Path
 
 from ...engine.configuration.config import check_image_size
 from ...engine.configuration.parser import parse_options
-from ..common.options import BenchmarkOptions
+from ...pipelines.output_dir import check_output_file
 from ..common.results import report
 from .machines import ORIGINAL_MACHINE, Precision, Stored
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScaleOptions(BenchmarkOptions):
+class ScaleOptions:
     """Predicts images per second, waiting, the bottleneck and the duration of a training run on many machines.
 
     Args:
@@ -28,7 +28,6 @@ class ScaleOptions(BenchmarkOptions):
         precision: half (fp16 or bf16), fp32 (TF32 where available), or auto: half where available.
         grad_compression: All-reduce gradients in half the bytes.
         ceilings: Result file of bench stalls; its throughputs replace the machine's estimates.
-        seconds: No further point of the curve is started after this time.
         out: JSON file for the results.
     """
 
@@ -44,15 +43,15 @@ class ScaleOptions(BenchmarkOptions):
     precision: Precision = "auto"
     grad_compression: bool = False
     ceilings: Path | None = None
-    seconds: float = 60.0
     out: Path | None = None
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         for name in ("nodes", "gpus", "images", "epochs", "batch_per_gpu"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')} {value} is not a positive number")
         check_image_size(self.size, "--size ")
+        if self.out:
+            check_output_file(self.out, ".json")
 
 
 def main(argv: list[str], prog: str) -> int:

@@ -2,7 +2,6 @@
 
 import json
 import statistics
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -48,7 +47,7 @@ def measure(options: ScaleOptions) -> Results:
     """Returns the curve: throughput, waiting, bottleneck and duration at each number of nodes."""
     machine, job = load_machine(options.machine), _job(options)
     gpus = options.gpus or round(machine.gpus.value)
-    points = list(_curve(options, machine, job, gpus))
+    points = [predict(machine, job, nodes, gpus) for nodes in sorted({*_CURVE, options.nodes})]
     rows = [_row(point, machine, job, options.epochs) for point in points]
     row = next(row for row in rows if row["nodes"] == options.nodes)
     return make_results(options, torch.device("cpu"), rows, _sentence(row, machine, options)) | {
@@ -97,16 +96,6 @@ def _load_ceilings(path: Path, width: float, size: int) -> Ceilings:
         on_device=results["machine"]["device"] != "cpu" and settings["loader"]["backend"] in ("auto", "dali"),
         disk=statistics.median(cold) if cold else None,
     )
-
-
-def _curve(options: ScaleOptions, machine: Machine, job: TrainingJob, gpus: int) -> Iterator[Prediction]:
-    """Yields the point for options.nodes and, as long as there is time, the others."""
-    deadline = time.perf_counter() + options.seconds
-    points: list[Prediction] = []
-    for nodes in (options.nodes, *(nodes for nodes in _CURVE if nodes != options.nodes)):
-        if not points or time.perf_counter() < deadline:
-            points.append(predict(machine, job, nodes, gpus))
-    yield from sorted(points, key=lambda point: point.nodes)
 
 
 def _row(point: Prediction, machine: Machine, job: TrainingJob, epochs: int) -> dict[str, Any]:

@@ -1,15 +1,12 @@
 """Predicts a training run on a number of machines, and its bottleneck."""
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from .machines import Machine, Photograph, Precision
 from .network import Bucket, NetworkProfile, buckets, segments
 from .simulation import Cluster, SimulationResult, simulate
 
 STORAGE, DECODING, COMPUTING, REDUCING, SCATTER = "storage", "decoding", "computing", "all-reduce", "scatter"
-_MIN_WAIT = 1e-3  # share of the time; a shorter wait gains nothing
 _BASE_LATENCY = 8.4e-6  # seconds of an all-reduce at least (NCCL src/graph/tuning.cc, baseLat, ring, simple)
 
 
@@ -66,7 +63,7 @@ class Prediction:
     cold: float
     ideal: float
     mfu: float
-    gains: dict[str, float] = field(default_factory=dict)
+    gains: dict[str, float]
 
     @property
     def throughput(self) -> float:
@@ -86,21 +83,19 @@ def predict(
     gpus: int,
     *,
     steps: int = 30,
-    gains: bool = True,
 ) -> Prediction:
-    """Simulates the run, then, if `gains`, again without each resource in turn."""
+    """Simulates the run, and again without each resource in turn."""
     cold = cluster(machine, job, nodes, gpus)
     warm = replace(cold, read_bytes=0.0) if in_memory(machine, job) else cold
     result = simulate(warm, steps=steps)
-    reads = warm if warm is cold or cold.disk == math.inf else cold
     return Prediction(
         nodes=nodes,
         devices=nodes * gpus,
         result=result,
-        cold=result.throughput if reads is warm else simulate(reads, steps=steps).throughput,
+        cold=simulate(cold, steps=steps).throughput,
         ideal=nodes * gpus * job.batch / (sum(cold.segments) + cold.optimizer),
         mfu=result.throughput / (nodes * gpus) * job.network.flops / flops_per_second(machine, job.precision)[0],
-        gains=_gains(warm, result, steps) if gains else {},
+        gains=_gains(warm, result.throughput, steps),
     )
 
 
@@ -196,18 +191,13 @@ def _decoding(machine: Machine, job: TrainingJob, gpus: int) -> tuple[float, flo
     return cores, cores / gpus, 1e-3 * job.photograph.cpu.value / speed
 
 
-def _gains(cluster: Cluster, result: SimulationResult, steps: int) -> dict[str, float]:
-    """Returns the factor by which throughput rises without each resource; 1 for those that nothing waits for."""
-    waits_for_data = result.data > _MIN_WAIT or cluster.on_cores
-    waits_for_others = result.others + result.reducing > _MIN_WAIT or cluster.on_cores
-    cases: Sequence[tuple[str, bool, Cluster]] = [
-        (COMPUTING, True, replace(cluster, segments=[0.0] * len(cluster.segments), optimizer=0.0)),
-        (DECODING, waits_for_data, replace(cluster, decode=0.0)),
-        (STORAGE, waits_for_data and cluster.read_bytes > 0, replace(cluster, read_bytes=0.0)),
-        (REDUCING, waits_for_others and any(cluster.reduce), replace(cluster, reduce=[0.0] * len(cluster.reduce))),
-        (SCATTER, waits_for_others or waits_for_data, replace(cluster, step_jitter=0.0, load_jitter=0.0)),
-    ]
-    return {
-        name: simulate(without, steps=steps).throughput / result.throughput if matters else 1.0
-        for name, matters, without in cases
+def _gains(cluster: Cluster, throughput: float, steps: int) -> dict[str, float]:
+    """Returns the factor by which throughput rises without each resource."""
+    cases = {
+        COMPUTING: replace(cluster, segments=[0.0] * len(cluster.segments), optimizer=0.0),
+        DECODING: replace(cluster, decode=0.0),
+        STORAGE: replace(cluster, read_bytes=0.0),
+        REDUCING: replace(cluster, reduce=[0.0] * len(cluster.reduce)),
+        SCATTER: replace(cluster, step_jitter=0.0, load_jitter=0.0),
     }
+    return {name: simulate(without, steps=steps).throughput / throughput for name, without in cases.items()}
