@@ -18,7 +18,7 @@ VERBS = {
     "colorize": "colorizes photographs and videos at full resolution",
     "serve": "serves models to browsers and, over HTTP, to programs",
     "models": "lists the models that come with Photochrom",
-    "export": "exports a trained network to ONNX",
+    "export": "exports a trained network to ONNX, or as a small model file with a card",
     "convert": "converts weights from and to other projects",
     "bench": "measures loaders, training steps and bottlenecks",
     "doctor": "checks what this machine can do and what is missing",

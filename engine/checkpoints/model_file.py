@@ -62,8 +62,11 @@ def save_model(state: Mapping[str, Tensor], metadata: ModelMetadata, path: Path)
     text = json.dumps(to_plain_dict(metadata))
     header = {"photochrom": __version__, "recipe": text, "sha256": _digest(text, tensors)}
     with atomic_write(path) as file:
+        file.touch()
+        mode = file.stat().st_mode  # by the umask; safetensors would let nobody else read the file
         try:
             save_file(tensors, file, metadata=header)
+            file.chmod(mode)
         except SafetensorError as error:
             raise to_os_error(path, error) from None
 

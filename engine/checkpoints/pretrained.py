@@ -17,3 +17,8 @@ def default_model() -> Path:
     if DEFAULT in (models := pretrained_models()):
         return models[DEFAULT]
     raise ValueError(f"the default model, {DEFAULT}, does not come with this installation: name a model with --model")
+
+
+def is_shipped(file: Path) -> bool:
+    """True for a file in the folder of shipped models."""
+    return file.resolve().parent == _FOLDER.resolve()

@@ -208,7 +208,7 @@ def test_a_file_that_is_wrong_does_not_stay(
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
-        (["RUN", "model.pt"], 2, "OUT model.pt does not end in .onnx: name such a file"),
+        (["RUN", "model.pt"], 2, "OUT model.pt does not end in .onnx or .safetensors: name such a file"),
         (["RUN", "model.onnx", "--input", "hsv"], 2, "--input=hsv: it should be 'lab' or 'rgb'"),
         (["RUN", "old.onnx"], 2, "OUT old.onnx exists: name a new file, or remove it first"),
         (["nowhere", "model.onnx"], 1, "there is no checkpoint at nowhere"),

@@ -1,0 +1,139 @@
+"""Model cards: what to know before using a model, from its file's header and from the person who trained it."""
+
+import json
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+
+from ...pipelines.files import atomic_write, sha256_of
+from ..configuration.registry import spec_name
+from ..console import plural
+from ..evaluation.summary import METRICS
+from .half_precision import PHOTOGRAPHS, HalfPrecisionResult
+from .model_file import ModelMetadata, model_name
+from .pretrained import is_shipped
+
+FILL_IN = "FILL IN:"  # marks what only a person knows, and has not said
+
+_DATA_NOTE = f"{FILL_IN} where the photographs come from, and under which licences."
+_LIMITS = f"{FILL_IN} which photographs it colorizes badly or wrongly, and what it must not be used for."
+_METRICS = ("rmse_ab", "psnr", "ssim", "auc", "auc_rebalanced", "colorfulness")
+
+
+def read_scores(reports: Sequence[Path], checkpoint: Path, step: int) -> list[dict[str, Any]]:
+    """Returns the entries on a model in the summary.json of evaluate's reports.
+
+    Raises ValueError when a report has none, or only of another step.
+    """
+    name, scores = model_name(checkpoint), []
+    for report in reports:
+        file = report / "summary.json" if report.is_dir() else report
+        try:
+            results = json.loads(file.read_text())["results"]
+            own = [result for result in results if model_name(Path(result["checkpoint"])) == name]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"--scores {report} is not a report of photochrom evaluate ({error!r})") from None
+        if not own:
+            others = ", ".join(dict.fromkeys(result["checkpoint"] for result in results))
+            raise ValueError(f"--scores {report} has no scores of {name}, only of {others}")
+        if own[0]["step"] != step:
+            raise ValueError(
+                f"--scores {report} is of step {own[0]['step']}, and {checkpoint} has step {step}: evaluate it again"
+            )
+        scores += own
+    return scores
+
+
+def write_card(
+    out: Path,
+    metadata: ModelMetadata,
+    half: HalfPrecisionResult,
+    *,
+    data_note: str | None = None,
+    limits: str | None = None,
+) -> Path:
+    """Writes the card of the model file `out` beside it, in Markdown; returns its path.
+
+    Without `data_note`, on the origin and licences of the photographs, or `limits`, it says what is to be filled in.
+    """
+    template = files(__package__).joinpath("templates/card.md").read_text()
+    text = jinja2.Template(template, undefined=jinja2.StrictUndefined, keep_trailing_newline=True).render(
+        out=out,
+        name=out.stem if is_shipped(out) else out.name,
+        metadata=metadata,
+        model=metadata.model,
+        arguments=", ".join(f"{name} {value}" for name, value in metadata.model.init_args.items()),
+        loss=spec_name(metadata.loss),
+        half=half,
+        limits=limits or _LIMITS,
+        data_note=data_note or _DATA_NOTE,
+        data=dict(_data(metadata)),
+        training=dict(_training(metadata)),
+        recipe=yaml.safe_dump(
+            {name: value for name, value in metadata.config.items() if name not in ("out", "resume")}, sort_keys=False
+        ),
+        headings=[METRICS[name].heading for name in _METRICS],
+        scores=list(_score_rows(metadata)),
+        sha256=sha256_of(out),
+        photographs=PHOTOGRAPHS,
+    )
+    card = out.with_suffix(".md")
+    with atomic_write(card) as file:
+        file.write_text(text)
+    return card
+
+
+def _data(metadata: ModelMetadata) -> Iterator[tuple[str, str]]:
+    """Yields the rows on the photographs."""
+    sets = metadata.config.get("data", {})
+    for title, key in (("training set", "train"), ("validation set", "val")):
+        if names := sets.get(key):
+            yield title, ", ".join(f"`{name}`" for name in ([names] if isinstance(names, str) else names))
+    if "photographs" in metadata.training:
+        yield "photographs to train on", f"{metadata.training['photographs']:,}"
+    if metadata.data:
+        yield "digest of the training set", f"`{metadata.data}`"
+
+
+def _training(metadata: ModelMetadata) -> Iterator[tuple[str, str]]:
+    """Yields the rows on the run."""
+    training, provenance = metadata.training, metadata.provenance
+    yield "steps", f"{metadata.step:,}"
+    if training:
+        yield "images drawn", f"{training['images']:,}"
+        yield "time", _duration(training["seconds"])
+        yield "machine", training["machine"]
+    if init := provenance.get("init"):
+        yield "began from", "; that from ".join(_ancestors(init))
+    if provenance.get("commit"):
+        changes = ", with uncommitted changes" if provenance["dirty"] else ""
+        yield "commit of Photochrom", f"`{provenance['commit']}`{changes}"
+    if "time" in provenance:
+        yield "last start", provenance["time"]
+    yield "versions", ", ".join(f"{name} {version}" for name, version in metadata.versions.items())
+
+
+def _ancestors(init: dict[str, Any]) -> Iterator[str]:
+    """Yields the models that a run began from, the nearest first."""
+    images = f", {init['training']['images']:,} images" if init["training"] else ""
+    yield f"`{init['name']}` (step {init['step']:,}{images}, sha256 `{init['sha256']}`)"
+    if "init" in init:
+        yield from _ancestors(init["init"])
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else plural(round(seconds / 60), "minute")
+
+
+def _score_rows(metadata: ModelMetadata) -> Iterator[list[str]]:
+    """Yields the cells of each set's rows: the model, the baselines and the truth."""
+    for entry in metadata.scores:
+        of_set = [f"`{Path(entry['data']).name}`" + " (trained on)" * entry["is_training_set"]]
+        of_set += [f"{entry['num_samples']:,}", str(entry["size"])]
+        rows = {"this model": entry["metrics"], **entry["baselines"], "the truth": entry["truth"]}
+        for name, values in rows.items():
+            yield [*of_set, name, *(METRICS[metric].format(values.get(metric)) for metric in _METRICS)]
