@@ -9,8 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ...pipelines import ShardSet
-from ...pipelines.output_dir import check_output_file
-from ...pipelines.packing.stats import plot_ab_distribution, stats
+from ...pipelines.packing.stats import stats
 from ...pipelines.remote import check_local
 from ..configuration.parser import parse_options
 
@@ -20,20 +19,16 @@ _STORES = {"jpeg": "", "lab": ", as Lab in bytes"}
 
 @dataclass(frozen=True, kw_only=True)
 class StatsConfig:
-    """Prints the statistics of a shard set, and plots its colour distribution.
+    """Prints the statistics of a shard set.
 
     Args:
         root: Folder of the shard set.
-        out: File for the plot; by default ab_distribution.png in that folder.
     """
 
     root: Path
-    out: Path | None = None
 
     def __post_init__(self) -> None:
         check_local(self.root, "DIR")
-        if self.out is not None:
-            check_output_file(self.out, ".png", ".svg", ".pdf")
 
 
 def main(argv: list[str]) -> int:
@@ -43,9 +38,6 @@ def main(argv: list[str]) -> int:
     for row in _rows(stats(data)):
         table.add_row(*row)
     Console().print(table)
-    plot = config.out or config.root / "ab_distribution.png"
-    plot_ab_distribution(data, plot)
-    print(f"the distribution of ab: {plot}")
     return 0
 
 

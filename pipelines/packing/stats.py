@@ -1,13 +1,10 @@
 """Statistics of a shard set: counts, sizes, classes, colours."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..shards import ShardSet
-
-_LIGHTNESS = 65.0  # at which the plot shows the colours of the bins
 
 
 def stats(data: ShardSet) -> dict[str, Any]:
@@ -35,32 +32,6 @@ def stats(data: ShardSet) -> dict[str, Any]:
         "mean_chroma": float(data.prior @ chroma),
         "classes": data.manifest["classes"],
     }
-
-
-def plot_ab_distribution(data: ShardSet, path: Path) -> None:
-    """Plots how the set's colours are distributed over the 313 ab bins."""
-    from matplotlib.figure import Figure
-    from skimage.color import lab2rgb
-
-    from ...losses.quantization import ab_bins
-
-    bins = ab_bins().numpy()
-    share = data.prior / data.prior.max()
-    figure = Figure(figsize=(11, 5), layout="constrained")
-    log_axes, colour_axes = figure.subplots(1, 2)
-    squares = log_axes.scatter(
-        bins[:, 1], bins[:, 0], c=np.log10(np.maximum(data.prior, 1e-7)), s=62, marker="s", cmap="magma", vmin=-7
-    )
-    figure.colorbar(squares, ax=log_axes, label="log10 of the share of pixels")
-    colours = lab2rgb(np.column_stack([np.full(len(bins), _LIGHTNESS), bins])[None])[0].clip(0, 1)
-    colour_axes.scatter(bins[:, 1], bins[:, 0], c=colours, s=3 + 400 * np.sqrt(share), edgecolors="none", alpha=0.9)
-    for axes, title in (
-        (log_axes, "share of each of the 313 bins"),
-        (colour_axes, "their colours; the area grows with the root of the share"),
-    ):
-        axes.set(title=title, xlabel="b", ylabel="a", aspect="equal", xlim=(-118, 118), ylim=(118, -98))
-    figure.suptitle(f"{data.root.name or data.root.resolve().name}: {data.num_samples:,} photographs")
-    figure.savefig(path, dpi=100)
 
 
 def _spread(values: Any) -> dict[str, float]:

@@ -327,9 +327,9 @@ def test_an_index_that_comes_to_nothing_leaves_nothing(foreign: Path, monkeypatc
     assert (foreign / "set-000.idx").read_text() == "of another tool"
 
 
-def test_a_set_with_its_statistics_can_be_packed_again(shards: ShardSet, tmp_path: Path) -> None:
+def test_a_set_beside_a_picture_can_be_packed_again(shards: ShardSet, tmp_path: Path) -> None:
     root = Path(shutil.copytree(shards.root, tmp_path / "root"))
-    Image.new("RGB", (64, 64), "red").save(root / "ab_distribution.png")
+    Image.new("RGB", (64, 64), "red").save(root / "picture.png")
     summary = pack(PackConfig(source=root, out=tmp_path / "out", short_side=48, workers=1))
     assert summary["num_packed"] == 9
 

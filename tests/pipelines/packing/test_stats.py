@@ -1,13 +1,11 @@
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 from photochrom.engine.commands.stats import main
 from photochrom.losses import ab_bins
 from photochrom.pipelines import ShardSet
-from photochrom.pipelines.packing.stats import plot_ab_distribution, stats
-from PIL import Image
+from photochrom.pipelines.packing.stats import stats
 
 
 def test_figures_are_those_of_the_shard_set(shards: ShardSet) -> None:
@@ -32,18 +30,8 @@ def test_grey_is_counted_whether_dropped_or_kept(shards: ShardSet) -> None:
     assert values["grey_percent"] == pytest.approx(100 * 3 / 12)
 
 
-def test_the_picture_shows_where_the_colours_are(shards: ShardSet, tmp_path: Path) -> None:
-    plot_ab_distribution(shards, tmp_path / "ab.png")
-    picture = np.asarray(Image.open(tmp_path / "ab.png").convert("RGB")).astype(int)
-    assert picture.shape[:2] == (500, 1100)
-    red, green, blue = picture[:, 600:].reshape(-1, 3).T
-    assert ((green > red + 40) & (green > blue + 40)).any()
-    assert ((blue > red + 40) & (blue > green + 20)).any()
-
-
-def test_the_command(shards: ShardSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(shards.root), "--out", str(tmp_path / "ab.png")]) == 0
+def test_the_command(shards: ShardSet, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(shards.root)]) == 0
     printed = capsys.readouterr().out
     assert "photographs" in printed
     assert "garage" in printed
-    assert (tmp_path / "ab.png").exists()
