@@ -14,14 +14,14 @@ _UNUSED = "unused"
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkOptions:
-    """Options of the verbs that measure. Raises ValueError for values out of range."""
+    """Options of a benchmark; its numbers are positive. Raises ValueError for values out of range."""
 
-    seconds: float
     out: Path | None
 
     def __post_init__(self) -> None:
-        if not self.seconds > 0:
-            raise ValueError(f"--seconds {self.seconds} is not positive")
+        for name, value in vars(self).items():
+            if isinstance(value, int | float) and not isinstance(value, bool) and not value > 0:
+                raise ValueError(f"--{name.replace('_', '-')} {value} is not a positive number")
         if self.out:
             check_output_file(self.out, ".json")
 

@@ -41,9 +41,6 @@ class RivalsOptions(BenchmarkOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("samples", "batch_size", "threads"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"--{name.replace('_', '-')} {value} is not a positive number")
         if self.samples < self.batch_size:
             raise ValueError(f"--samples {self.samples} is fewer than a batch of {self.batch_size}: change one of them")
         check_image_size(self.size, "--size ")

@@ -5,13 +5,13 @@ from pathlib import Path
 
 from ...engine.configuration.config import check_image_size
 from ...engine.configuration.parser import parse_options
-from ...pipelines.output_dir import check_output_file
+from ..common.options import BenchmarkOptions
 from ..common.results import report
 from .machines import ORIGINAL_MACHINE, Precision, Stored
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScaleOptions:
+class ScaleOptions(BenchmarkOptions):
     """Predicts images per second, waiting, the bottleneck and the duration of a training run on many machines.
 
     Args:
@@ -46,12 +46,8 @@ class ScaleOptions:
     out: Path | None = None
 
     def __post_init__(self) -> None:
-        for name in ("nodes", "gpus", "images", "epochs", "batch_per_gpu"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"--{name.replace('_', '-')} {value} is not a positive number")
+        super().__post_init__()
         check_image_size(self.size, "--size ")
-        if self.out:
-            check_output_file(self.out, ".json")
 
 
 def main(argv: list[str], prog: str) -> int:

@@ -76,14 +76,7 @@ class Prediction:
         return max(self.gains, key=lambda name: self.gains[name])
 
 
-def predict(
-    machine: Machine,
-    job: TrainingJob,
-    nodes: int,
-    gpus: int,
-    *,
-    steps: int = 30,
-) -> Prediction:
+def predict(machine: Machine, job: TrainingJob, nodes: int, gpus: int, *, steps: int = 30) -> Prediction:
     """Simulates the run, and again without each resource in turn."""
     cold = cluster(machine, job, nodes, gpus)
     warm = replace(cold, read_bytes=0.0) if in_memory(machine, job) else cold

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import ExifTags, ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from ...pipelines.imaging.decode import check_size, open_image, read_file, rejecting
+from ...pipelines.imaging.decode import ORIENTATIONS, check_size, open_image, read_file, rejecting, turn_upright
 from .metadata import ImageMetadata, extract_metadata
 from .pixels import Pixels, decode_srgb, is_16_bit
 
@@ -49,15 +49,9 @@ def _decode(image: ImageFile.ImageFile, data: bytes) -> SourceImage:
     orientation = image.tag_v2.get(ExifTags.Base.Orientation, 1) if isinstance(image, TiffImageFile) else 1
     pixels, alpha, profile = decode_srgb(image, data, notes)  # here Pillow turns TIFFs upright
     remaining = image.getexif().get(ExifTags.Base.Orientation, 1)  # loads a PNG, so not before `is_16_bit`
-    if remaining in range(2, 9):
-        pixels, alpha = _upright(pixels, remaining), None if alpha is None else _upright(alpha, remaining)
-    if remaining in range(2, 9) or orientation in range(2, 9):
+    if remaining in ORIENTATIONS:
+        pixels, alpha = turn_upright(pixels, remaining), None if alpha is None else turn_upright(alpha, remaining)
+    if remaining in ORIENTATIONS or orientation in ORIENTATIONS:
         notes.append("turned upright")
     metadata = extract_metadata(image, data, profile, notes)
     return SourceImage(pixels=pixels, alpha=alpha, metadata=metadata, notes=tuple(notes))
-
-
-def _upright(pixels: Pixels, orientation: int) -> Pixels:
-    """Returns pixels of an EXIF orientation from 2 to 8 upright."""
-    swapped = pixels.swapaxes(0, 1) if orientation > 4 else pixels
-    return swapped[:: -1 if orientation in (3, 4, 7, 8) else 1, :: -1 if orientation in (2, 3, 6, 7) else 1]

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import simplejpeg
@@ -20,6 +20,7 @@ from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, PLANAR_CONFIGURATION, TiffImageFile
 
+ORIENTATIONS = range(2, 9)  # of EXIF, except 1, which is upright
 MIN_SIDE = 32
 MAX_SIDE = 65_500  # libjpeg's limit
 MAX_PIXELS = 100_000_000  # 300 MB of RGB: above any camera of the data sets, below what kills a worker
@@ -31,18 +32,8 @@ SCALED_DECODE_FACTOR = 1.25
 # Image formats only: some of Pillow's other plugins start programs (Ghostscript for EPS).
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "PPM", "JPEG2000", "TGA", "ICO", "AVIF")
 
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_SWAPS_SIDES = (5, 6, 7, 8)  # EXIF orientations
-
 Pixels = NDArray[np.uint8]
+T = TypeVar("T", bound=np.generic)
 
 
 class Rejected(ValueError):
@@ -86,20 +77,23 @@ def decode(data: bytes, short_side: int | None = None) -> DecodedImage:
         profile = image.info.get("icc_profile")
         transform = to_srgb(profile, "CMYK" if image.mode == "CMYK" else "RGB") if profile else None
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-        if isinstance(decoded, np.ndarray):
-            if transform is None and orientation not in _UPRIGHT:
-                return DecodedImage(decoded, image.size, changes)  # the common case
-            decoded = Image.fromarray(decoded)
-        if decoded.mode != "CMYK" or transform is None:
+        if isinstance(decoded, Image.Image) and (decoded.mode != "CMYK" or transform is None):
             decoded, changes = _to_rgb(decoded, changes)
         if transform is not None:
-            decoded = ImageCms.applyTransform(decoded, transform) or decoded
-            changes = (*changes, "brought to sRGB")
-        if orientation not in _UPRIGHT:
-            return DecodedImage(np.array(decoded), image.size, changes)
-        size = image.size[::-1] if orientation in _SWAPS_SIDES else image.size
-        upright = np.array(decoded.transpose(_UPRIGHT[orientation]))
-        return DecodedImage(upright, size, (*changes, "turned upright"))
+            colours = Image.fromarray(decoded) if isinstance(decoded, np.ndarray) else decoded
+            decoded, changes = ImageCms.applyTransform(colours, transform) or colours, (*changes, "brought to sRGB")
+        pixels = decoded if isinstance(decoded, np.ndarray) else np.array(decoded)
+        if orientation not in ORIENTATIONS:
+            return DecodedImage(pixels, image.size, changes)
+        pixels = np.ascontiguousarray(turn_upright(pixels, orientation))
+        size = image.size[::-1] if orientation > 4 else image.size
+        return DecodedImage(pixels, size, (*changes, "turned upright"))
+
+
+def turn_upright(pixels: NDArray[T], orientation: int) -> NDArray[T]:
+    """Returns pixels (H, W, ...) of an EXIF orientation from 2 to 8 upright."""
+    swapped = pixels.swapaxes(0, 1) if orientation > 4 else pixels
+    return swapped[:: -1 if orientation in (3, 4, 7, 8) else 1, :: -1 if orientation in (2, 3, 6, 7) else 1]
 
 
 def reduced_size(size: tuple[int, int], short_side: int | None) -> tuple[int, int]:

@@ -48,12 +48,7 @@ class HttpFile(io.RawIOBase):
     """
 
     def __init__(
-        self,
-        url: str,
-        *,
-        seekable: bool = False,
-        pauses: tuple[float, ...] = PAUSES,
-        timeout: float = TIMEOUT,
+        self, url: str, *, seekable: bool = False, pauses: tuple[float, ...] = PAUSES, timeout: float = TIMEOUT
     ) -> None:
         self._url, self._seekable, self._pauses, self._timeout = url, seekable, pauses, timeout
         self._position = 0

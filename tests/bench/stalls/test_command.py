@@ -163,7 +163,7 @@ def test_from_the_command_line(shards: ShardSet, tmp_path: Path, capsys: pytest.
     [
         (["stall"], "there is no verb 'stall'; did you mean stalls?"),
         (["stalls"], "the following arguments are required: --data"),
-        (["stalls", "--data", "x", "--seconds", "0"], "--seconds 0.0 is not positive"),
+        (["stalls", "--data", "x", "--seconds", "0"], "--seconds 0.0 is not a positive number"),
         (
             ["stalls", "--data", "x", "--out", "nowhere/x.json"],
             "--out nowhere/x.json is in a folder that does not exist",
