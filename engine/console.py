@@ -40,10 +40,10 @@ def progress_bar(what: str, unit: str = "", *, enabled: bool = True) -> Iterator
 
 
 class LiveLine:
-    """The progress line of training: redrawn in a terminal, else printed for every report."""
+    """The progress line of training: redrawn in a terminal, else printed for every report and validation."""
 
     def __init__(self, first: int, total: int) -> None:
-        self._total = total
+        self._total, self._metrics, self._validation = total, "", ""
         columns = (
             TextColumn("step"),
             MofNCompleteColumn(),
@@ -61,7 +61,17 @@ class LiveLine:
 
     def show(self, step: int, text: str) -> None:
         """Shows new metrics."""
-        self._bar.update(self._task, completed=step, description=text)
+        self._metrics = text
+        self._update(step, text)
+
+    def show_validation(self, step: int, text: str) -> None:
+        """Shows a new validation; in a terminal, it stays beside the metrics."""
+        self._validation = text
+        self._update(step, text)
+
+    def _update(self, step: int, text: str) -> None:
+        description = "  ".join(filter(None, (self._metrics, self._validation)))
+        self._bar.update(self._task, completed=step, description=description)
         if not console.is_terminal:
             console.print(f"step {step}/{self._total}  {text}")
 

@@ -21,6 +21,7 @@ from .training_state import load_state, save_state
 
 FORMAT = 3
 CHECKPOINTS = "checkpoints"  # the folder in a run's
+BEST = "best"  # a link beside it
 MODEL, TRAINING, STATE, SUMS = "model.safetensors", "training.safetensors", "state.json", "SHA256SUMS"
 _STEP = re.compile(r"step-\d{8}")
 _SUM = re.compile(r"^([0-9a-f]{64})  (\S+)$", re.MULTILINE)  # the lines of sha256sum
@@ -34,6 +35,7 @@ class Checkpoint:
     step: int
     loader: dict[str, Any]
     totals: dict[str, Any]
+    best: dict[str, Any] | None
 
     @property
     def model(self) -> Path:
@@ -52,15 +54,50 @@ def save_checkpoint(
     training: dict[str, Any],
     loader: dict[str, Any],
     totals: dict[str, Any],
+    best: dict[str, Any] | None = None,
+    is_best: bool = False,
     keep: int,
     keep_every: int | None = None,
 ) -> Path:
-    """Writes a checkpoint below `root`, then removes all but the newest `keep` and those of every `keep_every` steps.
+    """Writes a checkpoint below `root`, then removes all but the newest `keep`, those of every `keep_every` steps, and
+    the best one.
 
-    `training` is the state of the Trainer. `loader`, the state of the loader, and `totals`, those of the run, are plain
-    JSON. Raises OSError when it cannot be written; the old checkpoints then stay.
+    `training` is the state of the Trainer. `loader`, the state of the loader, `totals`, those of the run, and `best`,
+    its best validation, are plain JSON. Raises OSError when it cannot be written; the old checkpoints then stay.
     """
-    folder = root / f"step-{step:08d}"
+    folder = checkpoint_folder(root, step)
+    # A validation that was interrupted is made good when the run resumes, from this checkpoint.
+    if not folder.exists():
+        _write(folder, step, write_model, training, {"loader": loader, "totals": totals, "best": best})
+    if is_best:
+        link_best(folder)
+    kept = {*list_checkpoints(root)[:keep], root / (root.parent / BEST).resolve().name}
+    for old in list_checkpoints(root):
+        if old not in kept and (keep_every is None or int(old.name.removeprefix("step-")) % keep_every):
+            shutil.rmtree(old)
+    return folder
+
+
+def checkpoint_folder(root: Path, step: int) -> Path:
+    """Returns the folder of a step's checkpoint."""
+    return root / f"step-{step:08d}"
+
+
+def link_best(folder: Path) -> None:
+    """Makes RUN/best a link to a checkpoint of the run."""
+    run = folder.parents[1]
+    temporary = run / f".{BEST}.tmp"
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(folder.relative_to(run))
+    temporary.rename(run / BEST)
+    sync(run)
+
+
+def _write(
+    folder: Path, step: int, write_model: Callable[[Path], None], training: dict[str, Any], state: dict[str, Any]
+) -> None:
+    """Writes all files of a checkpoint; it appears in whole, or not at all."""
+    root = folder.parent
     temporary = root / f".{folder.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -70,8 +107,7 @@ def save_checkpoint(
             save_state(training, temporary / TRAINING)
         except SafetensorError as error:  # when a disk is full
             raise to_os_error(temporary / TRAINING, error) from None
-        state = {"format": FORMAT, "step": step, "loader": loader, "totals": totals}
-        (temporary / STATE).write_text(json.dumps(state, indent=1))
+        (temporary / STATE).write_text(json.dumps({"format": FORMAT, "step": step, **state}, indent=1))
         sums = "".join(f"{sha256_of(temporary / name)}  {name}\n" for name in (MODEL, TRAINING, STATE))
         (temporary / SUMS).write_text(sums)
         for path in [*temporary.iterdir(), temporary]:
@@ -81,10 +117,6 @@ def save_checkpoint(
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    for old in list_checkpoints(root)[keep:]:
-        if keep_every is None or int(old.name.removeprefix("step-")) % keep_every:
-            shutil.rmtree(old)
-    return folder
 
 
 def to_os_error(path: Path, error: Exception) -> OSError:
@@ -109,7 +141,8 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         state = json.loads(text)
         if state["format"] != FORMAT:
             raise ValueError(f"its format is {state['format']}, and this photochrom reads format {FORMAT}")
-        return Checkpoint(folder=folder, step=state["step"], loader=state["loader"], totals=state["totals"])
+        values = {name: state[name] for name in ("step", "loader", "totals", "best")}
+        return Checkpoint(folder=folder, **values)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder / STATE} is not the state of a checkpoint: {error!r}") from None
 
@@ -140,7 +173,7 @@ def newest_intact(root: Path, warn: Callable[[str], None]) -> Checkpoint | None:
 
 
 def clear_after(root: Path, step: int, say: Callable[[str], None]) -> None:
-    """Removes half-written checkpoints, and damaged ones later than `step`, from which a run resumes.
+    """Removes half-written checkpoints, damaged ones later than `step`, from which a run resumes, and a link to one.
 
     Raises ValueError when a later one is intact.
     """
@@ -158,3 +191,6 @@ def clear_after(root: Path, step: int, say: Callable[[str], None]) -> None:
     for folder in later:
         say(f"removing {folder}, which is damaged")
         shutil.rmtree(folder)
+    link = root.parent / BEST
+    if link.is_symlink() and not link.exists():
+        link.unlink()

@@ -181,6 +181,7 @@ class TrainConfig:
         ema: Decay of an average of the weights, such as 0.999. The average is validated and saved as the model.
         max_nonfinite_steps: Consecutive steps with a non-finite loss or gradient to skip before the run stops.
         max_grad_norm: Clip the norm of the gradients, over all weights, to this value.
+        patience: Validations in a row without a better value of checkpoint.best after which the run ends.
         grad_compression: All-reduce gradients in fp16 or bf16 (several processes only).
         sync_batchnorm: Compute BatchNorm statistics over all processes (several GPUs only).
         timeout: Seconds to wait for another process.
@@ -199,12 +200,14 @@ class TrainConfig:
     ema: float | None = None
     max_nonfinite_steps: int = 0
     max_grad_norm: float | None = None
+    patience: int | None = None
     grad_compression: Literal["none", "fp16", "bf16"] = "none"
     sync_batchnorm: bool = False
     timeout: int = 600
 
     def __post_init__(self) -> None:
         _check_positive("train", self, "epochs", "steps", "batch_size", "grad_accum_steps", "max_grad_norm", "timeout")
+        _check_positive("train", self, "patience")
         _check_not_negative("train", self, "max_nonfinite_steps", "seed")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"train.ema={self.ema} is not between 0 and 1: try 0.999")
@@ -229,12 +232,15 @@ class CheckpointConfig:
         every: Steps between checkpoints.
         keep: Newest checkpoints to keep; older ones are removed.
         keep_every: Also keep every checkpoint whose step is a multiple of this number.
+        best: Metric of validations, such as rmse_ab, psnr or auc. The checkpoint with its best value is saved and kept,
+            and `best` in the run's folder is a link to it.
         on_error: What to do when a checkpoint cannot be written, such as on a full disk: warn and continue, or stop.
     """
 
     every: int = 1000
     keep: int = 2
     keep_every: int | None = None
+    best: str | None = None
     on_error: Literal["warn", "stop"] = "warn"
 
     def __post_init__(self) -> None:

@@ -62,6 +62,10 @@ SET_METRICS: dict[str, Metric] = {
     "near_grey": Metric(label="near-grey", unit="%", digits=".1f"),
     "fid": Metric(label="FID", best="low"),
 }
+# Metrics that a validation computes and that have a best value.
+VALIDATION_METRICS = {
+    name: metric for name, metric in {**METRICS, **SET_METRICS}.items() if metric.best and name not in PERCEPTUAL
+}
 
 
 def summarize(predicted: Columns, true: Columns) -> dict[str, float]:

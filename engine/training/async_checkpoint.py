@@ -32,7 +32,14 @@ class AsyncCheckpointer:
         self._pending: Future[None] | None = None
 
     def save(
-        self, trainer: Trainer, metadata: ModelMetadata, *, loader: dict[str, Any], totals: dict[str, Any]
+        self,
+        trainer: Trainer,
+        metadata: ModelMetadata,
+        *,
+        loader: dict[str, Any],
+        totals: dict[str, Any],
+        best: dict[str, Any] | None = None,
+        is_best: bool = False,
     ) -> None:
         """Copies the state of training, which takes milliseconds, and starts to write it; see `save_checkpoint`.
 
@@ -51,6 +58,8 @@ class AsyncCheckpointer:
                 training=state,
                 loader=loader,
                 totals=totals,
+                best=best,
+                is_best=is_best,
                 keep=self._config.keep,
                 keep_every=self._config.keep_every,
             )

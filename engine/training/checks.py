@@ -14,8 +14,11 @@ from ..checkpoints.checkpoint import CHECKPOINTS, MODEL, Checkpoint
 from ..checkpoints.model_file import read_metadata
 from ..configuration.config import ClassSpec, RunConfig, to_plain_dict
 from ..configuration.optimizers import OPTIMIZERS
+from ..configuration.parser import nearest
 from ..configuration.registry import find_class
 from ..console import plural
+from ..evaluation.summary import VALIDATION_METRICS
+from .best import DEFAULT_METRIC, BestValidation
 
 _STATELESS = ("lr", "weight_decay")
 SUMMARY = "summary.json"
@@ -103,15 +106,33 @@ def _arguments(cls: type, spec: ClassSpec) -> dict[str, Any]:
     return arguments
 
 
-def check_steps_left(config: RunConfig, checkpoint: Checkpoint, total_steps: int) -> None:
+def check_best(config: RunConfig) -> None:
+    """Raises ValueError when checkpoint.best or train.patience has nothing to go by."""
+    metric, patience = config.checkpoint.best, config.train.patience
+    if patience is not None and metric is None:
+        raise ValueError(f"train.patience={patience} needs a metric: add --checkpoint.best {DEFAULT_METRIC}")
+    if metric is not None and config.data.val is None:
+        raise ValueError(f"checkpoint.best={metric} needs photographs to validate on: add --data.val SHARDS")
+    if metric is not None and metric not in VALIDATION_METRICS:
+        guess = nearest(metric, VALIDATION_METRICS) or "."
+        raise ValueError(
+            f"checkpoint.best={metric} is not a metric that has a best value{guess} Known are "
+            f"{', '.join(VALIDATION_METRICS)}"
+        )
+
+
+def check_steps_left(
+    config: RunConfig, checkpoint: Checkpoint, total_steps: int, best: BestValidation | None = None
+) -> None:
     """Raises ValueError when no step is left, unless the results of an interrupted run are still to be written."""
     is_own = checkpoint.folder.resolve().parent == (config.out / CHECKPOINTS).resolve()
     has_results = (config.out / SUMMARY).exists() and (config.out / MODEL).exists()
-    steps_left = total_steps - checkpoint.step
+    is_exhausted = best is not None and best.is_exhausted(config.train.patience)
+    steps_left = 0 if is_exhausted else total_steps - checkpoint.step
     if steps_left < 0 or (steps_left == 0 and not (is_own and not has_results)):
         raise ValueError(
-            f"the run of {checkpoint.folder} is complete at step {checkpoint.step}: ask for more with --train.steps, "
-            "or name another --out"
+            f"the run of {checkpoint.folder} is complete at step {checkpoint.step}: ask for more with "
+            f"{'--train.patience' if is_exhausted else '--train.steps'}, or name another --out"
         )
 
 

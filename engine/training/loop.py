@@ -17,6 +17,7 @@ from ..doctor import versions
 from ..evaluation.predictors import ModelPredictor
 from ..evaluation.score import ScoringStopped, predictions, score
 from .async_checkpoint import AsyncCheckpointer
+from .best import BestValidation
 from .deferred_flags import DeferredFlags
 from .metrics_logger import MetricsLogger
 from .nonfinite import report_nonfinite
@@ -37,6 +38,7 @@ class Run:
     loss_spec: ClassSpec  # with the prior of the training set
     loader: Loader
     validation: Loader | None
+    best: BestValidation | None  # with a validation set
     preview: Loader
     meter: ThroughputMeter
     provenance: dict[str, Any]
@@ -51,6 +53,19 @@ class Run:
     def due(self, every: int) -> bool:
         """True every `every` steps and at the last step, but not before the first step."""
         return self.step > self.first_step and (self.step % every == 0 or self.step == self.total_steps)
+
+    def validation_due(self) -> bool:
+        """True where a validation is due, and before the first step if the one that was due there was interrupted."""
+        every = self.config.log.validate_every
+        if self.best is None:
+            return False
+        was_interrupted = self.best.last_step < self.step == self.first_step and self.step % every == 0
+        return self.due(every) or was_interrupted
+
+    def is_complete(self) -> bool:
+        """True after the last step, and when there was no better validation for too long."""
+        patience = self.config.train.patience
+        return self.step >= self.total_steps or (self.best is not None and self.best.is_exhausted(patience))
 
     def lr(self, step: int) -> float:
         """Returns the learning rate of a step."""
@@ -96,21 +111,24 @@ def fit(run: Run) -> int:
     run.meter.start()
     while True:
         stop = check_flags(run, queue, wait=any(map(run.due, events)))
-        saves = bool(stop) or run.due(config.checkpoint.every)
-        reports = saves or run.due(config.log.every)
+        reports = bool(stop) or run.due(config.checkpoint.every) or run.due(config.log.every)
         if reports:
             report(run)
-        if saves:
-            save(run)  # before all that reads photographs, and can fail
+        is_best = False
+        if not stop and run.validation_due():
+            try:
+                stop, is_best = validate(run)
+            except Exception:
+                save(run)  # what a validation cannot read costs no training
+                raise
+        ends_now = run.step > run.first_step and run.is_complete()
+        if stop or run.due(config.checkpoint.every) or is_best or ends_now:
+            if not reports and run.step > run.first_step:
+                report(run)
+            save(run, is_best=is_best)
         if not stop and run.due(config.log.preview_every):
             preview(run)
-        if not stop and run.due(config.log.validate_every):
-            stop = validate(run)
-            if stop and not reports:
-                report(run)
-            if stop and not saves:
-                save(run)
-        if stop or run.step >= run.total_steps:
+        if stop or run.is_complete():
             return stop
         with run.meter.data_wait():
             batch = next(batches)  # decoded while the device computed the step before
@@ -168,10 +186,13 @@ def preview(run: Run) -> None:
             run.log.preview(contact_sheet(triptychs(batch, ab)), run.step)
 
 
-def validate(run: Run) -> int:
-    """Logs the metrics on the validation set, if there is one; returns the signal that interrupted it, or 0."""
-    if run.validation is None:
-        return 0
+def validate(run: Run) -> tuple[int, bool]:
+    """Logs the metrics on the validation set, if there is one.
+
+    Returns the signal that interrupted it, or 0, and whether to keep a checkpoint as the best one.
+    """
+    if run.validation is None or run.best is None:
+        return 0, False
     stop = 0
 
     def is_stopped() -> bool:
@@ -184,14 +205,17 @@ def validate(run: Run) -> int:
         try:
             metrics = score(ModelPredictor(run.trainer.eval_model, run.trainer.loss), run.validation, stop=is_stopped)
         except ScoringStopped:
-            return stop
-    if run.log:
+            return stop, False
+    value = metrics[run.best.metric]
+    is_best = run.best.update(value, run.step)
+    if run.log and run.line:
         run.log.metrics({f"val/{name}": value for name, value in metrics.items()}, run.step)
-    return 0
+        run.line.show_validation(run.step, f"val {run.best.describe(value)}")
+    return 0, is_best and run.config.checkpoint.best is not None
 
 
-def save(run: Run) -> None:
-    """Starts to write a checkpoint. Raises ValueError when a weight is infinite or nan."""
+def save(run: Run, *, is_best: bool = False) -> None:
+    """Starts to write a checkpoint, the best one if `is_best`. Raises ValueError when a weight is infinite or nan."""
     state = run.trainer.eval_model.state_dict()
     finite = torch.stack([tensor.isfinite().all() for tensor in state.values()]).tolist()
     if faults := [name for name, is_finite in zip(state, finite, strict=True) if not is_finite]:
@@ -202,5 +226,10 @@ def save(run: Run) -> None:
     if run.checkpointer:
         with run.meter.paused():
             run.checkpointer.save(
-                run.trainer, run.metadata(), loader=run.loader.state_dict(), totals=to_plain_dict(run.meter.totals)
+                run.trainer,
+                run.metadata(),
+                loader=run.loader.state_dict(),
+                totals=to_plain_dict(run.meter.totals),
+                best=to_plain_dict(run.best),
+                is_best=is_best,
             )

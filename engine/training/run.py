@@ -17,11 +17,14 @@ from ...pipelines.loading.base import Loader
 from ...pipelines.loading.order import first_batch_of_epoch
 from ...pipelines.output_dir import check_holds, claim_output, differences, write_json
 from ..checkpoints.checkpoint import (
+    BEST,
     CHECKPOINTS,
     MODEL,
     SUMS,
     Checkpoint,
+    checkpoint_folder,
     clear_after,
+    link_best,
     list_checkpoints,
     newest_intact,
     open_checkpoint,
@@ -34,9 +37,11 @@ from ..distributed import make_training_accelerator
 from ..loaders import evaluation_loader, training_loader
 from ..provenance import provenance
 from .async_checkpoint import AsyncCheckpointer
+from .best import DEFAULT_METRIC, BestValidation
 from .checks import (
     SUMMARY,
     check_batch_size,
+    check_best,
     check_disk_space,
     check_head,
     check_init,
@@ -93,6 +98,8 @@ def train(config: RunConfig) -> dict[str, Any]:
         stopped = fit(run)
         if run.checkpointer:
             run.checkpointer.wait(needed=bool(stopped))
+        if run.best and run.step < run.total_steps and not stopped:
+            say(f"ended at step {run.step}: {run.best.explain_end()}, kept in {config.out / BEST}")
         if accelerator.is_main_process and not stopped:
             save_model(run.trainer.eval_model.state_dict(), run.metadata(), config.out / MODEL)
             write_json(config.out / SUMMARY, _summary(run))
@@ -105,7 +112,7 @@ def train(config: RunConfig) -> dict[str, Any]:
 def _find_start(config: RunConfig, say: Callable[[str], None]) -> Checkpoint | InitialWeights | None:
     """Returns the checkpoint to resume from; for a new run the weights to begin with, or None for random ones."""
     if checkpoint := _find_checkpoint(config, say):
-        return checkpoint
+        return _without_lost_best(config, checkpoint)
     return find_initial_weights(config.model.init) if config.model.init else None
 
 
@@ -128,10 +135,23 @@ def _find_checkpoint(config: RunConfig, say: Callable[[str], None]) -> Checkpoin
     raise ValueError(f"--resume {named} has no checkpoint yet: name another, or start anew without --resume")
 
 
+def _without_lost_best(config: RunConfig, checkpoint: Checkpoint) -> Checkpoint:
+    """Returns the checkpoint without its best validation, if the run's folder does not hold the checkpoint of that."""
+    best = checkpoint.best
+    if best is None or not config.checkpoint.best or _best_folder(config, best["step"]).exists():
+        return checkpoint
+    return replace(checkpoint, best={**best, "value": None, "num_since": 0})
+
+
+def _best_folder(config: RunConfig, step: int) -> Path:
+    return checkpoint_folder(config.out / CHECKPOINTS, step)
+
+
 def prepare(config: RunConfig, accelerator: Accelerator, start: Checkpoint | InitialWeights | None) -> Run:
     """Builds all parts of a run, in the state of the checkpoint or with the weights to start from, if there are any."""
     checkpoint = start if isinstance(start, Checkpoint) else None
     check_batch_size(config, accelerator.num_processes)
+    check_best(config)
     loader, validation, preview = _make_loaders(config, accelerator)
     torch.manual_seed(config.train.seed)
     loss_spec = with_prior(config.loss, loader.data.prior.tolist())
@@ -149,8 +169,12 @@ def prepare(config: RunConfig, accelerator: Accelerator, start: Checkpoint | Ini
                 console.print(line)
     total_steps = config.train.steps or first_batch_of_epoch(loader.num_samples, loader.batch_size, config.train.epochs)
     check_warmup(config, total_steps)
+    best = None
+    if validation:
+        metric = config.checkpoint.best or DEFAULT_METRIC
+        best = BestValidation.resume(metric, validation.data.digest, checkpoint.best if checkpoint else None)
     if checkpoint:
-        check_steps_left(config, checkpoint, total_steps)
+        check_steps_left(config, checkpoint, total_steps, best)
 
     meter = ThroughputMeter(accelerator.device, _peak_seconds_per_image(config, colorizer, accelerator))
     trainer = Trainer(colorizer, loss, config, accelerator)
@@ -164,6 +188,7 @@ def prepare(config: RunConfig, accelerator: Accelerator, start: Checkpoint | Ini
         loss_spec=loss_spec,
         loader=loader,
         validation=validation,
+        best=best,
         preview=preview,
         meter=meter,
         provenance=provenance() | began_from(start),
@@ -207,6 +232,8 @@ def _open_outputs(run: Run, stack: ExitStack, say: Callable[[str], None]) -> Non
     """Claims the run's folder and opens its log, checkpoints and progress line, until the stack closes."""
     config = run.config
     stack.enter_context(_run_folder(config, run.step, say))
+    if config.checkpoint.best and run.best and run.best.value is not None:
+        link_best(_best_folder(config, run.best.step))  # a kill may have come before
     check_disk_space(config.out, run.trainer.colorizer, has_ema=run.trainer.ema is not None)
     trackers = Trackers(config.log.trackers, config.out, run.step, to_plain_dict(config), say)
     run.log = stack.enter_context(closing(MetricsLogger(config.out, run.step, trackers, say)))
@@ -260,7 +287,11 @@ def _describe(run: Run) -> Iterator[str]:
 
 def _summary(run: Run) -> dict[str, Any]:
     totals = run.meter.totals
+    best = {}
+    if run.config.checkpoint.best and run.best:
+        best["best"] = {**run.best.summary(), "checkpoint": str(run.config.out / BEST)}
     return {
+        **best,
         "steps": run.step,
         "epochs": totals.images / run.loader.num_samples,
         "images": totals.images,

@@ -1,0 +1,69 @@
+"""The best validation of a run, and how many validations ago it was."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from ..console import plural
+from ..evaluation.summary import VALIDATION_METRICS
+
+DEFAULT_METRIC = "rmse_ab"
+
+
+@dataclass(kw_only=True)
+class BestValidation:
+    """The best value of one metric on one validation set; a checkpoint holds these fields.
+
+    Args:
+        metric: Name of the metric.
+        data: Digest of the validation set.
+        value: Best value so far, None before the first.
+        step: Step of the best value.
+        num_since: Number of validations since then.
+        last_step: Step of the last validation.
+    """
+
+    metric: str
+    data: str
+    value: float | None = None
+    step: int = 0
+    num_since: int = 0
+    last_step: int = 0
+
+    @classmethod
+    def resume(cls, metric: str, data: str, saved: Mapping[str, Any] | None) -> Self:
+        """Returns the best validation of a checkpoint; those by another metric, or of another set, do not count."""
+        if saved and (saved["metric"], saved["data"]) == (metric, data):
+            return cls(**saved)
+        return cls(metric=metric, data=data, last_step=saved["last_step"] if saved else 0)
+
+    def update(self, value: float, step: int) -> bool:
+        """Adds the value of a validation; returns True if it is the best so far."""
+        sign = 1 if VALIDATION_METRICS[self.metric].best == "high" else -1
+        is_best = sign * value > (-math.inf if self.value is None else sign * self.value)  # never for nan
+        if is_best:
+            self.value, self.step = value, step
+        self.num_since = 0 if is_best else self.num_since + 1
+        self.last_step = step
+        return is_best
+
+    def is_exhausted(self, patience: int | None) -> bool:
+        """True after `patience` validations without a better value."""
+        return patience is not None and self.num_since >= patience
+
+    def describe(self, value: float) -> str:
+        """Returns a newest value beside the best: 'ab RMSE 13.90 (best 13.70 at 4,000)'."""
+        metric = VALIDATION_METRICS[self.metric]
+        best = f" (best {metric.format(self.value)} at {self.step:,})" if self.num_since and self.step else ""
+        return f"{metric.format_with_unit(value)}{best}"
+
+    def explain_end(self) -> str:
+        """Returns why a run ends that has no patience left."""
+        metric = VALIDATION_METRICS[self.metric]
+        better = f"better {metric.label} than {metric.format(self.value)} of step {self.step:,}"
+        return f"{plural(self.num_since, 'validation')} without a {better}"
+
+    def summary(self) -> dict[str, Any]:
+        """Returns metric, value and step of the best validation."""
+        return {"metric": self.metric, "value": self.value, "step": self.step}
