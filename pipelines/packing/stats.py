@@ -1,38 +1,41 @@
 """Statistics of a shard set: counts, sizes, classes, colours."""
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
 
 from ..shards import ShardSet
 
+_NUM_CLASSES = 10  # named; the manifest has all
+_STORES = {"jpeg": "", "lab": ", as Lab in bytes"}
 
-def stats(data: ShardSet) -> dict[str, Any]:
-    """Returns statistics of a shard set, as plain JSON; sizes are in pixels, chroma in Lab units."""
+
+def stats(data: ShardSet) -> dict[str, str]:
+    """Returns statistics of a shard set in words, by their names."""
     from ...losses.quantization import ab_bins  # loads torch
 
     heights, widths = data.sizes.T
-    counts = data.manifest["counts"]
-    num_grey = counts["grey"] + counts["dropped"].get("grey", 0)
+    counts, classes = data.manifest["counts"], Counter(data.manifest["classes"])
+    num_bytes, num_grey_dropped = data.byte_ranges[:, 1].mean(), counts["dropped"].get("grey", 0)
     num_decoded = data.num_samples + sum(counts["dropped"].values())
-    chroma = np.linalg.norm(ab_bins().double().numpy(), axis=1)
-    return {
-        "num_photographs": data.num_samples,
-        "num_shards": len(data.shards),
-        "bytes": sum(shard.bytes for shard in data.shards),
-        "store": data.store,
-        "bytes_per_photograph": float(data.byte_ranges[:, 1].mean()),
-        "width": _spread(widths),
-        "height": _spread(heights),
-        "megapixels": _spread(widths * heights / 1e6),
-        "num_duplicates": counts["duplicates"],
-        "grey_percent": 100 * num_grey / num_decoded,
-        "num_grey_dropped": counts["dropped"].get("grey", 0),
-        "num_rejected": sum(counts["rejected"].values()),
-        "mean_chroma": float(data.prior @ chroma),
-        "classes": data.manifest["classes"],
+    grey = 100 * (counts["grey"] + num_grey_dropped) / num_decoded
+    rows = {
+        "photographs": f"{data.num_samples:,}",
+        "shards": f"{len(data.shards):,}, {sum(shard.bytes for shard in data.shards) / 1e9:,.3f} GB",
+        "stored": f"{num_bytes / 1e3:,.1f} KB per photograph{_STORES[data.store]}",
+        "width": _range(widths),
+        "height": _range(heights),
+        "megapixels": _range(widths * heights / 1e6),
+        "grey": f"{grey:.2f} % of all photographs; {num_grey_dropped:,} dropped",
+        "exact duplicates": f"{counts['duplicates']:,}",
+        "rejected": f"{sum(counts['rejected'].values()):,}",
+        "mean chroma": f"{data.prior @ np.linalg.norm(ab_bins().double().numpy(), axis=1):.1f} Lab units",
+        "classes": f"{len(classes):,}",
     }
+    rows |= {f"  {name or '(none)'}": f"{number:,}" for name, number in classes.most_common(_NUM_CLASSES)}
+    return rows | ({"  and others": f"{len(classes) - _NUM_CLASSES:,}"} if len(classes) > _NUM_CLASSES else {})
 
 
-def _spread(values: Any) -> dict[str, float]:
-    return {"min": float(values.min()), "median": float(np.median(values)), "max": float(values.max())}
+def _range(values: Any) -> str:
+    return f"{values.min():g} to {values.max():g}, median {np.median(values):g}"
