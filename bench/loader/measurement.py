@@ -66,13 +66,8 @@ def measure(config: RunConfig, seconds: float) -> Results:
     _measure_once(config, accelerator, configured, 0)  # warm-up: compiles, and fills the page cache
     _sweep(config, accelerator, by_threads(configured, available_cpus()), measurements, 0.4 * seconds)
     # The best settings so far are measured again, so that all are compared at the same time.
-    _sweep(
-        config,
-        accelerator,
-        dict.fromkeys([configured, *by_queue(configured, measurements)]),
-        measurements,
-        0.45 * seconds,
-    )
+    again = dict.fromkeys([configured, *by_queue(configured, measurements)])
+    _sweep(config, accelerator, again, measurements, 0.45 * seconds)
     rows = [_row(setting, values, measurements[configured]) for setting, values in measurements.items()]
     best = fastest(measurements, configured.batch_size)
     verdict = _verdict(best, configured, measurements)
@@ -111,17 +106,18 @@ def by_queue(configured: Setting, measurements: Measurements) -> Iterator[Settin
         of_backend = {setting: values for setting, values in measurements.items() if setting.backend == backend}
         best = fastest(of_backend, configured.batch_size)
         yield from (replace(best, prefetch_batches=number) for number in (1, 2, 4))
-        yield from (
-            replace(best, batch_size=number) for number in (best.batch_size // 2, 2 * best.batch_size) if number
-        )
+        sizes = (best.batch_size // 2, 2 * best.batch_size)
+        yield from (replace(best, batch_size=number) for number in sizes if number)
 
 
 def fastest(measurements: Measurements, batch_size: int) -> Setting:
     """Returns the setting with the best median among those with this batch size."""
     of_size = [setting for setting in measurements if setting.batch_size == batch_size]
-    return min(
-        of_size, key=lambda setting: statistics.median(measurement.wall for measurement in measurements[setting])
-    )
+    return min(of_size, key=lambda setting: _median(measurements[setting]))
+
+
+def _median(measurements: Sequence[Measurement]) -> float:
+    return statistics.median(measurement.wall for measurement in measurements)
 
 
 def _sweep(
@@ -166,17 +162,15 @@ def _row(setting: Setting, measurements: Sequence[Measurement], configured: Sequ
     return {
         **asdict(setting),
         **throughputs(walls),
-        "ratio": statistics.median(measurement.wall for measurement in configured) / statistics.median(walls),
+        "ratio": _median(configured) / _median(measurements),
         "cpu(ms/img)": 1e3 * statistics.median(measurement.cpu for measurement in measurements),
         "num_rounds": len(measurements),
     }
 
 
 def _verdict(best: Setting, configured: Setting, measurements: Measurements) -> str:
-    best_time, configured_time = (
-        statistics.median(measurement.wall for measurement in measurements[setting]) for setting in (best, configured)
-    )
-    throughput, ratio = 1 / best_time, configured_time / best_time
+    throughput = 1 / _median(measurements[best])
+    ratio = throughput * _median(measurements[configured])
     if best == configured:
         return f"fastest: the configured settings ({best}), {throughput:,.0f} images/s"
     certainty = "in every round" if _is_faster(best, configured, measurements) else "within the noise"

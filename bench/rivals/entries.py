@@ -40,6 +40,19 @@ class Entry:
     def __str__(self) -> str:
         return f"{self.loader}:{self.reads}:{self.crop}"
 
+    @property
+    def is_squashed(self) -> bool:
+        """True for the job of squashed photographs, False for that of random crops."""
+        return self.crop == SQUASH
+
+    @property
+    def kind(self) -> str:
+        """The entries that it competes with: its job, and whose loader it is."""
+        job = "squashed" if self.is_squashed else "random crops"
+        if self.loader in RIVALS:
+            return f"{job}, others"
+        return f"{job}, photochrom" + ("" if self.reads == "originals" else " from a set made for the job")
+
     def matches(self, name: str) -> bool:
         """True if `name` is the entry's, or a part of it from the left."""
         return f"{self}:".startswith(f"{name}:")

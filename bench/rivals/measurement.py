@@ -5,7 +5,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -20,7 +19,7 @@ from ..common.results import Results, make_results, spread_cells
 from ..common.timing import MIN_ROUNDS, throughputs
 from .command import RivalsOptions
 from .datasets import dataset
-from .entries import BASELINE, RIVALS, SQUASH, Entry
+from .entries import BASELINE, Entry
 from .task import Task
 
 # Mean absolute differences of L and ab from scikit-image, in Lab units, that count as the same. Filters differ by 0.4
@@ -82,7 +81,6 @@ def _run(entry: Entry, folder: Path, options: RivalsOptions, seconds: float) -> 
         threads=options.num_threads,
         device=resolve_device(options.device).type,
         seconds=seconds,
-        started=time.monotonic(),
         reference=str(folder / "reference"),
     )
     command = [sys.executable, "-P", "-m", f"{__package__}.worker", json.dumps(asdict(task))]
@@ -93,54 +91,45 @@ def _run(entry: Entry, folder: Path, options: RivalsOptions, seconds: float) -> 
 
 def make_rows(rounds: dict[Entry, list[Row]]) -> list[Row]:
     """Returns each entry's throughput, relative to the original's in the same rounds, and medians of its rounds."""
-    baselines = {entry.crop == SQUASH: rows for entry, rows in rounds.items() if entry.loader == BASELINE}
-    return [_row(entry, rows, baselines.get(entry.crop == SQUASH, [])) for entry, rows in rounds.items()]
+    baselines = {entry.is_squashed: rows for entry, rows in rounds.items() if entry.loader == BASELINE}
+    return [_row(entry, rows, baselines.get(entry.is_squashed, [])) for entry, rows in rounds.items()]
 
 
 def _row(entry: Entry, rounds: list[Row], baseline: list[Row]) -> Row:
     medians = {key: statistics.median(round_[key] for round_ in rounds) for key in rounds[0]}
+    del medians["wall(s/img)"]
     ratios = [base["wall(s/img)"] / round_["wall(s/img)"] for base, round_ in zip(baseline, rounds, strict=False)]
     row = {
-        **asdict(entry),
-        "is_ours": entry.loader not in RIVALS,
+        "entry": str(entry),
+        "kind": entry.kind,
         **throughputs([round_["wall(s/img)"] for round_ in rounds]),
         "ratio": statistics.median(ratios) if ratios else None,
-        **{key: value for key, value in medians.items() if key != "wall(s/img)"},
+        **medians,
     }
-    if entry.crop == SQUASH:
+    if entry.is_squashed:
         row["is_same"] = row["error_L"] <= TOLERANCE_L and row["error_ab"] <= TOLERANCE_AB
     return row
 
 
 def verdict_of(rows: list[Row]) -> str:
-    """Returns the fastest entry of each kind at each job, and the entries whose results differ."""
-    fastest = {_kind(row): row for row in sorted(rows, key=lambda row: float(row["median(img/s)"]))}
-    parts = [f"fastest {kind}: {_name(row)} {row['median(img/s)']:,.0f} images/s" for kind, row in fastest.items()]
-    if different := [_name(row) for row in rows if row.get("is_same") is False]:
+    """Returns the fastest entry of each kind, and the entries whose results differ."""
+    fastest = {row["kind"]: row for row in sorted(rows, key=lambda row: float(row["median(img/s)"]))}
+    parts = [f"{kind}: {row['entry']} {row['median(img/s)']:,.0f} images/s" for kind, row in sorted(fastest.items())]
+    different = [row["entry"] for row in rows if row.get("is_same") is False]
+    if different:
         parts.append("NOT THE SAME RESULT: " + ", ".join(different))
-    return "; ".join(sorted(parts)) or "no entry could run"
-
-
-def _kind(row: Row) -> str:
-    job = "squashed" if row["crop"] == SQUASH else "random crops"
-    if row["reads"] == "originals":
-        return f"{job}, photochrom"
-    return f"{job}, photochrom's prepared sets" if row["is_ours"] else f"{job}, others"
-
-
-def _name(row: Row) -> str:
-    return str(Entry(row["loader"], row["reads"], row["crop"]))
+    return "fastest " + "; ".join(parts) if parts else "no entry could run"
 
 
 def table(results: Results) -> Table:
     """Returns a line for each entry."""
     headings = ("images/s", "slowest", "fastest", "ratio", "CPU ms/image", "first batch", "error of L, ab")
-    lines = Table("loader", "reads", "crop", *headings, box=None, header_style="bold")
+    lines = Table("loader:data set:crop", *headings, box=None, header_style="bold")
     for row in results["rows"]:
         ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
         error = f"{row['error_L']:.2f}, {row['error_ab']:.2f}" if "error_L" in row else ""
         numbers = (*spread_cells(row), ratio, f"{row['cpu(ms/img)']:.2f}", f"{row['first_batch(s)']:.1f} s", error)
-        lines.add_row(row["loader"], row["reads"], row["crop"], *numbers)
+        lines.add_row(row["entry"], *numbers)
     return lines
 
 

@@ -31,8 +31,7 @@ class Task:
         threads: Threads or workers.
         device: Device of the batches.
         seconds: Measuring time.
-        started: Start of the process, by time.monotonic.
-        reference: Lab of the squashed photographs, written by `write_reference`.
+        reference: Lab of the squashed photographs, a .npy (photographs, 3, S, S).
     """
 
     loader: str
@@ -43,7 +42,6 @@ class Task:
     threads: int
     device: str
     seconds: float
-    started: float
     reference: str
 
 

@@ -43,7 +43,7 @@ def skip_if_missing(rival: str) -> None:
 
 def task(**fields: Any) -> Task:
     defaults = {"loader": "", "data": "", "crop": SQUASH, "size": 8, "batch_size": 2, "threads": 1, "device": "cpu"}
-    return Task(**{**defaults, "seconds": 0.1, "started": 0.0, "reference": "", **fields})
+    return Task(**{**defaults, "seconds": 0.1, "reference": "", **fields})
 
 
 def measured(throughput: float, error: float = 0.5) -> dict[str, float]:
@@ -84,7 +84,7 @@ def test_rows_and_table_of_a_comparison(
     only = [f"{name}:files:squash" for name in ("original", "opencv", "dali_kornia")]
     assert bench("--data", "x", "--only", *only, "TorchLoader:squashed", "litdata", "--out", str(out)) == 0
     results = json.loads(out.read_text())
-    rows = {row["loader"]: row for row in results["rows"]}
+    rows = {row["entry"].partition(":")[0]: row for row in results["rows"]}
     assert {name: round(rows[name]["ratio"]) for name in rows} == {"original": 1, "opencv": 3, "TorchLoader": 6}
     assert rows["TorchLoader"]["is_same"] is True
     assert results["skipped"] == {
@@ -104,7 +104,7 @@ def test_entries_take_turns(settings: list[str], tmp_path: Path) -> None:
     only = ["original:files:squash", "TorchLoader:squashed"]
     assert bench(*settings, "--only", *only, "--out", str(out)) == 0
     results = json.loads(out.read_text())
-    rows = {row["loader"]: row for row in results["rows"]}
+    rows = {row["entry"].partition(":")[0]: row for row in results["rows"]}
     assert rows.keys() == {"original", "TorchLoader"}
     for row in rows.values():
         assert 0 < row["min(img/s)"] <= row["median(img/s)"] <= row["max(img/s)"]
