@@ -16,7 +16,7 @@ from ..stalls.feed_stages import DECODE, NETWORK
 from .command import ScaleOptions
 from .machines import Machine, load_machine, load_photograph
 from .network import vgg
-from .prediction import Ceilings, Prediction, TrainingJob, in_memory, predict, seconds
+from .prediction import Ceilings, TrainingJob, in_memory, predict
 
 _CURVE = (1, 2, 4, 8, 16, 32, 64)
 _FIX = "make it with 'photochrom bench stalls --config RECIPE --data SHARDS --out stalls.json'"
@@ -47,8 +47,7 @@ def measure(options: ScaleOptions) -> Results:
     """Returns the curve: throughput, waiting, bottleneck and duration at each number of nodes."""
     machine, job = load_machine(options.machine), _job(options)
     gpus = options.gpus or round(machine.gpus.value)
-    points = [predict(machine, job, nodes, gpus) for nodes in sorted({*_CURVE, options.nodes})]
-    rows = [_row(point, machine, job, options.epochs) for point in points]
+    rows = [predict(machine, job, nodes, gpus) for nodes in sorted({*_CURVE, options.nodes})]
     row = next(row for row in rows if row["nodes"] == options.nodes)
     return make_results(options, torch.device("cpu"), rows, _sentence(row, machine, options)) | {
         "predicted_for": {"name": machine.name, "about": machine.about, "gpus": gpus, "figures": machine.sources()},
@@ -65,6 +64,7 @@ def _job(options: ScaleOptions) -> TrainingJob:
         photograph=load_photograph(options.stored),
         batch=options.batch_per_gpu,
         images=options.images,
+        epochs=options.epochs,
         precision=options.precision,
         grad_compression=options.grad_compression,
         ceilings=_load_ceilings(options.ceilings, options.width, options.size) if options.ceilings else None,
@@ -96,27 +96,6 @@ def _load_ceilings(path: Path, width: float, size: int) -> Ceilings:
         on_device=results["machine"]["device"] != "cpu" and settings["loader"]["backend"] in ("auto", "dali"),
         disk=statistics.median(cold) if cold else None,
     )
-
-
-def _row(point: Prediction, machine: Machine, job: TrainingJob, epochs: int) -> dict[str, Any]:
-    return {
-        "nodes": point.nodes,
-        "devices": point.devices,
-        "batch": job.batch * point.devices,
-        "rate(img/s)": point.throughput,
-        "ideal(img/s)": point.ideal,
-        "efficiency(%)": 100 * point.throughput / point.ideal,
-        "mfu(%)": 100 * point.mfu,
-        "computing(%)": 100 * point.result.computing,
-        "data_wait(%)": 100 * point.result.data,
-        "slowest_wait(%)": 100 * point.result.others,
-        "all_reduce(%)": 100 * point.result.reducing,
-        "cold_rate(img/s)": point.cold,
-        "epoch(s)": job.images / point.throughput,
-        "run(h)": seconds(point, machine, job, epochs) / 3600,
-        "bottleneck": point.bottleneck,
-        "gains": point.gains,
-    }
 
 
 def _sentence(row: dict[str, Any], machine: Machine, options: ScaleOptions) -> str:

@@ -1,10 +1,11 @@
 """Predicts a training run on a number of machines, and its bottleneck."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from .machines import Machine, Photograph, Precision
 from .network import Bucket, NetworkProfile, buckets, segments
-from .simulation import Cluster, SimulationResult, simulate
+from .simulation import Cluster, simulate
 
 STORAGE, DECODING, COMPUTING, REDUCING, SCATTER = "storage", "decoding", "computing", "all-reduce", "scatter"
 _BASE_LATENCY = 8.4e-6  # seconds of an all-reduce at least (NCCL src/graph/tuning.cc, baseLat, ring, simple)
@@ -31,65 +32,45 @@ class Ceilings:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingJob:
-    """A network to train on `images` photographs, with `batch` photographs on each device in a step."""
+    """A network to train for `epochs` on `images` photographs, with `batch` photographs on each device in a step."""
 
     network: NetworkProfile
     photograph: Photograph
     batch: int
     images: int
+    epochs: int = 100
     precision: Precision = "auto"
     grad_compression: bool = False
     prefetch_batches: int = 2
     ceilings: Ceilings | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Prediction:
-    """The prediction for a number of nodes.
-
-    Args:
-        nodes: Machines.
-        devices: Devices of all machines.
-        result: Simulation with the set in memory if it fits.
-        cold: Images per second while the set is read from the disk.
-        ideal: Images per second of devices that never wait.
-        mfu: Share of the devices' peak.
-        gains: Factor by which throughput would rise without each resource.
-    """
-
-    nodes: int
-    devices: int
-    result: SimulationResult
-    cold: float
-    ideal: float
-    mfu: float
-    gains: dict[str, float]
-
-    @property
-    def throughput(self) -> float:
-        """Images per second of all devices."""
-        return self.result.throughput
-
-    @property
-    def bottleneck(self) -> str:
-        """The resource without which throughput would rise most."""
-        return max(self.gains, key=lambda name: self.gains[name])
-
-
-def predict(machine: Machine, job: TrainingJob, nodes: int, gpus: int, *, steps: int = 30) -> Prediction:
-    """Simulates the run, and again without each resource in turn."""
+def predict(machine: Machine, job: TrainingJob, nodes: int, gpus: int, *, steps: int = 30) -> dict[str, Any]:
+    """Returns the row of a number of nodes: simulates the run, and again without each resource in turn."""
     cold = cluster(machine, job, nodes, gpus)
     warm = replace(cold, read_bytes=0.0) if in_memory(machine, job) else cold
-    result = simulate(warm, steps=steps)
-    return Prediction(
-        nodes=nodes,
-        devices=nodes * gpus,
-        result=result,
-        cold=simulate(cold, steps=steps).throughput,
-        ideal=nodes * gpus * job.batch / (sum(cold.segments) + cold.optimizer),
-        mfu=result.throughput / (nodes * gpus) * job.network.flops / flops_per_second(machine, job.precision)[0],
-        gains=_gains(warm, result.throughput, steps),
-    )
+    result, devices = simulate(warm, steps=steps), nodes * gpus
+    throughput, cold_throughput = result.throughput, simulate(cold, steps=steps).throughput
+    ideal = devices * job.batch / (sum(cold.segments) + cold.optimizer)
+    gains = _gains(warm, throughput, steps)
+    return {
+        "nodes": nodes,
+        "devices": devices,
+        "batch": job.batch * devices,
+        "rate(img/s)": throughput,
+        "ideal(img/s)": ideal,  # of devices that never wait
+        "efficiency(%)": 100 * throughput / ideal,
+        "mfu(%)": 100 * throughput / devices * job.network.flops / flops_per_second(machine, job.precision)[0],
+        "computing(%)": 100 * result.computing,
+        "data_wait(%)": 100 * result.data,
+        "slowest_wait(%)": 100 * result.others,
+        "all_reduce(%)": 100 * result.reducing,
+        "cold_rate(img/s)": cold_throughput,
+        "epoch(s)": job.images / throughput,
+        "run(h)": _seconds(job, nodes, throughput, cold_throughput) / 3600,
+        "bottleneck": max(gains, key=lambda name: gains[name]),
+        "gains": gains,
+    }
 
 
 def in_memory(machine: Machine, job: TrainingJob) -> bool:
@@ -97,17 +78,15 @@ def in_memory(machine: Machine, job: TrainingJob) -> bool:
     return job.images * 1e3 * job.photograph.bytes.value < 1e9 * machine.memory.value / 2
 
 
-def seconds(point: Prediction, machine: Machine, job: TrainingJob, epochs: int) -> float:
-    """Returns the expected seconds of a number of epochs, in which each node reads every photograph from disk once.
+def _seconds(job: TrainingJob, nodes: int, throughput: float, cold_throughput: float) -> float:
+    """Returns the expected seconds of all epochs, in which each node reads every photograph from disk once.
 
     Each of n nodes gets a random share of every epoch, so it has not read a photograph in k epochs with probability
-    (1 - 1/n)^k.
+    (1 - 1/n)^k. (Where the set does not fit into memory, the throughputs are the same.)
     """
-    warm, cold = job.images / point.throughput, job.images / point.cold
-    if not in_memory(machine, job):
-        return epochs * cold
-    unread = sum((1 - 1 / point.nodes) ** epoch for epoch in range(epochs))
-    return epochs * warm + unread * (cold - warm)
+    warm, cold = job.images / throughput, job.images / cold_throughput
+    unread = sum((1 - 1 / nodes) ** epoch for epoch in range(job.epochs))
+    return job.epochs * warm + unread * (cold - warm)
 
 
 def cluster(machine: Machine, job: TrainingJob, nodes: int, gpus: int) -> Cluster:

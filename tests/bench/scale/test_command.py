@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch.distributed as dist
 from photochrom.bench.command import main
 from photochrom.bench.scale.machines import Precision, Stored, load_machine, load_photograph
 from photochrom.bench.scale.network import buckets, segments, vgg
-from photochrom.bench.scale.prediction import TrainingJob, predict, ring_seconds, seconds
+from photochrom.bench.scale.prediction import TrainingJob, predict, ring_seconds
 from photochrom.engine.training.flops import flops_per_image
 from photochrom.models import VGGColorizer
 
@@ -53,8 +54,8 @@ def test_ring_all_reduce_follows_its_formula() -> None:
 
 
 def test_the_scarce_resource_is_the_bottleneck(job: TrainingJob) -> None:
-    def bottleneck(machine: Any = V100, nodes: int = 4, **changes: Any) -> str:
-        return predict(machine, TrainingJob(**{**vars(job), **changes}), nodes, 4, steps=20).bottleneck
+    def bottleneck(machine: Any = V100, nodes: int = 4, **changes: Any) -> Any:
+        return predict(machine, TrainingJob(**{**vars(job), **changes}), nodes, 4, steps=20)["bottleneck"]
 
     slow = {"value": 1e-3, "source": "made up"}
     assert bottleneck() == "computing"
@@ -70,11 +71,13 @@ def changed(machine: Any, **figures: dict[str, Any]) -> Any:
 
 def test_a_set_in_memory_is_read_once(job: TrainingJob) -> None:
     slow = changed(V100, disk={"value": 1, "source": "made up"})
-    point = predict(slow, job, 1, 4)
-    cold, warm = job.images / point.cold, job.images / point.throughput
+    ten_epochs = replace(job, epochs=10)
+    row = predict(slow, ten_epochs, 1, 4)
+    cold, warm = job.images / row["cold_rate(img/s)"], row["epoch(s)"]
     assert cold == pytest.approx(job.images * 69e3 / 1e6, rel=0.1)
-    assert seconds(point, slow, job, 10) == pytest.approx(cold + 9 * warm)
-    assert seconds(point, changed(slow, memory={"value": 1, "source": "x"}), job, 10) == pytest.approx(10 * cold)
+    assert 3600 * row["run(h)"] == pytest.approx(cold + 9 * warm)
+    never_warm = predict(changed(slow, memory={"value": 1, "source": "x"}), ten_epochs, 1, 4)
+    assert 3600 * never_warm["run(h)"] == pytest.approx(10 * cold)
 
 
 @pytest.mark.parametrize(
@@ -84,18 +87,18 @@ def test_a_set_in_memory_is_read_once(job: TrainingJob) -> None:
 def test_throughput_of_a_device_that_decodes(job: TrainingJob, name: str, stored: Stored, rate: float) -> None:
     """If computing takes no time, throughput is the decoder's over the size of a photograph."""
     machine = changed(load_machine(name), half_peak={"value": 1e9, "source": "made up"})
-    point = predict(machine, TrainingJob(**{**vars(job), "photograph": load_photograph(stored)}), 1, 1)
-    assert point.throughput == pytest.approx(rate, rel=0.03)
+    row = predict(machine, TrainingJob(**{**vars(job), "photograph": load_photograph(stored)}), 1, 1)
+    assert row["rate(img/s)"] == pytest.approx(rate, rel=0.03)
 
 
 @pytest.mark.parametrize("precision", ["half", "fp32"])
 def test_devices_that_never_wait_are_the_ceiling(job: TrainingJob, precision: Precision) -> None:
-    point = predict(V100, TrainingJob(**{**vars(job), "precision": precision}), 2, 4, steps=10)
-    assert 0.9 * point.ideal < point.throughput <= point.ideal
+    row = predict(V100, TrainingJob(**{**vars(job), "precision": precision}), 2, 4, steps=10)
+    assert 90 < row["efficiency(%)"] <= 100
     peak, share = (V100.half_peak, V100.half_attained) if precision == "half" else (V100.fp32_peak, V100.fp32_attained)
     assert peak
     assert share
-    assert point.ideal == pytest.approx(8 * 1e12 * peak.value * share.value / 100 / job.network.flops)
+    assert row["ideal(img/s)"] == pytest.approx(8 * 1e12 * peak.value * share.value / 100 / job.network.flops)
 
 
 SMALL = ["scale", "--width", "0.0625", "--size", "64", "--gpus", "2", "--nodes", "2"]
