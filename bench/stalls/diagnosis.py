@@ -1,7 +1,8 @@
 """Finds the bottleneck from the time that a photograph takes at each stage, and what to do about it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from .feed_stages import DECODE, LAB, NETWORK, STORAGE, TRANSFER
 
@@ -98,7 +99,7 @@ def diagnose(
     waits_for_data = stall >= (_MIN_STALL if system.on_gpu else 0.5)
     largest = max((name for name in shares if name != NETWORK), key=lambda name: shares[name])
     bottleneck = largest if waits_for_data else NETWORK
-    expected = _ExpectedThroughput(added=added, alone=alone or {}, total=before, on_gpu=system.on_gpu)
+    without = partial(_throughput_without, added, alone or {}, system.on_gpu)
     return Diagnosis(
         bottleneck=bottleneck,
         rate=1 / before,
@@ -106,7 +107,7 @@ def diagnose(
         shares=shares,
         sentence=_sentence(bottleneck, stall, shares, system),
         remedies=sorted(
-            _recommendations(bottleneck, expected, system), key=lambda recommendation: -(recommendation.expected or 0)
+            _recommendations(bottleneck, without, system), key=lambda recommendation: -(recommendation.expected or 0)
         ),
     )
 
@@ -119,38 +120,27 @@ def _sentence(bottleneck: str, stall: float, shares: Mapping[str, float], system
     return f"bottleneck: {words} ({100 * stall:.0f} % of the time waiting for data{alone})"
 
 
-@dataclass(frozen=True, kw_only=True)
-class _ExpectedThroughput:
-    """Predicts images per second if resources took less time.
+def _throughput_without(
+    added: Mapping[str, float], alone: Mapping[str, float], on_gpu: bool, *names: str, left: float = 0.0
+) -> float:
+    """Returns images per second if the resources `names` took the share `left` of their time.
 
-    Args:
-        added: Seconds per photograph that each resource adds.
-        alone: Seconds per photograph of each stage without the network.
-        total: Seconds per photograph of the run.
-        on_gpu: The network runs on a GPU, beside the CPU's work.
+    Seconds per photograph are `added` by each resource, and `alone` those of each stage without the network.
     """
-
-    added: Mapping[str, float]
-    alone: Mapping[str, float]
-    total: float
-    on_gpu: bool
-
-    def without(self, *names: str, left: float = 0.0) -> float:
-        """Returns images per second if these resources took the share `left` of their time."""
-        stall = sum(self.added.get(name, 0.0) for name in names)
-        saved = (1 - left) * stall
-        if self.on_gpu and left:  # it computes meanwhile, and waits only for what takes longer than computing
-            nearer = sum(time for name, time in self.added.items() if _ORDER.index(name) < _ORDER.index(names[0]))
-            saved = min(stall, max(0.0, nearer + stall - left * self.alone.get(names[-1], nearer + stall)))
-        return 1 / (self.total - saved)
+    stall = sum(added.get(name, 0.0) for name in names)
+    saved = (1 - left) * stall
+    if on_gpu and left:  # it computes meanwhile, and waits only for what takes longer than computing
+        nearer = sum(time for name, time in added.items() if _ORDER.index(name) < _ORDER.index(names[0]))
+        saved = min(stall, max(0.0, nearer + stall - left * alone.get(names[-1], nearer + stall)))
+    return 1 / (sum(added.values()) - saved)
 
 
-def _recommendations(bottleneck: str, expected: _ExpectedThroughput, system: SystemInfo) -> Iterator[Recommendation]:
+def _recommendations(bottleneck: str, without: Callable[..., float], system: SystemInfo) -> Iterator[Recommendation]:
     if bottleneck in (STORAGE, DECODE) and system.fits_decoded:
-        throughput = expected.without(STORAGE, DECODE)
+        throughput = without(STORAGE, DECODE)
         yield Recommendation("loader.backend cached: decoded pictures stay in memory", throughput)
     if bottleneck == STORAGE:
-        yield Recommendation("a faster disk for the set, or a copy of it on a local one", expected.without(STORAGE))
+        yield Recommendation("a faster disk for the set, or a copy of it on a local one", without(STORAGE))
         yield Recommendation("loader.prefetch_batches 8: more batches are read at a time")
         if not system.fits:
             yield Recommendation("loader.shuffle_block_size 64: longer reads")
@@ -158,21 +148,21 @@ def _recommendations(bottleneck: str, expected: _ExpectedThroughput, system: Sys
         if system.on_gpu and not system.decodes_on_gpu:
             yield Recommendation("loader.backend dali: the GPU decodes")
         if system.needed_pixels < 0.8 * system.pixels:
-            throughput = expected.without(DECODE, left=system.needed_pixels / system.pixels)
+            throughput = without(DECODE, left=system.needed_pixels / system.pixels)
             yield Recommendation(
                 "photochrom pack --short-side of 9/8 of data.size: photographs are too large", throughput
             )
-        yield Recommendation("photochrom pack --store lab: nothing to decode", expected.without(DECODE))
+        yield Recommendation("photochrom pack --store lab: nothing to decode", without(DECODE))
     if bottleneck == LAB:
         yield Recommendation("data.crop random, of a set packed at 9/8 of data.size: nothing to resize")
     decodes_on_cpu = bottleneck == DECODE and not system.decodes_on_gpu
     if system.threads < system.cores and (decodes_on_cpu or bottleneck == LAB):
-        throughput = expected.without(bottleneck, left=system.threads / system.cores)
+        throughput = without(bottleneck, left=system.threads / system.cores)
         yield Recommendation(
             f"loader.threads {system.cores}: one for each core, in place of {system.threads}", throughput
         )
     if bottleneck == TRANSFER:
         yield Recommendation("loader.backend dali on the GPU: JPEGs are copied, a tenth of the bytes")
-        yield Recommendation("loader.cache_location device: pictures stay on the GPU", expected.without(TRANSFER))
+        yield Recommendation("loader.cache_location device: pictures stay on the GPU", without(TRANSFER))
     if bottleneck == NETWORK:
         yield Recommendation("photochrom bench step: precision, memory format, compilation and larger batches")

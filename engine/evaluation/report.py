@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from PIL import Image
@@ -21,17 +22,6 @@ from .summary import METRICS, NEAR_GREY, SET_METRICS, Metric
 
 REPORT = "report.html"
 _CAPTION_METRICS = ("loss", "rmse_ab", "psnr", "auc")
-
-
-@dataclass(frozen=True, kw_only=True)
-class GalleryImage:
-    """A photograph in a gallery: its versions as data URIs, and a caption with its metrics."""
-
-    rank: int
-    path: str
-    class_name: str
-    versions: dict[str, str]
-    caption: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +72,7 @@ class Section:
         return charts
 
     @cached_property
-    def galleries(self) -> dict[str, dict[str, list[GalleryImage]]]:
+    def galleries(self) -> dict[str, dict[str, list[dict[str, Any]]]]:
         """Returns the best and the worst photographs of each result, by its name."""
         return {
             result.name: {
@@ -92,17 +82,17 @@ class Section:
             for result in self.results
         }
 
-    def _image(self, result: Result, kind: str, rank: int, index: int) -> GalleryImage:
+    def _image(self, result: Result, kind: str, rank: int, index: int) -> dict[str, Any]:
+        """Returns a photograph for the page: its versions as data URIs, and a caption with its metrics."""
         sample, columns = self.scores.data.sample(index), select_columns(self.scores.rows, result.predictor)
         shown = [name for name in dict.fromkeys([result.ranked_by, *_CAPTION_METRICS]) if name in columns]
         folder = self.out / result.name / kind
-        return GalleryImage(
-            rank=rank,
-            path=sample.path,
-            class_name=sample.class_name,
-            versions={version: _data_uri(folder / image_name(rank, sample, version)) for version in VERSIONS},
-            caption=", ".join(METRICS[name].format_with_unit(columns[name][index]) for name in shown),
-        )
+        return {
+            "rank": rank,
+            "sample": sample,
+            "versions": {version: _data_uri(folder / image_name(rank, sample, version)) for version in VERSIONS},
+            "caption": ", ".join(METRICS[name].format_with_unit(columns[name][index]) for name in shown),
+        }
 
 
 def write_report(sections: Sequence[Section], path: Path, protocol: Protocol) -> None:
