@@ -5,6 +5,7 @@ Files are data: the classes that they name are looked up, never imported, and th
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
@@ -15,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from ..console import console
 from .config import ClassSpec, ModelSpec, RunConfig, flatten
 from .parser import Parser, build, convert, nearest, parameters
 
@@ -129,10 +131,14 @@ def _with_initial_model(sources: Sequence[dict[str, Any]]) -> list[dict[str, Any
     if settings.get(_INIT) in (None, "null"):
         return list(sources)
     position = max(number for number, source in enumerate(sources) if _INIT in source)
-    earlier = [{name: source[name] for name in source if not name.startswith("model")} for source in sources[:position]]
+    earlier = reduce(_merge, sources[:position])
     model = _initial_model(settings)
     values = {"model": model.class_path} | {f"model.{name}": value for name, value in model.init_args.items()}
-    return [*earlier, values, *sources[position:]]
+    ours = {name: value for name, value in earlier.items() if name.startswith("model") and name != _INIT}
+    replaced = [f"{name}={value}" for name, value in ours.items() if values.get(name) != value]
+    if replaced and os.environ.get("RANK", "0") == "0":
+        console.print(f"the model settings of {settings[_INIT]} replace {', '.join(replaced)}")
+    return [{name: value for name, value in earlier.items() if name not in ours}, values, *sources[position:]]
 
 
 def _initial_model(settings: Mapping[str, Any]) -> ClassSpec:

@@ -74,7 +74,10 @@ def load_initial_weights(colorizer: Colorizer, model: ModelSpec, source: Initial
         f"beginning from {source.name} (step {metadata.step}, sha256 {source.sha256[:12]}): {len(fitting)} of "
         f"{len(expected)} tensors"
     )
-    new = ", ".join(name for name in expected if name not in fitting) or "none"
-    unused = ", ".join(name for name in tensors if name not in fitting) or "none"
-    if settings:
-        yield f"  settings: {settings}; new tensors: {new}; not loaded: {unused}"
+    notes = {
+        "settings": settings,
+        "new tensors": ", ".join(name for name in expected if name not in fitting),
+        "not loaded": ", ".join(name for name in tensors if name not in fitting),
+    }
+    if any(notes.values()):
+        yield f"  {'; '.join(f'{title}: {names}' for title, names in notes.items() if names)}"

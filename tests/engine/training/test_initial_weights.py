@@ -87,13 +87,17 @@ def zhang(trained: Path, tmp_path: Path) -> str:
     return str(tmp_path / "zhang.safetensors")
 
 
-def test_the_model_settings_of_the_file_are_taken_and_options_override_them(zhang: str, tmp_path: Path) -> None:
+def test_the_model_settings_of_the_file_are_taken_and_options_override_them(
+    zhang: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     base = ["--out", str(tmp_path / "run"), "--data.train", "shards"]
     config = parse([*base, "--config", "l2", "--model.init", zhang])  # whose width, head and upsampling differ
     expected = {"width": 0.0625, "normalization": "zhang", "head": "bins", "temperature": 1.0}
     expected |= {"upsampling": "bilinear", "dilation": "auto"}
     assert config.model == ModelSpec(class_path="VGGColorizer", init_args=expected, init=zhang)
     assert config.loss.init_args == {"resolution": "input"}
+    replaced = "model.width=1.0, model.normalization=seed, model.upsampling=bicubic"
+    assert capsys.readouterr().err == f"the model settings of {zhang} replace {replaced}\n"
     config = parse([*base, "--model.init", zhang, "--model.head", "ab"])
     assert config.model.init_args == expected | {"head": "ab"}
     assert parse([*base, "--model.init", "null"]).model == parse(base).model
