@@ -5,8 +5,7 @@ import base64
 import hashlib
 import re
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from importlib.resources import files
 from itertools import pairwise
 from typing import Any
@@ -59,7 +58,7 @@ class ColorizeApp:
     ) -> None:
         self._models = {served.name: served for served in models}
         self._max_bytes, self._max_pixels = max_bytes, max_pixels
-        self._free_slots = _MAX_REQUESTS
+        self._slots = asyncio.Semaphore(_MAX_REQUESTS)
         self._memory = MemoryLimiter(2 * max_pixels)
         self._decoders = Workers(decode, number=_NUM_DECODERS, seconds=decode_seconds)
         self._batcher = Batcher({served.name: served.model for served in models}, device)
@@ -114,7 +113,9 @@ class ColorizeApp:
         show the predicted colour, `X-Photochrom-Changes` lists what was changed to decode the image, and
         `Server-Timing` has the time of each step in milliseconds.
         """
-        async with self._slot():
+        if self._slots.locked():
+            raise HTTPException(503, "the server is busy: try again in a moment", {"Retry-After": "2"})
+        async with self._slots:
             try:
                 upload = await read_upload(request, self._max_bytes)
                 options = parse_request(upload.fields, request.headers.get("accept", ""), self._models)
@@ -123,16 +124,6 @@ class ColorizeApp:
                 return Response(status_code=400)  # nobody receives it
             except torch.OutOfMemoryError:
                 raise HTTPException(503, "the GPU's memory is full: choose a smaller size") from None
-
-    @asynccontextmanager
-    async def _slot(self) -> AsyncGenerator[None]:
-        if not self._free_slots:
-            raise HTTPException(503, "the server is busy: try again in a moment", {"Retry-After": "2"})
-        self._free_slots -= 1
-        try:
-            yield
-        finally:
-            self._free_slots += 1
 
     async def _respond(self, request: Request, upload: Upload, options: ColorizeRequest) -> Response:
         times = {"start": time.perf_counter()}

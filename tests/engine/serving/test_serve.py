@@ -1,5 +1,6 @@
 """`photochrom serve`: a real server, used by programs and by a real browser."""
 
+import asyncio
 import io
 import os
 import re
@@ -342,14 +343,14 @@ def test_a_decoder_that_hangs_or_crashes_fails_one_request(models: list[Path], f
 def test_a_busy_server_asks_to_retry(models: list[Path]) -> None:
     image = png(np.zeros((64, 64, 3), np.uint8))
     with in_this_process(models) as (url, app):
-        app._free_slots, slots = 0, app._free_slots
+        slots, app._slots = app._slots, asyncio.Semaphore(0)
         response = post(url, image)
         assert (response.status_code, response.headers["Retry-After"]) == (503, "2")
         assert "the server is busy" in response.json()["detail"]
-        app._free_slots = slots
+        app._slots, free = slots, slots._value
         assert post(url, image).status_code == 200
         assert post(url, b"").status_code == 422
-        assert app._free_slots == slots
+        assert slots._value == free
 
 
 def test_internal_errors_are_reported_and_survived(models: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
