@@ -15,16 +15,19 @@ from .trackers import Trackers
 
 
 class MetricsLogger:
-    """A log in a run's folder; a run that resumes at `step` first removes what was logged after it.
+    """A log in a run's folder.
 
-    Metrics and pictures that cannot be written, on a full disk, are lost; `warn` is called once.
+    A run that resumes at `step` first removes what was logged after it, and validations after `validated_until`, which
+    are repeated. Metrics and pictures that cannot be written, on a full disk, are lost; `warn` is called once.
     """
 
-    def __init__(self, folder: Path, step: int, trackers: Trackers, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self, folder: Path, step: int, trackers: Trackers, warn: Callable[[str], None], *, validated_until: int
+    ) -> None:
         self._folder, self._trackers, self._warn = folder, trackers, warn
         self._path = folder / "metrics.jsonl"
         lines = self._path.read_text().splitlines() if self._path.exists() else []
-        kept = [line for line in lines if _is_logged_until(line, step)]
+        kept = [line for line in lines if _is_logged_until(line, step, validated_until)]
         with atomic_write(self._path) as file:
             file.write_text("".join(f"{line}\n" for line in kept))
         for later in folder.glob("previews/step-*.jpg"):
@@ -62,9 +65,11 @@ class MetricsLogger:
             self._has_warned = True
 
 
-def _is_logged_until(line: str, step: int) -> bool:
+def _is_logged_until(line: str, step: int, validated_until: int) -> bool:
     """True for a whole line of `step` or earlier; a killed run can leave its last line cut."""
     try:
-        return bool(json.loads(line)["step"] <= step)
+        values = json.loads(line)
+        is_validation = any(name.startswith("val/") for name in values)
+        return bool(values["step"] <= (min(step, validated_until) if is_validation else step))
     except (ValueError, KeyError, TypeError):
         return False

@@ -236,7 +236,9 @@ def _open_outputs(run: Run, stack: ExitStack, say: Callable[[str], None]) -> Non
         link_best(_best_folder(config, run.best.step))  # a kill may have come before
     check_disk_space(config.out, run.trainer.colorizer, has_ema=run.trainer.ema is not None)
     trackers = Trackers(config.log.trackers, config.out, run.step, to_plain_dict(config), say)
-    run.log = stack.enter_context(closing(MetricsLogger(config.out, run.step, trackers, say)))
+    validated_until = run.best.last_step if run.best else run.step
+    logger = MetricsLogger(config.out, run.step, trackers, say, validated_until=validated_until)
+    run.log = stack.enter_context(closing(logger))
     run.checkpointer = stack.enter_context(closing(AsyncCheckpointer(config.out, config.checkpoint, say)))
     run.line = stack.enter_context(closing(LiveLine(run.step, run.total_steps)))
 

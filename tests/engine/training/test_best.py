@@ -134,6 +134,8 @@ def test_a_validation_that_was_interrupted_is_made_good(
     with pytest.raises(RunStopped, match="stopped and saved at step 4"):
         train(configure(run, **settings))
     assert checkpoints(run) == [2, 4]
+    with open(run / "metrics.jsonl", "a") as file:  # as if a kill had followed the repetition
+        file.write('{"step": 4, "val/rmse_ab": 3}\n')
     assert train(configure(run, **settings))["best"]["step"] == 4
     assert validations(run) == {2: 5, 4: 3, 6: 4, 8: 4.5}
     assert checkpoints(run) == [4, 8]

@@ -126,6 +126,20 @@ def test_it_resumes_exactly(make, optim: str, init_args: dict[str, Any], tmp_pat
     assert_same(run(resumed, 3, 4, 5), run(whole, *range(6)))
 
 
+@all_optimizers
+def test_a_scaled_step_that_overflows_leaves_no_trace(make, optim: str, init_args: dict[str, Any], monkeypatch) -> None:
+    """As in fp16: the very first step overflows, and the scale falls from 2^127 to 2^7."""
+    scaled, plain = (make(optim, init_args) for _ in range(2))
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, backoff_factor=2.0**-120)
+    monkeypatch.setattr(scaled._accelerator, "scaler", scaler)
+    run(scaled, 0, 1, 2)
+    monkeypatch.setattr(scaled._accelerator, "scaler", None)
+    run(plain, 1, 2)
+    for one, other in zip(scaled.colorizer.parameters(), plain.colorizer.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert scaler.get_scale() == 2**7
+
+
 def test_its_state_has_the_names_of_the_weights(make) -> None:
     trainer = run(make("AdamW", {}), 0)
     state, weight = trainer.state_dict(), trainer.colorizer.get_parameter("block1.conv1_1.weight")
