@@ -75,7 +75,7 @@ class _Evaluator:
                 "photograph: enlarge it"
             )
         self._prior = None if config.prior is None else np.array(load_prior(config.prior, "--prior"))
-        device, perceptual = accelerator.device, config.perceptual_metrics
+        device, perceptual = accelerator.device, config.metrics
         self._perceptual = {"lpips": load_lpips(device)} if "lpips" in perceptual else {}
         self._make_fid = partial(Fid, device=device) if "fid" in perceptual else None
         if self._make_fid:

@@ -237,7 +237,7 @@ def test_bad_settings_are_refused_before_anything_is_written(
     [
         ([], "name a checkpoint, or a baseline that needs none: --baseline grey"),
         (["--baseline", "blue"], "--baseline=blue: it should be 'grey' or 'mean'"),
-        (["RUN", "--metrics", "lpips,niqe"], "--metrics niqe is unknown; the metrics to add are lpips, fid"),
+        (["RUN", "--metrics", "lpips", "niqe"], "--metrics=niqe: it should be 'lpips' or 'fid'"),
         (["RUN", "--gallery-by", "colorfulness"], "ranks no photographs; known are loss, rmse_ab"),
         (["RUN", "--gallery-by", "lpips"], "--gallery-by lpips ranks no photographs"),
     ],

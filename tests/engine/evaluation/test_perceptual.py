@@ -31,7 +31,7 @@ def test_lpips_and_fid_by_torchmetrics(
     monkeypatch.setattr(perceptual, "_make_fid", lambda: FrechetInceptionDistance(Means(), normalize=True))
     monkeypatch.setattr(evaluate, "load_lpips", lambda device: lambda rgb, true: (rgb - true).abs().mean(dim=(1, 2, 3)))
     out = tmp_path / "out"
-    command = ["evaluate", str(trained), "--data", str(shards.root), "--out", str(out), "--metrics", "lpips,fid"]
+    command = ["evaluate", str(trained), "--data", str(shards.root), "--out", str(out), "--metrics", "lpips", "fid"]
     assert main([*command, "--batch-size", "4", "--gallery", "2", "--gallery-by", "lpips"]) == 0
     (result,) = json.loads((out / "summary.json").read_text())["results"]
     with torch.inference_mode():
