@@ -17,7 +17,7 @@ from rich.table import Column, Table
 from ...engine.configuration.config import Compile, MemoryFormat, Precision, RunConfig, to_plain_dict
 from ...engine.configuration.registry import build_loss, build_model, with_prior
 from ...engine.console import console, plural
-from ...engine.distributed import make_training_accelerator, resolve_compile, resolve_device
+from ...engine.distributed import make_training_accelerator, resolve_compile, resolve_device, resolve_precision
 from ...engine.training.flops import flops_per_image, published_peak
 from ...engine.training.trainer import Trainer
 from ...losses.quantization import ab_bins
@@ -37,6 +37,7 @@ _CPU_VARIANTS = [
     "fp32 channels_last space_to_batch",
     "fp32 channels_last activation_checkpointing",
 ]
+_CPU_BF16_VARIANTS = ["bf16", "bf16 channels_last"]
 _GPU_VARIANTS = [
     "fp32",
     "fp32 channels_last",
@@ -72,7 +73,7 @@ def measure(config: RunConfig, options: StepOptions) -> Results:
     device = resolve_device(config.train.device)
     if options.find_max_batch and device.type == "cpu":
         raise ValueError("--find-max-batch fills a GPU's memory, and this device is a CPU: leave it out")
-    variants = options.variants or (_GPU_VARIANTS if device.type == "cuda" else _CPU_VARIANTS)
+    variants = options.variants or _default_variants(device)
     runs = {name: apply_variant(config, name) for name in variants} | {CONFIGURED: config}
     max_default = config.train.batch_size if device.type == "cuda" else _MAX_CPU_BATCH
     sizes = options.batch_sizes or [min(config.train.batch_size, max_default)]
@@ -80,7 +81,8 @@ def measure(config: RunConfig, options: StepOptions) -> Results:
     console.print(f"{plural(len(runs), 'variant')} in turn, for {options.seconds:g} s or three rounds ...")
     rows = [row for size in sizes for row in _rows(runs, size, options.seconds / len(sizes), device, skipped)]
     if not rows:
-        raise ValueError(f"no variant could take a step: {'; '.join(dict.fromkeys(skipped.values()))}")
+        variant, reason = next(iter(skipped.items()))
+        raise ValueError(f"no variant could take a step; {variant}: {reason}")
     flops = flops_per_image(build_model(config.model), config.data.size, device)
     for row in rows:
         peak = 1e12 * (config.log.peak_tflops or 0) or published_peak(device, row.pop("arithmetic"))
@@ -96,6 +98,12 @@ def measure(config: RunConfig, options: StepOptions) -> Results:
         "skipped": skipped,
         "largest_batch": _max_batches(runs, names, device),
     }
+
+
+def _default_variants(device: torch.device) -> list[str]:
+    if device.type == "cuda":
+        return _GPU_VARIANTS
+    return _CPU_VARIANTS + _CPU_BF16_VARIANTS * (resolve_precision("auto", device.type) == "bf16")
 
 
 def _rows(

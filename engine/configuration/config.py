@@ -176,7 +176,7 @@ class TrainConfig:
         seed: Seed of weights, order and augmentation.
         compile: Mode of torch.compile for network, loss and Lab conversion, or off. reduce-overhead uses CUDA graphs.
             auto: default on GPUs where Triton and a C compiler are installed, off elsewhere.
-        memory_format: Memory format of feature maps. auto: channels_last on GPUs; it is slower on CPUs.
+        memory_format: Memory format of feature maps. auto: channels_last on GPUs, and on CPUs in bf16.
         activation_checkpointing: Compute hidden features again in the backward pass: less memory, more time.
         ema: Decay of an average of the weights, such as 0.999. The average is validated and saved as the model.
         max_nonfinite_steps: Consecutive steps with a non-finite loss or gradient to skip before the run stops.

@@ -65,7 +65,8 @@ class Trainer:
         """Moves the network to the device and applies the settings that change how it is computed."""
         train, device, colorizer = config.train, self._accelerator.device, self.colorizer
         colorizer.to(device=device)
-        if train.memory_format == "channels_last" or (train.memory_format == "auto" and device.type == "cuda"):
+        prefers_channels_last = device.type == "cuda" or self._accelerator.mixed_precision == "bf16"
+        if train.memory_format == "channels_last" or (train.memory_format == "auto" and prefers_channels_last):
             colorizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if train.sync_batchnorm:
             nn.SyncBatchNorm.convert_sync_batchnorm(colorizer)

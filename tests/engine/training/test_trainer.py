@@ -149,10 +149,10 @@ def test_moments_lie_as_the_weights_do(configure, tmp_path: Path) -> None:
 
 
 def test_memory_formats_are_what_they_say(configure, tmp_path: Path) -> None:
-    for memory_format, strided in (("auto", False), ("channels_last", True), ("contiguous", False)):
-        weight = make_trainer(configure, tmp_path, train__memory_format=memory_format)[
-            0
-        ].colorizer.block2.conv2_1.weight
+    cases = [("auto", "fp32", False), ("auto", "bf16", True), ("channels_last", "fp32", True)]
+    for memory_format, precision, strided in [*cases, ("contiguous", "bf16", False)]:
+        trainer, _ = make_trainer(configure, tmp_path, train__memory_format=memory_format, train__precision=precision)
+        weight = trainer.colorizer.block2.conv2_1.weight
         assert weight.is_contiguous(memory_format=torch.channels_last) == strided
         assert weight.is_contiguous() != strided
 
