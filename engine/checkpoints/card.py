@@ -103,12 +103,15 @@ def _training(metadata: ModelMetadata) -> Iterator[tuple[str, str]]:
     """Yields the rows on the run."""
     training, provenance = metadata.training, metadata.provenance
     yield "steps", f"{metadata.step:,}"
+    ancestors = list(_ancestors(provenance))
+    runs = [training, *(ancestor["training"] for ancestor in ancestors)]
     if training:
-        yield "images drawn", f"{training['images']:,}"
-        yield "time", _duration(training["seconds"])
+        yield "images drawn", _in_all([f"{images:,}" for images in _sums(runs, "images")])
+        yield "training time", _in_all([_duration(seconds) for seconds in _sums(runs, "seconds")])
         yield "machine", training["machine"]
-    if init := provenance.get("init"):
-        yield "began from", "; that from ".join(_ancestors(init))
+    if ancestors:
+        shown = (f"`{init['name']}` (step {init['step']:,}, sha256 `{init['sha256']}`)" for init in ancestors)
+        yield "began from", "; that from ".join(shown)
     if provenance.get("commit"):
         changes = ", with uncommitted changes" if provenance["dirty"] else ""
         yield "commit of Photochrom", f"`{provenance['commit']}`{changes}"
@@ -117,12 +120,21 @@ def _training(metadata: ModelMetadata) -> Iterator[tuple[str, str]]:
     yield "versions", ", ".join(f"{name} {version}" for name, version in metadata.versions.items())
 
 
-def _ancestors(init: dict[str, Any]) -> Iterator[str]:
+def _ancestors(provenance: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yields the models that a run began from, the nearest first."""
-    images = f", {init['training']['images']:,} images" if init["training"] else ""
-    yield f"`{init['name']}` (step {init['step']:,}{images}, sha256 `{init['sha256']}`)"
-    if "init" in init:
-        yield from _ancestors(init["init"])
+    while init := provenance.get("init"):
+        yield init
+        provenance = init
+
+
+def _sums(runs: Sequence[dict[str, Any]], name: str) -> Iterator[float]:
+    """Yields the value of a run, and where it began from other runs, the sum of all."""
+    values = [run.get(name, 0) for run in runs]
+    yield from dict.fromkeys([values[0], sum(values)])
+
+
+def _in_all(values: Sequence[str]) -> str:
+    return values[0] if len(values) == 1 else f"{values[0]}; {values[1]} with the runs that it began from"
 
 
 def _duration(seconds: float) -> str:

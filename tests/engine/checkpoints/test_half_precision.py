@@ -7,6 +7,7 @@ import photochrom
 import pytest
 import torch
 import yaml
+from photochrom.engine.checkpoints import pretrained
 from photochrom.engine.checkpoints.half_precision import to_half, without_folders
 from photochrom.engine.checkpoints.model_file import load_with_metadata, read_metadata, read_tensors, save_model
 from photochrom.engine.cli import main
@@ -91,7 +92,7 @@ def test_a_card_says_all_that_is_known(
     assert "## Limits\n\nNine photographs only.\n\n## Data\n\nCC0, by NASA.\n\n" in card
     assert "| training set | `nine` |\n| validation set | `nine` |\n| photographs to train on | 9 |\n" in card
     assert f"| digest of the training set | `{metadata.data}` |" in card
-    assert "| steps | 20 |\n| images drawn | 80 |\n| time | 0 minutes |\n| machine | " in card
+    assert "| steps | 20 |\n| images drawn | 80 |\n| training time | 0 minutes |\n| machine | " in card
     assert f"sha256 `{sha256_of(out)}`" in card
     assert str(tmp_path.parent) not in card + json.dumps(metadata.config | metadata.provenance)
     (entry,) = json.loads((report / "summary.json").read_text())["results"][:1]
@@ -147,3 +148,25 @@ def test_what_cannot_be_exported(
         assert main(["export", str(trained), *arguments]) == 1
     assert sentence in capsys.readouterr().err
     assert not list(tmp_path.glob("a.*"))
+
+
+def test_a_card_counts_the_runs_that_the_run_began_from(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrained, "_FOLDER", tmp_path / "pretrained")
+    network, metadata = load_with_metadata(trained)
+    first = {"name": "zhang", "sha256": "1" * 64, "step": 0, "training": {}}
+    second = {"name": "/runs/at-64", "sha256": "2" * 64, "step": 5000, "init": first}
+    second["training"] = {"images": 160_000, "seconds": 5400}
+    provenance = {**metadata.provenance, "init": second}
+    training = {"photographs": 9, "images": 40_000, "seconds": 1800, "machine": "a computer"}
+    metadata = replace(metadata, provenance=provenance, training=training)
+    save_model(network.state_dict(), metadata, tmp_path / "a.safetensors")
+    out = tmp_path / "pretrained" / "small.safetensors"
+    assert main(["export", str(tmp_path / "a.safetensors"), str(out), "--card"]) == 0
+    card = out.with_suffix(".md").read_text()
+    assert "| images drawn | 40,000; 200,000 with the runs that it began from |" in card
+    assert "| training time | 30 minutes; 2.0 hours with the runs that it began from |" in card
+    ancestors = f"`at-64` (step 5,000, sha256 `{'2' * 64}`); that from `zhang` (step 0, sha256 `{'1' * 64}`)"
+    assert f"| began from | {ancestors} |" in card
+    assert "photochrom colorize old.jpg --model small\n" in card

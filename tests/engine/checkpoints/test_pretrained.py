@@ -4,6 +4,7 @@ from pathlib import Path
 import photochrom
 import pytest
 from photochrom.engine.checkpoints import pretrained
+from photochrom.engine.checkpoints.card import FILL_IN
 from photochrom.engine.checkpoints.model_file import model_file
 from photochrom.engine.cli import main
 from photochrom.engine.commands.train import parse
@@ -80,4 +81,6 @@ def test_a_shipped_model_loads_and_has_a_card(name: str) -> None:
     file = pretrained.pretrained_models()[name]
     assert photochrom.load(name).metadata.scores
     assert file.stat().st_size < 5e6
-    assert file.with_suffix(".md").read_text().startswith(f"# {name}\n")
+    card = file.with_suffix(".md").read_text()
+    assert card.startswith(f"# {name}\n")
+    assert FILL_IN not in card

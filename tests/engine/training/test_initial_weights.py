@@ -32,6 +32,15 @@ def test_all_weights_are_taken(trained: Path) -> None:
     assert line == f"beginning from {trained} (step 20, sha256 {digest}): 82 of 82 tensors"
 
 
+def test_weights_in_half_precision_are_trained_in_single(trained: Path, tmp_path: Path) -> None:
+    assert main(["export", str(trained), str(tmp_path / "half.safetensors")]) == 0
+    model = VGGColorizer(**NARROW)
+    load_into(model, tmp_path / "half.safetensors")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    stored = read_tensors(tmp_path / "half.safetensors")["to_ab.weight"]
+    assert torch.equal(model.to_ab.weight, stored.float())
+
+
 def test_another_head_begins_anew(trained: Path) -> None:
     model = VGGColorizer(**NARROW, head="bins")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
