@@ -8,9 +8,9 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from ...engine.configuration.parser import parse_options
+from .results import make_table
 
 _RESULTS = Path(__file__).parents[1] / "results"
 _WIDTH = 10_000  # no line is wrapped
@@ -42,7 +42,7 @@ def main(argv: list[str], prog: str) -> int:
     for file in files:
         results = _read(file)
         console.print(f"## {file.relative_to(folder).with_suffix('')}\n", f"{_machine(results)}", sep="\n")
-        console.print(_table(results["rows"]), f"\n{results.get('verdict', '')}\n", sep="\n")
+        console.print(make_table(results["rows"], box.MARKDOWN), f"\n{results.get('verdict', '')}\n", sep="\n")
     return 0
 
 
@@ -60,24 +60,3 @@ def _read(file: Path) -> dict[str, Any]:
 def _machine(results: dict[str, Any]) -> str:
     names = results.get("machine", {})
     return ", ".join(f"{key} {names[key]}" for key in ("device", "cpu", "cores") if key in names)
-
-
-def _table(rows: list[dict[str, Any]]) -> Table:
-    """Returns a table with a column for each key whose values are numbers or text."""
-    keys = [key for key in dict.fromkeys(key for row in rows for key in row) if not _is_nested(rows, key)]
-    table = Table(*keys, box=box.MARKDOWN)
-    for row in rows:
-        table.add_row(*(_text(row.get(key)) for key in keys))
-    return table
-
-
-def _is_nested(rows: list[dict[str, Any]], key: str) -> bool:
-    return any(isinstance(row.get(key), dict | list) for row in rows)
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-    return str(value).replace("|", r"\|")

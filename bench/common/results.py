@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, RenderableType
+from rich.box import Box
+from rich.console import Console
+from rich.table import Column, Table
 
 from ...engine.configuration.config import to_plain_dict
 from ...engine.provenance import provenance
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
 Results = dict[str, Any]  # the keys of `make_results`, and those that a benchmark adds
 
-_WIDTH = 140  # of tables that are not printed to a terminal
+_WIDTH = 180  # of tables that are not printed to a terminal
 
 
 def machine(device: "torch.device") -> dict[str, Any]:
@@ -48,15 +50,12 @@ def make_results(options: Any, device: "torch.device", rows: list[Any], verdict:
 
 
 def report(
-    results: Results,
-    out: Path | None,
-    *,
-    table: Callable[[Results], RenderableType],
-    notes: Callable[[Results], Iterable[str]] = lambda results: (),
+    results: Results, out: Path | None, *, notes: Callable[[Results], Iterable[str]] = lambda results: ()
 ) -> None:
-    """Prints the table, the verdict and the notes; writes the results to `out`."""
-    width = None if sys.stdout.isatty() else _WIDTH
-    Console(file=sys.stdout, width=width).print(table(results))
+    """Prints the rows, the verdict and the notes; writes the results to `out`."""
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else _WIDTH)
+    for rows in (results[name] for name in ("rows", "stages") if name in results):
+        console.print(make_table(rows), "")
     print(results["verdict"])
     for note in notes(results):
         print(f"  {note}")
@@ -64,6 +63,24 @@ def report(
         write_json(out, results)
 
 
-def spread_cells(row: dict[str, Any], unit: str = "img/s", digits: int = 0) -> list[str]:
-    """Returns the cells for the median, smallest and largest of a row."""
-    return [f"{row[f'{column}({unit})']:,.{digits}f}" for column in ("median", "min", "max")]
+def make_table(rows: list[dict[str, Any]], box: Box | None = None) -> Table:
+    """Returns a table with a column for each key whose values are numbers or text."""
+    columns = {key: [row.get(key) for row in rows] for key in dict.fromkeys(key for row in rows for key in row)}
+    shown = [
+        key
+        for key, values in columns.items()
+        if any(value is not None for value in values) and not any(isinstance(value, dict | list) for value in values)
+    ]
+    headings = (key.replace("_", " ").replace("(", " (") for key in shown)  # which can be wrapped at spaces
+    table = Table(*(Column(heading, overflow="fold") for heading in headings), box=box, header_style="bold")
+    for row in rows:
+        table.add_row(*(_text(row.get(key)) for key in shown))
+    return table
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return str(value).replace("|", r"\|")

@@ -45,7 +45,7 @@ def main(argv: list[str], prog: str) -> int:
     from . import measurement  # imports torch
 
     results = measurement.measure(config, options.seconds)
-    report(results, options.out, table=measurement.table)
+    report(results, options.out)
     if options.apply:
         apply(results, options.apply)
         print(f"written to {options.apply}: give it after your recipe, --config RECIPE --config {options.apply}")

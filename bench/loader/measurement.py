@@ -11,8 +11,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from accelerate import Accelerator
-from rich.console import Group, RenderableType
-from rich.table import Table
 
 from ...engine.configuration.config import RunConfig
 from ...engine.console import console, plural
@@ -21,7 +19,7 @@ from ...engine.loaders import resolve_backend, training_loader
 from ...engine.training.loop import endless
 from ...pipelines.system import available_cpus, has_dali
 from ..common.options import used_settings
-from ..common.results import Results, make_results, spread_cells
+from ..common.results import Results, make_results
 from ..common.timing import MIN_ROUNDS, Clock, throughputs
 from .stage_costs import stage_costs
 
@@ -181,16 +179,3 @@ def _is_faster(best: Setting, configured: Setting, measurements: Measurements) -
     """True if the slowest round of `best` is faster than the fastest round of `configured`."""
     slowest = max(measurement.wall for measurement in measurements[best])
     return slowest < min(measurement.wall for measurement in measurements[configured])
-
-
-def table(results: Results) -> RenderableType:
-    """Returns a line for each setting, then a line for each stage."""
-    headings = ("images/s", "slowest", "fastest", "ratio", "CPU ms/image")
-    settings = Table("loader", "threads", "prefetched", "batch", *headings, box=None, header_style="bold")
-    for row in results["rows"]:
-        name, *numbers = (str(row[key]) for key in ("backend", "threads", "prefetch_batches", "batch_size"))
-        settings.add_row(name, *numbers, *spread_cells(row), f"{row['ratio']:.2f}", f"{row['cpu(ms/img)']:.2f}")
-    stages = Table("a stage alone, one thread", "us/image", "smallest", "largest", box=None, header_style="bold")
-    for row in results["stages"]:
-        stages.add_row(row["stage"], *spread_cells(row, "us/img"))
-    return Group(settings, "", stages)

@@ -64,5 +64,5 @@ def main(argv: list[str], prog: str) -> int:
     options = parse_options(RivalsOptions, argv, prog=prog)
     from . import measurement  # imports torch
 
-    report(measurement.measure(options), options.out, table=measurement.table, notes=measurement.notes)
+    report(measurement.measure(options), options.out, notes=measurement.notes)
     return 0

@@ -11,11 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from ...engine.console import console
 from ...engine.distributed import resolve_device
-from ..common.results import Results, make_results, spread_cells
+from ..common.results import Results, make_results
 from ..common.timing import MIN_ROUNDS, throughputs
 from .command import RivalsOptions
 from .datasets import dataset
@@ -119,18 +117,6 @@ def verdict_of(rows: list[Row]) -> str:
     if different:
         parts.append("NOT THE SAME RESULT: " + ", ".join(different))
     return "fastest " + "; ".join(parts) if parts else "no entry could run"
-
-
-def table(results: Results) -> Table:
-    """Returns a line for each entry."""
-    headings = ("images/s", "slowest", "fastest", "ratio", "CPU ms/image", "first batch", "error of L, ab")
-    lines = Table("loader:data set:crop", *headings, box=None, header_style="bold")
-    for row in results["rows"]:
-        ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
-        error = f"{row['error_L']:.2f}, {row['error_ab']:.2f}" if "error_L" in row else ""
-        numbers = (*spread_cells(row), ratio, f"{row['cpu(ms/img)']:.2f}", f"{row['first_batch(s)']:.1f} s", error)
-        lines.add_row(row["entry"], *numbers)
-    return lines
 
 
 def notes(results: Results) -> Iterator[str]:

@@ -54,5 +54,5 @@ def main(argv: list[str], prog: str) -> int:
     options = parse_options(ScaleOptions, argv, prog=prog)
     from . import curve  # imports torch
 
-    report(curve.measure(options), options.out, table=curve.table, notes=curve.notes)
+    report(curve.measure(options), options.out, notes=curve.notes)
     return 0

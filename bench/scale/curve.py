@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.table import Table
 
 from ...engine.configuration.config import to_plain_dict
 from ...engine.console import plural
@@ -125,19 +124,3 @@ def notes(results: Results) -> Iterator[str]:
     sources = results["predicted_for"]["figures"]
     if assumed := [key for key, entry in sources.items() if entry["source"].startswith("assumed")]:
         yield f"assumed, not measured or documented: {', '.join(assumed)}"
-
-
-def table(results: Results) -> Table:
-    """Returns a line for each point of the curve."""
-    headings = ("nodes", "devices", "batch", "images/s", "of ideal", "computes", "waits: data", "slowest", "all-reduce")
-    lines = Table(*headings, "epoch", "run", "bottleneck", box=None, header_style="bold")
-    for row in results["rows"]:
-        shares = ("efficiency(%)", "computing(%)", "data_wait(%)", "slowest_wait(%)", "all_reduce(%)")
-        lines.add_row(
-            *(f"{row[key]:,.0f}" for key in ("nodes", "devices", "batch", "rate(img/s)")),
-            *(f"{row[key]:.0f} %" for key in shares),
-            f"{row['epoch(s)']:.1f} s",
-            _duration(row["run(h)"]),
-            row["bottleneck"],
-        )
-    return lines

@@ -28,5 +28,5 @@ def main(argv: list[str], prog: str) -> int:
     from . import measurement  # imports torch
 
     results = measurement.measure(config, options.seconds)
-    report(results, options.out, table=measurement.table, notes=measurement.advice)
+    report(results, options.out, notes=measurement.advice)
     return 0

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from rich.table import Table
 
 from ...engine.configuration.config import RunConfig, to_plain_dict
 from ...engine.console import console
@@ -20,7 +19,7 @@ from ...pipelines.joined_shards import open_shards
 from ...pipelines.remote import RemotePath
 from ...pipelines.system import available_cpus
 from ..common.options import used_settings
-from ..common.results import Results, make_results, spread_cells
+from ..common.results import Results, make_results
 from ..common.timing import Clock, collect, throughputs
 from .cold_read import cold_seconds
 from .diagnosis import Diagnosis, SystemInfo, diagnose
@@ -158,16 +157,6 @@ def _row(name: str, times: dict[str, list[float]], diagnosis: Diagnosis) -> dict
         "share(%)": 100 * diagnosis.shares[name] if name in diagnosis.shares else None,
         "num_rounds": len(values),
     }
-
-
-def table(results: Results) -> Table:
-    """Returns a line for each stage."""
-    lines = Table("", "images/s", "slowest", "fastest", "without the network", "of the time", box=None)
-    for number, row in enumerate(results["rows"]):
-        alone = "" if row["alone(img/s)"] is None else f"{row['alone(img/s)']:,.0f}"
-        share = "" if row["share(%)"] is None else f"{row['share(%)']:.0f} %"
-        lines.add_row(("+ " if number else "") + row["adds"], *spread_cells(row), alone, share)
-    return lines
 
 
 def advice(results: Results) -> Iterator[str]:

@@ -40,5 +40,5 @@ def main(argv: list[str], prog: str) -> int:
     from . import measurement  # imports torch
 
     results = measurement.measure(config, options)
-    report(results, options.out, table=measurement.table, notes=measurement.notes)
+    report(results, options.out, notes=measurement.notes)
     return 0

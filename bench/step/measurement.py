@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any, get_args
 
 import torch
-from rich.table import Column, Table
 
 from ...engine.configuration.config import Compile, MemoryFormat, Precision, RunConfig, to_plain_dict
 from ...engine.configuration.registry import build_loss, build_model, with_prior
@@ -25,7 +24,7 @@ from ...models.vgg import Dilation
 from ...pipelines import LabBatch
 from ...pipelines.loading.synthetic_loader import random_lab
 from ..common.options import used_settings
-from ..common.results import Results, make_results, spread_cells
+from ..common.results import Results, make_results
 from ..common.timing import MIN_ROUNDS, Clock, collect, interleave, throughputs
 from .command import StepOptions
 
@@ -259,21 +258,6 @@ def apply_variant(config: RunConfig, name: str) -> RunConfig:
         model=replace(config.model, init_args={**config.model.init_args, **model}),
         train=replace(config.train, **chosen),
     )
-
-
-def table(results: Results) -> Table:
-    """Returns a line for each variant and batch size, without columns that no variant has."""
-    rows = results["rows"]
-    columns = {f"{part} ms": f"{part}(ms)" for part in PARTS} | {"MFU %": "mfu(%)", "GiB": "memory/peak(GiB)"}
-    known = {heading: key for heading, key in columns.items() if any(row[key] is not None for row in rows)}
-    headings = ("variant", "batch", "images/s", "slowest", "fastest", "ratio", *known)
-    lines = Table(*(Column(heading, no_wrap=True) for heading in headings), box=None, header_style="bold")
-    for row in rows:
-        rest = ("-" if row[key] is None else f"{row[key]:.1f}" for key in known.values())
-        lines.add_row(
-            row["variant"], str(row["batch_size"]), *spread_cells(row, digits=1), f"{row['ratio']:.2f}", *rest
-        )
-    return lines
 
 
 def notes(results: Results) -> Iterator[str]:
