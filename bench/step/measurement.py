@@ -119,8 +119,8 @@ def _rows(
     if not steps:
         return
     times = collect(interleave({name: step.run for name, step in steps.items()}, device), seconds)
-    parts = {name: [step.parts()] for name, step in steps.items()}
-    for _ in range(MIN_ROUNDS - 1):
+    parts: dict[str, list[dict[str, float]]] = {name: [] for name in steps}
+    for _ in range(MIN_ROUNDS):
         for name, step in steps.items():
             parts[name].append(step.parts())
     medians = {name: statistics.median(values) for name, values in times.items()}
@@ -133,15 +133,10 @@ def _rows(
             "ratio": medians[reference] / medians[name],
             "reference": reference,
             "memory/peak(GiB)": steps[name].memory,
-            **{f"{part}(ms)": _median(milliseconds[part] for milliseconds in parts[name]) for part in PARTS},
+            **{f"{part}(ms)": statistics.median(laps[part] for laps in parts[name]) for part in parts[name][0]},
             "num_rounds": len(values),
             "arithmetic": steps[name].precision,
         }
-
-
-def _median(milliseconds: Iterable[float | None]) -> float | None:
-    known = [value for value in milliseconds if value is not None]
-    return statistics.median(known) if known else None
 
 
 class Step:
@@ -179,13 +174,13 @@ class Step:
         self.run()
         return clock.lap()
 
-    def parts(self) -> dict[str, float | None]:
-        """Returns the milliseconds of each part of a step, None for a compiled step; forward includes the loss.
+    def parts(self) -> dict[str, float]:
+        """Returns the milliseconds of each part of a step, nothing for a compiled step; forward includes the loss.
 
         Hooks wait for the device between the parts, so parts do not overlap as they do otherwise.
         """
         if self._compiled:
-            return dict.fromkeys(PARTS)
+            return {}
         clock = Clock(self._device)
         laps: list[float] = []
         hooks = (
