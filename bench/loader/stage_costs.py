@@ -1,7 +1,7 @@
 """Measures the stages of TorchLoader, from stored bytes to Lab, each alone in one thread. DALI's are not separated."""
 
 import statistics
-from collections.abc import Iterator
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,7 @@ def stage_costs(config: RunConfig, device: torch.device, seconds: float) -> list
         threads=1,
     )
     try:
-        times = collect(_rounds(loader, device), seconds)
+        times = collect((_round(loader, loader.plan(number), device) for number in count()), seconds)
     finally:
         loader.close()
     return [
@@ -49,15 +49,8 @@ def stage_costs(config: RunConfig, device: torch.device, seconds: float) -> list
     ]
 
 
-def _rounds(loader: TorchLoader, device: torch.device) -> Iterator[dict[str, float]]:
-    """Yields endless rounds: the seconds of each stage for a batch that the loader plans."""
-    number = 0
-    while True:
-        yield _round(loader, loader.plan(number), device)
-        number += 1
-
-
 def _round(loader: TorchLoader, plan: BatchPlan, device: torch.device) -> dict[str, float]:
+    """Returns the seconds of each stage for a batch."""
     planar = loader.data.store == "lab"
     seconds = dict.fromkeys((READ, DECODE, CUT), 0.0)
     clock, squares = Clock(torch.device("cpu")), []
