@@ -9,7 +9,6 @@ import json
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,12 +22,6 @@ NUM_BUCKETS = 256
 
 _HEAD = struct.Struct("<III")  # bytes of the facts, bytes of the image, crc32 of both
 _COMPLETE = "complete"
-
-
-@dataclass(frozen=True)
-class _Record:
-    sort_key: SortKey
-    offset: int
 
 
 class ExternalSorter:
@@ -79,12 +72,12 @@ class ExternalSorter:
             if not path.exists():
                 continue
             with open(path, "rb") as stream:
-                records = list(_records(stream))
+                records = sorted(_records(stream))
                 if stream.tell() != path.stat().st_size:
                     raise ValueError(f"{path} is damaged: remove {self._folder}, and pack anew")
-                for record in sorted(records, key=lambda record: record.sort_key):
-                    if record.sort_key > after:
-                        yield _read(stream, record.offset)
+                for sort_key, offset in records:
+                    if sort_key > after:
+                        yield _read(stream, offset)
 
     def remove(self, until: SortKey) -> None:
         """Removes the buckets that hold no sort key above `until`."""
@@ -105,21 +98,21 @@ class ExternalSorter:
             return
         with open(self._path(bucket), "r+b") as stream:
             end = 0
-            for record in _records(stream):
-                self.paths.add(record.sort_key[1])
+            for (_, path), _ in _records(stream):
+                self.paths.add(path)
                 end = stream.tell()
             stream.truncate(end)
 
 
-def _records(stream: BinaryIO) -> Iterator[_Record]:
-    """Yields every whole record, and leaves the stream behind it."""
+def _records(stream: BinaryIO) -> Iterator[tuple[SortKey, int]]:
+    """Yields sort key and offset of every whole record, and leaves the stream behind it."""
     offset = 0
     while len(head := stream.read(_HEAD.size)) == _HEAD.size:
         facts_size, blob_size, checksum = _HEAD.unpack(head)
         facts, blob = stream.read(facts_size), stream.read(blob_size)
         if zlib.crc32(blob, zlib.crc32(facts)) != checksum or len(facts) + len(blob) < facts_size + blob_size:
             return
-        yield _Record(_sort_key(json.loads(facts)), offset)
+        yield _sort_key(json.loads(facts)), offset
         offset = stream.tell()
 
 
