@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...engine.configuration.config import Device, check_image_size
-from ...engine.configuration.parser import nearest, parse_options
+from ...engine.configuration.parser import alternatives, parse_options
 from ...pipelines.system import available_cpus
 from ..common.options import BenchmarkOptions
 from ..common.results import report
@@ -13,8 +13,8 @@ from .entries import ENTRIES, Entry
 
 @dataclass(frozen=True, kw_only=True)
 class RivalsOptions(BenchmarkOptions):
-    """Measures other data loaders and this project's, from the same photographs to the same L and ab, each in its own
-    process, in turn on the same cores.
+    """Measures other data loaders and this project's: from the same photographs to the same L and ab, in turn, on the
+    same cores, each in its own process.
 
     Args:
         data: Folder or archive of photographs, as pack takes it.
@@ -24,7 +24,8 @@ class RivalsOptions(BenchmarkOptions):
         threads: Cores of each entry, and its threads or workers; by default all cores of this process.
         seconds: Measuring time in all, divided over entries and three rounds. Making the data sets, starting processes
             and passes over the photographs come on top.
-        only: Entries: a loader, as DaliLoader:originals:squash or a part of it from the left. By default all.
+        only: Entries to measure, such as DaliLoader:originals:squash, or all that begin so, such as DaliLoader. By
+            default all.
         device: Device of the batches: auto, cuda or cpu.
         out: JSON file for the results.
     """
@@ -47,7 +48,7 @@ class RivalsOptions(BenchmarkOptions):
         for name in self.only:
             if not any(entry.matches(name) for entry in ENTRIES):
                 known = dict.fromkeys(entry.loader for entry in ENTRIES)
-                raise ValueError(f"there is no entry {name}{nearest(name, known)}; known are {', '.join(known)}")
+                raise ValueError(f"--only {name} is not an entry{alternatives(name, known)}")
 
     @property
     def entries(self) -> list[Entry]:

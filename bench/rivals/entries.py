@@ -47,14 +47,14 @@ class Entry:
 
     @property
     def kind(self) -> str:
-        """The entries that it competes with: its job, and whose loader it is."""
+        """The group of entries to compare it with."""
         job = "squashed" if self.is_squashed else "random crops"
         if self.loader in RIVALS:
             return f"{job}, others"
         return f"{job}, photochrom" + ("" if self.reads == "originals" else " from a set made for the job")
 
     def matches(self, name: str) -> bool:
-        """True if `name` is the entry's, or a part of it from the left."""
+        """True for the entry's name, and for what it begins with, up to a colon."""
         return f"{self}:".startswith(f"{name}:")
 
 

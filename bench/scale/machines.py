@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from ...engine.configuration.parser import nearest
+from ...engine.configuration.parser import alternatives, nearest
 
 Precision = Literal["auto", "half", "fp32"]
 Stored = Literal["original-recipe", "originals", "packed", "lab"]
@@ -111,8 +111,7 @@ def load_machine(name: str) -> Machine:
     """Returns a machine by its name or from a file. Raises ValueError for an unknown or invalid one."""
     known = known_machines()
     if name not in known and not name.endswith(".yaml"):
-        hint = f"{nearest(name, known)}; known are {', '.join(known)}"
-        raise ValueError(f"--machine {name} is neither a .yaml file nor a known machine{hint}")
+        raise ValueError(f"--machine {name} is neither a .yaml file nor a known machine{alternatives(name, known)}")
     file = _FOLDER / f"{name}.yaml" if name in known else Path(name)
     try:
         values = yaml.safe_load(file.read_text())

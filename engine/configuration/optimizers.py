@@ -3,7 +3,8 @@
 import inspect
 import re
 from collections.abc import Iterable, Mapping
-from functools import reduce
+from contextlib import suppress
+from functools import cache, reduce
 from operator import or_
 from types import GenericAlias, UnionType
 from typing import Any, Union, get_args, get_origin
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
-# What it optimizes, how it computes, and upwards.
+# The weights, how an update is computed, and its direction.
 _NOT_SETTINGS = ("params", "fused", "foreach", "capturable", "differentiable", "maximize")
 # torch keeps its compiler out of these methods by decorators that import it, which takes 2 s of CPU at the start of
 # every process; none of them is ever compiled here.
@@ -23,10 +24,9 @@ _UNSUPPORTED = {
 }
 
 
+@cache
 def adapt(cls: type[Any]) -> type[Any]:
     """Returns a subclass whose signature holds the settings alone, and which does not import the compiler."""
-    if cls in _adapted:
-        return _adapted[cls]
     signature = inspect.signature(cls, eval_str=True)
     settings = [
         parameter.replace(annotation=_without_tensors(parameter.annotation))
@@ -40,11 +40,7 @@ def adapt(cls: type[Any]) -> type[Any]:
     if cls.__module__.startswith("torch.optim."):
         members |= {name: inspect.unwrap(getattr(cls, name)) for name in _DECORATED}
         members["step"] = torch.no_grad()(inspect.unwrap(cls.step))
-    _adapted[cls] = type(cls.__name__, (cls,), members)
-    return _adapted[cls]
-
-
-_adapted: dict[type[Any], type[Any]] = {}
+    return type(cls.__name__, (cls,), members)
 
 
 def _without_tensors(annotation: Any) -> Any:
@@ -79,27 +75,25 @@ def make_optimizer(cls: type[Optimizer], parameters: Iterable[nn.Parameter], set
             raise ValueError(f"optim={cls.__name__} cannot train here: {reason}")
     weights = list(parameters)
     has_fused = "fused" in inspect.signature(cls.__init__).parameters
-    # With dampening, a momentum that starts from zeros is not torch's.
+    # With dampening, momentum buffers that start as zeros, as below, do not give torch's updates.
     switches: dict[str, Any] = {"fused": True} if has_fused and not settings.get("dampening") else {}
-    if (error := _error(cls, weights, settings)) is not None:
-        others = ({other: settings[other] for other in settings if other != name} for name in settings)
-        culprits = (name for name, rest in zip(settings, others, strict=True) if _error(cls, weights, rest) is None)
-        name = next(culprits, None)
-        named = f"optim={cls.__name__}" if name is None else f"optim.{name}={settings[name]}"
-        raise ValueError(f"{named}: {error}")
-    optimizer = cls(weights, **settings, **switches)
+    try:
+        optimizer = cls(weights, **settings, **switches)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{_refused_setting(cls, weights, settings)}: {error}") from None
     lr = optimizer.defaults.get("lr")
     if not (isinstance(lr, int | float) and lr > 0):
         raise ValueError(f"optim.lr={lr} is not a positive number")
     if isinstance(optimizer, SGD) and switches and optimizer.defaults["momentum"]:
-        for weight in weights:  # if its first update were skipped, a fused SGD would leave them without values
+        for weight in weights:  # a fused SGD that skips its first update leaves the buffers without values
             optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
     return optimizer
 
 
-def _error(cls: type[Optimizer], weights: list[nn.Parameter], settings: Mapping[str, Any]) -> str | None:
-    try:
-        cls(weights, **settings)
-    except (ValueError, TypeError) as error:
-        return str(error)
-    return None
+def _refused_setting(cls: type[Optimizer], weights: list[nn.Parameter], settings: Mapping[str, Any]) -> str:
+    """Returns the setting without which the optimizer can be built, or the optimizer where there is no such setting."""
+    for name, value in settings.items():
+        with suppress(ValueError, TypeError):
+            cls(weights, **{other: settings[other] for other in settings if other != name})
+            return f"optim.{name}={value}"
+    return f"optim={cls.__name__}"

@@ -139,6 +139,11 @@ def nearest(name: str, known: Collection[str]) -> str:
     return f"; did you mean {matches[0]}?" if matches else ""
 
 
+def alternatives(name: str, known: Collection[str]) -> str:
+    """Returns the end of a sentence on an unknown name: '; did you mean X? Known are X, Y'."""
+    return f"{nearest(name, known) or '.'} Known are {', '.join(known)}"
+
+
 def description(cls: type) -> str:
     """Returns the text of a class's docstring without its arguments."""
     return docstring_parser.parse(cls.__doc__ or "").description or ""

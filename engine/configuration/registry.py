@@ -19,7 +19,7 @@ from ...losses.rebalancing import load_prior
 from ...models import MODELS, Colorizer
 from .config import ClassSpec
 from .optimizers import OPTIMIZERS, adapt, make_optimizer
-from .parser import convert, nearest, parameters
+from .parser import alternatives, convert, nearest, parameters
 
 CLASSES: dict[str, tuple[type, dict[str, Any]]] = {
     "model": (Colorizer, MODELS),
@@ -40,9 +40,9 @@ def build_loss(spec: ClassSpec) -> ColorLoss:
     return loss
 
 
-def build_optimizer(spec: ClassSpec, parameters: Iterable[nn.Parameter]) -> Optimizer:
-    """Builds the optimizer of the parameters; see `find_class` for the classes that it may name."""
-    return make_optimizer(_find_for(spec, Optimizer, OPTIMIZERS), parameters, spec.init_args)
+def build_optimizer(spec: ClassSpec, weights: Iterable[nn.Parameter]) -> Optimizer:
+    """Builds the optimizer of the weights; see `find_class` for the classes that it may name."""
+    return make_optimizer(_checked_class(spec, Optimizer, OPTIMIZERS), weights, spec.init_args)
 
 
 def check_optimizer(spec: ClassSpec) -> None:
@@ -50,7 +50,7 @@ def check_optimizer(spec: ClassSpec) -> None:
     build_optimizer(spec, [nn.Parameter(torch.zeros(1, 1))])
 
 
-def _find_for(spec: ClassSpec, base: type, known: Mapping[str, type]) -> type[Any]:
+def _checked_class(spec: ClassSpec, base: type, known: Mapping[str, type]) -> type[Any]:
     """Returns the spec's class. Raises ValueError when it does not take the spec's arguments."""
     cls = find_class(spec.class_path, base, known)
     try:
@@ -61,7 +61,7 @@ def _find_for(spec: ClassSpec, base: type, known: Mapping[str, type]) -> type[An
 
 
 def _build(spec: ClassSpec, base: type, known: Mapping[str, type]) -> Any:
-    cls = _find_for(spec, base, known)
+    cls = _checked_class(spec, base, known)
     arguments = dict(spec.init_args)
     for name, kind in wrapped_losses(cls).items():
         if isinstance(value := arguments.get(name), dict):
@@ -86,8 +86,8 @@ def find_class(class_path: str, base: type, known: Mapping[str, type], *, may_im
     if isinstance(cls, type) and issubclass(cls, base):
         return adapt(cls) if issubclass(cls, Optimizer) else cls
     raise ValueError(
-        f"{class_path} is not a known {base.__name__}{nearest(class_path, known) or '.'} Known are {', '.join(known)}, "
-        "and your own classes by their import path, once their module is imported (--plugin MODULE)"
+        f"{class_path} is not a known {base.__name__}{alternatives(class_path, known)}, your own classes by "
+        "their import path, once their module is imported (--plugin MODULE)"
     )
 
 

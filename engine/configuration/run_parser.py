@@ -18,7 +18,7 @@ import yaml
 
 from ..console import console
 from .config import ClassSpec, ModelSpec, RunConfig, flatten
-from .parser import Parser, build, convert, nearest, parameters
+from .parser import Parser, alternatives, build, convert, nearest, parameters
 
 _RECIPES = Path(__file__).parents[2] / "recipes"
 _PARAMETERS = parameters(RunConfig)
@@ -124,8 +124,8 @@ def read_settings(path: Path) -> dict[str, Any]:
 def _with_initial_model(sources: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Returns the sources, with the model of the initial weights before the source that names them.
 
-    So it replaces the models of earlier sources, such as a recipe, and the model settings beside `model.init` override
-    it.
+    So it replaces the models of earlier sources, such as a recipe; settings in the source itself, and in later ones,
+    override it.
     """
     settings = reduce(_merge, sources)
     if settings.get(_INIT) in (None, "null"):
@@ -142,9 +142,9 @@ def _with_initial_model(sources: Sequence[dict[str, Any]]) -> list[dict[str, Any
 
 
 def _initial_model(settings: Mapping[str, Any]) -> ClassSpec:
-    """Returns the model of the weights that a run begins from; of its own checkpoint if it is to be resumed.
+    """Returns the model of the run's own checkpoint if it is to be resumed, else that of the initial weights.
 
-    A resumed run needs the initial weights no more, and they may be gone.
+    A resumed run no longer needs the initial weights; they may be gone.
     """
     from ..checkpoints.checkpoint import CHECKPOINTS, MODEL, list_checkpoints
     from ..checkpoints.model_file import model_file, read_metadata
@@ -173,8 +173,7 @@ def _config_file(name: str) -> Path:
     if Path(name).is_file():
         return Path(name)
     if name not in recipes:
-        guess = nearest(name, recipes) or "."
-        raise ValueError(f"--config {name} is neither a file nor a recipe{guess} Known are {', '.join(recipes)}")
+        raise ValueError(f"--config {name} is neither a file nor a recipe{alternatives(name, recipes)}")
     return recipes[name]
 
 

@@ -14,13 +14,13 @@ from ..checkpoints.checkpoint import CHECKPOINTS, MODEL, Checkpoint
 from ..checkpoints.model_file import read_metadata
 from ..configuration.config import ClassSpec, RunConfig, to_plain_dict
 from ..configuration.optimizers import OPTIMIZERS
-from ..configuration.parser import nearest
+from ..configuration.parser import alternatives
 from ..configuration.registry import find_class
 from ..console import plural
 from ..evaluation.summary import VALIDATION_METRICS
 from .best import DEFAULT_METRIC, BestValidation
 
-_STATELESS = ("lr", "weight_decay")
+_STATELESS = ("lr", "weight_decay")  # settings that no state depends on
 SUMMARY = "summary.json"
 
 
@@ -90,7 +90,7 @@ def check_optimizer_fits(config: RunConfig, checkpoint: Checkpoint) -> None:
     cls = find_class(now.class_path, Optimizer, OPTIMIZERS)
     old, new = _arguments(cls, before), _arguments(cls, now)
     for name in new:
-        # Switched on or off, others than these change what there is to keep, as momentum does.
+        # Any other setting may change what the optimizer keeps when it is switched on or off, as momentum does.
         if name not in _STATELESS and bool(old.get(name)) != bool(new[name]):
             raise ValueError(
                 f"{checkpoint.folder} has the state of optim.{name}={old.get(name)}, which optim.{name}={new[name]} "
@@ -107,23 +107,18 @@ def _arguments(cls: type, spec: ClassSpec) -> dict[str, Any]:
 
 
 def check_best(config: RunConfig) -> None:
-    """Raises ValueError when checkpoint.best or train.patience has nothing to go by."""
+    """Raises ValueError when checkpoint.best or train.patience lacks a metric or photographs to compare by."""
     metric, patience = config.checkpoint.best, config.train.patience
     if patience is not None and metric is None:
         raise ValueError(f"train.patience={patience} needs a metric: add --checkpoint.best {DEFAULT_METRIC}")
     if metric is not None and config.data.val is None:
         raise ValueError(f"checkpoint.best={metric} needs photographs to validate on: add --data.val SHARDS")
     if metric is not None and metric not in VALIDATION_METRICS:
-        guess = nearest(metric, VALIDATION_METRICS) or "."
-        raise ValueError(
-            f"checkpoint.best={metric} is not a metric that has a best value{guess} Known are "
-            f"{', '.join(VALIDATION_METRICS)}"
-        )
+        known = alternatives(metric, VALIDATION_METRICS)
+        raise ValueError(f"checkpoint.best={metric} is not a metric that has a best value{known}")
 
 
-def check_steps_left(
-    config: RunConfig, checkpoint: Checkpoint, total_steps: int, best: BestValidation | None = None
-) -> None:
+def check_steps_left(config: RunConfig, checkpoint: Checkpoint, total_steps: int, best: BestValidation | None) -> None:
     """Raises ValueError when no step is left, unless the results of an interrupted run are still to be written."""
     is_own = checkpoint.folder.resolve().parent == (config.out / CHECKPOINTS).resolve()
     has_results = (config.out / SUMMARY).exists() and (config.out / MODEL).exists()
@@ -137,7 +132,7 @@ def check_steps_left(
 
 
 def check_disk_space(out: Path, colorizer: Colorizer, *, has_ema: bool) -> None:
-    """Raises ValueError when the disk has no room for one checkpoint: weights, Adam's two moments, averaged weights."""
+    """Raises ValueError when the disk has no room for one checkpoint: weights, two moments, averaged weights."""
     weights = sum(parameter.nbytes for parameter in colorizer.parameters())
     needed = weights * (4 if has_ema else 3)
     if (free := shutil.disk_usage(out).free) < needed:

@@ -191,10 +191,7 @@ def test_ratios_are_by_round_and_different_results_are_named() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (
-            ["--only", "original", "opencb"],
-            "there is no entry opencb; did you mean opencv?; known are original",
-        ),
+        (["--only", "original", "opencb"], "--only opencb is not an entry; did you mean opencv? Known are original"),
         (["--seconds", "0"], "--seconds 0.0 is not a positive number"),
         (["--size", "100"], "--size 100 is not a multiple of 8"),
         (["--threads", "0"], "--threads 0 is not a positive number"),
