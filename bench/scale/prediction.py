@@ -8,6 +8,7 @@ from .network import Bucket, NetworkProfile, buckets, segments
 from .simulation import Cluster, simulate
 
 STORAGE, DECODING, COMPUTING, REDUCING, SCATTER = "storage", "decoding", "computing", "all-reduce", "scatter"
+_STEPS = 30  # of a simulation
 _BASE_LATENCY = 8.4e-6  # seconds of an all-reduce at least (NCCL src/graph/tuning.cc, baseLat, ring, simple)
 
 
@@ -41,18 +42,17 @@ class TrainingJob:
     epochs: int = 100
     precision: Precision = "auto"
     grad_compression: bool = False
-    prefetch_batches: int = 2
     ceilings: Ceilings | None = None
 
 
-def predict(machine: Machine, job: TrainingJob, nodes: int, gpus: int, *, steps: int = 30) -> dict[str, Any]:
+def predict(machine: Machine, job: TrainingJob, nodes: int, gpus: int) -> dict[str, Any]:
     """Returns the row of a number of nodes: simulates the run, and again without each resource in turn."""
     cold = cluster(machine, job, nodes, gpus)
     warm = replace(cold, read_bytes=0.0) if in_memory(machine, job) else cold
-    result, devices = simulate(warm, steps=steps), nodes * gpus
-    throughput, cold_throughput = result.throughput, simulate(cold, steps=steps).throughput
+    result, devices = simulate(warm, steps=_STEPS), nodes * gpus
+    throughput, cold_throughput = result.throughput, simulate(cold, steps=_STEPS).throughput
     ideal = devices * job.batch / (sum(cold.segments) + cold.optimizer)
-    gains = _gains(warm, throughput, steps)
+    gains = _gains(warm, throughput)
     return {
         "nodes": nodes,
         "devices": devices,
@@ -109,7 +109,6 @@ def cluster(machine: Machine, job: TrainingJob, nodes: int, gpus: int) -> Cluste
         threads=threads,
         read_bytes=read_bytes,
         disk=ceilings.disk * read_bytes if ceilings and ceilings.disk else 1e6 * machine.disk.value,
-        prefetch_batches=job.prefetch_batches,
         on_cores=machine.on_cores,
         step_jitter=machine.step_jitter.value / 100,
         load_jitter=machine.load_jitter.value / 100,
@@ -163,7 +162,7 @@ def _decoding(machine: Machine, job: TrainingJob, gpus: int) -> tuple[float, flo
     return cores, cores / gpus, 1e-3 * job.photograph.cpu.value / speed
 
 
-def _gains(cluster: Cluster, throughput: float, steps: int) -> dict[str, float]:
+def _gains(cluster: Cluster, throughput: float) -> dict[str, float]:
     """Returns the factor by which throughput rises without each resource."""
     cases = {
         COMPUTING: replace(cluster, segments=[0.0] * len(cluster.segments), optimizer=0.0),
@@ -172,4 +171,4 @@ def _gains(cluster: Cluster, throughput: float, steps: int) -> dict[str, float]:
         REDUCING: replace(cluster, reduce=[0.0] * len(cluster.reduce)),
         SCATTER: replace(cluster, step_jitter=0.0, load_jitter=0.0),
     }
-    return {name: simulate(without, steps=steps).throughput / throughput for name, without in cases.items()}
+    return {name: simulate(without, steps=_STEPS).throughput / throughput for name, without in cases.items()}

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+_WARM_UP = 10  # steps
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
@@ -72,17 +74,17 @@ class SimulationResult:
     reducing: float
 
 
-def simulate(cluster: Cluster, *, steps: int = 40, warm_up: int = 10, seed: int = 0) -> SimulationResult:
-    """Simulates `steps` steps after a warm-up; deterministic for a seed."""
+def simulate(cluster: Cluster, *, steps: int = 40) -> SimulationResult:
+    """Simulates `steps` steps after a warm-up; the same cluster always gives the same result."""
     nodes, ranks, reduce = cluster.nodes, cluster.ranks, cluster.reduce or [0.0] * len(cluster.segments)
-    step_jitter, load_jitter = _jitter(cluster, warm_up + steps, seed)
+    step_jitter, load_jitter = _jitter(cluster, _WARM_UP + steps)
     # On CPUs without a core for decoding, each rank decodes its own batch, and waits for all-reduce.
     shares_cores = cluster.on_cores and cluster.cores <= ranks
     ranks_per_core = ranks / cluster.cores if shares_cores else 1.0
     own_decode = cluster.decode * cluster.batch * load_jitter if shares_cores else 0.0 * load_jitter
     stages = _Stages(cluster, load_jitter, decodes=not shares_cores)
     ended, reduce_ends, spent = np.zeros(nodes * ranks), [], np.zeros((4, nodes * ranks))
-    for number in range(warm_up + steps):
+    for number in range(_WARM_UP + steps):
         started, fed = ended, np.maximum(ended, stages.batches_ready(number).repeat(ranks))
         stages.take(fed.reshape(nodes, ranks).max(axis=1))
         factor = ranks_per_core * step_jitter[number]
@@ -95,13 +97,13 @@ def simulate(cluster: Cluster, *, steps: int = 40, warm_up: int = 10, seed: int 
             reduced = max(reduced, completed) + seconds
         ended = reduced + cluster.optimizer * factor
         reduce_ends.append(reduced)
-        if number >= warm_up:
+        if number >= _WARM_UP:
             data, others = fed - started, completed - computed
             starved = np.minimum(others, np.maximum(0.0, data[computed.argmax()] - data))  # the slowest had no data
             spent += [computed - fed + ended - reduced, data + starved, others - starved, reduced - computed - others]
     computing, data_wait, others_wait, reducing = (spent.sum(axis=1) / spent.sum()).tolist()
     return SimulationResult(
-        throughput=steps * cluster.batch * nodes * ranks / (reduce_ends[-1] - reduce_ends[warm_up - 1]),
+        throughput=steps * cluster.batch * nodes * ranks / (reduce_ends[-1] - reduce_ends[_WARM_UP - 1]),
         computing=computing,
         data=data_wait,
         others=others_wait,
@@ -110,7 +112,7 @@ def simulate(cluster: Cluster, *, steps: int = 40, warm_up: int = 10, seed: int 
 
 
 class _Stages:
-    """Reading and decoding of all batches of a node. The times are arrays of one for each node.
+    """Reading and decoding of all batches of a node; times are arrays (nodes,).
 
     Without `decodes`, batches are ready once they are read.
     """
@@ -133,13 +135,13 @@ class _Stages:
         return self._decoded
 
     def take(self, times: NDArray[np.float64]) -> None:
-        """Notes when the devices of each node have taken the batches of the step."""
+        """Records when the devices of each node have taken their batches of a step."""
         self._taken.append(times)
 
 
-def _jitter(cluster: Cluster, steps: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _jitter(cluster: Cluster, steps: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Returns random factors with mean 1 for the times of steps, and of loading: each (steps, ranks)."""
-    generators = [np.random.default_rng([seed, rank]) for rank in range(cluster.nodes * cluster.ranks)]
+    generators = [np.random.default_rng([0, rank]) for rank in range(cluster.nodes * cluster.ranks)]
     step, load = (
         np.stack([np.exp(jitter * rng.standard_normal(steps) - jitter**2 / 2) for rng in generators], axis=1)
         for jitter in (cluster.step_jitter, cluster.load_jitter)

@@ -55,7 +55,7 @@ def test_ring_all_reduce_follows_its_formula() -> None:
 
 def test_the_scarce_resource_is_the_bottleneck(job: TrainingJob) -> None:
     def bottleneck(machine: Any = V100, nodes: int = 4, **changes: Any) -> Any:
-        return predict(machine, TrainingJob(**{**vars(job), **changes}), nodes, 4, steps=20)["bottleneck"]
+        return predict(machine, TrainingJob(**{**vars(job), **changes}), nodes, 4)["bottleneck"]
 
     slow = {"value": 1e-3, "source": "made up"}
     assert bottleneck() == "computing"
@@ -93,7 +93,7 @@ def test_throughput_of_a_device_that_decodes(job: TrainingJob, name: str, stored
 
 @pytest.mark.parametrize("precision", ["half", "fp32"])
 def test_devices_that_never_wait_are_the_ceiling(job: TrainingJob, precision: Precision) -> None:
-    row = predict(V100, TrainingJob(**{**vars(job), "precision": precision}), 2, 4, steps=10)
+    row = predict(V100, TrainingJob(**{**vars(job), "precision": precision}), 2, 4)
     assert 90 < row["efficiency(%)"] <= 100
     peak, share = (V100.half_peak, V100.half_attained) if precision == "half" else (V100.fp32_peak, V100.fp32_attained)
     assert peak

@@ -84,9 +84,9 @@ def test_prefetched_batches_smooth_jitter() -> None:
     assert throughput(replace(scattered, prefetch_batches=1)) < throughput(replace(scattered, prefetch_batches=8)) <= 25
 
 
-def test_a_seed_determines_the_result() -> None:
+def test_a_simulation_repeats_its_result() -> None:
     cluster = replace(MANY, step_jitter=0.1, load_jitter=0.1, decode=0.4, cores=16)
-    assert simulate(cluster, seed=3) == simulate(cluster, seed=3) != simulate(cluster, seed=4)
+    assert simulate(cluster) == simulate(cluster)
 
 
 @pytest.mark.parametrize("limits", [{}, {"decode": 0.5, "cores": 16}, {"read_bytes": 100, "disk": 1000}])
