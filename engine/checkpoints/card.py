@@ -1,7 +1,7 @@
-"""Model cards: what to know before using a model, from its file's header and from the person who trained it."""
+"""Model cards: what to know before using a model, from its file's header and from whoever trained it."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,8 @@ def write_card(
 ) -> Path:
     """Writes the card of the model file `out` beside it, in Markdown; returns its path.
 
-    Without `data_note`, on the origin and licences of the photographs, or `limits`, it says what is to be filled in.
+    `data_note` is on the origin and licences of the photographs. Without it, or without `limits`, the card says what to
+    fill in.
     """
     template = files(__package__).joinpath("templates/card.md").read_text()
     text = jinja2.Template(template, undefined=jinja2.StrictUndefined, keep_trailing_newline=True).render(
@@ -106,8 +107,8 @@ def _training(metadata: ModelMetadata) -> Iterator[tuple[str, str]]:
     ancestors = list(_ancestors(provenance))
     runs = [training, *(ancestor["training"] for ancestor in ancestors)]
     if training:
-        yield "images drawn", _in_all([f"{images:,}" for images in _sums(runs, "images")])
-        yield "training time", _in_all([_duration(seconds) for seconds in _sums(runs, "seconds")])
+        yield "images drawn", _with_ancestors(runs, "images", "{:,}".format)
+        yield "training time", _with_ancestors(runs, "seconds", _duration)
         yield "machine", training["machine"]
     if ancestors:
         shown = (f"`{init['name']}` (step {init['step']:,}, sha256 `{init['sha256']}`)" for init in ancestors)
@@ -127,14 +128,10 @@ def _ancestors(provenance: dict[str, Any]) -> Iterator[dict[str, Any]]:
         provenance = init
 
 
-def _sums(runs: Sequence[dict[str, Any]], name: str) -> Iterator[float]:
-    """Yields the value of a run, and where it began from other runs, the sum of all."""
-    values = [run.get(name, 0) for run in runs]
-    yield from dict.fromkeys([values[0], sum(values)])
-
-
-def _in_all(values: Sequence[str]) -> str:
-    return values[0] if len(values) == 1 else f"{values[0]}; {values[1]} with the runs that it began from"
+def _with_ancestors(runs: Sequence[dict[str, Any]], name: str, show: Callable[[float], str]) -> str:
+    """Returns the value of the first run, and the sum over all runs if it differs."""
+    own, total = runs[0].get(name, 0), sum(run.get(name, 0) for run in runs)
+    return show(own) + (f"; {show(total)} with the runs that it began from" if total != own else "")
 
 
 def _duration(seconds: float) -> str:

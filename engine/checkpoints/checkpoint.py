@@ -62,12 +62,11 @@ def save_checkpoint(
     """Writes a checkpoint below `root`, then removes all but the newest `keep`, those of every `keep_every` steps, and
     the best one.
 
-    `training` is the state of the Trainer. `loader`, the state of the loader, `totals`, those of the run, and `best`,
-    its best validation, are plain JSON. Raises OSError when it cannot be written; the old checkpoints then stay.
+    `training` is the state of the Trainer. The state of the `loader`, the `totals` of the run and its `best` validation
+    are plain JSON. Raises OSError when it cannot be written; the old checkpoints then stay.
     """
     folder = checkpoint_folder(root, step)
-    # A validation that was interrupted is made good when the run resumes, from this checkpoint.
-    if not folder.exists():
+    if not folder.exists():  # as it does where a resumed run repeats an interrupted validation before its first step
         _write(folder, step, write_model, training, {"loader": loader, "totals": totals, "best": best})
     if is_best:
         link_best(folder)
@@ -173,9 +172,9 @@ def newest_intact(root: Path, warn: Callable[[str], None]) -> Checkpoint | None:
 
 
 def clear_after(root: Path, step: int, say: Callable[[str], None]) -> None:
-    """Removes half-written checkpoints, damaged ones later than `step`, from which a run resumes, and a link to one.
+    """Removes half-written checkpoints, damaged ones later than `step`, and the link to the best one if that is gone.
 
-    Raises ValueError when a later one is intact.
+    Raises ValueError when a later one is intact: a run cannot resume from `step` then.
     """
     for unfinished in root.glob(".step-*.tmp"):
         shutil.rmtree(unfinished)

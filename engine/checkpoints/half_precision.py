@@ -1,4 +1,4 @@
-"""Model files in half precision, to be passed on: half the size, for a difference in colour that is measured."""
+"""Model files in half precision: half the size, for a difference in colour that is measured."""
 
 # Shapes: S pixels.
 
@@ -19,13 +19,13 @@ from .model_file import ModelMetadata, load_with_metadata, save_model
 
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee")  # of scikit-image's, on which the difference is measured
 
-# The folders of a path that leaves the current folder: they say nothing on another machine.
+# The folders of absolute paths, of ~ and of ..: they mean nothing on another machine.
 _FOLDERS = re.compile(r"(?<![\w/:.~-])(?:~|\.\.)?/(?:[^\s/,;'\"\])]+/)*")
 
 
 @dataclass(frozen=True, kw_only=True)
 class HalfPrecisionResult:
-    """The size of the file, the tensors of weights that stay in fp32, and the differences in ab that it makes."""
+    """The size of the file, the names of the weights that stay in fp32, and the differences in ab from the original."""
 
     num_parameters: int
     num_bytes: int
@@ -39,8 +39,8 @@ def export_half(
 ) -> tuple[HalfPrecisionResult, ModelMetadata]:
     """Writes a model with weights in fp16 to `out`, which must not exist; returns its size and its metadata.
 
-    `load` returns it in fp32. `scores`, entries of evaluate's summary.json, go into the header; those of `checkpoint`
-    stay without. Paths in the header lose their folders.
+    `load` returns it in fp32. `scores`, entries of evaluate's summary.json, go into the header; without any, those of
+    `checkpoint` stay. Paths in the header lose their folders.
     """
     network, metadata = load_with_metadata(checkpoint)
     parameters = dict(network.named_parameters())
@@ -67,7 +67,7 @@ def export_half(
 def to_half(weights: Tensor) -> Tensor:
     """Returns weights in fp16, or as they are where a value is beyond its range.
 
-    Statistics of BatchNorm and other buffers are not for this: their range has no bound, and they are small.
+    Not for statistics of BatchNorm and other buffers: they are small, and their range has no bound.
     """
     half = weights.half()
     return half if half.isfinite().all() else weights

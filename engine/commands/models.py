@@ -1,5 +1,6 @@
 """photochrom models"""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,27 +26,17 @@ def main(argv: list[str]) -> int:
     if not models:
         print("no model comes with this installation")
         return 0
-    headings = (
-        "loss",
-        "head",
-        "width",
-        "trained at",
-        "images drawn",
-        "MB",
-        *(METRICS[name].heading for name in _METRICS),
-    )
-    table = Table("model", *headings, box=None, header_style="bold")
+    headings = ("model", "loss", "head", "width", "trained at", "images drawn", "MB")
+    table = Table(*headings, *(METRICS[name].heading for name in _METRICS), box=None, header_style="bold")
     for name, file in models.items():
         table.add_row(f"{name} (default)" if name == DEFAULT else name, *_cells(file))
-    console = Console()
-    console = console if console.is_terminal else Console(width=_WIDTH)
-    console.print(table)
+    Console(width=None if sys.stdout.isatty() else _WIDTH).print(table)
     print(f"The cards beside the files have data, licences and limits: {next(iter(models.values())).parent}")
     return 0
 
 
 def _cells(file: Path) -> Iterator[str]:
-    """Yields the cells of a model file; those that its header does not fill are empty."""
+    """Yields the cells of a model file; those that its header says nothing on are empty."""
     from ..checkpoints.model_file import read_metadata  # imports torch: not needed for --help
     from ..configuration.registry import spec_name
     from ..evaluation.summary import METRICS

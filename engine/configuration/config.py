@@ -53,8 +53,8 @@ class ModelSpec(ClassSpec):
     """A network to train, and the weights that it begins with.
 
     Args:
-        init: Weights to begin with, and the model settings that go with them: a run, a checkpoint, a model file, or a
-            shipped model by name. Other settings of the model override them; another head begins anew.
+        init: Model to begin from, with its settings and weights: a run, a checkpoint, a model file, or a shipped model
+            by name. Other settings of the model override its own; another head starts from random weights.
     """
 
     init: str | None = None
@@ -281,8 +281,8 @@ class RunConfig:
         out: Folder of the run.
         model: Network: VGGColorizer, or a class of your own by its import path.
         loss: Loss: L2, SmoothL1, RebalancedCrossEntropy, Focal, or a class of your own.
-        optim: Optimizer: Adam or another one of torch.optim, or a class of your own. Adam's learning rate is 1e-4, that
-            of others by default torch's.
+        optim: Optimizer: Adam or another one of torch.optim, or a class of your own. Without optim.lr, Adam has the
+            learning rate 1e-4, and any other its own default.
         resume: auto: continue the run in `out` if there is one. never: start anew. PATH: start from that checkpoint.
     """
 

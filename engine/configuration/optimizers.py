@@ -58,7 +58,7 @@ def _arguments_doc(cls: type) -> str:
 
 
 OPTIMIZERS = {
-    name: adapt(cls)
+    name: adapt(cls)  # type: ignore[arg-type]  # classes are hashable
     for name, cls in vars(torch.optim).items()
     if isinstance(cls, type) and issubclass(cls, Optimizer) and cls is not Optimizer
 }

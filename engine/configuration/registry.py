@@ -84,7 +84,7 @@ def find_class(class_path: str, base: type, known: Mapping[str, type], *, may_im
         _import(module, class_path)
     cls = getattr(sys.modules.get(module), name, None)
     if isinstance(cls, type) and issubclass(cls, base):
-        return adapt(cls) if issubclass(cls, Optimizer) else cls
+        return adapt(cls) if issubclass(cls, Optimizer) else cls  # type: ignore[arg-type]  # classes are hashable
     raise ValueError(
         f"{class_path} is not a known {base.__name__}{alternatives(class_path, known)}, your own classes by "
         "their import path, once their module is imported (--plugin MODULE)"

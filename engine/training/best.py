@@ -33,7 +33,7 @@ class BestValidation:
 
     @classmethod
     def resume(cls, metric: str, data: str, saved: Mapping[str, Any] | None) -> Self:
-        """Returns the best validation of a checkpoint; those by another metric, or of another set, do not count."""
+        """Returns the best validation that a checkpoint holds; by another metric or on another set, it starts over."""
         if saved and (saved["metric"], saved["data"]) == (metric, data):
             return cls(**saved)
         return cls(metric=metric, data=data, last_step=saved["last_step"] if saved else 0)
@@ -53,13 +53,13 @@ class BestValidation:
         return patience is not None and self.num_since >= patience
 
     def describe(self, value: float) -> str:
-        """Returns a newest value beside the best: 'ab RMSE 13.90 (best 13.70 at 4,000)'."""
+        """Returns the newest value beside the best: 'ab RMSE 13.90 (best 13.70 at 4,000)'."""
         metric = VALIDATION_METRICS[self.metric]
         best = f" (best {metric.format(self.value)} at {self.step:,})" if self.num_since and self.step else ""
         return f"{metric.format_with_unit(value)}{best}"
 
     def explain_end(self) -> str:
-        """Returns why a run ends that has no patience left."""
+        """Returns the reason why a run ends before its last step."""
         metric = VALIDATION_METRICS[self.metric]
         better = f"better {metric.label} than {metric.format(self.value)} of step {self.step:,}"
         return f"{plural(self.num_since, 'validation')} without a {better}"

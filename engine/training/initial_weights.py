@@ -1,4 +1,4 @@
-"""Weights that a new run begins with: those of a trained model, as far as they fit."""
+"""Weights that a new run begins with: those of a trained model that fit."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,13 +23,13 @@ class InitialWeights:
 
 
 def find_initial_weights(name: str) -> InitialWeights:
-    """Returns the model of a run, a checkpoint, a file or a shipped name. Raises ValueError when there is none."""
+    """Returns the model of a run, a checkpoint, a model file or a shipped name; raises ValueError if there is none."""
     file = model_file(Path(name))
     return InitialWeights(name=name, file=file, sha256=sha256_of(file))
 
 
-def began_from(start: Checkpoint | InitialWeights | None) -> dict[str, Any]:
-    """Returns the entry of a run's provenance on the weights that it began from; a resumed run keeps its first."""
+def init_provenance(start: Checkpoint | InitialWeights | None) -> dict[str, Any]:
+    """Returns the entry `init` of a run's provenance, on the weights that it began from; a resumed run keeps it."""
     if isinstance(start, Checkpoint):
         init = read_metadata(start.model).provenance.get("init")
         return {"init": init} if init else {}
@@ -42,15 +42,15 @@ def began_from(start: Checkpoint | InitialWeights | None) -> dict[str, Any]:
 
 
 def load_initial_weights(colorizer: Colorizer, model: ModelSpec, source: InitialWeights) -> Iterator[str]:
-    """Loads the tensors that fit by name and shape; yields what a person should know about the others.
+    """Loads the tensors that `colorizer` has, too; yields what a person should know about the others.
 
-    Raises ValueError when the file's model has another class or other shapes than `colorizer`, which `model` describes.
+    `model` describes `colorizer`. Raises ValueError when the file's model has another class or other shapes.
     """
     metadata = read_metadata(source.file)
     if metadata.model.class_path != model.class_path:
         raise ValueError(
             f"{source.name} is a {metadata.model.class_path}, and this run trains a {model.class_path}: omit --model "
-            "to train the former, or omit --model.init"
+            "or --model.init"
         )
     if sha256_of(source.file) != source.sha256:
         raise ValueError(f"{source.file} has changed since this command began: start it again")
@@ -63,7 +63,7 @@ def load_initial_weights(colorizer: Colorizer, model: ModelSpec, source: Initial
             f"{source.name} has layers of other shapes than this run's model ({settings or 'the class has changed'}): "
             "omit these options to take its settings, or omit --model.init"
         )
-    # A setting that is given again keeps its buffers: those of another normalization are constants, not learned.
+    # The buffers of a changed setting, such as the constants of a normalization, belong to its new value.
     fitting = {
         name: tensor for name, tensor in tensors.items() if name in expected and name.partition(".")[0] not in changed
     }

@@ -56,14 +56,14 @@ class Run:
 
     def validation_due(self) -> bool:
         """True where a validation is due, and before the first step if the one that was due there was interrupted."""
-        every = self.config.log.validate_every
         if self.best is None:
             return False
+        every = self.config.log.validate_every
         was_interrupted = self.best.last_step < self.step == self.first_step and self.step % every == 0
         return self.due(every) or was_interrupted
 
     def is_complete(self) -> bool:
-        """True after the last step, and when there was no better validation for too long."""
+        """True after the last step, and after train.patience validations without a better value."""
         patience = self.config.train.patience
         return self.step >= self.total_steps or (self.best is not None and self.best.is_exhausted(patience))
 
@@ -189,7 +189,7 @@ def preview(run: Run) -> None:
 def validate(run: Run) -> tuple[int, bool]:
     """Logs the metrics on the validation set, if there is one.
 
-    Returns the signal that interrupted it, or 0, and whether to keep a checkpoint as the best one.
+    Returns the signal that interrupted it, or 0, and True if its checkpoint is the best one, to be kept.
     """
     if run.validation is None or run.best is None:
         return 0, False

@@ -51,7 +51,7 @@ from .checks import (
     check_warmup,
 )
 from .flops import flops_per_image, published_peak
-from .initial_weights import InitialWeights, began_from, find_initial_weights, load_initial_weights
+from .initial_weights import InitialWeights, find_initial_weights, init_provenance, load_initial_weights
 from .loop import Run, fit
 from .metrics_logger import MetricsLogger
 from .schedule import lr_scale
@@ -136,7 +136,7 @@ def _find_checkpoint(config: RunConfig, say: Callable[[str], None]) -> Checkpoin
 
 
 def _without_lost_best(config: RunConfig, checkpoint: Checkpoint) -> Checkpoint:
-    """Returns the checkpoint without its best validation, if the run's folder does not hold the checkpoint of that."""
+    """Returns the checkpoint; without its best validation if the checkpoint of that is not in the run's folder."""
     best = checkpoint.best
     if best is None or not config.checkpoint.best or _best_folder(config, best["step"]).exists():
         return checkpoint
@@ -148,7 +148,7 @@ def _best_folder(config: RunConfig, step: int) -> Path:
 
 
 def prepare(config: RunConfig, accelerator: Accelerator, start: Checkpoint | InitialWeights | None) -> Run:
-    """Builds all parts of a run, in the state of the checkpoint or with the weights to start from, if there are any."""
+    """Builds all parts of a run in the state of `start`: a checkpoint, initial weights, or None for random ones."""
     checkpoint = start if isinstance(start, Checkpoint) else None
     check_batch_size(config, accelerator.num_processes)
     check_best(config)
@@ -191,7 +191,7 @@ def prepare(config: RunConfig, accelerator: Accelerator, start: Checkpoint | Ini
         best=best,
         preview=preview,
         meter=meter,
-        provenance=provenance() | began_from(start),
+        provenance=provenance() | init_provenance(start),
         first_step=checkpoint.step if checkpoint else 0,
         total_steps=total_steps,
         step=checkpoint.step if checkpoint else 0,
@@ -233,7 +233,7 @@ def _open_outputs(run: Run, stack: ExitStack, say: Callable[[str], None]) -> Non
     config = run.config
     stack.enter_context(_run_folder(config, run.step, say))
     if config.checkpoint.best and run.best and run.best.value is not None:
-        link_best(_best_folder(config, run.best.step))  # a kill may have come before
+        link_best(_best_folder(config, run.best.step))  # which a killed run may have left undone
     check_disk_space(config.out, run.trainer.colorizer, has_ema=run.trainer.ema is not None)
     trackers = Trackers(config.log.trackers, config.out, run.step, to_plain_dict(config), say)
     validated_until = run.best.last_step if run.best else run.step

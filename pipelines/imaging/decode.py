@@ -80,8 +80,9 @@ def decode(data: bytes, short_side: int | None = None) -> DecodedImage:
         if isinstance(decoded, Image.Image) and (decoded.mode != "CMYK" or transform is None):
             decoded, changes = _to_rgb(decoded, changes)
         if transform is not None:
-            colours = Image.fromarray(decoded) if isinstance(decoded, np.ndarray) else decoded
-            decoded, changes = ImageCms.applyTransform(colours, transform) or colours, (*changes, "brought to sRGB")
+            decoded = Image.fromarray(decoded) if isinstance(decoded, np.ndarray) else decoded
+            decoded = ImageCms.applyTransform(decoded, transform) or decoded
+            changes = (*changes, "brought to sRGB")
         pixels = decoded if isinstance(decoded, np.ndarray) else np.array(decoded)
         if orientation not in ORIENTATIONS:
             return DecodedImage(pixels, image.size, changes)

@@ -126,7 +126,7 @@ def test_the_best_survives_resuming(configure, settings: dict[str, Any], script:
     assert checkpoints(run) == [4, 8]
 
 
-def test_a_validation_that_was_interrupted_is_made_good(
+def test_an_interrupted_validation_is_repeated(
     configure, settings: dict[str, Any], script: Script, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
@@ -150,7 +150,7 @@ def test_a_validation_that_fails_costs_no_training(
     assert checkpoints(tmp_path / "run") == [2, 4]
 
 
-def test_results_that_were_not_written_are_made_good(
+def test_results_that_were_not_written_are_written_later(
     configure, settings: dict[str, Any], script: Script, tmp_path: Path
 ) -> None:
     script(5, 6, 7)
@@ -173,7 +173,7 @@ def test_a_best_checkpoint_that_is_gone_does_not_count(
     assert checkpoints(tmp_path / "other") == [8, 10]
 
 
-def test_another_metric_begins_anew(configure, settings: dict[str, Any], script: Script, tmp_path: Path) -> None:
+def test_another_metric_starts_over(configure, settings: dict[str, Any], script: Script, tmp_path: Path) -> None:
     script(5, 3, 4, 4.5)
     train(configure(tmp_path / "run", **{**settings, "train__steps": 6}))
     changed = {**settings, "checkpoint__best": "psnr", "train__steps": 8}
@@ -198,7 +198,7 @@ def test_another_metric_begins_anew(configure, settings: dict[str, Any], script:
         ({"train__patience": 0}, r"train.patience=0 is not a positive number"),
     ],
 )
-def test_what_has_nothing_to_go_by_is_refused(
+def test_a_best_without_metric_or_photographs_is_refused(
     configure, settings: dict[str, Any], tmp_path: Path, changed: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(ValueError, match=sentence):

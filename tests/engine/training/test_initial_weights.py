@@ -72,7 +72,7 @@ def test_another_width_or_class_is_refused(trained: Path) -> None:
         ValueError, match=r"layers of other shapes .*\(model.width 0.0625 -> 0.125\): omit these options"
     ):
         load_into(VGGColorizer(width=0.125), trained, width=0.125)
-    with pytest.raises(ValueError, match=r"is a VGGColorizer, and this run trains a mine.Net: omit --model to train"):
+    with pytest.raises(ValueError, match=r"is a VGGColorizer, and this run trains a mine.Net: omit --model or"):
         list(
             load_initial_weights(
                 VGGColorizer(**NARROW), ModelSpec(class_path="mine.Net"), find_initial_weights(trained)
@@ -133,19 +133,10 @@ def test_a_run_from_weights_is_resumed_without_them(
     init = Path(shutil.copytree(trained, tmp_path / "init"))
     digest = sha256_of(init / "model.safetensors")
     shards = str(configure(trained).data.train)
-    argv = [
-        "--data.train",
-        shards,
-        "--data.size",
-        "48",
-        "--train.batch_size",
-        "2",
-        "--train.ema",
-        "0.9",
-        "--loader.threads",
-    ]
-    argv += ["1", "--train.device", "cpu", "--train.precision", "fp32", "--model.init", str(init), "--log.every", "1"]
-    argv += ["--loss", "RebalancedCrossEntropy", "--model.head", "bins"]
+    argv = ["--data.train", shards, "--model.init", str(init), "--model.head", "bins"]
+    argv += ["--loss", "RebalancedCrossEntropy"]
+    argv += ["--data.size", "48", "--train.batch_size", "2", "--train.ema", "0.9", "--loader.threads", "1"]
+    argv += ["--train.device", "cpu", "--train.precision", "fp32", "--log.every", "1"]
 
     def run(name: str, steps: int, *options: str) -> int:
         return main(["train", "--out", str(tmp_path / name), *argv, "--train.steps", str(steps), *options])
@@ -171,7 +162,7 @@ def test_a_run_from_weights_is_resumed_without_them(
     assert f"began from {init}, not from --model.init {trained}: name another --out" in capsys.readouterr().err
 
 
-def test_a_run_from_a_run_keeps_the_line_of_its_ancestors(configure, trained: Path, tmp_path: Path) -> None:
+def test_a_run_from_a_run_names_its_ancestors(configure, trained: Path, tmp_path: Path) -> None:
     for name, init in (("one", trained), ("two", tmp_path / "one")):
         model = ModelSpec(class_path="VGGColorizer", init_args=NARROW, init=str(init))
         summary = train(configure(tmp_path / name, model=model, train__steps=1))
