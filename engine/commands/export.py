@@ -13,8 +13,9 @@ _HALF = ".safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-    """Exports a trained network: to ONNX, for any batch, height and width and checked against torch, or to a model file
-    in half precision, with a card.
+    """Exports a trained network to ONNX, for any batch, height and width, or to a model file in half precision.
+
+    ONNX files are checked against torch.
 
     Args:
         checkpoint: Run folder, checkpoint, model.safetensors, or a shipped model by name.
@@ -23,9 +24,8 @@ class ExportConfig:
             lightness.
         card: Also write a model card beside the .safetensors file, with the ending .md.
         scores: Reports of photochrom evaluate on this model, for the header of the .safetensors file and its card.
-        data_note: Sentence for the card on the origin and licences of the photographs. By default it is to be filled
-            in.
-        limits: Sentence for the card on what the model cannot do. By default it is to be filled in.
+        data_note: Sentence for the card on the origin and licences of the photographs. Default: one to fill in.
+        limits: Sentence for the card on what the model cannot do. Default: one to fill in.
         plugin: Python module to import first, for a model of your own.
     """
 
@@ -43,6 +43,8 @@ class ExportConfig:
         given = {"--card": self.card, "--scores": self.scores}
         if self.out.suffix != _HALF and (options := [option for option, value in given.items() if value]):
             raise ValueError(f"{options[0]} needs a model file: let OUT {self.out} end in {_HALF}")
+        if self.out.suffix == _HALF and self.input == "rgb":
+            raise ValueError(f"--input rgb needs an ONNX file: let OUT {self.out} end in .onnx")
         if self.card:
             check_output_file(self.out.with_suffix(".md"), name="the card", new=True)
         elif self.data_note or self.limits:
