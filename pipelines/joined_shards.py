@@ -29,7 +29,7 @@ class JoinedShardSet(ShardSet):
     def __init__(self, sets: Sequence[ShardSet], weights: Sequence[float] | None = None) -> None:
         _check_kinds(sets)
         self.sets = sets
-        self._draws = draws([data.num_samples for data in sets], weights)
+        self._draws = draws_per_epoch([data.num_samples for data in sets], weights)
         share = np.array(self._draws) / sum(self._draws)
         prior = share @ np.stack([data.prior for data in sets])
         shards = [asdict(shard) for data in sets for shard in data.shards]
@@ -64,7 +64,7 @@ def open_shards(roots: str | os.PathLike[str] | Sequence[str], weights: Sequence
     return JoinedShardSet([ShardSet.open(root) for root in roots], weights)
 
 
-def draws(sizes: Sequence[int], weights: Sequence[float] | None) -> tuple[int, ...]:
+def draws_per_epoch(sizes: Sequence[int], weights: Sequence[float] | None) -> tuple[int, ...]:
     """Returns how many samples of each set an epoch draws; all of them without weights."""
     if weights is None:
         return tuple(sizes)

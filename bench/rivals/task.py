@@ -25,7 +25,7 @@ class Task:
     Args:
         loader: Name of the entry's loader.
         data: Folder of JPEG files, output of a rival's `write`, or shard set.
-        crop: squash, random_resized or, for this project's loaders, any other.
+        crop: squash or random_resized; this project's loaders take all their crops.
         size: Side of the batches in pixels.
         batch_size: Photographs in a batch.
         threads: Threads or workers.

@@ -9,26 +9,13 @@ from typing import Any
 import torch
 import yaml
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 
 from ...models import Colorizer
 from ...pipelines import CachedLoader
 from ...pipelines.loading.base import Loader
 from ...pipelines.loading.order import first_batch_of_epoch
 from ...pipelines.output_dir import check_holds, claim_output, differences, write_json
-from ..checkpoints.checkpoint import (
-    BEST,
-    CHECKPOINTS,
-    MODEL,
-    SUMS,
-    Checkpoint,
-    checkpoint_folder,
-    clear_after,
-    link_best,
-    list_checkpoints,
-    newest_intact,
-    open_checkpoint,
-)
+from ..checkpoints.checkpoint import BEST, CHECKPOINTS, MODEL, Checkpoint, checkpoint_folder, clear_after, link_best
 from ..checkpoints.model_file import load_weights, save_model
 from ..configuration.config import RunConfig, save_yaml, to_plain_dict
 from ..configuration.registry import build_loss, build_model, with_prior
@@ -51,11 +38,12 @@ from .checks import (
     check_warmup,
 )
 from .flops import flops_per_image, published_peak
-from .initial_weights import InitialWeights, find_initial_weights, init_provenance, load_initial_weights
+from .initial_weights import InitialWeights, init_provenance, load_initial_weights
 from .loop import Run, fit
 from .metrics_logger import MetricsLogger
 from .schedule import lr_scale
 from .shutdown import RunStopped, explain_lost_process
+from .start import find_start
 from .throughput import ThroughputMeter, Totals
 from .trackers import Trackers, check_trackers
 from .trainer import Trainer
@@ -74,17 +62,7 @@ def train(config: RunConfig) -> dict[str, Any]:
     check_trackers(config.log.trackers)
     accelerator = make_training_accelerator(config.train)
     say = console.print if accelerator.is_main_process else lambda text: None
-    # The main process decides for all where the run starts: a checkpoint may appear between two looks at the folder.
-    start: Any = None  # a checkpoint, initial weights, None for random weights, or the error
-    if accelerator.is_main_process:
-        try:
-            start = _find_start(config, say)
-        except ValueError as error:  # raised by all processes
-            start = error
-    (start,) = broadcast_object_list([start])
-    if isinstance(start, ValueError):
-        raise start
-    run = prepare(config, accelerator, start)
+    run = prepare(config, accelerator, find_start(config, accelerator, say))
     with ExitStack() as stack:
         stack.enter_context(run.stop.installed(verbose=accelerator.is_main_process))
         stack.enter_context(explain_lost_process(run))
@@ -107,44 +85,6 @@ def train(config: RunConfig) -> dict[str, Any]:
     if stopped:
         raise RunStopped(stopped, f"stopped and saved at step {run.step}: the same command resumes from there")
     return _summary(run)
-
-
-def _find_start(config: RunConfig, say: Callable[[str], None]) -> Checkpoint | InitialWeights | None:
-    """Returns the checkpoint to resume from; for a new run the weights to begin with, or None for random ones."""
-    if checkpoint := _find_checkpoint(config, say):
-        return _without_lost_best(config, checkpoint)
-    return find_initial_weights(config.model.init) if config.model.init else None
-
-
-def _find_checkpoint(config: RunConfig, say: Callable[[str], None]) -> Checkpoint | None:
-    """Returns the checkpoint to resume from, or None for a new run."""
-    if config.resume == "auto":
-        return newest_intact(config.out / CHECKPOINTS, say)
-    named = Path(config.resume)
-    is_own = config.resume != "never" and named.resolve().is_relative_to(config.out.resolve())
-    if list_checkpoints(config.out / CHECKPOINTS) and not is_own:
-        raise ValueError(f"{config.out} already holds a run: name another --out, or continue it with --resume auto")
-    if config.resume == "never":
-        return None
-    if (named / SUMS).exists():
-        return open_checkpoint(named)
-    if not (named / CHECKPOINTS).is_dir():
-        raise ValueError(f"--resume {named} is not auto, never or the folder of a run or a checkpoint")
-    if checkpoint := newest_intact(named / CHECKPOINTS, say):
-        return checkpoint
-    raise ValueError(f"--resume {named} has no checkpoint yet: name another, or start anew without --resume")
-
-
-def _without_lost_best(config: RunConfig, checkpoint: Checkpoint) -> Checkpoint:
-    """Returns the checkpoint; without its best validation if the checkpoint of that is not in the run's folder."""
-    best = checkpoint.best
-    if best is None or not config.checkpoint.best or _best_folder(config, best["step"]).exists():
-        return checkpoint
-    return replace(checkpoint, best={**best, "value": None, "num_since": 0})
-
-
-def _best_folder(config: RunConfig, step: int) -> Path:
-    return checkpoint_folder(config.out / CHECKPOINTS, step)
 
 
 def prepare(config: RunConfig, accelerator: Accelerator, start: Checkpoint | InitialWeights | None) -> Run:
@@ -233,7 +173,7 @@ def _open_outputs(run: Run, stack: ExitStack, say: Callable[[str], None]) -> Non
     config = run.config
     stack.enter_context(_run_folder(config, run.step, say))
     if config.checkpoint.best and run.best and run.best.value is not None:
-        link_best(_best_folder(config, run.best.step))  # which a killed run may have left undone
+        link_best(checkpoint_folder(config.out / CHECKPOINTS, run.best.step))  # which a killed run may have left undone
     check_disk_space(config.out, run.trainer.colorizer, has_ema=run.trainer.ema is not None)
     trackers = Trackers(config.log.trackers, config.out, run.step, to_plain_dict(config), say)
     validated_until = run.best.last_step if run.best else run.step

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from photochrom.pipelines import DaliLoader, PackConfig, ShardSet, TorchLoader, pack
-from photochrom.pipelines.joined_shards import JoinedShardSet, draws, open_shards
+from photochrom.pipelines.joined_shards import JoinedShardSet, draws_per_epoch, open_shards
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +70,11 @@ def test_a_run_does_not_continue_with_other_weights(shards: ShardSet, other: Sha
 @pytest.mark.parametrize("weights", [[1], [1, 2, 3], [1, 0], [1, -1], [1, float("nan")], [1, float("inf")], []])
 def test_each_set_needs_a_positive_weight(weights: list[float]) -> None:
     with pytest.raises(ValueError, match="must be one positive number for each of 2 shard sets"):
-        draws([9, 2], weights)
+        draws_per_epoch([9, 2], weights)
 
 
 def test_every_set_is_drawn_at_least_once() -> None:
-    assert draws([1000, 5], [1, 1e9]) == (1, 1005)
+    assert draws_per_epoch([1000, 5], [1, 1e9]) == (1, 1005)
 
 
 def test_sets_that_cannot_be_mixed(shards: ShardSet, photos: Path, tmp_path: Path) -> None:
