@@ -43,11 +43,11 @@ def failing_train(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--loss", "no_such_module.Loss"], "loss=no_such_module.Loss cannot be imported: No module named"),
         (
             ["--config", "l22"],
-            "--config l22 is neither a file nor a recipe; did you mean l2? Known are demo, focal_ce, focal_l2, l2, reb",
+            "--config l22 is neither a file nor a recipe; did you mean l2? Known are demo, fine_tune, focal_ce, focal",
         ),
         (
             ["--config", "zzz"],
-            "--config zzz is neither a file nor a recipe. Known are demo, focal_ce, focal_l2, l2, rebalanced_ce",
+            "--config zzz is neither a file nor a recipe. Known are demo, fine_tune, focal_ce, focal_l2, l2, rebala",
         ),
         (["--plugin"], "argument --plugin: expected one argument"),
         (["--plugin", "no_such_module"], "--plugin no_such_module cannot be imported: No module named"),
@@ -239,6 +239,15 @@ def test_the_resolved_configuration_reads_back(recipe: str, tmp_path: Path) -> N
     config = parse(["--config", recipe, *BASE, "--data.val", "other"])
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(to_plain_dict(config)))
     assert parse(["--config", str(tmp_path / "config.yaml")]) == config
+
+
+@pytest.mark.parametrize("recipe", ["small_l2", "small_rebalanced_ce"])
+def test_shipped_models_are_trained_in_two_parts(recipe: str) -> None:
+    first, second = (parse(["--config", recipe, *more, "--out", "run"]) for more in ([], ["--config", "small_128"]))
+    assert first.model == second.model
+    assert first.data.weights == second.data.weights
+    assert len(first.data.train) == len(first.data.weights) == 10
+    assert (first.data.size, second.data.size) == (64, 128)
 
 
 def test_off_in_a_file_is_a_word(tmp_path: Path) -> None:
