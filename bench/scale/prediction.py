@@ -21,14 +21,14 @@ class Ceilings:
         load: Seconds of one process to load a photograph, with all its threads or on the device.
         threads: Threads of that process.
         on_device: The device's decoder decoded.
-        disk: Photographs per second from the disk.
+        disk: Photographs per second from the disk, if known.
     """
 
     step: float
-    load: float | None = None
-    threads: int = 1
-    on_device: bool = False
-    disk: float | None = None
+    load: float
+    threads: int
+    on_device: bool
+    disk: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +152,7 @@ def flops_per_second(machine: Machine, precision: Precision) -> tuple[float, flo
 def _decoding(machine: Machine, job: TrainingJob, gpus: int) -> tuple[float, float, float]:
     """Returns the decoding cores of a node, those of one process, and the seconds of a core for a photograph."""
     ceilings, cores = job.ceilings, machine.cores.value
-    if ceilings and ceilings.load is not None:
+    if ceilings:
         if ceilings.on_device:
             return gpus, 1, ceilings.load
         return cores, cores / gpus, ceilings.load * ceilings.threads

@@ -221,10 +221,10 @@ def _max_batches(runs: dict[str, RunConfig], names: Iterable[str], device: torch
     return {name: max_batch(partial(fits, runs[name])) for name in dict.fromkeys(names)}
 
 
-def max_batch(fits: Callable[[int], bool], *, limit: int = 1 << 14) -> int:
-    """Returns the largest multiple of 8 up to `limit` that `fits`, within an eighth; 0 if 8 do not fit."""
+def max_batch(fits: Callable[[int], bool]) -> int:
+    """Returns the largest multiple of 8 up to 16,384 that `fits`, within an eighth; 0 if 8 do not fit."""
     good, bad = 0, 8
-    while bad <= limit and fits(bad):
+    while bad <= 1 << 14 and fits(bad):
         good, bad = bad, 2 * bad
     while bad - good > max(8, good // 8):
         middle = (good + bad) // 16 * 8

@@ -63,7 +63,3 @@ class BestValidation:
         metric = VALIDATION_METRICS[self.metric]
         better = f"better {metric.label} than {metric.format(self.value)} of step {self.step:,}"
         return f"{plural(self.num_since, 'validation')} without a {better}"
-
-    def summary(self) -> dict[str, Any]:
-        """Returns metric, value and step of the best validation."""
-        return {"metric": self.metric, "value": self.value, "step": self.step}

@@ -228,12 +228,8 @@ def _describe(run: Run) -> Iterator[str]:
 
 
 def _summary(run: Run) -> dict[str, Any]:
-    totals = run.meter.totals
-    best = {}
-    if run.config.checkpoint.best and run.best:
-        best["best"] = {**run.best.summary(), "checkpoint": str(run.config.out / BEST)}
-    return {
-        **best,
+    totals, best = run.meter.totals, run.best
+    summary = {
         "steps": run.step,
         "epochs": totals.images / run.loader.num_samples,
         "images": totals.images,
@@ -244,3 +240,7 @@ def _summary(run: Run) -> dict[str, Any]:
         "checkpoint": str(run.config.out / MODEL),
         "provenance": run.provenance,
     }
+    if best and run.config.checkpoint.best:
+        link = str(run.config.out / BEST)
+        summary["best"] = {"metric": best.metric, "value": best.value, "step": best.step, "checkpoint": link}
+    return summary
