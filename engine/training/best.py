@@ -1,10 +1,10 @@
 """The best validation of a run, and how many validations ago it was."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
+from ..checkpoints.checkpoint import Checkpoint
 from ..console import plural
 from ..evaluation.summary import VALIDATION_METRICS
 
@@ -32,11 +32,15 @@ class BestValidation:
     last_step: int = 0
 
     @classmethod
-    def resume(cls, metric: str, data: str, saved: Mapping[str, Any] | None) -> Self:
+    def resume(cls, metric: str, data: str, checkpoint: Checkpoint | None) -> Self:
         """Returns the best validation that a checkpoint holds; by another metric or on another set, it starts over."""
+        if checkpoint is None:
+            return cls(metric=metric, data=data)
+        saved = checkpoint.best
         if saved and (saved["metric"], saved["data"]) == (metric, data):
             return cls(**saved)
-        return cls(metric=metric, data=data, last_step=saved["last_step"] if saved else 0)
+        # Without a validation set so far, none is missing.
+        return cls(metric=metric, data=data, last_step=saved["last_step"] if saved else checkpoint.step)
 
     def update(self, value: float, step: int) -> bool:
         """Adds the value of a validation; returns True if it is the best so far."""

@@ -112,7 +112,7 @@ def prepare(config: RunConfig, accelerator: Accelerator, start: Checkpoint | Ini
     best = None
     if validation:
         metric = config.checkpoint.best or DEFAULT_METRIC
-        best = BestValidation.resume(metric, validation.data.digest, checkpoint.best if checkpoint else None)
+        best = BestValidation.resume(metric, validation.data.digest, checkpoint)
     if checkpoint:
         check_steps_left(config, checkpoint, total_steps, best)
 

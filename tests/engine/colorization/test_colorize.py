@@ -229,15 +229,8 @@ def test_existing_results_are_kept(
     out.mkdir()
     (out / "diary.txt").write_text("dear")
     (out / "rocket.jpg").write_text("mine")
-    command = [
-        "colorize",
-        "--model",
-        str(trained),
-        str(photos / "rocket.jpg"),
-        str(photos / "coffee.png"),
-        "--out",
-        str(out),
-    ]
+    command = ["colorize", "--model", str(trained), "--out", str(out)]
+    command += [str(photos / "rocket.jpg"), str(photos / "coffee.png")]
     assert main([*command, "--contact-sheet"]) == 0  # of those that can be read
     assert (out / "rocket.jpg").read_text() == "mine"
     summary = json.loads((out / "summary.json").read_text())
@@ -335,17 +328,8 @@ def test_bad_usage(arguments: list[str], sentence: str, capsys: pytest.CaptureFi
 
 def test_the_native_size(trained: Path, photos: Path, tmp_path: Path) -> None:
     for size in ("native", "32"):
-        command = [
-            "colorize",
-            "--model",
-            str(trained),
-            str(photos / "rocket.jpg"),
-            "--out",
-            str(tmp_path / size),
-            "--size",
-            size,
-        ]
-        assert main(command) == 0
+        command = ["colorize", "--model", str(trained), str(photos / "rocket.jpg"), "--out", str(tmp_path / size)]
+        assert main([*command, "--size", size]) == 0
     native, small = (np.asarray(Image.open(tmp_path / size / "rocket.jpg")) for size in ("native", "32"))
     assert native.shape == small.shape
     assert not np.array_equal(native, small)
@@ -377,14 +361,8 @@ def test_a_full_disk_is_reported_in_one_sentence(
 def test_results_of_other_options_are_not_kept(
     trained: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = [
-        "colorize",
-        "--model",
-        str(trained),
-        str(photos / "coffee.png"),
-        str(photos / "coffee.png"),
-    ]  # named twice
-    command += ["--out", str(tmp_path / "out")]
+    command = ["colorize", "--model", str(trained), "--out", str(tmp_path / "out")]
+    command += [str(photos / "coffee.png"), str(photos / "coffee.png")]  # named twice
     assert main([*command, "--size", "32"]) == 0
     assert main([*command, "--size", "48"]) == 1
     assert "were made with other options (size: 32 -> 48): --overwrite makes them again" in capsys.readouterr().err

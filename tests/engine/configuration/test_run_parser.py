@@ -92,14 +92,8 @@ def failing_train(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--optim", "SGD", "--optim.nesterov", "true"], "optim.nesterov=True: Nesterov momentum requires a momentum"),
         (["--optim", "Adafactor", "--optim.eps", "1"], "optim.eps=1: it should be a valid tuple"),
         (["--optim", "LBFGS"], "optim=LBFGS cannot train here: it computes the loss several times per step"),
-        (
-            ["--optim", "torch.optim.LBFGS"],
-            "optim=LBFGS cannot train here: it computes the loss several times per step",
-        ),
-        (
-            ["--optim", "SparseAdam"],
-            "optim=SparseAdam cannot train here: it is for sparse gradients, which no ",
-        ),
+        (["--optim", "torch.optim.LBFGS"], "optim=LBFGS cannot train here: it computes the loss several times"),
+        (["--optim", "SparseAdam"], "optim=SparseAdam cannot train here: it is for sparse gradients, which no "),
         (["--optim.help", "AdamY"], "AdamY is not a known Optimizer; did you mean Adam?"),
         (["--checkpoint.keep", "0"], "checkpoint.keep=0 is not a positive number"),
         (["--log.every", "0"], "log.every=0 is not a positive number"),

@@ -173,6 +173,17 @@ def test_a_best_checkpoint_that_is_gone_does_not_count(
     assert checkpoints(tmp_path / "other") == [8, 10]
 
 
+def test_validations_before_a_time_without_a_set_stay_in_the_log(
+    configure, settings: dict[str, Any], script: Script, tmp_path: Path
+) -> None:
+    run, without = tmp_path / "run", {"data__val": None, "checkpoint__best": None, "train__patience": None}
+    script(5, 3)
+    train(configure(run, **{**settings, "train__steps": 2}))
+    train(configure(run, **{**settings, **without, "train__steps": 4}))
+    train(configure(run, **{**settings, "train__steps": 6}))
+    assert validations(run) == {2: 5, 6: 3}
+
+
 def test_another_metric_starts_over(configure, settings: dict[str, Any], script: Script, tmp_path: Path) -> None:
     script(5, 3, 4, 4.5)
     train(configure(tmp_path / "run", **{**settings, "train__steps": 6}))
