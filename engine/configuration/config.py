@@ -281,8 +281,8 @@ class RunConfig:
         out: Folder of the run.
         model: Network: VGGColorizer, or a class of your own by its import path.
         loss: Loss: L2, SmoothL1, RebalancedCrossEntropy, Focal, or a class of your own.
-        optim: Optimizer: Adam or another one of torch.optim, or a class of your own. Without optim.lr, Adam has the
-            learning rate 1e-4, and any other its own default.
+        optim: Optimizer: Adam or another one of torch.optim, or a class of your own. Adam's default learning
+            rate is 1e-4, any other's that of torch.
         resume: auto: continue the run in `out` if there is one. never: start anew. PATH: start from that checkpoint.
     """
 

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
+from .config import RunConfig
+
 # The weights, how an update is computed, and its direction.
 _NOT_SETTINGS = ("params", "fused", "foreach", "capturable", "differentiable", "maximize")
 # torch keeps its compiler out of these methods by decorators that import it, which takes 2 s of CPU at the start of
@@ -28,8 +30,11 @@ _UNSUPPORTED = {
 def adapt(cls: type[Any]) -> type[Any]:
     """Returns a subclass whose signature holds the settings alone, and which does not import the compiler."""
     signature = inspect.signature(cls, eval_str=True)
+    defaults = RunConfig.optim.init_args if cls is torch.optim.Adam else {}
     settings = [
-        parameter.replace(annotation=_without_tensors(parameter.annotation))
+        parameter.replace(
+            annotation=_without_tensors(parameter.annotation), default=defaults.get(name, parameter.default)
+        )
         for name, parameter in signature.parameters.items()
         if name not in _NOT_SETTINGS
     ]
@@ -52,9 +57,9 @@ def _without_tensors(annotation: Any) -> Any:
 
 
 def _arguments_doc(cls: type) -> str:
-    """Returns the part of a docstring that explains the arguments, without their defaults."""
+    """Returns the part of a docstring that explains the arguments, without their defaults and what follows these."""
     arguments = inspect.cleandoc(cls.__doc__ or "").partition("\nArgs:")[2].partition("\n\n")[0]
-    return f"{cls.__name__}.\n\nArgs:" + re.sub(r"\.?\s*\(default: .*?\)+", "", arguments)
+    return f"{cls.__name__}.\n\nArgs:" + re.sub(r"(?s)\.?\s*\(default: .*?(?=\n {4}\S|\Z)", ".", arguments)
 
 
 OPTIMIZERS = {

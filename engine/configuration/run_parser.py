@@ -26,7 +26,6 @@ _CLASSES = ("model", "loss", "optim")
 _SECTIONS = {name: _PARAMETERS[name].annotation for name in _PARAMETERS if name not in ("out", "resume", *_CLASSES)}
 _INIT = "model.init"
 _DEFAULTS: dict[str, Any] = {name: _PARAMETERS[name].default.class_path for name in _CLASSES}
-_DEFAULTS |= {"optim.lr": _PARAMETERS["optim"].default.init_args["lr"]}
 _KNOWN = ["out", "resume", *_CLASSES, _INIT]
 _KNOWN += [f"{section}.{name}" for section in _SECTIONS for name in parameters(_SECTIONS[section])]
 _CLASS_OPTIONS = tuple(f"--{name}." for name in _CLASSES)

@@ -211,6 +211,16 @@ def test_another_class_starts_from_its_own_defaults() -> None:
     assert config.loss == ClassSpec(class_path="SmoothL1", init_args={"beta": 2.0, "resolution": "output"})
 
 
+def test_adam_has_the_same_default_wherever_it_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run.yaml").write_text("optim: AdamW")
+    assert parse(["--config", str(tmp_path / "run.yaml"), *BASE]).optim.init_args["lr"] == 1e-3
+    config = parse(["--config", str(tmp_path / "run.yaml"), *BASE, "--optim", "Adam"])
+    assert config.optim.init_args["lr"] == parse(BASE).optim.init_args["lr"] == 1e-4
+    with pytest.raises(SystemExit):
+        parse(["--optim.help", "Adam"])
+    assert "learning rate. (default: 0.0001)\n" in capsys.readouterr().out
+
+
 def test_recipes_and_overrides() -> None:
     config = parse(["--config", "l2", *BASE, "--train.steps", "50", "--model.width", "0.25", "--data.size=128"])
     settings = {
