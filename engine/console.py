@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -43,7 +44,7 @@ class LiveLine:
     """The progress line of training: redrawn in a terminal, else printed for every report and validation."""
 
     def __init__(self, first: int, total: int) -> None:
-        self._total, self._metrics, self._validation = total, "", ""
+        self._total, self._shown = total, {"metrics": "", "validation": ""}
         columns = (
             TextColumn("step"),
             MofNCompleteColumn(),
@@ -59,19 +60,10 @@ class LiveLine:
         """Shows that a step is done."""
         self._bar.update(self._task, completed=step)
 
-    def show(self, step: int, text: str) -> None:
-        """Shows new metrics."""
-        self._metrics = text
-        self._update(step, text)
-
-    def show_validation(self, step: int, text: str) -> None:
-        """Shows a new validation; in a terminal, it stays beside the metrics."""
-        self._validation = text
-        self._update(step, text)
-
-    def _update(self, step: int, text: str) -> None:
-        description = "  ".join(filter(None, (self._metrics, self._validation)))
-        self._bar.update(self._task, completed=step, description=description)
+    def show(self, step: int, text: str, what: Literal["metrics", "validation"] = "metrics") -> None:
+        """Shows new metrics or a new validation; in a terminal, beside the newest of the other."""
+        self._shown[what] = text
+        self._bar.update(self._task, completed=step, description="  ".join(filter(None, self._shown.values())))
         if not console.is_terminal:
             console.print(f"step {step}/{self._total}  {text}")
 

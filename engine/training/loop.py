@@ -210,7 +210,7 @@ def validate(run: Run) -> tuple[int, bool]:
     is_best = run.best.update(value, run.step)
     if run.log and run.line:
         run.log.metrics({f"val/{name}": value for name, value in metrics.items()}, run.step)
-        run.line.show_validation(run.step, f"val {run.best.describe(value)}")
+        run.line.show(run.step, f"val {run.best.describe(value)}", "validation")
     return 0, is_best and run.config.checkpoint.best is not None
 
 

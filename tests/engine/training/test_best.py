@@ -41,7 +41,7 @@ def test_how_it_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     line.show(4000, "loss 5")
     for step, value in ((4000, 13.7), (5000, 13.9)):
         best.update(value, step)
-        line.show_validation(step, f"val {best.describe(value)}")
+        line.show(step, f"val {best.describe(value)}", "validation")
     line.close()
     assert capsys.readouterr().err.splitlines() == [
         "step 4000/9000  loss 5",
