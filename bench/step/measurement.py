@@ -78,10 +78,10 @@ def measure(config: RunConfig, options: StepOptions) -> Results:
     sizes = options.batch_sizes or [min(config.train.batch_size, max_default)]
     skipped: dict[str, str] = {}
     console.print(f"{plural(len(runs), 'variant')} in turn, for {options.seconds:g} s or three rounds ...")
-    rows = [row for size in sizes for row in _rows(runs, size, options.seconds / len(sizes), device, skipped)]
+    rows = [row for size in sizes for row in _rows(runs, size, options.seconds, len(sizes), device, skipped)]
     if not rows:
         variant, reason = next(iter(skipped.items()))
-        raise ValueError(f"no variant could take a step; {variant}: {reason}")
+        raise ValueError(f"no variant could be measured; {variant}: {reason}")
     flops = flops_per_image(build_model(config.model), config.data.size, device)
     for row in rows:
         peak = 1e12 * (config.log.peak_tflops or 0) or published_peak(device, row.pop("arithmetic"))
@@ -106,19 +106,27 @@ def _default_variants(device: torch.device) -> list[str]:
 
 
 def _rows(
-    runs: dict[str, RunConfig], batch_size: int, seconds: float, device: torch.device, skipped: dict[str, str]
+    runs: dict[str, RunConfig],
+    batch_size: int,
+    seconds: float,
+    num_sizes: int,
+    device: torch.device,
+    skipped: dict[str, str],
 ) -> Iterator[dict[str, Any]]:
+    """Yields a row for each variant that fits into its share of the `seconds` for all sizes; adds the others to
+    `skipped`.
+    """
     torch.compiler.reset()  # or another size would be compiled with dynamic shapes
     steps: dict[str, Step] = {}
     for name, run in runs.items():
-        step = try_step(run, batch_size, device, max_seconds=seconds / (len(runs) * (MIN_ROUNDS + 1)))
+        step = try_step(run, batch_size, device, seconds=seconds, num_turns=num_sizes * len(runs) * (MIN_ROUNDS + 1))
         if isinstance(step, str):
             skipped[f"{name}, batches of {batch_size}"] = step
         else:
             steps[name] = step
     if not steps:
         return
-    times = collect(interleave({name: step.run for name, step in steps.items()}, device), seconds)
+    times = collect(interleave({name: step.run for name, step in steps.items()}, device), seconds / num_sizes)
     parts: dict[str, list[dict[str, float]]] = {name: [] for name in steps}
     for _ in range(MIN_ROUNDS):
         for name, step in steps.items():
@@ -195,18 +203,23 @@ class Step:
         return {part: 1e3 * lap for part, lap in zip(PARTS, laps, strict=True)}
 
 
-def try_step(run: RunConfig, batch_size: int, device: torch.device, max_seconds: float = math.inf) -> Step | str:
-    """Returns a step that has run twice, the second time within `max_seconds`, or the reason why it cannot."""
+def try_step(
+    run: RunConfig, batch_size: int, device: torch.device, *, seconds: float = math.inf, num_turns: int = 1
+) -> Step | str:
+    """Returns a step that has run twice and fits `num_turns` times into `seconds`, or the reason why it cannot."""
     try:
         step = Step(run, batch_size, device)
         step.warm_up()
-        seconds = step.seconds()
+        step_seconds = step.seconds()
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
         return "it does not fit into the device's memory"
     except (ValueError, RuntimeError) as error:  # the device or the compiler does not support it
         return f"{error}".strip().splitlines()[0]
-    return step if seconds <= max_seconds else f"a step takes {seconds:.1f} s: give more --seconds to measure it"
+    if step_seconds * num_turns <= seconds:
+        return step
+    needed = math.ceil(1.1 * step_seconds * num_turns)  # the next time, a step may take longer
+    return f"a step takes {step_seconds:.1f} s: give --seconds {needed} or more to measure it"
 
 
 def _max_batches(runs: dict[str, RunConfig], names: Iterable[str], device: torch.device) -> dict[str, int]:
