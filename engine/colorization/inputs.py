@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from ...pipelines.imaging.decode import FORMATS
+from ..checkpoints.checkpoint import CHECKPOINTS, MODEL, list_checkpoints
 from .write_image import format_of
 
 STDIN = "-"  # the input that is a list of files on stdin
@@ -48,7 +49,8 @@ def make_plan(inputs: list[str], out: Path, *, overwrite: bool = False) -> Color
     """Plans the inputs' files into `out`; the images and videos of folders and patterns keep their folders there.
 
     JPEG, PNG, WebP and TIFF keep their names, other images become PNG. Targets that exist are kept unless `overwrite`.
-    Raises ValueError for an input that does not exist, two inputs for one target, and a target that is an input.
+    Raises ValueError for an input that does not exist or is a model, two inputs for one target, and a target that is an
+    input.
     """
     unreadable: list[tuple[Path, str]] = []
     tasks: dict[Path, ColorizeTask] = {}
@@ -89,6 +91,7 @@ def _list_files(inputs: list[str], out: Path, unreadable: list[tuple[Path, str]]
     """Yields every file of the inputs, and its path in the output folder."""
     for name in inputs:
         path = Path(name)
+        _check_not_model(path)
         if name == STDIN:
             yield from _list_stdin(out, unreadable)
         elif path.is_dir():
@@ -99,6 +102,12 @@ def _list_files(inputs: list[str], out: Path, unreadable: list[tuple[Path, str]]
             yield from _glob(name)
         else:
             raise ValueError(f"there is no file or folder {path}")
+
+
+def _check_not_model(path: Path) -> None:
+    """Raises ValueError for a model file, and for the folder of a checkpoint or a run, which also holds pictures."""
+    if path.suffix == ".safetensors" or (path / MODEL).exists() or list_checkpoints(path / CHECKPOINTS):
+        raise ValueError(f"{path} is a model, not photographs: name it with --model {path}")
 
 
 def _list_stdin(out: Path, unreadable: list[tuple[Path, str]]) -> Iterator[tuple[Path, Path]]:

@@ -116,6 +116,25 @@ def test_missing_inputs_are_refused(album: Path) -> None:
         make_plan(["empty"], Path("out"))
 
 
+@pytest.mark.parametrize(
+    ("model", "file"),
+    [
+        ("run", "run/model.safetensors"),
+        ("run", "run/checkpoints/step-00000500/model.safetensors"),
+        ("run/checkpoints/step-00000500", "run/checkpoints/step-00000500/model.safetensors"),
+        ("small.safetensors", "small.safetensors"),
+    ],
+)
+def test_a_model_among_the_inputs_is_refused(album: Path, model: str, file: str) -> None:
+    Path("run/previews").mkdir(parents=True)
+    Path("run/previews/step-00000500.jpg").touch()
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    Path(file).touch()
+    with pytest.raises(ValueError, match=rf"^{model} is a model, not photographs: name it with --model {model}$"):
+        make_plan([model, "album/a.JPG"], Path("out"))
+    assert targets(make_plan(["run/previews"], Path("out"))) == ["step-00000500.jpg"]
+
+
 def test_a_folder_that_cannot_be_read_is_named(album: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scan = os.scandir
 
