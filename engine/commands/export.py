@@ -81,15 +81,21 @@ def _export_half(config: ExportConfig) -> None:
 
     step = read_metadata(model_file(config.checkpoint)).step
     scores = read_scores(config.scores, config.checkpoint, step)
-    with console.status("exporting"):
-        result, metadata = export_half(config.checkpoint, config.out, scores=scores)
+    card = None
+    try:
+        with console.status("exporting"):
+            result, metadata = export_half(config.checkpoint, config.out, scores=scores)
+        if config.card:
+            card = write_card(config.out, metadata, result, data_note=config.data_note, limits=config.limits)
+    except BaseException:
+        config.out.unlink(missing_ok=True)  # or the same command would refuse a file that exists
+        raise
     print(
         f"{config.out}: {result.num_parameters:,} parameters, {result.num_bytes / 1e6:.1f} MB in half precision, which "
         f"changes ab by {result.rmse_ab:.2g} (RMSE), at most by {result.max_ab:.2g}, on photographs of scikit-image"
     )
     if result.kept:
         print(f"  in single precision, since their values are beyond the range of half: {', '.join(result.kept)}")
-    if config.card:
-        card = write_card(config.out, metadata, result, data_note=config.data_note, limits=config.limits)
+    if card:
         is_whole = FILL_IN not in card.read_text()
         print(f"{card}" if is_whole else f"{card}: what begins with {FILL_IN} only you know")

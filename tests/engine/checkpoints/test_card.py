@@ -1,9 +1,12 @@
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
+from photochrom.engine.checkpoints import card as card_module
 from photochrom.engine.checkpoints import pretrained
 from photochrom.engine.checkpoints.half_precision import without_folders
 from photochrom.engine.checkpoints.model_file import load_with_metadata, read_metadata, save_model
@@ -81,3 +84,21 @@ def test_a_card_counts_the_runs_that_the_run_began_from(
     ancestors = f"`at-64` (step 5,000, sha256 `{'2' * 64}`); that from `zhang` (step 0, sha256 `{'1' * 64}`)"
     assert f"| began from | {ancestors} |" in card
     assert "photochrom colorize old.jpg --model small\n" in card
+
+
+def test_a_card_that_cannot_be_written_leaves_no_model(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @contextmanager
+    def no_space(path: Path) -> Iterator[Path]:
+        raise OSError(28, "No space left on device", str(path))
+        yield
+
+    monkeypatch.setattr(card_module, "atomic_write", no_space)
+    out = tmp_path / "new" / "small.safetensors"
+    assert main(["export", str(trained), str(out), "--card"]) == 1
+    output = capsys.readouterr()
+    assert output.err.startswith("photochrom export: ")
+    assert "No space left on device" in output.err
+    assert output.out == ""
+    assert list(out.parent.iterdir()) == []
