@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 from ..checkpoints.checkpoint import Checkpoint
@@ -62,8 +63,10 @@ class BestValidation:
         best = f" (best {metric.format(self.value)} at {self.step:,})" if self.num_since and self.step else ""
         return f"{metric.format_with_unit(value)}{best}"
 
-    def explain_end(self) -> str:
-        """Returns the reason why a run ends before its last step."""
-        metric = VALIDATION_METRICS[self.metric]
+    def explain_end(self, link: Path) -> str:
+        """Returns the reason why a run ends before its last step; `link` leads to the best checkpoint."""
+        metric, validations = VALIDATION_METRICS[self.metric], plural(self.num_since, "validation")
+        if self.value is None:
+            return f"{validations} without a finite {metric.label}"
         better = f"better {metric.label} than {metric.format(self.value)} of step {self.step:,}"
-        return f"{plural(self.num_since, 'validation')} without a {better}"
+        return f"{validations} without a {better}, kept in {link}"

@@ -77,7 +77,7 @@ def train(config: RunConfig) -> dict[str, Any]:
         if run.checkpointer:
             run.checkpointer.wait(needed=bool(stopped))
         if run.best and run.step < run.total_steps and not stopped:
-            say(f"ended at step {run.step}: {run.best.explain_end()}, kept in {config.out / BEST}")
+            say(f"ended at step {run.step}: {run.best.explain_end(config.out / BEST)}")
         if accelerator.is_main_process and not stopped:
             save_model(run.trainer.eval_model.state_dict(), run.metadata(), config.out / MODEL)
             write_json(config.out / SUMMARY, _summary(run))
@@ -241,6 +241,6 @@ def _summary(run: Run) -> dict[str, Any]:
         "provenance": run.provenance,
     }
     if best and run.config.checkpoint.best:
-        link = str(run.config.out / BEST)
+        link = None if best.value is None else str(run.config.out / BEST)
         summary["best"] = {"metric": best.metric, "value": best.value, "step": best.step, "checkpoint": link}
     return summary

@@ -117,6 +117,18 @@ def test_the_best_is_kept_and_a_run_that_gets_no_better_ends(
     assert checkpoints(run) == [10, 12]
 
 
+def test_a_run_whose_validations_are_all_nan_ends_without_a_best(
+    configure, settings: dict[str, Any], script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    script(math.nan, math.nan)
+    summary = train(configure(run, **settings))
+    assert summary["best"] == {"metric": "rmse_ab", "value": None, "step": 0, "checkpoint": None}
+    assert not (run / "best").is_symlink()
+    ended = capsys.readouterr().err.splitlines()[-1]
+    assert ended == "ended at step 4: 2 validations without a finite ab RMSE"
+
+
 def test_the_best_survives_resuming(configure, settings: dict[str, Any], script: Script, tmp_path: Path) -> None:
     run = tmp_path / "run"
     script(5, 3, 4, 4.5)
