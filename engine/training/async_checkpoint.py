@@ -66,10 +66,13 @@ class AsyncCheckpointer:
 
         self._step, self._pending = metadata.step, self._executor.submit(write)
 
-    def wait(self, *, needed: bool = False) -> None:
-        """Waits until all is written. Raises OSError when that failed, and it was `needed` or on_error is stop."""
+    def wait(self, *, needed: bool = False) -> bool:
+        """Waits until all is written; returns False when that failed.
+
+        Raises OSError instead when it was `needed` or on_error is stop.
+        """
         if self._pending is None:
-            return
+            return True
         pending, self._pending = self._pending, None
         try:
             pending.result()
@@ -80,6 +83,8 @@ class AsyncCheckpointer:
             if needed or self._config.on_error == "stop":
                 raise OSError(f"{message}: make room, and the same command resumes from there") from None
             self._warn(f"{message}; training continues")
+            return False
+        return True
 
     def close(self) -> None:
         """Waits for the last checkpoint and ends the thread; warns if it was not saved."""

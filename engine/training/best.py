@@ -48,10 +48,15 @@ class BestValidation:
         sign = 1 if VALIDATION_METRICS[self.metric].best == "high" else -1
         is_best = sign * value > (-math.inf if self.value is None else sign * self.value)  # never for nan
         if is_best:
+            self._before = self.value, self.step
             self.value, self.step = value, step
         self.num_since = 0 if is_best else self.num_since + 1
         self.last_step = step
         return is_best
+
+    def undo(self) -> None:
+        """Goes back to the best value before the newest; train.patience still counts from the newest."""
+        self.value, self.step = self._before
 
     def is_exhausted(self, patience: int | None) -> bool:
         """True after `patience` validations without a better value."""

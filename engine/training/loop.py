@@ -215,7 +215,10 @@ def validate(run: Run) -> tuple[int, bool]:
 
 
 def save(run: Run, *, is_best: bool = False) -> None:
-    """Starts to write a checkpoint, the best one if `is_best`. Raises ValueError when a weight is infinite or nan."""
+    """Starts to write a checkpoint; waits for the best one, which counts only where it is kept.
+
+    Raises ValueError when a weight is infinite or nan.
+    """
     state = run.trainer.eval_model.state_dict()
     finite = torch.stack([tensor.isfinite().all() for tensor in state.values()]).tolist()
     if faults := [name for name, is_finite in zip(state, finite, strict=True) if not is_finite]:
@@ -233,3 +236,8 @@ def save(run: Run, *, is_best: bool = False) -> None:
                 best=to_plain_dict(run.best),
                 is_best=is_best,
             )
+    if is_best and run.best:
+        with run.meter.paused():
+            is_lost = run.checkpointer is not None and not run.checkpointer.wait()
+            if all_reduce_max(int(is_lost), run.accelerator.device):
+                run.best.undo()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from photochrom.engine.checkpoints.checkpoint import save_checkpoint
 from photochrom.engine.checkpoints.model_file import model_file, model_name, read_metadata
 from photochrom.engine.console import LiveLine
 from photochrom.engine.evaluation.score import ScoringStopped
@@ -127,6 +128,33 @@ def test_a_run_whose_validations_are_all_nan_ends_without_a_best(
     assert not (run / "best").is_symlink()
     ended = capsys.readouterr().err.splitlines()[-1]
     assert ended == "ended at step 4: 2 validations without a finite ab RMSE"
+
+
+def test_a_best_checkpoint_that_cannot_be_saved_does_not_count(
+    configure,
+    settings: dict[str, Any],
+    script: Script,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Step 4 is the best, and the disk is full then; of those that are kept, step 8 is."""
+
+    def no_space(root: Path, step: int, **state: Any) -> Path:
+        if step == 4:
+            raise OSError(28, "No space left on device", str(root))
+        return save_checkpoint(root, step, **state)
+
+    monkeypatch.setattr("photochrom.engine.training.async_checkpoint.save_checkpoint", no_space)
+    run = tmp_path / "run"
+    script(5, 3, 6, 4, 4.5, 4.6)
+    summary = train(configure(run, **settings, checkpoint__every=6))
+    assert summary["best"] == {"metric": "rmse_ab", "value": 4, "step": 8, "checkpoint": str(run / "best")}
+    assert (run / "best").resolve() == run / "checkpoints" / "step-00000008"
+    assert summary["steps"] == 12
+    messages = capsys.readouterr().err.splitlines()
+    assert any(line.startswith("the checkpoint of step 4 was not saved ([Errno 28]") for line in messages)
+    assert "step 6/12  val ab RMSE 6.00 (best 5.00 at 2)" in messages
 
 
 def test_the_best_survives_resuming(configure, settings: dict[str, Any], script: Script, tmp_path: Path) -> None:
