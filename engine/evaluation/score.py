@@ -62,8 +62,8 @@ class Scorer:
         """Yields the rows of all photographs in their order, some after every `every` batches.
 
         Every process gets the rows of all processes. A single process also yields rows every 10 seconds.
-        `stop()` is called between batches, equally often in every process; ScoringStopped is raised when it
-        returns true.
+        `stop()` is called between batches and after the last, equally often in every process; ScoringStopped is raised
+        when it returns true.
         """
         pending: list[tuple[Tensor, Tensor]] = []  # stays on the device: no sync between batches
         yielded = time.monotonic()
@@ -76,6 +76,8 @@ class Scorer:
                 if done % every == 0 or late:
                     yield self._gather(pending)
                     pending, yielded = [], time.monotonic()
+        if stop():
+            raise ScoringStopped
         yield self._gather(pending)
 
     def _score(self, batch: LabBatch) -> Tensor:
@@ -129,7 +131,7 @@ def select_columns(rows: Rows, name: str) -> dict[str, NDArray[np.float32]]:
 
 
 def score(predictor: Predictor, loader: Loader, stop: Callable[[], bool] = lambda: False) -> dict[str, float]:
-    """Returns one predictor's metrics of a set. Raises ScoringStopped when `stop()` returns true between batches."""
+    """Returns one predictor's metrics of a set. Raises ScoringStopped when `stop()` returns true."""
     scorer = Scorer({"model": predictor}, loader.data.prior)
     rows = np.concatenate(list(scorer.rows(loader, every=1 << 30, stop=stop)))
     return summarize(select_columns(rows, "model"), select_columns(rows, TRUTH))

@@ -23,9 +23,11 @@ from .metrics_logger import MetricsLogger
 from .nonfinite import report_nonfinite
 from .preview import contact_sheet, triptychs
 from .schedule import learning_rate
-from .shutdown import StopSignal
+from .shutdown import LostProcess, StopSignal
 from .throughput import ThroughputMeter
 from .trainer import HALTED, NONFINITE, STOP, Trainer
+
+_FAILED = 255  # instead of the number of a signal, and larger
 
 
 @dataclass(kw_only=True)
@@ -189,7 +191,8 @@ def preview(run: Run) -> None:
 def validate(run: Run) -> tuple[int, bool]:
     """Logs the metrics on the validation set, if there is one.
 
-    Returns the signal that interrupted it, or 0, and True if its checkpoint is the best one, to be kept.
+    Returns the signal that interrupted it, or 0, and True if its checkpoint is the best one, to be kept. Raises
+    LostProcess when another process fails.
     """
     if run.validation is None or run.best is None:
         return 0, False
@@ -205,7 +208,12 @@ def validate(run: Run) -> tuple[int, bool]:
         try:
             metrics = score(ModelPredictor(run.trainer.eval_model, run.trainer.loss), run.validation, stop=is_stopped)
         except ScoringStopped:
+            if stop == _FAILED:
+                raise LostProcess(f"another process failed in the validation of step {run.step}: it says why") from None
             return stop, False
+        except Exception:
+            all_reduce_max(_FAILED, run.accelerator.device)  # or the others would wait for this process, saving nothing
+            raise
     value = metrics[run.best.metric]
     is_best = run.best.update(value, run.step)
     if run.log and run.line:

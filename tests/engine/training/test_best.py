@@ -12,11 +12,11 @@ import pytest
 from photochrom.engine.checkpoints.checkpoint import save_checkpoint
 from photochrom.engine.checkpoints.model_file import model_file, model_name, read_metadata
 from photochrom.engine.console import LiveLine
-from photochrom.engine.evaluation.score import ScoringStopped
+from photochrom.engine.evaluation.score import ScoringStopped, score
 from photochrom.engine.training import loop
 from photochrom.engine.training.best import BestValidation
 from photochrom.engine.training.run import train
-from photochrom.engine.training.shutdown import RunStopped
+from photochrom.engine.training.shutdown import SIGNALS, LostProcess, RunStopped
 from photochrom.pipelines import ShardSet
 
 
@@ -188,6 +188,25 @@ def test_a_validation_that_fails_costs_no_training(
     with pytest.raises(ValueError, match="a photograph cannot be decoded"):
         train(configure(tmp_path / "run", **settings))
     assert checkpoints(tmp_path / "run") == [2, 4]
+
+
+def test_a_validation_that_fails_stops_the_other_processes(
+    configure, settings: dict[str, Any], script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[int] = []
+    monkeypatch.setattr(loop, "all_reduce_max", lambda value, device: sent.append(value))
+    script(ValueError("a photograph cannot be decoded"))
+    with pytest.raises(ValueError, match="a photograph cannot be decoded"):
+        train(configure(tmp_path / "run", **settings))
+    assert sent == [255]
+    monkeypatch.setattr(loop, "all_reduce_max", lambda value, device: max(value, 255))
+    monkeypatch.setattr(loop, "score", score)
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    with pytest.raises(LostProcess, match="another process failed in the validation of step 2: it says why"):
+        train(configure(tmp_path / "other", **settings))
+    for number, handler in handlers.items():  # a survivor ignores signals at its end
+        signal.signal(number, handler)
+    assert checkpoints(tmp_path / "other") == [2]
 
 
 def test_results_that_were_not_written_are_written_later(
