@@ -5,6 +5,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
 from torch.optim import Optimizer
 
 from ...losses import ColorLoss
@@ -15,12 +17,12 @@ from ..checkpoints.model_file import read_metadata
 from ..configuration.config import ClassSpec, RunConfig, to_plain_dict
 from ..configuration.optimizers import OPTIMIZERS
 from ..configuration.parser import alternatives
-from ..configuration.registry import find_class
+from ..configuration.registry import build_optimizer, find_class
 from ..console import plural
 from ..evaluation.summary import VALIDATION_METRICS
 from .best import DEFAULT_METRIC, BestValidation
+from .optimizer_state import optimizer_state_dict
 
-_STATELESS = ("lr", "weight_decay")  # settings that no state depends on
 SUMMARY = "summary.json"
 
 
@@ -87,15 +89,22 @@ def check_optimizer_fits(config: RunConfig, checkpoint: Checkpoint) -> None:
             f"{checkpoint.folder} has the state of optim={before.class_path}, which optim={now.class_path} cannot use: "
             f"{advice}"
         )
-    cls = find_class(now.class_path, Optimizer, OPTIMIZERS)
-    old, new = _arguments(cls, before), _arguments(cls, now)
-    for name in new:
-        # Any other setting may change what the optimizer keeps when it is switched on or off, as momentum does.
-        if name not in _STATELESS and bool(old.get(name)) != bool(new[name]):
-            raise ValueError(
-                f"{checkpoint.folder} has the state of optim.{name}={old.get(name)}, which optim.{name}={new[name]} "
-                f"cannot use: {advice}"
-            )
+    if before.init_args != now.init_args and _state_keys(before) != _state_keys(now):
+        cls = find_class(now.class_path, Optimizer, OPTIMIZERS)
+        changes = ", ".join(differences(_arguments(cls, before), _arguments(cls, now), "optim"))
+        raise ValueError(
+            f"{checkpoint.folder} has the state of another {now.class_path} ({changes}), which this one cannot use: {advice}"
+        )
+
+
+def _state_keys(spec: ClassSpec) -> set[str]:
+    """Returns what an optimizer keeps for the weight and the bias of a convolution, by a step that it takes."""
+    network = nn.ParameterDict({"weight": torch.zeros(1, 1, 1, 1), "bias": torch.zeros(1)})
+    optimizer = build_optimizer(spec, network.parameters())
+    for weight in network.parameters():
+        weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+    return set(optimizer_state_dict(optimizer, network))
 
 
 def _arguments(cls: type, spec: ClassSpec) -> dict[str, Any]:

@@ -1,14 +1,18 @@
 """Every optimizer trains as torch's does, skips what it must and resumes exactly."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from photochrom.engine.checkpoints.checkpoint import Checkpoint
 from photochrom.engine.checkpoints.training_state import load_state, save_state
 from photochrom.engine.configuration.config import ClassSpec
 from photochrom.engine.distributed import make_training_accelerator
+from photochrom.engine.training import checks
 from photochrom.engine.training.run import train
 from photochrom.engine.training.trainer import Trainer
 from photochrom.losses import L2
@@ -197,8 +201,37 @@ def test_a_run_resumes_with_its_optimizer_and_no_other(configure, tmp_path: Path
     folder = tmp_path / "run" / "checkpoints" / "step-00000003"
     with pytest.raises(ValueError, match=rf"{folder} has the state of optim=RMSprop, which optim=Adam cannot use: res"):
         train(configure(tmp_path / "run", train__steps=6))
-    with pytest.raises(ValueError, match=r"the state of optim.momentum=0.9, which optim.momentum=0 cannot use: resume"):
+    with pytest.raises(ValueError, match=r"of another RMSprop \(optim.momentum: 0.9 -> 0\), which this one cannot use"):
         train(configure(tmp_path / "run", train__steps=6, optim="RMSprop"))
     train(configure(tmp_path / "run", train__steps=6, **settings))
     resumed, whole = (load_file(tmp_path / name / "model.safetensors") for name in ("run", "whole"))
     assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
+
+
+@pytest.mark.parametrize(
+    ("optim", "before", "now", "fits"),
+    [
+        ("SGD", {"momentum": 0.9}, {"momentum": 0.8, "nesterov": True, "weight_decay": 0.1}, True),
+        ("SGD", {"momentum": 0.9}, {"momentum": 0.9, "dampening": 0.5}, True),
+        ("SGD", {"momentum": 0.9, "nesterov": True}, {}, False),
+        ("RAdam", {}, {"decoupled_weight_decay": True}, True),
+        ("Adam", {}, {"amsgrad": True}, False),
+        ("RMSprop", {"centered": True}, {}, False),
+        (f"{__name__}.Momentum", {"decay": 0.5}, {"decay": 0.0}, True),
+    ],
+)
+def test_only_settings_that_change_what_is_kept_are_refused(
+    configure,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    optim: str,
+    before: dict[str, Any],
+    now: dict[str, Any],
+    fits: bool,
+) -> None:
+    saved = {"optim": {"class_path": optim, "init_args": {"lr": 1e-3, **before}}}
+    monkeypatch.setattr(checks, "read_metadata", lambda file: SimpleNamespace(config=saved))
+    config = replace(configure(tmp_path), optim=ClassSpec(class_path=optim, init_args={"lr": 1e-4, **now}))
+    checkpoint = Checkpoint(folder=tmp_path / "step-00000003", step=3, loader={}, totals={}, best=None)
+    with nullcontext() if fits else pytest.raises(ValueError, match=rf"step-00000003 has the state of another {optim}"):
+        checks.check_optimizer_fits(config, checkpoint)
