@@ -93,7 +93,8 @@ def check_optimizer_fits(config: RunConfig, checkpoint: Checkpoint) -> None:
         cls = find_class(now.class_path, Optimizer, OPTIMIZERS)
         changes = ", ".join(differences(_arguments(cls, before), _arguments(cls, now), "optim"))
         raise ValueError(
-            f"{checkpoint.folder} has the state of another {now.class_path} ({changes}), which this one cannot use: {advice}"
+            f"{checkpoint.folder} has the state of another {now.class_path} ({changes}), which this one "
+            f"cannot use: {advice}"
         )
 
 
