@@ -36,9 +36,7 @@ def sheet(columns: list[list[Image.Image]]) -> Image.Image:
 
 
 validation = ShardSet.open(sys.argv[1])
-chosen = [
-    Image.open(io.BytesIO(validation.sample(i).read())) for i in range(0, 24 * 25, 25) if i < validation.num_samples
-]
+chosen = [Image.open(io.BytesIO(validation.sample(i).read())) for i in range(0, validation.num_samples, 25)]
 rows = [row(image, with_truth=True) for image in chosen]
 historic = [row(Image.open(path), with_truth=False) for path in sorted(Path(sys.argv[2]).glob("*.jpg"))]
 sheet([*map(list, zip(*rows[:12], strict=True)), *map(list, zip(*rows[12:], strict=True))]).save(
