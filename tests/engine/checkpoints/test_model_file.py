@@ -150,9 +150,7 @@ def test_a_file_may_leave_a_wrapped_loss_out_and_name_known_ones_only(tmp_path: 
 
 @pytest.mark.parametrize("class_path", ["Nothing", "os.system", "photochrom.losses.L2", "antigravity.Model"])
 def test_a_file_cannot_name_anything_else(class_path: str) -> None:
-    with pytest.raises(
-        ValueError, match=f"{class_path} is not a known Colorizer.* Known are VGGColorizer, and your own"
-    ):
+    with pytest.raises(ValueError, match=f"{class_path} is not a known Colorizer.* Known are VGGColorizer, your own"):
         build_model(ClassSpec(class_path=class_path))
     assert "antigravity" not in sys.modules
 

@@ -140,4 +140,4 @@ def test_each_set_is_drawn_as_often_as_said(sizes: tuple[int, ...], draws: tuple
 def test_sets_take_random_turns() -> None:
     index, _ = order.mixture_order(order.Mixture((1000, 1000), (500, 1500)), 0, 0)
     drawn = [np.count_nonzero(part < 1000) for part in np.array_split(index, 20)]
-    assert 15 < min(drawn) < 25 < max(drawn) < 35
+    assert 10 < min(drawn) < 25 < max(drawn) < 40  # a standard deviation is 4.3
