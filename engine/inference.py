@@ -28,15 +28,16 @@ _INFO_KEYS = ("exif", "dpi", "xmp")  # not the profile: the result is sRGB
 
 
 def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> "TrainedColorizer":
-    """Returns the trained model in a run folder, a checkpoint or a model file, or a shipped one, in evaluation mode.
+    """Returns the trained model in a run folder, a checkpoint or a model file, or a shipped one.
 
-    `model(L)` returns a ColorPrediction and `model.colorize(image)` an image; `model.network` is the network alone and
-    `model.metadata` says how it was trained. Nothing in the file is executed: import the module of a class of your own
+    It is in evaluation mode, and its weights take no gradients. `model(L)` returns a ColorPrediction and
+    `model.colorize(image)` an image; `model.network` is the network alone and `model.metadata` says how it was trained.
+    Nothing in the file is executed: import the module of a class of your own
     before. Raises ValueError when there is no model at `path`, it cannot be built, or there is no such device.
     """
     if str(device).startswith("cuda"):
         resolve_device("cuda")  # raises when there is none
-    return TrainedColorizer(*load_with_metadata(path, device)).eval()
+    return TrainedColorizer(*load_with_metadata(path, device)).eval().requires_grad_(False)
 
 
 class TrainedColorizer(Colorizer):

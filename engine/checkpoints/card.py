@@ -39,7 +39,7 @@ def read_scores(reports: Sequence[Path], checkpoint: Path, step: int) -> list[di
             raise ValueError(f"--scores {report} is not a report of photochrom evaluate ({error!r})") from None
         if not own:
             others = ", ".join(dict.fromkeys(result["checkpoint"] for result in results))
-            raise ValueError(f"--scores {report} has no scores of {name}, only of {others}")
+            raise ValueError(f"--scores {report} does not score {name}; it scores {others}: evaluate {name} first")
         if own[0]["step"] != step:
             raise ValueError(
                 f"--scores {report} is of step {own[0]['step']}, and {checkpoint} has step {step}: evaluate it again"

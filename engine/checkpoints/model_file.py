@@ -96,7 +96,7 @@ def model_file(path: Path) -> Path:
         shipped = pretrained_models()
         if str(path) in shipped:
             return shipped[str(path)]
-        names = f" ({', '.join(shipped)})" if shipped else ", of which this installation has none"
+        names = f" ({', '.join(shipped)})" if shipped else " (this installation has none)"
         raise ValueError(
             f"there is no checkpoint at {path}: name a run folder, a model.safetensors or a shipped model{names}"
         )

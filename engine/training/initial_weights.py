@@ -68,7 +68,7 @@ def load_initial_weights(colorizer: Colorizer, model: ModelSpec, source: Initial
         name: tensor for name, tensor in tensors.items() if name in expected and name.partition(".")[0] not in changed
     }
     if not fitting:
-        raise ValueError(f"{source.name} has no tensor of this run's model: omit --model.init")
+        raise ValueError(f"no tensor of {source.name} fits this run's model: name another model, or omit --model.init")
     colorizer.load_state_dict(fitting, strict=False)
     yield (
         f"beginning from {source.name} (step {metadata.step}, sha256 {source.sha256[:12]}): {len(fitting)} of "

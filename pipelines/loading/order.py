@@ -34,7 +34,7 @@ class Mixture:
 
     @classmethod
     def of(cls, num_samples: int) -> "Mixture":
-        """Returns one set, all of which an epoch draws."""
+        """Returns the mixture of one set: an epoch draws every sample once."""
         return cls((num_samples,), (num_samples,))
 
     @property

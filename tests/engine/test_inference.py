@@ -222,3 +222,7 @@ def test_16_bit_grey_is_read_as_in_packing(painter: TrainedColorizer, tmp_path: 
     assert np.array_equal(np.asarray(black), np.asarray(white))
     with pytest.raises(ValueError, match="samples of 32 bit have no known white"):
         painter.colorize(Image.fromarray(np.full((64, 64), 70_000, np.int32)))
+
+
+def test_predictions_of_a_loaded_model_are_plain_arrays(trained: Path) -> None:
+    assert photochrom.load(trained)(torch.zeros(1, 1, 32, 32)).ab().numpy().shape == (1, 2, 32, 32)

@@ -51,7 +51,7 @@ def test_a_card_says_all_that_is_known(
 
 
 def test_a_card_says_what_is_to_be_filled_in(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Also on a model of which less is known, such as a converted one."""
+    """A converted model has no training to describe, and still gets a card."""
     network, metadata = load_with_metadata(trained)
     unknown = replace(metadata, data="", config={"converted": {"file": "a.pth"}}, provenance={}, training={})
     save_model(network.state_dict(), unknown, tmp_path / "converted.safetensors")

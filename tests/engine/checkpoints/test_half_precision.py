@@ -51,7 +51,7 @@ def test_what_is_beyond_the_range_of_half_stays_in_single_precision(
     ("text", "expected"),
     [
         ("/home/me/shards/open", "open"),
-        ("../shared/open", "open"),
+        ("../sets/open", "open"),
         ("~/open", "open"),
         ("/open", "open"),
         ("shards/open", "shards/open"),
@@ -74,7 +74,7 @@ def test_paths_lose_the_folders_of_this_machine(text: str, expected: str) -> Non
         (["old.safetensors", "--card"], "the card old.md exists: name a new file, or remove it first"),
         (["a.pt"], "OUT a.pt does not end in .onnx or .safetensors: name such a file"),
         (["a.safetensors", "--scores", "nowhere"], "--scores nowhere is not a report of photochrom evaluate (FileNot"),
-        (["a.safetensors", "--scores", "other"], "--scores other has no scores of trained, only of grey"),
+        (["a.safetensors", "--scores", "other"], "--scores other does not score trained; it scores grey"),
         (["a.safetensors", "--scores", "stale"], "--scores stale is of step 3, and "),
     ],
 )
