@@ -41,7 +41,7 @@ def load_prior(path: Path, name: str = "loss.prior") -> list[float]:
     try:
         path = path / "manifest.json" if path.is_dir() else path
         if path.suffix == ".json":
-            prior = json.loads(path.read_text())["ab_histogram"]
+            prior = json.loads(path.read_bytes())["ab_histogram"]
         else:
             prior = np.load(path, allow_pickle=False).tolist()
     except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:  # an .npz has no tolist

@@ -5,6 +5,8 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
+from .text_file import decode_text, read_text
+
 # SUN397/a/abbey/x.jpg and SUN2012/Images/a/apartment_building/outdoor/x.jpg: the letter is not part of the class.
 _SUN = re.compile(r"(?:^|.*/)(?:SUN397|Images)/[a-z]/(.+)/[^/]+", re.DOTALL)
 _SUN_ROOT = re.compile(r"(?:^|.*/)SUN397(?=/)", re.DOTALL)
@@ -48,9 +50,9 @@ def _texts(path: Path) -> dict[str, str]:
     """Returns the texts of the partition files by name."""
     try:
         if path.is_dir():
-            return {file.name: file.read_text() for file in path.rglob("T*ing_*.txt")}
+            return {file.name: read_text(file) for file in path.rglob("T*ing_*.txt")}
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if name.endswith(".txt")]
-            return {PurePosixPath(name).name: archive.read(name).decode() for name in names}
-    except (OSError, zipfile.BadZipFile, UnicodeDecodeError) as error:
+            return {PurePosixPath(name).name: decode_text(archive.read(name), f"{path}: {name}") for name in names}
+    except (OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} cannot be read as SUN397's partitions ({error})") from None

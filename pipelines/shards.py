@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from .class_names import class_of
 from .remote import RemotePath, open_folder
+from .text_file import decode_text
 
 FORMAT = 2
 MANIFEST = "manifest.json"
@@ -199,7 +200,9 @@ class ShardSet:
         if "json" in parts:
             facts = json.loads(_read(tar, *parts["json"][:2]))
         else:  # a shard from elsewhere
-            label = _read(tar, *parts["cls"][:2]).decode(errors="replace").strip() if "cls" in parts else class_of(name)
+            label = class_of(name)
+            if "cls" in parts:
+                label = decode_text(_read(tar, *parts["cls"][:2]), name, errors="replace").strip()
             facts = {"path": f"{tar.stem}/{name}", "class": label}
         height, width = self.sizes[index].tolist()
         return Sample(

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from ...engine.configuration.parser import alternatives, nearest
+from ...pipelines.text_file import decode_text
 
 Precision = Literal["auto", "half", "fp32"]
 Stored = Literal["original-recipe", "originals", "packed", "lab"]
@@ -114,8 +115,8 @@ def load_machine(name: str) -> Machine:
         raise ValueError(f"--machine {name} is neither a .yaml file nor a known machine{alternatives(name, known)}")
     file = _FOLDER / f"{name}.yaml" if name in known else Path(name)
     try:
-        values = yaml.safe_load(file.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        values = yaml.safe_load(decode_text(file.read_bytes(), f"--machine {name}"))
+    except (OSError, yaml.YAMLError) as error:
         raise ValueError(f"--machine {name} cannot be read ({error}): {_FIX}") from None
     if not isinstance(values, dict):
         raise ValueError(f"--machine {name} is not a mapping: {_FIX}")

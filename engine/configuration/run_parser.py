@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from ...pipelines.text_file import read_text
 from ..console import console
 from .config import ClassSpec, ModelSpec, RunConfig, flatten
 from .parser import Parser, alternatives, build, convert, nearest, parameters
@@ -105,7 +106,7 @@ def run_config(settings: Mapping[str, Any], *, typed: Collection[str] = ()) -> R
 def read_settings(path: Path) -> dict[str, Any]:
     """Returns the settings in a YAML file under dotted names. Raises ValueError when it holds anything else."""
     try:
-        values = yaml.safe_load(path.read_bytes())
+        values = yaml.safe_load(read_text(path))
     except (OSError, yaml.YAMLError) as error:
         raise ValueError(f"{path} cannot be read as YAML: {error}") from None
     if not isinstance(values, dict):

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+from ..text_file import decode_text
 from .members import SourceFile, TarMember, UniquePaths, Unreadable, check_tar_member
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".jp2", ".avif")
@@ -81,7 +82,7 @@ def photographs_in(tar: Path, members: Iterable[tarfile.TarInfo]) -> list[ShardP
 
 def _photograph(tar: Path, name: str, file: SourceFile, parts: dict[str, TarMember]) -> ShardPhotograph:
     facts = _packed_facts(parts["json"]) if "json" in parts else {}
-    label = parts["cls"].read().decode(errors="replace").strip() if "cls" in parts else file.class_name
+    label = decode_text(parts["cls"].read(), file.path, errors="replace").strip() if "cls" in parts else file.class_name
     path = facts.get("path", f"{tar.stem}/{file.path}")
     return ShardPhotograph(file=replace(file, path=path, class_name=facts.get("class", label)), name=name, parts=parts)
 
