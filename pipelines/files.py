@@ -1,10 +1,16 @@
 """Durable files that appear whole or not at all, and folders with one writer at a time."""
 
+import errno
 import hashlib
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+
+# Of fsync on folders of CIFS, 9p, vboxsf, WSL and some FUSE mounts; and of opening a folder that may not be listed.
+_CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EACCES, errno.EPERM)
 
 
 @contextmanager
@@ -23,12 +29,22 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Makes a file durable, or a folder's list of names."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Makes a file durable, or a folder's list of names, where the file system can: some have no such call."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise
+        _say_not_durable(str(error.strerror))
+
+
+@cache
+def _say_not_durable(reason: str) -> None:
+    logging.getLogger(__name__).debug("files may be lost in a power failure: the file system cannot sync (%s)", reason)
 
 
 @contextmanager
