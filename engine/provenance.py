@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ..pipelines.address import hide_secrets
+
 _ROOT = Path(__file__).parents[1]
 
 
@@ -18,7 +20,7 @@ def provenance() -> dict[str, Any]:
     """
     commit, dirty = _git_state()
     time = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"commit": commit, "dirty": dirty, "command": shlex.join(sys.argv), "time": time}
+    return {"commit": commit, "dirty": dirty, "command": shlex.join(map(hide_secrets, sys.argv)), "time": time}
 
 
 @cache

@@ -9,21 +9,30 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
+from .address import quote_path, without_secrets
+
 T = TypeVar("T")
 
 _URL = re.compile(r"[a-z][a-z0-9+]+://")  # more than one letter: C:\ is a disk
+_CREDENTIALS = "credentials and endpoint come from the environment: AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL ..."
 _URL_AS_PATH = re.compile(r"[a-z][a-z0-9+]+:/")
 
 
 def open_folder(root: Any) -> "Path | RemotePath":
     """Returns the folder at a path or URL. Raises ValueError when a server does not list it."""
-    return RemotePath.open(str(root).rstrip("/")) if _URL.match(str(root)) else Path(root)
+    text = str(root)
+    if not _URL.match(text):
+        return Path(root)
+    if "?" in text or "@" in text.split("/")[2]:
+        raise ValueError(f"{without_secrets(text)} takes no user, password or query in its address: {_CREDENTIALS}")
+    return RemotePath.open(text.rstrip("/"))
 
 
 def check_local(path: Path, name: str) -> None:
     """Raises ValueError for the URL of an object store that was parsed as a path."""
     if _URL_AS_PATH.match(str(path)):
-        raise ValueError(f"{name} {path} is not a folder on this machine: name one, and copy it from or to the store")
+        shown = without_secrets(str(path))
+        raise ValueError(f"{name} {shown} is not a folder on this machine: name one, and copy it from or to the store")
 
 
 class RemotePath:
@@ -42,7 +51,8 @@ class RemotePath:
             import obstore
         except ImportError:
             raise ImportError(f"{url} is read by obstore, which is not installed: pip install obstore") from None
-        store = _request(url, lambda: obstore.store.from_url(url, client_options={"allow_http": True}))
+        quoted = quote_path(url)
+        store = _request(url, lambda: obstore.store.from_url(quoted, client_options={"allow_http": True}))
         files = _request(url, lambda: obstore.list(store).collect())
         return cls(url, store, {file["path"]: file["size"] for file in files})
 
@@ -100,7 +110,4 @@ def _request(url: str, send: Callable[[], T]) -> T:
         # Servers give the reason in XML, behind a line about the request.
         code = re.search(r"<Code>(.*?)</Code>", str(error))
         reason = code.group(1) if code else (str(error).strip() or repr(error)).splitlines()[0]
-        raise ValueError(
-            f"{url} cannot be read: {reason} (credentials and endpoint come from the environment: AWS_ACCESS_KEY_ID, "
-            "AWS_ENDPOINT_URL ...)"
-        ) from None
+        raise ValueError(f"{url} cannot be read: {reason} ({_CREDENTIALS})") from None

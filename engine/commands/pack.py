@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ...pipelines.address import without_secrets
 from ...pipelines.output_dir import write_json
-from ...pipelines.packing.http import without_secrets
 from ...pipelines.packing.pack import PackConfig, pack
 from ...pipelines.packing.worker_pool import start_server
 from ...pipelines.shards import REJECTS
@@ -22,9 +22,10 @@ def main(argv: list[str]) -> int:
     start_server(*config.worker_modules)
     from ...losses import quantization  # noqa: F401  # for the statistics; loads torch while the server does
 
+    shown = without_secrets(str(config.source))
+
     def on_summary(summary: dict[str, Any]) -> None:
-        shown = replace(config, source=without_secrets(str(config.source)))
-        save_yaml(shown, config.out / "config.yaml")
+        save_yaml(replace(config, source=shown), config.out / "config.yaml")
         write_json(config.out / "summary.json", summary)
 
     with progress_bar("packing") as progress:
@@ -43,7 +44,7 @@ def main(argv: list[str]) -> int:
     if summary["num_shared"]:
         print(f"  {plural(summary['num_shared'], 'photograph')} in both sets, under different names")
     if summary["num_missing"]:
-        print(f"  {plural(summary['num_missing'], 'photograph')} of the partition are not in {config.source}")
+        print(f"  {plural(summary['num_missing'], 'photograph')} of the partition are not in {shown}")
     say_outcomes(config.roots.values(), summary)
     return 0
 

@@ -11,33 +11,21 @@ import socket
 import ssl
 import time
 from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit, urlunsplit
 from urllib.request import Request, urlopen
 
 from ... import __version__
+from ..address import parse_http, without_secrets
 
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before each new attempt, as long as none brings a byte
 TIMEOUT = 30.0  # seconds without a byte after which a connection has stalled
 
 _TEMPORARY = (408, 425, 429, 500, 502, 503, 504)  # statuses worth another attempt
+_LOGIN_HINT = ": it wants another user name and password before the host (NAME:PASSWORD@), or another signature"
 _FAILURES = (OSError, http.client.HTTPException)  # URLError, HTTPError and TimeoutError are OSErrors
 
 
-def is_url(text: str) -> bool:
-    """True for an http or https address."""
-    return urlsplit(text).scheme in ("http", "https")
-
-
-def without_secrets(source: str) -> str:
-    """Returns the source as it may be shown: a URL loses its user name, password and query."""
-    if not is_url(source):
-        return source
-    parts = urlsplit(source)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-
-
 class HttpFile(io.RawIOBase):
-    """The bytes of a file behind a URL, over as many connections as it takes.
+    """The bytes of a file behind a URL, over as many connections as it takes; messages show no secrets of the URL.
 
     `total` is the length of the whole file in bytes, None if the server does not tell. `version` is its ETag, or the
     date of its last change. With `seekable`, any part can be read; the server must then serve ranges. `pauses` are the
@@ -50,7 +38,9 @@ class HttpFile(io.RawIOBase):
     def __init__(
         self, url: str, *, seekable: bool = False, pauses: tuple[float, ...] = PAUSES, timeout: float = TIMEOUT
     ) -> None:
-        self._url, self._seekable, self._pauses, self._timeout = url, seekable, pauses, timeout
+        self._url, self._login = parse_http(url)
+        self._shown = without_secrets(url)
+        self._seekable, self._pauses, self._timeout = seekable, pauses, timeout
         self._position = 0
         self._response: http.client.HTTPResponse | None = None
         self.total: int | None = None
@@ -92,16 +82,17 @@ class HttpFile(io.RawIOBase):
                 self._disconnect()
                 reason = error.reason if isinstance(error, URLError) else error
                 if isinstance(error, HTTPError) and error.code not in _TEMPORARY:
-                    raise ValueError(f"{self._url} answers {error.code} {error.reason}") from None
+                    hint = _LOGIN_HINT if error.code in (401, 403) else ""
+                    raise ValueError(f"{self._shown} answers {error.code} {error.reason}{hint}") from None
                 if isinstance(error, URLError) and isinstance(reason, socket.gaierror | ssl.SSLError):
-                    raise ValueError(f"{self._url} cannot be reached ({reason}): is the address right?") from None
+                    raise ValueError(f"{self._shown} cannot be reached ({reason}): is the address right?") from None
             if pause is not None:
                 time.sleep(pause)
         of = f" of {self.total:,}" if self.total is not None else ""
         connected = self.version or self.total
         problem = f"gives no more after {self._position:,}{of} bytes" if connected else "cannot be reached"
         raise ValueError(
-            f"{self._url} {problem}, in {len(self._pauses) + 1} attempts ({reason or type(reason).__name__}): try "
+            f"{self._shown} {problem}, in {len(self._pauses) + 1} attempts ({reason or type(reason).__name__}): try "
             "again later, or from elsewhere"
         )
 
@@ -123,16 +114,18 @@ class HttpFile(io.RawIOBase):
         if self._position or self._seekable:
             headers["Range"] = f"bytes={self._position}-"
         try:
-            self._response = urlopen(Request(self._url, headers=headers), timeout=self._timeout)
+            request = Request(self._url, headers=headers)
+            request.unredirected_hdrs.update(self._login)  # not for the server that an address redirects to
+            self._response = urlopen(request, timeout=self._timeout)
         except HTTPError as error:
             if error.code != 416:
                 raise
             self._check_end(error)
             return
         if "text/html" in self._response.headers.get("Content-Type", ""):
-            raise ValueError(f"{self._url} answers with a web page, not with an archive: it may have moved")
+            raise ValueError(f"{self._shown} answers with a web page, not with an archive: it may have moved")
         if self._seekable and self._response.status != 206:
-            raise ValueError(f"{self._url} serves no parts of files, which a zip needs: download it, name the file")
+            raise ValueError(f"{self._shown} serves no parts of files, which a zip needs: download it, name the file")
         self._check_version(self._response)
         self._skip(self._response, self._position - self._check_range(self._response))
 
@@ -145,12 +138,12 @@ class HttpFile(io.RawIOBase):
             match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", content_range)
             if match is None or int(match[1]) > self._position:
                 sent = content_range or "unnamed"
-                raise ValueError(f"{self._url} sends another part ({sent}) than byte {self._position:,} on")
+                raise ValueError(f"{self._shown} sends another part ({sent}) than byte {self._position:,} on")
             start, total = int(match[1]), None if match[2] == "*" else int(match[2])
         if self._seekable and total is None:
-            raise ValueError(f"{self._url} does not say how long it is: download it, and name the file")
+            raise ValueError(f"{self._shown} does not say how long it is: download it, and name the file")
         if self.total is not None and total is not None and total != self.total:
-            raise ValueError(f"{self._url} has {total:,} bytes, and had {self.total:,} before: it has changed")
+            raise ValueError(f"{self._shown} has {total:,} bytes, and had {self.total:,} before: it has changed")
         self.total = total if self.total is None else self.total
         return start
 
@@ -162,13 +155,13 @@ class HttpFile(io.RawIOBase):
         if self.total != self._position:
             announced = "more" if self.total is None else f"{self.total:,}"
             raise ValueError(
-                f"{self._url} has no byte after the first {self._position:,}, where {announced} were expected"
+                f"{self._shown} has no byte after the first {self._position:,}, where {announced} were expected"
             )
 
     def _check_version(self, response: http.client.HTTPResponse) -> None:
         version = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
         if self.version and version != self.version:
-            raise ValueError(f"{self._url} has changed while it was read: run the same command again")
+            raise ValueError(f"{self._shown} has changed while it was read: run the same command again")
         self.version = version
 
     def _skip(self, response: http.client.HTTPResponse, count: int) -> None:

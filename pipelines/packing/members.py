@@ -15,9 +15,9 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
+from ..address import is_url
 from ..class_names import class_of
 from ..imaging.decode import Rejected, check_bytes, read_file
-from .http import is_url
 
 # Raised by zipfile and tarfile for damaged archives.
 ARCHIVE_DAMAGE = (OSError, EOFError, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, zlib.error)

@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ... import __version__
+from ..address import without_secrets
 from ..class_names import part_of, read_partition
 from ..imaging.encode import RESAMPLER
 from ..output_dir import claim_resumable_output
@@ -24,7 +25,6 @@ from ..shards import WORK
 from ..system import available_cpus, has_dali
 from .dali_check import DaliCheck
 from .external_sorter import ExternalSorter
-from .http import without_secrets
 from .manifest import write_manifest, write_rejects
 from .members import LocalFile, SourceFile
 from .pack_config import PackConfig
@@ -70,7 +70,7 @@ def pack(
         run.pack(files, stream)
         if empty := [name for name, writer in run.writers.items() if not writer.shards]:
             _remove_all(config, work)
-            raise ValueError(_nothing_packed(source, empty, run.stats))
+            raise ValueError(_nothing_packed(without_secrets(source), empty, run.stats))
         summary = run.summary(time.perf_counter() - started)
         on_summary(summary)
         for name, writer in run.writers.items():
@@ -224,8 +224,8 @@ def _size_and_time(file: SourceFile) -> str:
 
 def _identity(config: PackConfig, files: str, partition: Partition | None) -> dict[str, Any]:
     """Returns what must be the same for a pack to resume an interrupted one."""
-    settings = {
-        name: value if isinstance(value, int | float | None) else str(value)
+    settings = {  # an address may have another signature when the pack is resumed
+        name: value if isinstance(value, int | float | None) else without_secrets(str(value))
         for name, value in vars(config).items()
         if name not in ("out", "workers", "time_limit")
     }

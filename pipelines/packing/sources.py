@@ -9,9 +9,9 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..address import is_url, without_secrets
 from ..class_names import class_of
 from ..shards import MANIFEST
-from .http import is_url
 from .members import LocalFile, SourceFile, UniquePaths, ZipMember, check_zip_member, open_zip, tar_members
 from .streams import UNPACKERS, ZIP_MAGIC, explaining_damage, starts_with
 from .wds_samples import is_photograph, is_webdataset, tar_files, unique_photographs
@@ -23,7 +23,7 @@ def list_files(source: str) -> list[SourceFile] | None:
     if is_url(source):
         return None
     if "://" in source:
-        raise ValueError(f"{source} is not an http or https address: download it, and name the file")
+        raise ValueError(f"{without_secrets(source)} is not an http or https address: download it, and name the file")
     if not path.exists():
         raise ValueError(f"there is no folder or archive {source}: name one that holds photographs")
     if path.is_dir():

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import IO, cast
 from urllib.parse import urlsplit
 
+from ..address import is_url, without_secrets
 from ..imaging.decode import Rejected, check_bytes
-from .http import HttpFile, is_url
+from .http import HttpFile
 from .members import (
     ARCHIVE_DAMAGE,
     LocalFile,
@@ -171,8 +172,8 @@ def explaining_damage(source: str, stream: Stream | None) -> Iterator[None]:
         position = stream.position if stream else 0 if is_url(source) else Path(source).stat().st_size
         total = (stream.total if stream else None) or position
         raise ValueError(
-            f"the archive {source} is incomplete or damaged, after {position:,} of {total:,} bytes ({error}): get a "
-            "whole copy, and run the same command again to resume"
+            f"the archive {without_secrets(source)} is incomplete or damaged, after {position:,} of {total:,} bytes "
+            f"({error}): get a whole copy, and run the same command again to resume"
         ) from None
 
 

@@ -25,6 +25,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.faults: list[Any] = []
         self.requests: list[str | None] = []
+        self.asked: list[tuple[str, str | None]] = []  # path and login of each request
 
     @property
     def url(self) -> str:
@@ -38,6 +39,13 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         server = self.server
         server.requests.append(self.headers.get("Range"))
+        server.asked.append((self.path, self.headers.get("Authorization")))
+        if self.path.startswith("/elsewhere"):
+            self.send_response(302)
+            self.send_header("Location", "/a.tar")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         fault = server.faults.pop(0) if server.faults else None
         if isinstance(fault, int) and fault >= 400:
             self.send_error(fault)

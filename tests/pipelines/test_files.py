@@ -45,6 +45,6 @@ def test_data_that_is_lost_is_an_error(number: int, tmp_path: Path, monkeypatch:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError), atomic_write(tmp_path / "file") as temporary:
+    with pytest.raises(OSError, match=os.strerror(number)), atomic_write(tmp_path / "file") as temporary:
         temporary.write_text("text")
     assert list(tmp_path.iterdir()) == []

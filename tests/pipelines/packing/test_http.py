@@ -1,13 +1,17 @@
 """Reading from a server that drops, stalls, lies, ignores ranges, answers with errors or with a web page."""
 
+import base64
 import io
+import re
 import shutil
 import tarfile
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from photochrom.engine.cli import main
 from photochrom.pipelines import PackConfig, ShardSet, pack
 from photochrom.pipelines.packing.http import HttpFile
 
@@ -117,6 +121,30 @@ def test_a_remote_zip_needs_ranges(server: Any) -> None:
         HttpFile(server.url, seekable=True).read(10)
 
 
+def test_names_and_passwords_are_used_and_never_shown(server: Any) -> None:
+    secret = server.url.replace("//", "//me%40home:hun%2Fter2@") + "?sig=SIGNATURE"
+    with HttpFile(secret, **QUICK) as file:
+        assert file.read(10) == server.data[:10]
+    login = "Basic " + base64.b64encode(b"me@home:hun/ter2").decode()
+    assert server.asked == [("/a.tar.gz?sig=SIGNATURE", login)]
+    for faults in ([401], [403], [503] * 9):
+        server.faults = faults
+        with pytest.raises(ValueError, match=f"^{server.url} (answers|cannot)") as caught:
+            HttpFile(secret, **QUICK)
+        assert not re.search("hun|SIGNATURE", str(caught.value))
+
+
+def test_another_server_does_not_get_the_password(server: Any) -> None:
+    HttpFile(server.url.replace("//", "//me:pw@").replace("a.tar.gz", "elsewhere"), **QUICK)
+    assert [login is None for _, login in server.asked] == [False, True]
+
+
+def test_letters_and_spaces_of_an_address_are_quoted_once(server: Any) -> None:
+    for path in ("süd/a b%20c 100%.tar#x", "s%C3%BCd/a%20b c%20100%25.tar"):
+        HttpFile(server.url.replace("a.tar.gz", path), **QUICK)
+    assert {path for path, _ in server.asked} == {"/s%C3%BCd/a%20b%20c%20100%25.tar"}
+
+
 def pack_from(url: str, out: Path) -> ShardSet:
     pack(PackConfig(source=url, out=out, short_side=64, workers=1, shard_samples=4))
     return ShardSet.open(out)
@@ -136,6 +164,31 @@ def test_an_archive_is_packed_from_where_it_lies(server: Any, photos: Path, tmp_
     server.data = (tmp_path / "a.zip").read_bytes()
     data = pack_from(server.url.replace("a.tar.gz", "a.zip"), tmp_path / "a.zip.out")
     assert data.num_samples == 9
+
+
+@pytest.mark.parametrize("is_interrupted", [False, True])
+def test_nothing_that_is_written_holds_a_secret(
+    is_interrupted: bool,
+    server: Any,
+    photos: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for photo in sorted(photos.iterdir())[:4]:
+            archive.add(photo, photo.name)
+    server.data, out = (tmp_path / "a.tar").read_bytes(), tmp_path / "out"
+    secret = server.url.replace("//", "//me:hunter2@") + "?sig=SIGNATURE"
+    if is_interrupted:
+        monkeypatch.setattr("photochrom.pipelines.packing.pack.write_manifest", None)
+    monkeypatch.setenv("PHOTOCHROM_TRACEBACK", "1")
+    with suppress(TypeError):
+        assert main(["pack", secret, str(out), "--short-side", "64", "--workers", "1"]) == 0
+    written = {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert ".packing/identity.json" in written if is_interrupted else "manifest.json" in written
+    written["output"] = "".join(capfd.readouterr()).encode()
+    assert [name for name, data in written.items() if re.search(b"hunter2|SIGNATURE", data)] == []
 
 
 def test_what_is_no_archive_at_an_address(server: Any, tmp_path: Path) -> None:

@@ -21,7 +21,6 @@ from photochrom.pipelines import PackConfig, ShardSet, output_dir, pack
 from photochrom.pipelines.files import exclusive_lock
 from photochrom.pipelines.packing import shard_writer
 from photochrom.pipelines.packing.dali_check import DaliCheck, Samples
-from photochrom.pipelines.packing.http import without_secrets
 from photochrom.pipelines.packing.manifest import write_manifest
 from photochrom.pipelines.packing.members import SourceFile
 from photochrom.pipelines.packing.process_image import EncodedImage, ProcessedFile, sort_key
@@ -559,11 +558,6 @@ def test_a_file_that_changes_during_an_interruption_is_another_source(
 def test_a_partition_needs_partitions(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"--partition 3 is one of --partitions Partitions.zip: give both"):
         PackConfig(source="x", out=tmp_path, partition=3)
-
-
-def test_secrets_of_an_address_are_not_kept() -> None:
-    assert without_secrets("https://me:pw@host:8/a.tar?token=secret#x") == "https://host:8/a.tar"
-    assert without_secrets("some/folder?x") == "some/folder?x"
 
 
 def test_what_is_no_shard_set_yet_is_named(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,59 @@
+"""Addresses of files on servers: as they are requested, and as they are shown, which is without their secrets."""
+
+import base64
+import re
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
+
+_PARTS = re.compile(r"\s*([A-Za-z][\w+.-]+:/+)([^/?#]*)([^?#]*)")  # https:// or, after pathlib, https:/
+_EMBEDDED = re.compile(r"\b[a-zA-Z][\w+.-]+:/((?!\b[a-zA-Z][\w+.-]+://)\S)+")
+_HOST = re.compile(r"(\[[^\s\]]*\]|[^\s:@\[\]]*)(:\d*)?")
+_SHARED = re.compile(r"(?<=/s/)[\w-]{10,}")  # Nextcloud and Dropbox: who knows this part of the path may read the file
+_STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+
+
+def is_url(text: str) -> bool:
+    """True for an http or https address."""
+    return re.match(r"https?:/", text, re.IGNORECASE) is not None
+
+
+def without_secrets(address: str) -> str:
+    """Returns an address without user name, password, query and what shares a file by its path; other text as it is."""
+    if not (match := _PARTS.match(address)):
+        return address
+    scheme, login_and_host, path = match.groups()
+    host = login_and_host.rpartition("@")[2]
+    if not _HOST.fullmatch(host):  # it may be half of a password that holds / or ?
+        return f"{scheme}..."
+    return f"{scheme}{host}{_SHARED.sub('...', path)}"
+
+
+def hide_secrets(text: str) -> str:
+    """Returns a text in which all addresses are without their secrets."""
+    return _EMBEDDED.sub(lambda match: without_secrets(match[0]), text)
+
+
+def quote_path(path: str) -> str:
+    """Returns a path or a query with everything quoted that an address cannot hold, and nothing quoted twice."""
+    return quote(_STRAY_PERCENT.sub("%25", path), safe="/%:@!$&'()*+,;=~?[]", errors="surrogateescape")
+
+
+def parse_http(address: str) -> tuple[str, dict[str, str]]:
+    """Returns the URL to request, quoted, and the headers that its user name and password become (basic auth).
+
+    Raises ValueError for an address without a valid host.
+    """
+    try:
+        parts = urlsplit(address)
+        login, _, host = parts.netloc.rpartition("@")
+        host = host.encode("idna").decode("ascii")
+        is_valid = bool(parts.hostname and _HOST.fullmatch(host)) and parts.port != 0
+    except ValueError:
+        is_valid = False
+    if not is_valid:
+        raise ValueError(f"{without_secrets(address)} is not an address: it has no valid host and port")
+    url = urlunsplit((parts.scheme, host, quote_path(parts.path), quote_path(parts.query), ""))
+    if not login:
+        return url, {}
+    name, _, password = login.partition(":")
+    token = base64.b64encode(f"{unquote(name)}:{unquote(password)}".encode(errors="surrogateescape")).decode()
+    return url, {"Authorization": f"Basic {token}"}
