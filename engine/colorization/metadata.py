@@ -2,7 +2,7 @@
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,23 +56,28 @@ class ImageMetadata:
     lossless: bool = True
 
 
-def extract_metadata(image: Image.Image, data: bytes, profile: bytes | None, notes: list[str]) -> ImageMetadata:
-    """Returns the metadata of a loaded image with the given profile; adds what is lost to `notes`."""
-    info = image.info
+def extract_metadata(
+    image: Image.Image, data: bytes, profile: bytes | None, notes: list[str], *, turned: bool
+) -> ImageMetadata:
+    """Returns the metadata of a loaded image with the given profile; adds what is lost to `notes`.
+
+    Orientations become 1 if the image was `turned`, and else stay: readers differ in which they follow.
+    """
+    info, upright_xmp = image.info, _upright_xmp if turned else bytes
     exif, text = info.get("exif"), dict(getattr(image, "text", {}))
     if hexadecimal := text.pop("Raw profile type exif", None):  # ImageMagick's, older than PNG's eXIf chunk
         exif = exif or _from_hexadecimal(hexadecimal)
     text.pop("XML:com.adobe.xmp", None)
     comment = info.get("comment")
     return ImageMetadata(
-        exif=_upright_exif(exif.removeprefix(_EXIF_PREFIX), notes) if exif else None,
+        exif=_adapt_exif(exif.removeprefix(_EXIF_PREFIX), notes, turned=turned) if exif else None,
         icc=profile,
-        xmp=_upright_xmp(xmp) if isinstance(xmp := info.get("xmp"), bytes) else None,
+        xmp=upright_xmp(xmp) if isinstance(xmp := info.get("xmp"), bytes) else None,
         dpi=info.get("dpi"),
         comment=comment.encode("utf-8", "replace") if isinstance(comment, str) else comment,
         text=tuple(text.items()),
-        segments=_segments(getattr(image, "applist", []), notes),
-        tags=_tiff_tags(image, notes) if isinstance(image, TiffImageFile) else None,
+        segments=_segments(getattr(image, "applist", []), notes, upright_xmp),
+        tags=_tiff_tags(image, notes, upright_xmp) if isinstance(image, TiffImageFile) else None,
         lossless=image.format != "WEBP" or b"VP8L" in data[:64],
     )
 
@@ -84,8 +89,8 @@ def _from_hexadecimal(text: str) -> bytes | None:
         return None
 
 
-def _upright_exif(exif: bytes, notes: list[str]) -> bytes | None:
-    """Returns EXIF with orientation 1 and without a thumbnail, else byte for byte the same.
+def _adapt_exif(exif: bytes, notes: list[str], *, turned: bool) -> bytes | None:
+    """Returns EXIF without a thumbnail, with orientation 1 if `turned`, else byte for byte the same.
 
     Encoding it again would break makers' notes, which hold offsets in it.
     """
@@ -98,9 +103,9 @@ def _upright_exif(exif: bytes, notes: list[str]) -> bytes | None:
         (number,) = struct.unpack_from(f"{order}H", exif, start)
         end = start + 2 + 12 * number
         for offset in range(start + 2, end, 12):
-            tag, kind = struct.unpack_from(f"{order}HH", exif, offset)
-            if tag == Base.Orientation:
-                struct.pack_into(f"{order}{'L' if kind == TiffTags.LONG else 'H'}", patched, offset + 8, 1)
+            (tag,) = struct.unpack_from(f"{order}H", exif, offset)
+            if tag == Base.Orientation and turned:
+                struct.pack_into(f"{order}HLHH", patched, offset + 2, TiffTags.SHORT, 1, 1, 0)
         if any(exif[end : end + 4]):  # the offset of the thumbnail's directory
             struct.pack_into(f"{order}L", patched, end, 0)
             notes.append("thumbnail dropped")
@@ -114,7 +119,7 @@ def _upright_xmp(xmp: bytes) -> bytes:
     return _XMP_ORIENTATION.sub(rb"\g<1>1", xmp)
 
 
-def _segments(applist: list[tuple[str, bytes]], notes: list[str]) -> bytes:
+def _segments(applist: list[tuple[str, bytes]], notes: list[str], upright_xmp: Callable[[bytes], bytes]) -> bytes:
     """Returns the segments of a JPEG that hold XMP and IPTC."""
     kept = b""
     for name, body in applist:
@@ -122,17 +127,17 @@ def _segments(applist: list[tuple[str, bytes]], notes: list[str]) -> bytes:
         if number is None:
             continue
         if (number == 1 and body.startswith(_XMP_SEGMENTS)) or (number == 13 and body.startswith(b"Photoshop 3.0\0")):
-            upright = _upright_xmp(body)
+            upright = upright_xmp(body)
             kept += struct.pack(">BBH", 0xFF, 0xE0 + number, len(upright) + 2) + upright
         elif not any(number == other and body.startswith(start) for other, start in _IGNORED_SEGMENTS):
             notes.append(f"{name} segment dropped")
     return kept
 
 
-def _tiff_tags(image: TiffImageFile, notes: list[str]) -> ImageFileDirectory_v2:
+def _tiff_tags(image: TiffImageFile, notes: list[str], upright_xmp: Callable[[bytes], bytes]) -> ImageFileDirectory_v2:
     """Returns the tags of a TIFF that do not describe its layout."""
     kept = ImageFileDirectory_v2(prefix=b"II")
-    for tag, kind, value in _metadata_tags(image):
+    for tag, kind, value in _metadata_tags(image, upright_xmp):
         if tag in _DROPPED_TAGS:
             notes.append(_DROPPED_TAGS[tag])
             continue
@@ -148,12 +153,12 @@ def _tiff_tags(image: TiffImageFile, notes: list[str]) -> ImageFileDirectory_v2:
     return kept
 
 
-def _metadata_tags(image: TiffImageFile) -> Iterator[tuple[int, int, Any]]:
+def _metadata_tags(image: TiffImageFile, upright_xmp: Callable[[bytes], bytes]) -> Iterator[tuple[int, int, Any]]:
     """Yields tag, type and value of a TIFF's metadata, with EXIF and GPS as directories."""
     tags = image.tag_v2
     for tag in tags:
         if tag == TiffImagePlugin.XMP and isinstance(tags[tag], bytes):
-            yield tag, tags.tagtype[tag], _upright_xmp(tags[tag])
+            yield tag, tags.tagtype[tag], upright_xmp(tags[tag])
         elif tag not in _LAYOUT_TAGS and tag not in _EXIF_IFDS:
             yield tag, tags.tagtype[tag], tags[tag]
     exif = image.getexif()

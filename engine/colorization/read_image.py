@@ -46,12 +46,12 @@ def read_image(source: Path, reserve: Callable[[int], None] = lambda amount: Non
 
 def _decode(image: ImageFile.ImageFile, data: bytes) -> SourceImage:
     notes = ["only the first image used"] if getattr(image, "is_animated", False) else []
-    orientation = image.tag_v2.get(ExifTags.Base.Orientation, 1) if isinstance(image, TiffImageFile) else 1
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1) if isinstance(image, TiffImageFile) else 1
     pixels, alpha, profile = decode_srgb(image, data, notes)  # here Pillow turns TIFFs upright
     remaining = image.getexif().get(ExifTags.Base.Orientation, 1)  # loads a PNG, so not before `is_16_bit`
     if remaining in ORIENTATIONS:
         pixels, alpha = turn_upright(pixels, remaining), None if alpha is None else turn_upright(alpha, remaining)
-    if remaining in ORIENTATIONS or orientation in ORIENTATIONS:
+    if turned := remaining in ORIENTATIONS or orientation in ORIENTATIONS:
         notes.append("turned upright")
-    metadata = extract_metadata(image, data, profile, notes)
+    metadata = extract_metadata(image, data, profile, notes, turned=turned)
     return SourceImage(pixels=pixels, alpha=alpha, metadata=metadata, notes=tuple(notes))

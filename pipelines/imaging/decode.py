@@ -14,11 +14,12 @@ from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, PLANAR_CONFIGURATION, TiffImageFile
+
+from .jpeg import decode_strictly
 
 ORIENTATIONS = range(2, 9)  # of EXIF, except 1, which is upright
 MIN_SIDE = 32
@@ -31,6 +32,8 @@ SCALED_DECODE_FACTOR = 1.25
 
 # Image formats only: some of Pillow's other plugins start programs (Ghostscript for EPS).
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "PPM", "JPEG2000", "TGA", "ICO", "AVIF")
+
+HEADER_REPAIRED = ("header repaired",)  # the changes of a JPEG whose header alone is faulty
 
 Pixels = NDArray[np.uint8]
 T = TypeVar("T", bound=np.generic)
@@ -162,22 +165,21 @@ def decode_jpeg_strictly(
     width, height = (
         min(side, round(SCALED_DECODE_FACTOR * wish)) for side, wish in zip(image.size, wanted, strict=True)
     )
+    is_cmyk = image.mode == "CMYK"
+    # Scales between 1/2 and 1 take longer than a full decode.
+    options = {} if is_cmyk else {"min_factor": 2, "min_width": width, "min_height": height}
     try:
-        if image.mode == "CMYK":
-            # libjpeg-turbo checks the data; Pillow handles Adobe's inverted inks.
-            simplejpeg.decode_jpeg(data, colorspace="CMYK", strict=True)
-            image.load()
-            return image, ()
-        # Scales between 1/2 and 1 take longer than a full decode.
-        pixels = simplejpeg.decode_jpeg(
-            data, colorspace="RGB", strict=True, min_factor=2, min_width=width, min_height=height
-        )
+        pixels, repaired = decode_strictly(data, colorspace="CMYK" if is_cmyk else "RGB", **options)
     except ValueError as error:
         if "subsampling" in str(error):  # one that libjpeg-turbo has no name for
             image.load()
             return image, ("unusual sampling",)
         raise Rejected("damaged JPEG", str(error)) from None
-    return pixels, ("from grey",) if image.mode == "L" else ()
+    changes = HEADER_REPAIRED if repaired else ()
+    if is_cmyk:  # libjpeg-turbo has checked the data; Pillow handles Adobe's inverted inks
+        image.load()
+        return image, changes
+    return pixels, (*changes, "from grey") if image.mode == "L" else changes
 
 
 def _to_rgb(image: Image.Image, changes: tuple[str, ...]) -> tuple[Image.Image, tuple[str, ...]]:

@@ -165,6 +165,7 @@ def _build(loader: DaliLoader, inputs: Any) -> Any:
                 shape=shape,
                 axes=[0, 1],
                 device="mixed" if on_gpu else "cpu",
+                adjust_orientation=False,  # the packer has turned them, by what it reads as an orientation
                 jpeg_fancy_upsampling=True,  # as on the CPU; without it, subsampled chroma is blocky
                 hw_decoder_load=loader.hw_decoder_load,
             )

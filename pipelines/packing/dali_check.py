@@ -97,5 +97,5 @@ class _Decode:
             files = fn.readers.webdataset(
                 paths=[str(tar)], index_paths=[index], ext=["jpg"], missing_component_behavior="error"
             )
-            pipeline.set_outputs(fn.decoders.image(files, device="cpu"))
+            pipeline.set_outputs(fn.decoders.image(files, device="cpu", adjust_orientation=False))
         return pipeline

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ..imaging.decode import Rejected
+from ..imaging.decode import HEADER_REPAIRED, Rejected
 from ..imaging.encode import EncodingSettings
 from ..output_dir import claim_output
 from ..shards import MANIFEST, REJECTS, Shard
@@ -25,7 +25,7 @@ from .process_image import EncodedImage, ImageWorkers, ProcessedFile
 from .wds_samples import ShardPhotograph, unique_photographs
 from .worker_pool import Progress, check_settings
 
-_HARMLESS_CHANGES = ((), ("from PNG", "encoded"))  # readers see these images as the packer does
+_HARMLESS_CHANGES = ((), HEADER_REPAIRED, ("from PNG", "encoded"))  # readers see these images as the packer does
 _BEFORE = ".before"  # suffix of an index that was there
 _MARK = ".indexing"  # exists while an index is made
 _WRITTEN = (REJECTS, "config.yaml", "summary.json")  # files beside the shards, except the manifest

@@ -8,8 +8,9 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from ..imaging.decode import Rejected, decode, reduced_size
-from ..imaging.encode import EncodingSettings, encode_jpeg, is_plain_jpeg, resize
+from ..imaging.decode import HEADER_REPAIRED, Rejected, decode, reduced_size
+from ..imaging.encode import EncodingSettings, encode_jpeg, resize
+from ..imaging.jpeg import is_plain_jpeg, repair_header
 from ..imaging.statistics import count_ab, is_grey, sample_ab
 from .members import LocalFile, SourceFile
 from .worker_pool import TaskFailure, Workers
@@ -87,7 +88,8 @@ def process_image(file: SourceFile, *, settings: EncodingSettings, seed: int) ->
 def encode_image(data: bytes, settings: EncodingSettings) -> EncodedImage:
     """Returns the file's photograph as `settings` store it; it is never enlarged. Raises Rejected.
 
-    A sound upright RGB JPEG that needs no resize keeps its bytes. With `store` "lab", all pixels become Lab in bytes.
+    A sound upright RGB JPEG that needs no resize keeps its bytes; with a faulty header, those of its scans. With
+    `store` "lab", all pixels become Lab in bytes.
     """
     pixels, original_size, changes = decode(data, settings.short_side)
     size = reduced_size(original_size, settings.short_side)
@@ -99,8 +101,8 @@ def encode_image(data: bytes, settings: EncodingSettings) -> EncodedImage:
         from ..imaging.color import rgb_to_lab_uint8  # Numba takes seconds to load
 
         stored, changes = rgb_to_lab_uint8(pixels).tobytes(), (*changes, "to Lab")
-    elif not changes and is_plain_jpeg(data):
-        stored = data
+    elif changes in ((), HEADER_REPAIRED) and is_plain_jpeg(sound := repair_header(data) if changes else data):
+        stored = sound
     else:
         stored, changes = encode_jpeg(pixels, settings.quality, settings.subsampling), (*changes, "encoded")
     return EncodedImage(

@@ -117,6 +117,29 @@ def test_every_orientation(coffee: Image.Image, tmp_path: Path, suffix: str, ori
     assert ("turned upright" in image.notes) == (orientation > 1)
 
 
+@pytest.mark.parametrize(
+    ("kind", "count", "xmp", "turned"),
+    [
+        *((3, 1, None, True), (4, 1, None, True), (3, 2, None, True), (99, 1, XMP, True)),
+        *((1, 1, None, False), (3, 0, None, False), (99, 1, None, False), (1, 1, XMP, False)),
+    ],
+)
+def test_an_orientation_is_set_to_1_only_where_the_image_is_turned(
+    coffee: Image.Image, tmp_path: Path, kind: int, count: int, xmp: bytes | None, turned: bool
+) -> None:
+    """Readers differ in which tags they follow."""
+    value = struct.pack("<L", 6)
+    odd = b"Exif\0\0II*\0" + struct.pack("<LHHHL", 8, 1, 0x0112, kind, count) + value + bytes(4)
+    coffee.save(tmp_path / "a.jpg", quality=95, exif=odd, xmp=xmp or b"")
+    target, image, notes = through(tmp_path / "a.jpg")
+    after = Image.open(target)
+    assert notes == (("turned upright",) if turned else ())
+    assert image.pixels.shape == ((60, 40, 3) if turned else (40, 60, 3))
+    upright = odd[:18] + struct.pack("<HLL", 3, 1, 1) + bytes(4)
+    assert after.info["exif"] == (upright if turned else odd)
+    assert after.info.get("xmp") == (xmp and UPRIGHT_XMP if turned else xmp)
+
+
 def test_a_thumbnail_of_the_grey_image_is_dropped(coffee: Image.Image, tmp_path: Path) -> None:
     thumbnail = io.BytesIO()
     coffee.convert("L").save(thumbnail, "JPEG")
@@ -199,7 +222,7 @@ def test_a_tiff_keeps_its_tags(coffee: Image.Image, deep: np.ndarray, tmp_path: 
     assert [after[tag].value for tag in (270, 315, 33723, 700)] == ["Hof", "A. Nonym", b"IPTCIPTC", UPRIGHT_XMP]
     assert after[282].value == (300, 1)
     assert after[259].value == COMPRESSED
-    assert notes == ("smaller images in the TIFF dropped",)
+    assert notes == ("turned upright", "smaller images in the TIFF dropped")
     coffee.save(tmp_path / "b.tif", exif=exif(1))
     target, _, notes = through(tmp_path / "b.tif")
     assert Image.open(target).getexif().get_ifd(0x8769)[0x9003] == "1950:06:01 12:00:00"
