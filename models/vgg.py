@@ -2,6 +2,7 @@
 
 # Shapes: B samples, H W pixels, C channels.
 
+import math
 from collections import OrderedDict
 from typing import Literal
 
@@ -19,6 +20,7 @@ from .prediction import ColorPrediction, Upsampling
 
 Dilation = Literal["native", "space_to_batch", "auto"]
 
+_MAX_WIDTH = 1000  # torch cannot address the weights of much wider ones
 _STRIDE = 8  # of the deepest features; inputs are padded to multiples of it
 
 
@@ -52,13 +54,15 @@ class VGGColorizer(Colorizer):
         dilation: Dilation = "auto",
     ) -> None:
         super().__init__()
-        if not width > 0 or round(64 * width) < 1:
-            raise ValueError(f"model.width={width} leaves no channels: 1 is the published network, 0.25 a small one")
+        if not 0 < width <= _MAX_WIDTH or round(64 * width) < 1:
+            reason = "is too large" if width > _MAX_WIDTH else "leaves no channels"
+            raise ValueError(f"model.width={width} {reason}: 1 is the published network, 0.25 a small one")
         check_choice("model.head", head, Head)
         check_choice("model.upsampling", upsampling, Upsampling)
         check_choice("model.dilation", dilation, Dilation)
-        if not temperature >= 0:
-            raise ValueError(f"model.temperature={temperature} is negative: 0.38 is the paper's, 0 takes the mode")
+        if not 0 <= temperature < math.inf:
+            reason = "is negative" if temperature < 0 else "is not finite"
+            raise ValueError(f"model.temperature={temperature} {reason}: 0.38 is the paper's, 0 takes the mode")
         self.head = head
         self.dilation: Dilation = dilation
         self.temperature = temperature
@@ -95,6 +99,8 @@ class VGGColorizer(Colorizer):
 
     def reset_parameters(self) -> None:
         """Initialises by He et al.; the last layer starts near grey, or with nearly equal logits."""
+        if self._last_layer.weight.is_meta:  # without values; random ones would make torch import SymPy, in seconds
+            return
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import logging
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -65,7 +66,14 @@ def exclusive_lock(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def check_regular(path: Path) -> None:
+    """Raises ValueError for a pipe, a device or a socket, which could be read for ever, and OSError for no file."""
+    if not stat.S_ISREG(mode := os.stat(path).st_mode) and not stat.S_ISDIR(mode):
+        raise ValueError(f"{path} is a pipe or a device: copy its content into a file")
+
+
 def sha256_of(path: Path) -> str:
-    """Returns the sha256 of a file, in hexadecimal."""
+    """Returns the sha256 of a file, in hexadecimal. Raises ValueError for a pipe or a device."""
+    check_regular(path)
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -13,6 +13,7 @@ from typing import Any
 
 from .files import atomic_write, exclusive_lock, sync
 from .remote import check_local
+from .structured import read_json
 
 _IDENTITY = "identity.json"
 SAME_COMMAND = "what is finished is kept, and the same command continues from there"
@@ -94,7 +95,7 @@ def claim_resumable_output(
 def _check_identity(out: Path, path: Path, identity: dict[str, Any], job: str, resume: bool) -> None:
     if not resume:
         raise ValueError(f"{out} holds an unfinished {job}: continue it with --resume, or name a new folder")
-    before = json.loads(path.read_text()) if path.exists() else identity
+    before = read_json(path) if path.exists() else identity
     if changes := differences(before, identity):
         raise ValueError(
             f"{out} holds an unfinished {job} with other settings or files ({'; '.join(changes)}): set them as they "

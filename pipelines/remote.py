@@ -85,11 +85,11 @@ class RemotePath:
             raise FileNotFoundError(str(self))
         return SimpleNamespace(st_size=self._sizes[self._key])
 
-    def read_text(self) -> str:
+    def read_bytes(self) -> bytes:
         import obstore
 
         self.stat()
-        return bytes(_request(str(self), lambda: obstore.get(self._store, self._key).bytes())).decode()
+        return bytes(_request(str(self), lambda: obstore.get(self._store, self._key).bytes()))
 
     def read_ranges(self, starts: Sequence[int], lengths: Sequence[int], *, gap: int = 0) -> list[Any]:
         """Returns buffers of these bytes; ranges at most `gap` bytes apart are requested as one."""

@@ -1,10 +1,11 @@
 """Reads shard sets: folders of WebDataset tars, their DALI indices and a manifest (format: docs/architecture.md)."""
 
 import hashlib
-import json
+import math
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from .class_names import class_of
 from .remote import RemotePath, open_folder
+from .structured import MAX_BYTES, check_counts, parse_json, read_bytes, read_json, validated
 from .text_file import decode_text
 
 FORMAT = 2
@@ -25,6 +27,11 @@ WORK = ".packing"  # the folder of a pack that is not finished
 Store = Literal["jpeg", "lab"]
 SUFFIXES: dict[Store, str] = {"jpeg": "jpg", "lab": "lab"}  # of the members that hold the photographs
 
+_MAX_MANIFEST_BYTES = 1 << 28  # that of 25 million photographs
+_NUM_BINS = 313
+_FILE_NAME = re.compile(r"(?!\.\.?$)[^/\0]+")
+_SIZES = re.compile(r"(?:[1-9][0-9]{0,5}x[1-9][0-9]{0,5}(?: (?=[1-9])|$))*")
+_INDEX_LINE = re.compile(r"[^ ]+ [0-9]{1,18} [0-9]{1,18} [^ ]+(?: [^ ]+ [0-9]{1,18} [0-9]{1,18} [^ ]+)*")
 _INDEX_THREADS = 16  # index files read at a time: reading one from a server is mostly waiting
 
 
@@ -43,6 +50,12 @@ class Shard:
     index_bytes: int
     index_sha256: str
     sizes: str
+
+    def __post_init__(self) -> None:
+        if not _FILE_NAME.fullmatch(self.name):
+            raise ValueError(f"{self.name!r} is not the name of a file in the set's folder")
+        if not _SIZES.fullmatch(self.sizes) or self.sizes.count("x") != self.samples:
+            raise ValueError(f"sizes of some samples of {self.name} are missing")
 
     @property
     def widths_heights(self) -> list[tuple[int, int]]:
@@ -66,6 +79,42 @@ class Sample:
     def read(self) -> bytes:
         """Returns the stored bytes: a JPEG, or Lab if `ShardSet.store` is "lab"."""
         return _read(self.tar, self.offset, self.num_bytes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ImageSettings:
+    store: Store = "jpeg"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Counts:
+    grey: int
+    duplicates: int
+    dropped: dict[str, int]
+    rejected: dict[str, int]
+
+    def __post_init__(self) -> None:
+        check_counts(self, "grey", "duplicates", "dropped", "rejected")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Manifest:
+    """The parts of a manifest that are used."""
+
+    shards: list[Shard]
+    ab_histogram: list[float]
+    image: _ImageSettings
+    counts: _Counts
+    classes: dict[str, int]
+
+    def __post_init__(self) -> None:
+        if not any(shard.samples for shard in self.shards):
+            raise ValueError("it has no photographs")
+        if len({shard.name for shard in self.shards}) < len(self.shards):
+            raise ValueError("two shards have one name")
+        if len(self.ab_histogram) != _NUM_BINS or not all(0 <= share < math.inf for share in self.ab_histogram):
+            raise ValueError(f"ab_histogram is not {_NUM_BINS} shares of colours")
+        check_counts(self, "classes")
 
 
 class ShardSet:
@@ -100,13 +149,9 @@ class ShardSet:
     def from_manifest(cls, root: Path | RemotePath, manifest: dict[str, Any]) -> "ShardSet":
         """Makes the shard set that a manifest describes. Raises ValueError when the manifest is damaged."""
         try:
-            shards = cls(root, manifest)
-            counts = [(shard.samples, len(shard.sizes.split())) for shard in shards.shards]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{root / MANIFEST} is damaged ({error!r}): pack again") from None
-        if any(samples != sizes for samples, sizes in counts):
-            raise ValueError(f"{root / MANIFEST} is damaged (sizes of some samples are missing): pack again")
-        return shards
+            return cls(root, {**manifest, **asdict(validated(_Manifest, manifest, "its content"))})
+        except ValueError as error:
+            raise ValueError(f"{root / MANIFEST} is damaged ({error}): pack again") from None
 
     @staticmethod
     def read_manifest(root: Path | RemotePath) -> dict[str, Any]:
@@ -116,13 +161,15 @@ class ShardSet:
         if not root.is_dir():
             raise ValueError(f"there is no shard set at {root}: make one with 'photochrom pack PHOTOS {root}'")
         try:
-            manifest: dict[str, Any] = json.loads((root / MANIFEST).read_text())
-            version = manifest["format"]
+            manifest = read_json(root / MANIFEST, _MAX_MANIFEST_BYTES)
         except FileNotFoundError:
             raise ValueError(_without_manifest(root)) from None
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{root / MANIFEST} is damaged ({error!r}): pack again") from None
-        if version != FORMAT:
+        except ValueError as error:
+            raise ValueError(f"{error}: restore it, or pack again") from None
+        if not isinstance(manifest, dict) or "format" not in manifest:
+            raise ValueError(f"{root / MANIFEST} is damaged (it has no format): pack again")
+        if manifest["format"] != FORMAT:
+            version = f"{manifest['format']!r:.40}"
             raise ValueError(f"{root} has shard format {version}, this photochrom reads format {FORMAT}: pack again")
         return manifest
 
@@ -149,8 +196,8 @@ class ShardSet:
     @cached_property
     def byte_ranges(self) -> NDArray[np.int64]:
         """Offset in its tar and number of bytes (num_samples, 2) of every stored photograph."""
-        kind = SUFFIXES[self.store]
-        return np.array([_parts(line)[kind][:2] for line in self._index_lines], dtype=np.int64).reshape(-1, 2)
+        ranges = [self._members(number, line) for number, lines in enumerate(self._index_lines) for line in lines]
+        return np.array([members[self._kind][:2] for members in ranges], dtype=np.int64).reshape(-1, 2)
 
     @property
     def name(self) -> str:
@@ -194,16 +241,19 @@ class ShardSet:
         """Returns a sample's origin and where its bytes are. Raises IndexError outside 0 .. num_samples - 1."""
         if not 0 <= index < self.num_samples:
             raise IndexError(f"sample {index} of {self.num_samples} in {self.name}")
-        tar = self.tar(index)
-        parts = _parts(self._index_lines[index])
-        offset, num_bytes, name = parts[SUFFIXES[self.store]]
-        if "json" in parts:
-            facts = json.loads(_read(tar, *parts["json"][:2]))
+        number = int(self.shard_of(np.array(index)))
+        tar = self.tars[number]
+        members = self._members(number, self._index_lines[number][index - int(self.starts[number])])
+        offset, num_bytes, name = members[self._kind]
+        if "json" in members:
+            facts = parse_json(_read_text(tar, *members["json"]), f"the origin of {name} in {tar}")
         else:  # a shard from elsewhere
             label = class_of(name)
-            if "cls" in parts:
-                label = decode_text(_read(tar, *parts["cls"][:2]), name, errors="replace").strip()
+            if "cls" in members:
+                label = decode_text(_read_text(tar, *members["cls"]), name, errors="replace").strip()
             facts = {"path": f"{tar.stem}/{name}", "class": label}
+        if not (isinstance(facts, dict) and all(isinstance(facts.get(key), str) for key in ("path", "class"))):
+            raise ValueError(f"{tar} is damaged (the origin of {name} has no path and class): pack again")
         height, width = self.sizes[index].tolist()
         return Sample(
             index=index,
@@ -217,11 +267,29 @@ class ShardSet:
         )
 
     @cached_property
-    def _index_lines(self) -> list[str]:
-        """One line per sample, over all shards."""
+    def _kind(self) -> str:
+        """The kind of members that hold the photographs."""
+        return SUFFIXES[self.store]
+
+    @cached_property
+    def _index_lines(self) -> list[list[str]]:
+        """One line per sample of each shard."""
         files = [self.folder(number) / f"{shard.name}.idx" for number, shard in enumerate(self.shards)]
         with ThreadPoolExecutor(_INDEX_THREADS) as pool:
-            return [line for lines in pool.map(read_index_lines, files) for line in lines]
+            return list(pool.map(read_index_lines, files, self.shards))
+
+    def _members(self, shard: int, line: str) -> dict[str, tuple[int, int, str]]:
+        """Returns offset, size and name by kind of one index line; shards from elsewhere percent-encode names."""
+        words = line.split(" ")
+        members = {
+            words[i]: (int(words[i + 1]), int(words[i + 2]), unquote(words[i + 3], errors="surrogateescape"))
+            for i in range(0, len(words), 4)
+        }
+        num_bytes = self.shards[shard].bytes
+        if self._kind not in members or any(offset + size > num_bytes for offset, size, _ in members.values()):
+            file = self.folder(shard) / f"{self.shards[shard].name}.idx"
+            raise ValueError(f"{file} is damaged (it has no {self._kind} within the tar in {line!r}): pack again")
+        return members
 
     def _check_size(self, name: str, size: int) -> None:
         path = self.root / name
@@ -233,9 +301,12 @@ class ShardSet:
             raise ValueError(f"{path} has {size_now} bytes where the manifest says {size}: restore it or pack again")
 
 
-def read_index_lines(index: Path | RemotePath) -> list[str]:
-    """Returns a DALI index's lines of samples, without its header line."""
-    return index.read_text().splitlines()[1:]
+def read_index_lines(index: Path | RemotePath, shard: Shard) -> list[str]:
+    """Returns the lines of samples of a shard's DALI index, without its header line. Raises ValueError."""
+    lines = decode_text(read_bytes(index, shard.index_bytes), str(index)).split("\n")[1:-1]
+    if len(lines) != shard.samples or not all(map(_INDEX_LINE.fullmatch, lines)):
+        raise ValueError(f"{index} is damaged (it does not describe {shard.samples:,} samples): pack again")
+    return lines
 
 
 def _without_manifest(root: Path | RemotePath) -> str:
@@ -250,18 +321,16 @@ def _without_manifest(root: Path | RemotePath) -> str:
     )
 
 
-def _parts(line: str) -> dict[str, tuple[int, int, str]]:
-    """Returns offset, size and name by kind of one index line; shards from elsewhere percent-encode names."""
-    words = line.split(" ")
-    return {
-        words[i]: (int(words[i + 1]), int(words[i + 2]), unquote(words[i + 3], errors="surrogateescape"))
-        for i in range(0, len(words), 4)
-    }
-
-
 def _read(path: Path | RemotePath, offset: int, size: int) -> bytes:
     if isinstance(path, RemotePath):
         return bytes(path.read_ranges([offset], [size])[0])
     with open(path, "rb") as file:
         file.seek(offset)
         return file.read(size)
+
+
+def _read_text(path: Path | RemotePath, offset: int, size: int, name: str) -> bytes:
+    """Returns the bytes of a member that describes a photograph."""
+    if size > MAX_BYTES:
+        raise ValueError(f"{path} is damaged (what describes {name} has {size:,} bytes): pack again")
+    return _read(path, offset, size)

@@ -1,6 +1,5 @@
 """photochrom bench report [FOLDER]: prints all results in a folder as Markdown"""
 
-import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from rich import box
 from rich.console import Console
 
 from ...engine.configuration.parser import parse_options
+from ...pipelines.structured import read_json
 from .results import make_table
 
 _RESULTS = Path(__file__).parents[1] / "results"
@@ -49,9 +49,9 @@ def main(argv: list[str], prog: str) -> int:
 def _read(file: Path) -> dict[str, Any]:
     """Returns results with rows; other JSON becomes one row. Raises ValueError for a file that is not JSON."""
     try:
-        results = json.loads(file.read_text())
+        results = read_json(file)
     except ValueError as error:
-        raise ValueError(f"{file} is not JSON ({error}): measure again, or remove it") from None
+        raise ValueError(f"{error}: measure again, or remove it") from None
     if isinstance(results, dict) and "rows" in results:
         return results
     return {"rows": results if isinstance(results, list) else [results]}

@@ -1,6 +1,5 @@
 """Predicts the throughput from 1 to 64 nodes by simulating the run (simulation.py) on a machine of a file."""
 
-import json
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 
 from ...engine.configuration.config import to_plain_dict
 from ...engine.console import plural
+from ...pipelines.structured import read_json
 from ..common.results import Results, make_results
 from ..stalls.feed_stages import DECODE, NETWORK
 from .command import ScaleOptions
@@ -73,7 +73,7 @@ def _job(options: ScaleOptions) -> TrainingJob:
 def _load_ceilings(path: Path, width: float, size: int) -> Ceilings:
     """Returns the ceilings in a result of `bench stalls` for this width and size. Raises ValueError for other files."""
     try:
-        results = json.loads(path.read_text())
+        results = read_json(path)
         rows = {row["adds"]: row for row in results["rows"]}
         settings, cold = results["settings"], results["cold_reading(img/s)"]
         network, decoding = rows[NETWORK]["median(img/s)"], rows[DECODE]["alone(img/s)"]

@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from ...engine.configuration.parser import alternatives, nearest
-from ...pipelines.text_file import decode_text
+from ...pipelines.structured import read_yaml
 
 Precision = Literal["auto", "half", "fp32"]
 Stored = Literal["original-recipe", "originals", "packed", "lab"]
@@ -113,11 +113,13 @@ def load_machine(name: str) -> Machine:
     known = known_machines()
     if name not in known and not name.endswith(".yaml"):
         raise ValueError(f"--machine {name} is neither a .yaml file nor a known machine{alternatives(name, known)}")
-    file = _FOLDER / f"{name}.yaml" if name in known else Path(name)
+    file = Path(str(_FOLDER / f"{name}.yaml")) if name in known else Path(name)
     try:
-        values = yaml.safe_load(decode_text(file.read_bytes(), f"--machine {name}"))
-    except (OSError, yaml.YAMLError) as error:
+        values = read_yaml(file)
+    except OSError as error:
         raise ValueError(f"--machine {name} cannot be read ({error}): {_FIX}") from None
+    except ValueError as error:
+        raise ValueError(f"--machine {error}: {_FIX}") from None
     if not isinstance(values, dict):
         raise ValueError(f"--machine {name} is not a mapping: {_FIX}")
     return validated(Machine, values | {"name": Path(name).stem}, file.name)

@@ -1,6 +1,5 @@
 """Model cards: what to know before using a model, from its file's header and from whoever trained it."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -10,6 +9,7 @@ import jinja2
 import yaml
 
 from ...pipelines.files import atomic_write, sha256_of
+from ...pipelines.structured import read_json
 from ..configuration.registry import spec_name
 from ..console import plural
 from ..evaluation.summary import METRICS
@@ -33,7 +33,7 @@ def read_scores(reports: Sequence[Path], checkpoint: Path, step: int) -> list[di
     for report in reports:
         file = report / "summary.json" if report.is_dir() else report
         try:
-            results = json.loads(file.read_text())["results"]
+            results = read_json(file)["results"]
             own = [result for result in results if model_name(Path(result["checkpoint"])) == name]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"--scores {report} is not a report of photochrom evaluate ({error!r})") from None

@@ -7,6 +7,7 @@ Nothing in them is executed on load: they are safetensors and JSON. Accelerate's
 """
 
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from ...pipelines.files import sha256_of, sync
+from ...pipelines.structured import check_counts, read_bytes, read_json, validated
 from .training_state import load_state, save_state
 
 FORMAT = 3
@@ -27,6 +29,43 @@ _STEP = re.compile(r"step-\d{8}")
 _SUM = re.compile(r"^([0-9a-f]{64})  (\S+)$", re.MULTILINE)  # the lines of sha256sum
 
 
+@dataclass(kw_only=True)
+class Totals:
+    """Totals of a run over all its starts; `loss` is the last one reported."""
+
+    images: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0
+    loss: float = math.nan
+
+    def __post_init__(self) -> None:
+        check_counts(self, "images", "seconds", "waited")
+
+
+@dataclass(kw_only=True)
+class BestState:
+    """The best value of one metric on one validation set.
+
+    Args:
+        metric: Name of the metric.
+        data: Digest of the validation set.
+        value: Best value so far, None before the first.
+        step: Step of the best value.
+        num_since: Number of validations since then.
+        last_step: Step of the last validation.
+    """
+
+    metric: str
+    data: str
+    value: float | None = None
+    step: int = 0
+    num_since: int = 0
+    last_step: int = 0
+
+    def __post_init__(self) -> None:
+        check_counts(self, "step", "num_since", "last_step")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """A saved state of a run, whose files match their hashes."""
@@ -34,8 +73,11 @@ class Checkpoint:
     folder: Path
     step: int
     loader: dict[str, Any]
-    totals: dict[str, Any]
-    best: dict[str, Any] | None
+    totals: Totals
+    best: BestState | None
+
+    def __post_init__(self) -> None:
+        check_counts(self, "step")
 
     @property
     def model(self) -> Path:
@@ -133,21 +175,19 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     """Returns the checkpoint in `folder`. Raises ValueError naming what is missing or damaged."""
     try:
         _check_sums(folder)
-        text = (folder / STATE).read_text()
+        state = read_json(folder / STATE)
     except OSError as error:
         raise ValueError(f"{error.filename} cannot be read: {error.strerror}") from None
-    try:
-        state = json.loads(text)
-        if state["format"] != FORMAT:
-            raise ValueError(f"its format is {state['format']}, and this photochrom reads format {FORMAT}")
-        values = {name: state[name] for name in ("step", "loader", "totals", "best")}
-        return Checkpoint(folder=folder, **values)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder / STATE} is not the state of a checkpoint: {error!r}") from None
+    name = f"{folder / STATE} is not the state of a checkpoint"
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        its = f"{state.get('format')!r:.40}" if isinstance(state, dict) else "unknown"
+        raise ValueError(f"{name}: its format is {its}, and this photochrom reads format {FORMAT}")
+    return validated(Checkpoint, {**state, "folder": folder}, name)
 
 
 def _check_sums(folder: Path) -> None:
-    sums = {name: value for value, name in _SUM.findall((folder / SUMS).read_text(errors="replace"))}
+    text = read_bytes(folder / SUMS).decode(errors="replace")
+    sums = {name: value for value, name in _SUM.findall(text)}
     if sums.keys() != {MODEL, TRAINING, STATE}:
         raise ValueError(f"{folder / SUMS} is damaged: it does not hold the sums of the checkpoint's files")
     for name, expected in sums.items():

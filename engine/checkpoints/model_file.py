@@ -3,10 +3,12 @@
 import hashlib
 import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -17,7 +19,8 @@ from torch import Tensor
 from ... import __version__
 from ...models import Colorizer
 from ...pipelines.files import atomic_write
-from ..configuration.config import ClassSpec, to_plain_dict
+from ...pipelines.structured import check_counts, parse_json, validated
+from ..configuration.config import ClassSpec, check_image_size, to_plain_dict
 from ..configuration.registry import build_model
 from ..console import console
 from .checkpoint import CHECKPOINTS, MODEL, newest_intact, to_os_error
@@ -54,6 +57,10 @@ class ModelMetadata:
     training: dict[str, Any] = field(default_factory=dict)
     scores: list[dict[str, Any]] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        check_image_size(self.size, "size=")
+        check_counts(self, "step")
+
 
 def save_model(state: Mapping[str, Tensor], metadata: ModelMetadata, path: Path) -> None:
     """Writes a model's state and metadata to a model file. Raises OSError."""
@@ -80,6 +87,7 @@ def load_with_metadata(
     """
     file = model_file(Path(path))
     metadata = read_metadata(file)
+    check_shapes(file, metadata.model)
     model = build_model(metadata.model)
     load_weights(model, file)
     return model.to(device).eval(), metadata
@@ -126,13 +134,26 @@ def read_metadata(file: Path) -> ModelMetadata:
     """Returns the metadata in a model file's header."""
     header = _read_header(file)
     try:
-        values = json.loads(header["recipe"])
-        return ModelMetadata(**{**values, "model": ClassSpec(**values["model"]), "loss": ClassSpec(**values["loss"])})
-    except (ValueError, KeyError, TypeError) as error:
+        return validated(ModelMetadata, parse_json(header["recipe"], "its recipe"), "its recipe")
+    except ValueError as error:
         raise ValueError(
-            f"{file} was written by photochrom {header.get('photochrom')}, and {__version__} cannot read its metadata "
-            f"({error!r})"
+            f"{file} was written by photochrom {header.get('photochrom', ''):.20}, and {__version__} cannot read its "
+            f"metadata ({error})"
         ) from None
+
+
+def check_shapes(file: Path, spec: ClassSpec) -> None:
+    """Raises ValueError when a file's tensors are not those of the model; reads their shapes, and allocates nothing."""
+    try:
+        with torch.device("meta"):
+            expected = build_model(spec).state_dict()
+    except ValueError:  # or it is a class of one's own that computes with its weights as it is made
+        return
+    with _opened(file) as opened:
+        shapes = {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118  not a mapping
+    tensors = {name: SimpleNamespace(shape=torch.Size(shape)) for name, shape in shapes.items()}
+    if faults := state_dict_mismatches(tensors, expected):
+        raise ValueError(f"{file} does not fit this model: {faults}")
 
 
 def load_weights(model: Colorizer, file: Path) -> None:
@@ -144,16 +165,21 @@ def load_weights(model: Colorizer, file: Path) -> None:
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
-    """Returns the tensors of a model file by name. Raises ValueError for a damaged file."""
+    """Returns the tensors of a model file by name. Raises ValueError for a damaged file, and for nan in it."""
     header = _read_header(file)
-    with safe_open(file, framework="pt") as opened:
+    with _opened(file) as opened:
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  not a mapping
     if _digest(header["recipe"], tensors) != header["sha256"]:
         raise ValueError(f"{file} is damaged: its sha256 is not the one in its header")
+    if nonfinite := [name for name, tensor in tensors.items() if not tensor.float().isfinite().all()]:
+        raise ValueError(
+            f"{file} cannot be used: {nonfinite[0]} and {len(nonfinite) - 1} more of its tensors have infinite or nan "
+            "values; name another checkpoint"
+        )
     return tensors
 
 
-def state_dict_mismatches(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+def state_dict_mismatches(tensors: Mapping[str, Any], expected: Mapping[str, Tensor]) -> str:
     """Describes how tensors differ from the expected ones, by name and shape; empty if they do not."""
     faults = [f"{name} {list(expected[name].shape)} is missing" for name in expected if name not in tensors]
     faults += [
@@ -167,12 +193,19 @@ def state_dict_mismatches(tensors: Mapping[str, Tensor], expected: Mapping[str, 
     return "; ".join(faults[:_MAX_FAULTS]) + (f" and {len(faults) - _MAX_FAULTS} more" * (len(faults) > _MAX_FAULTS))
 
 
-def _read_header(file: Path) -> dict[str, str]:
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    """Opens a safetensors file. Raises ValueError for another file, and for tensors that torch does not have."""
     try:
         with safe_open(file, framework="pt") as opened:
-            header: dict[str, str] = opened.metadata() or {}
+            yield opened
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{file} is not an intact model file ({error}): name another checkpoint") from None
+
+
+def _read_header(file: Path) -> dict[str, str]:
+    with _opened(file) as opened:
+        header: dict[str, str] = opened.metadata() or {}
     if missing := [key for key in ("recipe", "sha256") if key not in header]:
         raise ValueError(f"{file} was not written by photochrom: its header holds no {missing[0]}")
     return header

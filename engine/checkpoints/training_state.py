@@ -9,6 +9,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ...pipelines.structured import parse_json, validated
+
 _VALUES = "values"  # the key of the plain values in the header
 
 
@@ -32,7 +34,7 @@ def load_state(path: Path) -> dict[str, Any]:
     """Returns tensors on the CPU and plain values by name. Raises ValueError when the file holds anything else."""
     try:
         with safe_open(path, framework="pt") as file:
-            values: dict[str, Any] = json.loads((file.metadata() or {})[_VALUES])
+            values = validated(dict[str, Any], parse_json((file.metadata() or {})[_VALUES], "its header"), "its header")
             return {**values, **{name: file.get_tensor(name) for name in file.keys()}}  # noqa: SIM118  not a mapping
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise ValueError(f"{path} is not the state of a training run: {str(error).splitlines()[0]}") from None

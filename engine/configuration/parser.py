@@ -12,8 +12,8 @@ from types import MappingProxyType, NoneType, UnionType
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
 
 import docstring_parser
-import yaml
 
+from ...pipelines.structured import parse_yaml
 from ..console import console
 
 T = TypeVar("T")
@@ -118,13 +118,11 @@ def convert(value: Any, kind: Any, name: str) -> Any:
     config = None if is_dataclass(kind) else ConfigDict(arbitrary_types_allowed=True)  # a dataclass takes no config
     try:
         if isinstance(value, str) and (value.startswith(("[", "{")) or kind in (Any, inspect.Parameter.empty)):
-            value = yaml.safe_load(value)
+            value = parse_yaml(value, f"{name}={value}")
         items = value if isinstance(value, list) else [value]
         if {int, float} & {kind, *get_args(kind)} and any(isinstance(item, bool) for item in items):
             raise ValueError(f"{name}={value}: it should be a number, not true or false")  # pydantic takes true for 1
         return value if kind is inspect.Parameter.empty else TypeAdapter(kind, config=config).validate_python(value)
-    except yaml.YAMLError:
-        raise ValueError(f"{name}={value} is not YAML, such as [0.5, 1]") from None
     except ValidationError as error:
         reasons = dict.fromkeys(
             fault["msg"].replace("Input", "it").partition(", unable to parse")[0]

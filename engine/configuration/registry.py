@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from ...losses import LOSSES, ColorLoss
 from ...losses.rebalancing import load_prior
 from ...models import MODELS, Colorizer
+from ...pipelines.structured import validated
 from .config import ClassSpec
 from .optimizers import OPTIMIZERS, adapt, make_optimizer
 from .parser import alternatives, convert, nearest, parameters
@@ -62,14 +63,19 @@ def _checked_class(spec: ClassSpec, base: type, known: Mapping[str, type]) -> ty
 
 def _build(spec: ClassSpec, base: type, known: Mapping[str, type]) -> Any:
     cls = _checked_class(spec, base, known)
-    arguments = dict(spec.init_args)
-    for name, kind in wrapped_losses(cls).items():
-        if isinstance(value := arguments.get(name), dict):
+    arguments, wrapped = dict(spec.init_args), wrapped_losses(cls)
+    for name, parameter in parameters(cls).items():
+        if name in wrapped and isinstance(value := arguments.get(name), dict):
             try:
-                arguments[name] = _build(ClassSpec(**value), kind, LOSSES)
+                arguments[name] = _build(validated(ClassSpec, value, name), wrapped[name], LOSSES)
             except ValueError as error:  # a wrapped loss names its settings loss.k, as if it were not wrapped
                 raise ValueError(re.sub(r"^loss\.", f"loss.{name}.", str(error))) from None
-    return cls(**arguments)
+        elif name in arguments and parameter.annotation is not parameter.empty:
+            arguments[name] = validated(parameter.annotation, arguments[name], f"{spec.class_path}.{name}")
+    try:
+        return cls(**arguments)
+    except (TypeError, ArithmeticError, RuntimeError) as error:
+        raise ValueError(f"{spec.class_path} cannot be made with {spec.init_args}: {error}") from error
 
 
 def find_class(class_path: str, base: type, known: Mapping[str, type], *, may_import: bool = False) -> type[Any]:

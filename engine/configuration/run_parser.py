@@ -14,9 +14,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ...pipelines.text_file import read_text
+from ...pipelines.structured import read_yaml
 from ..console import console
 from .config import ClassSpec, ModelSpec, RunConfig, flatten
 from .parser import Parser, alternatives, build, convert, nearest, parameters
@@ -106,9 +104,9 @@ def run_config(settings: Mapping[str, Any], *, typed: Collection[str] = ()) -> R
 def read_settings(path: Path) -> dict[str, Any]:
     """Returns the settings in a YAML file under dotted names. Raises ValueError when it holds anything else."""
     try:
-        values = yaml.safe_load(read_text(path))
-    except (OSError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} cannot be read as YAML: {error}") from None
+        values = read_yaml(path)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds no settings: see the recipes for examples")
     # {loss: {class_path: Focal, init_args: {base: L2}}} is short for {loss: Focal, loss.base: L2}.

@@ -1,7 +1,6 @@
 """Evaluates models on whole shard sets, and continues an evaluation that was interrupted."""
 
 import hashlib
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -17,6 +16,7 @@ from ...losses.rebalancing import load_prior
 from ...pipelines.files import sha256_of
 from ...pipelines.loading.base import Loader
 from ...pipelines.output_dir import claim_resumable_output, write_json
+from ...pipelines.structured import read_json, validated
 from ..checkpoints.model_file import model_file
 from ..configuration.config import LoaderConfig, save_yaml, to_plain_dict
 from ..configuration.registry import import_plugin
@@ -216,4 +216,4 @@ def _compute_fid(fid: Fid | None, file: Path | None) -> dict[str, float]:
         return values
     if fid:
         write_json(file, values)
-    return json.loads(file.read_text()) if file.exists() else {}
+    return validated(dict[str, float], read_json(file), str(file)) if file.exists() else {}

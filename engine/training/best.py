@@ -1,11 +1,11 @@
 """The best validation of a run, and how many validations ago it was."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
-from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.checkpoint import BestState, Checkpoint
 from ..console import plural
 from ..evaluation.summary import VALIDATION_METRICS
 
@@ -13,24 +13,8 @@ DEFAULT_METRIC = "rmse_ab"
 
 
 @dataclass(kw_only=True)
-class BestValidation:
-    """The best value of one metric on one validation set; a checkpoint holds these fields.
-
-    Args:
-        metric: Name of the metric.
-        data: Digest of the validation set.
-        value: Best value so far, None before the first.
-        step: Step of the best value.
-        num_since: Number of validations since then.
-        last_step: Step of the last validation.
-    """
-
-    metric: str
-    data: str
-    value: float | None = None
-    step: int = 0
-    num_since: int = 0
-    last_step: int = 0
+class BestValidation(BestState):
+    """The best validation so far; a checkpoint holds its fields."""
 
     @classmethod
     def resume(cls, metric: str, data: str, checkpoint: Checkpoint | None) -> Self:
@@ -38,10 +22,10 @@ class BestValidation:
         if checkpoint is None:
             return cls(metric=metric, data=data)
         saved = checkpoint.best
-        if saved and (saved["metric"], saved["data"]) == (metric, data):
-            return cls(**saved)
+        if saved and (saved.metric, saved.data) == (metric, data):
+            return cls(**asdict(saved))
         # Without a validation set so far, none is missing.
-        return cls(metric=metric, data=data, last_step=saved["last_step"] if saved else checkpoint.step)
+        return cls(metric=metric, data=data, last_step=saved.last_step if saved else checkpoint.step)
 
     def update(self, value: float, step: int) -> bool:
         """Adds the value of a validation; returns True if it is the best so far."""

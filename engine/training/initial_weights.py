@@ -8,7 +8,7 @@ from typing import Any
 from ...models import Colorizer
 from ...pipelines.files import sha256_of
 from ..checkpoints.checkpoint import Checkpoint
-from ..checkpoints.model_file import model_file, read_metadata, read_tensors
+from ..checkpoints.model_file import check_shapes, model_file, read_metadata, read_tensors
 from ..configuration.config import ModelSpec
 from .checks import network_settings
 
@@ -25,6 +25,7 @@ class InitialWeights:
 def find_initial_weights(name: str) -> InitialWeights:
     """Returns the model of a run, a checkpoint, a model file or a shipped name; raises ValueError if there is none."""
     file = model_file(Path(name))
+    check_shapes(file, read_metadata(file).model)
     return InitialWeights(name=name, file=file, sha256=sha256_of(file))
 
 

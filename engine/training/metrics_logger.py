@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ...pipelines.files import atomic_write
+from ...pipelines.structured import parse_json
 from .trackers import Trackers
 
 
@@ -68,7 +69,7 @@ class MetricsLogger:
 def _is_logged_until(line: str, step: int, validated_until: int) -> bool:
     """True for a whole line of `step` or earlier; a killed run can leave its last line cut."""
     try:
-        values = json.loads(line)
+        values = parse_json(line, "a line")
         is_validation = any(name.startswith("val/") for name in values)
         return bool(values["step"] <= (min(step, validated_until) if is_validation else step))
     except (ValueError, KeyError, TypeError):

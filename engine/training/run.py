@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from accelerate import Accelerator
 
 from ...models import Colorizer
@@ -15,6 +14,7 @@ from ...pipelines import CachedLoader
 from ...pipelines.loading.base import Loader
 from ...pipelines.loading.order import first_batch_of_epoch
 from ...pipelines.output_dir import check_holds, claim_output, differences, write_json
+from ...pipelines.structured import read_yaml
 from ..checkpoints.checkpoint import BEST, CHECKPOINTS, MODEL, Checkpoint, checkpoint_folder, clear_after, link_best
 from ..checkpoints.model_file import load_weights, save_model
 from ..configuration.config import RunConfig, save_yaml, to_plain_dict
@@ -44,7 +44,7 @@ from .metrics_logger import MetricsLogger
 from .schedule import lr_scale
 from .shutdown import RunStopped, explain_lost_process
 from .start import find_start
-from .throughput import ThroughputMeter, Totals
+from .throughput import ThroughputMeter
 from .trackers import Trackers, check_trackers
 from .trainer import Trainer
 from .unused_settings import unused_settings
@@ -120,7 +120,7 @@ def prepare(config: RunConfig, accelerator: Accelerator, start: Checkpoint | Ini
     trainer = Trainer(colorizer, loss, config, accelerator)
     if checkpoint:
         trainer.load_state_dict(checkpoint.training())
-        meter.totals = Totals(**checkpoint.totals)
+        meter.totals = checkpoint.totals
     return Run(
         config=config,
         accelerator=accelerator,
@@ -201,8 +201,8 @@ def _run_folder(config: RunConfig, step: int, say: Callable[[str], None]) -> Ite
 
 def _read_config(path: Path) -> Any:
     try:
-        return yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError):
+        return read_yaml(path)
+    except ValueError:
         raise ValueError(f"{path} is damaged: remove it, and the run continues from its checkpoints") from None
 
 

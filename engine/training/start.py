@@ -65,6 +65,6 @@ def _find_checkpoint(config: RunConfig, say: Callable[[str], None]) -> Checkpoin
 def _without_lost_best(config: RunConfig, checkpoint: Checkpoint) -> Checkpoint:
     """Returns the checkpoint; without its best validation if the checkpoint of that is not in the run's folder."""
     best = checkpoint.best
-    if best is None or not config.checkpoint.best or checkpoint_folder(config.out / CHECKPOINTS, best["step"]).exists():
+    if best is None or not config.checkpoint.best or checkpoint_folder(config.out / CHECKPOINTS, best.step).exists():
         return checkpoint
-    return replace(checkpoint, best={**best, "value": None, "num_since": 0})
+    return replace(checkpoint, best=replace(best, value=None, num_since=0))

@@ -10,15 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-
-@dataclass(kw_only=True)
-class Totals:
-    """Totals of a run over all its starts; `loss` is the last one reported."""
-
-    images: int = 0
-    seconds: float = 0.0
-    waited: float = 0.0
-    loss: float = math.nan
+from ..checkpoints.checkpoint import Totals
 
 
 @dataclass(kw_only=True)

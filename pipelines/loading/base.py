@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from ..imaging.color import lab_converter
 from ..imaging.decode import decode
 from ..shards import ShardSet
+from ..structured import check_counts, validated
 from ..system import available_cpus
 from . import order
 from .augment import Crop, crop_windows, flips
@@ -45,6 +46,17 @@ class BatchPlan:
 
     def __len__(self) -> int:
         return len(self.index)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Position:
+    """The state of a loader, without what follows from it."""
+
+    fingerprint: dict[str, Any]
+    position: int
+
+    def __post_init__(self) -> None:
+        check_counts(self, "position")
 
 
 @dataclass(eq=False, repr=False)
@@ -157,14 +169,15 @@ class Loader(ABC):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues from a saved position. Raises ValueError if it was saved with other data or settings."""
-        current, saved = self._fingerprint(), state["fingerprint"]
+        position = validated(_Position, state, "the position in the data is damaged")
+        current, saved = self._fingerprint(), position.fingerprint
         if different := [name for name in current if current[name] != saved.get(name)]:
             changes = ", ".join(f"{name}={saved.get(name, 'unset')} then and {current[name]} now" for name in different)
             raise ValueError(
                 f"a run continues with the photographs and the order it began with, and these differ: {changes}; "
                 "set them as they were"
             )
-        self._next_batch = state["position"] // self.batch_size
+        self._next_batch = position.position // self.batch_size
 
     def plan(self, number: int) -> BatchPlan:
         """Returns this rank's share of the global batch `number`: a pure function."""

@@ -28,7 +28,7 @@ class Samples:
 
 def samples_of(tar: Path, shard: Shard) -> Samples:
     """Returns all samples of a shard, whose index lies beside its tar."""
-    return Samples(tar=tar, lines=read_index_lines(tar.with_suffix(".idx")), sizes=shard.widths_heights)
+    return Samples(tar=tar, lines=read_index_lines(tar.with_suffix(".idx"), shard), sizes=shard.widths_heights)
 
 
 class DaliCheck(Workers[Samples, str | None]):

@@ -16,6 +16,7 @@ from pathlib import Path
 from ..files import atomic_write, sync
 from ..imaging.decode import Rejected
 from ..shards import SUFFIXES, Shard
+from ..structured import read_json
 from .dali_check import Samples
 from .manifest import describe_shard
 from .pack_config import PackConfig
@@ -88,7 +89,7 @@ class ShardWriter:
     def _resume(self) -> None:
         """Takes over the shards that have a journal, and removes others."""
         while (journal := self._journal(len(self.shards))).exists():
-            facts = json.loads(journal.read_text())
+            facts = read_json(journal, 1 << 30)
             self.shards.append(Shard(**facts["shard"]))
             self.last_key = (facts["last_key"][0], facts["last_key"][1])
             self.stats.update(PackStats.from_json(facts["stats"]))

@@ -81,7 +81,7 @@ def test_a_folder_without_manifest(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", "\xff"])
 def test_a_damaged_manifest(copied: Path, text: str) -> None:
     (copied / "manifest.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(ValueError, match=r"manifest\.json is damaged"):
+    with pytest.raises(ValueError, match=r"manifest\.json is (damaged|not JSON).*pack again"):
         ShardSet.open(copied)
 
 
@@ -90,7 +90,7 @@ def test_a_manifest_that_lacks_something(copied: Path, key: str) -> None:
     manifest = json.loads((copied / "manifest.json").read_text())
     del manifest[key]
     (copied / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ValueError, match=rf"manifest\.json is damaged \(KeyError\('{key}'\)\)"):
+    with pytest.raises(ValueError, match=rf"manifest\.json is damaged \(its content: {key}: Field required\)"):
         ShardSet.open(copied)
     manifest[key] = [{"name": "photos-000000"}] if key == "shards" else "none"
     (copied / "manifest.json").write_text(json.dumps(manifest))

@@ -140,7 +140,7 @@ def test_an_unknown_machine(name: str, sentence: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
-    [("a: [", "cannot be read (while parsing"), ("- 1", "is not a mapping")],
+    [("a: [", "cannot be read as YAML: while parsing"), ("- 1", "is not a mapping")],
 )
 def test_a_file_that_is_not_a_mapping(text: str, sentence: str, tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
@@ -153,6 +153,6 @@ def test_a_file_that_is_not_a_mapping(text: str, sentence: str, tmp_path: Path) 
 def test_a_file_cannot_run_code(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(f"cores: !!python/object/apply:os.mkdir [{tmp_path / 'made'}]")
-    with pytest.raises(ValueError, match=r"mine\.yaml cannot be read \(could not determine a constructor for the tag"):
+    with pytest.raises(ValueError, match=r"mine\.yaml cannot be read as YAML: could not determine a constructor"):
         load_machine(str(file))
     assert not (tmp_path / "made").exists()

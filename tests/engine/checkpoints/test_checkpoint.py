@@ -36,7 +36,7 @@ def test_what_was_saved_is_read_back(tmp_path: Path) -> None:
     assert opened.folder.name == "step-00000500"
     assert opened.step == 500
     assert opened.loader == {"position": 500}
-    assert opened.totals == {"images": 2000}
+    assert opened.totals.images == 2000
     assert opened.model.read_bytes() == b"weights"
     assert opened.training() == {"optimizer/weight/step": torch.tensor(500), "scaler": None}
 

@@ -1,6 +1,7 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import photochrom
@@ -10,6 +11,7 @@ from photochrom.engine.checkpoints.model_file import load_with_metadata, model_f
 from photochrom.engine.configuration.config import ClassSpec, ModelSpec
 from photochrom.engine.configuration.registry import build_loss, build_model, import_plugin, with_prior
 from photochrom.engine.configuration.run_parser import read_settings, run_config
+from photochrom.engine.training.initial_weights import find_initial_weights
 from photochrom.losses import L2, ColorLoss, ElementwiseLoss, LossOutput, RebalancedCrossEntropy
 from photochrom.models import Colorizer, ColorPrediction, VGGColorizer
 from photochrom.pipelines import LabBatch
@@ -97,6 +99,49 @@ def test_tensors_that_do_not_fit_are_named(trained: Path, tmp_path: Path) -> Non
         ValueError,
         match=r"to_ab\.bias \[2\] is missing; extra \[2\] is not part .*block1\.conv1_1\.bias is \[7\] there and \[4\]",
     ):
+        photochrom.load(tmp_path)
+
+
+def test_a_model_larger_than_its_file_is_refused_before_it_is_allocated(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metadata = read_metadata(trained / "model.safetensors")
+    wide = replace(metadata, model=ClassSpec(class_path="VGGColorizer", init_args={"width": 100}))  # 8 GB
+    save_model(load_file(trained / "model.safetensors"), wide, tmp_path / "model.safetensors")
+    devices: list[torch.device] = []
+    build = VGGColorizer.reset_parameters
+    monkeypatch.setattr(VGGColorizer, "reset_parameters", lambda model: devices.append(model.to_ab.weight.device))
+    for load in (photochrom.load, lambda path: find_initial_weights(str(path))):
+        with pytest.raises(ValueError, match=r"conv1_1\.weight is \[4, 1, 3, 3\] there and \[6400, 1, 3, 3\] here"):
+            load(tmp_path / "model.safetensors")
+    assert {device.type for device in devices} == {"meta"}
+    monkeypatch.setattr(VGGColorizer, "reset_parameters", build)
+    photochrom.load(trained)
+
+
+class Measured(MyColorizer):
+    """A network of a user that needs the values of its weights to be made."""
+
+    def __init__(self, bias: float) -> None:
+        super().__init__(bias)
+        self.grey = self.bias.item()
+
+
+def test_a_class_that_computes_with_its_weights_is_loaded(trained: Path, tmp_path: Path) -> None:
+    metadata = replace(
+        read_metadata(trained / "model.safetensors"),
+        model=ClassSpec(class_path=f"{__name__}.Measured", init_args={"bias": 1.0}),
+    )
+    save_model({"bias": torch.tensor(2.0)}, metadata, tmp_path / "model.safetensors")
+    assert photochrom.load(tmp_path).network.bias == 2
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_not_finite_are_refused(trained: Path, tmp_path: Path, value: float) -> None:
+    tensors = load_file(trained / "model.safetensors")
+    tensors["to_ab.weight"][1, 2] = value
+    save_model(tensors, read_metadata(trained / "model.safetensors"), tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"to_ab\.weight and 0 more of its tensors have infinite or nan values"):
         photochrom.load(tmp_path)
 
 

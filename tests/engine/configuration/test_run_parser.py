@@ -32,7 +32,7 @@ def failing_train(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--train.batch_size", "2.5"], "train.batch_size=2.5: it should be a valid integer"),
         (["--train.batch_size", "null"], "train.batch_size=null: it should be a valid integer"),
         (["--data.scale", "0.5"], "data.scale=0.5: it should be a valid tuple"),
-        (["--data.scale", "[0.5"], "data.scale=[0.5 is not YAML, such as [0.5, 1]"),
+        (["--data.scale", "[0.5"], "data.scale=[0.5 cannot be read as YAML: while parsing"),
         (["--data.flip", "maybe"], "data.flip=maybe: it should be a valid boolean"),
         (["--optim.lr", "fast"], "optim.lr=fast: it should be a valid number"),
         (["--data.scale", "[yes, 1]"], "data.scale=[True, 1]: it should be a number, not true or false"),
