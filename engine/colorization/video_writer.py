@@ -36,7 +36,9 @@ class VideoWriter:
     def __init__(self, path: Path, suffix: str, reader: VideoReader) -> None:
         self.num_frames = 0
         self._reader, self._format = reader, _FORMATS[suffix.lower()]
-        self._container = av.open(str(path), "w", format=self._format)
+        # file:, so that FFmpeg does not take the name for a URL; bitexact, since a random identifier changes the bytes.
+        options = {"fflags": "+bitexact"}
+        self._container = av.open(f"file:{path}", "w", format=self._format, container_options=options)
         self._container.metadata.update(_keep_metadata(reader.container.metadata))
         self._video: VideoStream | None = None  # until the first frame, whose size it needs
         self._copies: dict[int, Stream] = {}
