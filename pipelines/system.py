@@ -25,6 +25,17 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Returns whether an error means that memory did not suffice, a GPU's or, also where torch says so, the machine's.
+
+    torch has a class only for the former: a CPU's is a RuntimeError that names the allocator.
+    """
+    torch_says_so = type(error).__name__ == "OutOfMemoryError" or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in ("DefaultCPUAllocator", "bad_alloc"))
+    )
+    return isinstance(error, MemoryError) or torch_says_so
+
+
 def has_dali() -> bool:
     """True where NVIDIA DALI is installed; it is not imported."""
     return importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.dali") is not None

@@ -15,7 +15,7 @@ from ...pipelines.imaging.decode import Rejected
 from ...pipelines.system import available_cpus
 from .colorize import ColorizedImage, colorize
 from .inputs import ColorizePlan, ColorizeTask
-from .prefetch import Reserve, run_pipeline
+from .prefetch import OutOfMemory, Reserve, run_pipeline
 from .read_image import SourceImage, read_image
 from .write_image import write_image
 
@@ -46,29 +46,33 @@ def colorize_images(
     *,
     size: int | None,
     device: torch.device,
-    batch_size: int,
     progress: Progress = lambda done, total: None,
 ) -> Iterator[ColorizeResult]:
-    """Colorizes image files as `colorize` does; yields their results as they are finished."""
+    """Colorizes image files as `colorize` does; yields their results as they are finished.
+
+    Each goes through the network alone, so that its pixels do not depend on what else is colorized. An image that lacks
+    memory beside others is repeated at the end, when it has all.
+    """
 
     def read(task: ColorizeTask, reserve: Reserve) -> SourceImage:
         return read_image(task.source, reserve)
 
-    def process(images: list[SourceImage]) -> list[ColorizedImage]:
-        return colorize(model, [image.pixels for image in images], size=size, device=device)
+    def process(image: SourceImage) -> ColorizedImage:
+        return colorize(model, [image.pixels], size=size, device=device)[0]
 
-    results = run_pipeline(
-        tasks,
-        read=read,
-        process=process,
-        write=_write,
-        batch_size=batch_size,
-        num_threads=min(_MAX_THREADS, available_cpus()),
-        max_bytes=_MAX_BYTES,
-    )
-    for num_done, (task, result) in enumerate(results, start=1):
-        progress(num_done, len(tasks))
-        yield ColorizeResult(task=task, reason=str(result)) if isinstance(result, Rejected) else result
+    num_done, to_repeat = 0, list[ColorizeTask]()
+    num_threads = min(_MAX_THREADS, available_cpus())
+    for chosen, max_bytes in ((tasks, _MAX_BYTES), (to_repeat, 0)):
+        results = run_pipeline(
+            chosen, read=read, process=process, write=_write, num_threads=num_threads, max_bytes=max_bytes
+        )
+        for task, result in results:
+            if isinstance(result, OutOfMemory) and max_bytes:
+                to_repeat.append(task)
+                continue
+            num_done += 1
+            progress(num_done, len(tasks))
+            yield ColorizeResult(task=task, reason=str(result)) if isinstance(result, Rejected) else result
 
 
 def _write(task: ColorizeTask, image: SourceImage, colorized: ColorizedImage) -> ColorizeResult:
@@ -95,15 +99,19 @@ def target_folder(target: Path) -> Iterator[None]:
 def summarize(results: list[ColorizeResult], plan: ColorizePlan, seconds: float) -> dict[str, Any]:
     """Returns the content of summary.json."""
     done = [result for result in results if not result.reason]
+    # A file seen is done, kept, failed or not taken.
     failed = [*plan.unreadable, *((result.task.source, result.reason) for result in results if result.reason)]
     num_images = sum(not result.task.is_video for result in done)
     num_frames = sum(result.num_frames for result in done if result.task.is_video)
     pixels = sum(result.pixels for result in done)
     return {
+        "num_seen": len(done) + len(plan.kept) + len(failed) + len(plan.not_taken),
         "num_done": len(done),
         "num_kept": len(plan.kept),
         "num_failed": len(failed),
+        "num_not_taken": len(plan.not_taken),
         "failed": [{"path": str(path), "reason": reason} for path, reason in failed],
+        "not_taken": [{"path": str(path), "reason": reason} for path, reason in plan.not_taken],
         "num_frames": num_frames,
         "seconds": round(seconds, 3),
         "images_per_second": round((num_images + num_frames) / seconds, 3),

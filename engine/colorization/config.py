@@ -21,7 +21,7 @@ class ColorizeConfig:
             its training.
         overwrite: Colorize files again whose results are in out already.
         contact_sheet: Also write before-after.jpg, images beside their results.
-        batch_size: Frames, or images of one size, that go through the network together.
+        batch_size: Frames of a video that go through the network together.
         device: auto, cuda or cpu.
         plugin: Python module to import first, for a model class of your own.
     """

@@ -1,15 +1,16 @@
 """Prefetching in threads: reading, processing and writing overlap within a bounded amount of memory."""
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from threading import Condition
 from typing import Generic, TypeVar
 
 from ...pipelines.imaging.decode import Rejected
+from ...pipelines.system import is_out_of_memory
 
 Task = TypeVar("Task")
 Source = TypeVar("Source")  # what `read` returns
@@ -18,6 +19,22 @@ Result = TypeVar("Result")  # what `write` returns
 T = TypeVar("T")
 
 Reserve = Callable[[int], None]  # waits until so many bytes are free, and takes them
+
+
+class OutOfMemory(Rejected):
+    """A task for which memory did not suffice."""
+
+
+@contextmanager
+def rejecting_out_of_memory() -> Iterator[None]:
+    """Turns an error for want of memory, the machine's or a GPU's, into OutOfMemory."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        of_gpu = isinstance(error, RuntimeError) and "CUDA" in str(error)
+        raise OutOfMemory("not enough memory", f"lower --size{' or use --device cpu' * of_gpu}") from None
 
 
 class MemoryBudget:
@@ -49,20 +66,19 @@ class MemoryBudget:
 
 
 def run_pipeline(
-    tasks: Sequence[Task],
+    tasks: Iterable[Task],
     *,
     read: Callable[[Task, Reserve], Source],
-    process: Callable[[list[Source]], list[Output]],
+    process: Callable[[Source], Output],
     write: Callable[[Task, Source, Output], Result],
-    batch_size: int,
     num_threads: int,
     max_bytes: int,
 ) -> Iterator[tuple[Task, Result | Rejected]]:
-    """Yields each task and what `write` returned, or why `read` or `write` rejected it, as they are finished.
+    """Yields each task and what `write` returned, or why one of the three rejected it, as they are finished.
 
-    `read` and `write` run in `num_threads` threads each. `process` runs in the caller's thread on what has been read by
-    then, up to `batch_size` at once. Before it decodes, `read` reserves the bytes that its result takes until it is
-    written: at most `max_bytes` are taken, or more by one task alone. Exceptions other than Rejected end the pipeline.
+    `read` and `write` run in `num_threads` threads each, `process` in the caller's thread. Before it decodes, `read`
+    reserves the bytes that its result takes until it is written: at most `max_bytes` are taken, or more by one task
+    alone. An error for want of memory rejects the task as OutOfMemory; exceptions other than Rejected end the pipeline.
     """
     budget = MemoryBudget(max_bytes)
     readers, writers = ThreadPoolExecutor(num_threads), ThreadPoolExecutor(num_threads)
@@ -70,23 +86,28 @@ def run_pipeline(
     writing: list[Future[tuple[Task, Result | Rejected]]] = []
     remaining = iter(tasks)
 
-    def process_batch(batch: list[_ReadTask[Task, Source]]) -> None:
-        if batch:
-            outputs = process([item.source for item in batch])
-            for item, output in zip(batch, outputs, strict=True):
-                writing.append(writers.submit(_write, write, budget, item, output))
+    def process_item(item: _ReadTask[Task, Source]) -> Rejected | None:
+        """Processes and begins to write what was read; returns why not."""
+        try:
+            with rejecting_out_of_memory():
+                output = process(item.source)
+        except Rejected as rejected:
+            budget.release(item.reserved)
+            return rejected
+        writing.append(writers.submit(_write, write, budget, item, output))
+        return None
 
     try:
         while True:
-            following = islice(remaining, batch_size + num_threads - len(reading))
+            following = islice(remaining, 2 * num_threads - len(reading))
             reading.extend(readers.submit(_read, read, budget, task) for task in following)
             if not reading:
                 break
             wait(reading, return_when=FIRST_COMPLETED)
-            batch, reading = _take_done(reading, batch_size)
-            yield from ((item.task, item.rejected) for item in batch if item.rejected)
-            process_batch([item for item in batch if not item.rejected])
-            del batch  # its memory counts only until it is written
+            (item,), reading = _take_done(reading, 1)
+            if rejected := item.rejected or process_item(item):
+                yield item.task, rejected
+            del item  # its memory counts only until it is written
             done, writing = _take_done(writing, len(writing))
             yield from done
         yield from (future.result() for future in writing)
@@ -115,7 +136,8 @@ def _read(read: Callable[[Task, Reserve], Source], budget: MemoryBudget, task: T
         reserved = num_bytes
 
     try:
-        return _ReadTask(task, read(task, reserve), reserved)
+        with rejecting_out_of_memory():
+            return _ReadTask(task, read(task, reserve), reserved)
     except Rejected as rejected:
         budget.release(reserved)
         return _ReadTask(task, None, rejected=rejected)  # type: ignore[arg-type]
@@ -125,7 +147,8 @@ def _write(
     write: Callable[[Task, Source, Output], Result], budget: MemoryBudget, item: _ReadTask[Task, Source], output: Output
 ) -> tuple[Task, Result | Rejected]:
     try:
-        return item.task, write(item.task, item.source, output)
+        with rejecting_out_of_memory():
+            return item.task, write(item.task, item.source, output)
     except Rejected as rejected:
         return item.task, rejected
     finally:

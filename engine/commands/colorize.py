@@ -20,12 +20,19 @@ def main(argv: list[str]) -> int:
 
 def _report(summary: dict[str, Any], out: Path) -> None:
     """Prints a summary without its failures."""
+    from ..colorization.inputs import describe_reasons
+
     frames = f" ({plural(summary['num_frames'], 'frame')} of video)" if summary["num_frames"] else ""
-    kept = f"; {plural(summary['num_kept'], 'file')} kept" if summary["num_kept"] else ""
     print(
         f"{out}: {plural(summary['num_done'], 'file')} colorized{frames} in {summary['seconds']:.1f} s, "
-        f"{summary['images_per_second']:.1f} images/s{kept}"
+        f"{summary['images_per_second']:.1f} images/s"
     )
+    others = {name: summary[f"num_{name}"] for name in ("kept", "failed", "not_taken")}
+    if any(others.values()):
+        counts = "".join(f", {number:,} {name.replace('_', ' ')}" for name, number in others.items() if number)
+        reasons = describe_reasons(other["reason"] for other in summary["not_taken"])
+        counts += f" ({reasons})" if reasons else ""
+        print(f"  {plural(summary['num_seen'], 'file')} seen: {summary['num_done']:,} colorized{counts}")
     if summary["clipped_share"]:
         print(f"  chroma reduced in {100 * summary['clipped_share']:.1f} % of the pixels: sRGB cannot show the colours")
     if summary["notes"]:

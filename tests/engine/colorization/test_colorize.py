@@ -2,6 +2,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from photochrom.engine.checkpoints.model_file import model_file, read_metadata, read_tensors, save_model
 from photochrom.engine.cli import main
+from photochrom.engine.colorization import batch
 from photochrom.engine.colorization import colorize as core
 from photochrom.engine.colorization.colorize import ColorizedImage, colorize
 from photochrom.models import Colorizer, ColorPrediction
@@ -235,7 +239,7 @@ def test_existing_results_are_kept(
     assert (out / "rocket.jpg").read_text() == "mine"
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["num_done"], summary["num_kept"]) == (1, 1)
-    assert "; 1 file kept" in capsys.readouterr().out
+    assert "  2 files seen: 1 colorized, 1 kept\n" in capsys.readouterr().out
     assert main([*command, "--overwrite"]) == 0
     assert Image.open(out / "rocket.jpg").size == Image.open(photos / "rocket.jpg").size
     assert json.loads((out / "summary.json").read_text())["num_done"] == 2
@@ -259,7 +263,7 @@ def test_the_same_command_continues_an_interrupted_run(
     source, out = tmp_path / "in", tmp_path / "out"
     source.mkdir()
     for number in range(20):
-        shutil.copy(photos / "rocket.jpg", source / f"{number:02}.jpg")
+        Image.open(photos / "rocket.jpg").rotate(number).save(source / f"{number:02}.jpg")
 
     def interrupt_second(*arguments: Any, **options: Any) -> list[ColorizedImage]:
         if batches:
@@ -269,19 +273,22 @@ def test_the_same_command_continues_an_interrupted_run(
         return batches[-1]
 
     batches: list[list[ColorizedImage]] = []
-    command = ["colorize", "--model", str(trained), str(source), "--out", str(out)]
+    command = ["colorize", "--model", str(trained), str(source), "--out"]
+    assert main([*command, str(tmp_path / "whole")]) == 0
+    command.append(str(out))
     with monkeypatch.context() as interrupted:
         interrupted.setattr("photochrom.engine.colorization.batch.colorize", interrupt_second)
         assert main(command) == 130
     assert "what is finished is kept, and the same command continues from there" in capsys.readouterr().err
     finished = {path: path.stat().st_mtime_ns for path in out.glob("*.jpg")}
     assert 0 < len(finished) < 20
-    assert not [path for path in out.iterdir() if path.suffix != ".jpg"]  # nothing is half-written
+    assert {path.name for path in out.iterdir()} == {"config.yaml", *(path.name for path in finished)}  # nothing half
     for path in finished:
         Image.open(path).load()
     assert main(command) == 0
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
-    assert len(list(out.glob("*.jpg"))) == 20
+    for path in (tmp_path / "whole").glob("*.jpg"):
+        assert (out / path.name).read_bytes() == path.read_bytes()  # whatever was colorized beside it
 
 
 def wait_until(condition: Callable[[], Any]) -> None:
@@ -342,9 +349,65 @@ def test_a_failure_before_the_first_result_leaves_no_folder(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 TiB. More")
 
     monkeypatch.setattr("photochrom.engine.colorization.batch.colorize", full)
-    assert main(["colorize", "--model", str(trained), str(photos), "--out", str(tmp_path / "out")]) == 1
-    assert capsys.readouterr().err.startswith("photochrom colorize: the GPU's memory is full (CUDA out of memory): ")
+    command = ["colorize", "--model", str(trained), str(photos / "coffee.png"), "--out", str(tmp_path / "out")]
+    assert main(command) == 1
+    assert capsys.readouterr().err == (
+        f"photochrom colorize: none of the 1 files can be colorized: {photos / 'coffee.png'}: not enough memory: lower "
+        "--size or use --device cpu\n"
+    )
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory"), torch.OutOfMemoryError("CUDA: full")],
+)
+def test_an_image_that_lacks_memory_is_listed_and_the_others_colorized(
+    trained: Path, photos: Path, tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The large image never fits; the others only alone, since it takes the memory that they need."""
+    tried: list[tuple[int, ...]] = []
+
+    def colorize_small(model: Colorizer, images: list[np.ndarray], **options: Any) -> list[ColorizedImage]:
+        tried.append(images[0].shape)
+        if images[0].shape[0] > 1000 or tried.count(images[0].shape) == 1:
+            raise error
+        return colorize(model, images, **options)
+
+    monkeypatch.setattr("photochrom.engine.colorization.batch.colorize", colorize_small)
+    (tmp_path / "in").mkdir()
+    Image.new("L", (1100, 1100)).save(tmp_path / "in" / "large.png")
+    for side in (50, 60, 70):
+        Image.new("L", (side, side), 90).save(tmp_path / "in" / f"{side}.png")
+    assert main(["colorize", "--model", str(trained), str(tmp_path / "in"), "--out", str(tmp_path / "out")]) == 1
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert [Path(file["output"]).name for file in sorted(summary["files"], key=lambda file: file["path"])] == [
+        "50.png",
+        "60.png",
+        "70.png",
+    ]
+    assert [Path(failure["path"]).name for failure in summary["failed"]] == ["large.png"]
+    assert summary["failed"][0]["reason"].startswith("not enough memory: lower --size")
+
+
+@pytest.mark.slow
+def test_images_beyond_the_memory_of_the_process(trained: Path, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    Image.open(photos / "coffee.png").resize((6000, 4000)).save(tmp_path / "in" / "large.jpg")
+    shutil.copy(photos / "rocket.jpg", tmp_path / "in" / "rocket.jpg")
+    command = [sys.executable, "-m", "photochrom", "colorize", "--model", str(trained), "in", "--out", "out"]
+    done = subprocess.run(
+        ["bash", "-c", 'ulimit -v 1600000; exec "$@"', "bash", *command, "--size", "native"],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "not colorized: in/large.jpg: not enough memory: lower --size\n" in done.stderr
+    assert "1 colorized, 1 failed\n" in done.stdout
+    assert (tmp_path / "out" / "rocket.jpg").exists()
 
 
 def test_a_full_disk_is_reported_in_one_sentence(
@@ -358,14 +421,124 @@ def test_a_full_disk_is_reported_in_one_sentence(
     assert capsys.readouterr().err.strip() == "photochrom colorize: [Errno 28] No space left on device"
 
 
+def retrain(model: Path, target: Path) -> Path:
+    """Writes another model: the same, but for one weight."""
+    tensors, metadata = read_tensors(model_file(model)), read_metadata(model_file(model))
+    next(iter(tensors.values())).view(-1)[0] += 1
+    save_model(tensors, metadata, target)
+    return target
+
+
+@pytest.fixture
+def colorize_with(photos: Path, tmp_path: Path) -> Callable[..., int]:
+    """Colorizes coffee.png, which is named twice, and other files into tmp_path / "out"."""
+    coffee = str(photos / "coffee.png")
+
+    def run(model: Path, *options: str) -> int:
+        return main(["colorize", "--model", str(model), coffee, coffee, *options, "--out", str(tmp_path / "out")])
+
+    return run
+
+
 def test_results_of_other_options_are_not_kept(
-    trained: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained: Path, tmp_path: Path, colorize_with: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["colorize", "--model", str(trained), "--out", str(tmp_path / "out")]
-    command += [str(photos / "coffee.png"), str(photos / "coffee.png")]  # named twice
-    assert main([*command, "--size", "32"]) == 0
-    assert main([*command, "--size", "48"]) == 1
-    assert "were made with other options (size: 32 -> 48): --overwrite makes them again" in capsys.readouterr().err
-    assert main([*command, "--size", "32"]) == 0
+    assert colorize_with(trained, "--size", "32") == 0
+    assert colorize_with(trained, "--size", "48") == 1
+    error = " ".join(capsys.readouterr().err.split())
+    assert "were made by another model or at another size (" in error
+    assert " at size 32; now " in error
+    assert " at size 48): --overwrite makes them again" in error
+    assert colorize_with(trained, "--size", "32") == 0
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["num_kept"] == 1
-    assert main([*command, "--size", "48", "--overwrite"]) == 0
+    assert colorize_with(trained, "--size", "48", "--overwrite") == 0
+    assert colorize_with(trained, "--size", "48") == 0
+
+
+def test_results_of_a_model_that_was_trained_again_are_not_kept(
+    trained: Path, photos: Path, tmp_path: Path, colorize_with: Callable[..., int]
+) -> None:
+    model = Path(shutil.copy(model_file(trained), tmp_path / "model.safetensors"))
+    rocket = str(photos / "rocket.jpg")
+    assert colorize_with(model) == 0
+    assert colorize_with(Path(shutil.copy(model, tmp_path / "moved.safetensors"))) == 0  # it is the same
+    retrain(model, model)
+    assert colorize_with(model) == 1
+    assert main(["colorize", "--model", str(model), rocket, "--out", str(tmp_path / "out")]) == 0  # keeps nothing
+    assert colorize_with(model) == 1  # coffee.png is still by the model before
+    assert main(["colorize", "--model", str(model), rocket, "--out", str(tmp_path / "out"), "--overwrite"]) == 0
+    assert colorize_with(model) == 1
+    assert colorize_with(model, "--overwrite") == 0
+    assert colorize_with(model, rocket) == 1  # rocket.jpg may be by either
+    assert colorize_with(model, rocket, "--overwrite") == 0
+    assert colorize_with(model, rocket) == 0
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_an_interrupted_run_is_not_continued_by_another_model(
+    trained: Path,
+    photos: Path,
+    tmp_path: Path,
+    overwrite: bool,
+    colorize_with: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other = retrain(trained, tmp_path / "other.safetensors")
+    rocket = str(photos / "rocket.jpg")
+    if overwrite:
+        assert colorize_with(trained, rocket) == 0
+
+    def interrupt(task: Any, image: Any, colorized: ColorizedImage) -> Any:
+        if task.source.name == "rocket.jpg":
+            wait_until((tmp_path / "out" / "coffee.png").exists)
+            raise KeyboardInterrupt
+        return write(task, image, colorized)
+
+    write = batch._write
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(batch, "_write", interrupt)
+        assert colorize_with(other if overwrite else trained, rocket, *["--overwrite"] * overwrite) == 130
+    assert colorize_with(other, rocket) == 1  # rocket.jpg, if there is one, is by the first
+    assert colorize_with(other, rocket, "--overwrite") == 0
+    assert colorize_with(other, rocket) == 0
+
+
+def test_a_run_that_made_nothing_leaves_no_mark(
+    trained: Path, tmp_path: Path, colorize_with: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = retrain(trained, tmp_path / "other.safetensors")
+    (tmp_path / "out").mkdir()
+    with monkeypatch.context() as killed:
+        killed.setattr(Path, "unlink", lambda *_, **__: None)  # as if it had been killed
+        killed.setattr(batch, "_write", raising(KeyboardInterrupt))
+        assert colorize_with(trained) == 130
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["config.yaml"]
+    assert colorize_with(other) == 0
+    assert colorize_with(other) == 0
+
+
+def raising(error: type[BaseException]) -> Callable[..., Any]:
+    def fail(*_: object) -> None:
+        raise error
+
+    return fail
+
+
+def test_the_account_adds_up(trained: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    shutil.copy(photos / "coffee.png", tmp_path / "in" / "coffee")
+    for name in ("a.txt", "b.txt", ".hidden.jpg", "broken.jpg", "old.psd"):
+        (tmp_path / "in" / name).write_text("nothing")
+    (tmp_path / "in" / "sub" / "loop").symlink_to(tmp_path / "in")
+    command = ["colorize", "--model", str(trained), str(tmp_path / "in"), "--out", str(tmp_path / "out")]
+    assert main(command) == 1
+    reasons = "2 unknown ending .txt, 1 hidden, 1 folder reached before"
+    assert f"  7 files seen: 1 colorized, 2 failed, 4 not taken ({reasons})\n" in capsys.readouterr().out
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert {Path(other["path"]).name: other["reason"] for other in summary["not_taken"]} == {
+        "a.txt": "unknown ending .txt",
+        "b.txt": "unknown ending .txt",
+        ".hidden.jpg": "hidden",
+        "loop": f"folder reached before: as {tmp_path / 'in'}",
+    }
+    assert (tmp_path / "out" / "coffee.png").exists()

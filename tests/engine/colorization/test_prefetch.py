@@ -36,10 +36,8 @@ def test_the_memory_limit_is_kept(sizes: list[int]) -> None:
         held.add(-size)
         return output
 
-    settings = {"batch_size": 3, "num_threads": 4, "max_bytes": 100}
-    done = list(
-        run_pipeline(sizes, read=read, process=lambda batch: [2 * size for size in batch], write=write, **settings)
-    )
+    settings = {"num_threads": 4, "max_bytes": 100}
+    done = list(run_pipeline(sizes, read=read, process=lambda size: 2 * size, write=write, **settings))
     assert sorted(done) == sorted((size, 2 * size) for size in sizes)
     assert held.maximum <= max(100, *sizes)
     assert held.current == 0
@@ -54,16 +52,21 @@ def test_rejected_tasks_do_not_hold_up_others() -> None:
             raise Rejected("after")
         return task
 
+    def process(source: int) -> int:
+        if source == 5:
+            raise Rejected("not possible")
+        return source
+
     def write(task: int, source: int, output: int) -> str:
         if task == 8:
             raise Rejected("no place")
         return "done"
 
-    settings = {"batch_size": 2, "num_threads": 3, "max_bytes": 100}
-    done = dict(run_pipeline(range(30), read=read, process=list, write=write, **settings))
+    settings = {"num_threads": 3, "max_bytes": 100}
+    done = dict(run_pipeline(range(30), read=read, process=process, write=write, **settings))
     reasons = {task: result.reason if isinstance(result, Rejected) else result for task, result in done.items()}
     assert reasons == {
-        task: ["before its size was known", "after", "no place" if task == 8 else "done"][task % 3]
+        task: ["before its size was known", "after", {5: "not possible", 8: "no place"}.get(task, "done")][task % 3]
         for task in range(30)
     }
 
@@ -77,17 +80,17 @@ def test_reading_and_writing_overlap_with_processing() -> None:
             together.wait()
         return task
 
-    def process(batch: list[int]) -> list[int]:
-        if 1 in batch:
+    def process(source: int) -> int:
+        if source == 1:
             together.wait()
-        return batch
+        return source
 
     def write(task: int, read: int, output: int) -> int:
         if task == 0:
             together.wait()
         return task
 
-    done = run_pipeline(range(3), read=read, process=process, write=write, batch_size=1, num_threads=2, max_bytes=100)
+    done = run_pipeline(range(3), read=read, process=process, write=write, num_threads=2, max_bytes=100)
     assert sorted(task for task, _ in done) == [0, 1, 2]
 
 
@@ -108,9 +111,8 @@ def test_other_errors_end_the_pipeline_and_its_threads(failing: str) -> None:
             run_pipeline(
                 range(20),
                 read=read,
-                process=lambda batch: [fail("process", source) for source in batch],
+                process=lambda source: fail("process", source),
                 write=lambda *_: fail("write", None),
-                batch_size=2,
                 num_threads=3,
                 max_bytes=100,
             )

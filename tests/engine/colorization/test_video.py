@@ -14,6 +14,7 @@ import pytest
 import torch
 from photochrom.engine.cli import main
 from photochrom.engine.colorization.batch import ColorizeResult
+from photochrom.engine.colorization.colorize import ColorizedImage, colorize
 from photochrom.engine.colorization.inputs import make_plan
 from photochrom.engine.colorization.run import INSTALL_AV
 from photochrom.engine.colorization.video import colorize_video
@@ -344,3 +345,33 @@ def test_without_pyav_images_are_colorized_and_videos_fail(
     assert main(["colorize", "--model", str(trained), str(source), "--out", str(tmp_path / "out")]) == 1
     assert capsys.readouterr().err.strip() == f"not colorized: {source / 'film.mp4'}: unreadable: {INSTALL_AV}"
     assert (tmp_path / "out" / "rocket.jpg").exists()
+
+
+@pytest.mark.parametrize("name", ["film.mp4", "film.mkv", "film.webm"])
+def test_the_same_video_has_the_same_bytes(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    is_webm = name.endswith("webm")
+    source = make(tmp_path / f"-a:{name}", codec="libvpx-vp9" if is_webm else "libx264", audio=None, number=6)
+    results = [Path(folder, source.name) for folder in ("first", "sec:ond")]  # no address, though it has a colon
+    for result in results:
+        (task,) = make_plan([source.name], result.parent).tasks
+        colorize_video(Painter(), task, size=32, device=torch.device("cpu"), batch_size=5)
+    assert results[0].read_bytes() == results[1].read_bytes()
+
+
+def test_a_video_that_lacks_memory_is_listed_and_the_others_colorized(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(tmp_path / "large.mp4", number=3, size=(128, 128))
+    make(tmp_path / "small.mp4", number=3)
+
+    def colorize_small(model: Painter, images: list[np.ndarray], **options: Any) -> list[ColorizedImage]:
+        if images and images[0].shape[0] == 128:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
+        return colorize(model, images, **options)
+
+    monkeypatch.setattr("photochrom.engine.colorization.video.colorize", colorize_small)
+    command = ["colorize", "--model", str(trained), *map(str, tmp_path.glob("*.mp4")), "--out", str(tmp_path / "out")]
+    assert main(command) == 1
+    assert f"not colorized: {tmp_path / 'large.mp4'}: not enough memory: lower --size\n" in capsys.readouterr().err
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"small.mp4", "config.yaml", "summary.json"}
