@@ -143,7 +143,5 @@ def _pil_to_srgb(image: Image.Image) -> tuple[NDArray[np.uint8], NDArray[np.uint
     profile = image.info.get("icc_profile")
     if image.mode.startswith("I"):  # 16 bits, or 32 that hold 16
         image = Image.fromarray(to_uint8(deep_grey(image)))
-    if image.mode in ("La", "RGBa"):
-        image = image.convert(f"{image.mode[:-1]}A")  # the only mode that Pillow converts them to
     pixels, alpha, _ = image_to_srgb(image, profile, [])
     return pixels, alpha

@@ -12,12 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageFile
 
-from ...pipelines.imaging.decode import FORMATS, Rejected, check_planes, decode_jpeg_strictly, deep_grey, to_srgb
+from ...pipelines.imaging.decode import (
+    Rejected,
+    check_samples,
+    decode_jpeg_strictly,
+    deep_grey,
+    open_image,
+    straight_alpha,
+    to_srgb,
+)
 
 Pixels = NDArray[np.unsignedinteger[Any]]  # uint8 or uint16
 Pixels16 = NDArray[np.uint16]
 
-_RGB_16 = re.compile("(RGBA?;16)([LBN])")  # raw modes that Pillow reduces to the upper bytes
+_RGB_16 = re.compile("(RGB[AX]?;16)([LBN])")  # raw modes that Pillow reduces to the upper bytes
 # Where the header of a format that Pillow decodes to 8 bit states its depth; JPEG 2000 states one less.
 _DEPTHS = {
     "AVIF": re.compile(rb"pixi.{5}(.)", re.DOTALL),
@@ -39,7 +47,9 @@ def decode_srgb(
     Adds what was changed or lost to `notes`. Raises Rejected, and whatever Pillow raises.
     """
     profile = image.info.get("icc_profile")
-    check_planes(image)
+    if profile is None and "icc_profile" in image.info:  # a JPEG with a part of it missing, or with two
+        notes.append("unusable profile dropped")
+    check_samples(image)
     if not is_16_bit(image):
         if _bit_depth(image, data) > 8:
             notes.append("reduced to 8 bit")
@@ -66,6 +76,7 @@ def image_to_srgb(
     """
     if image.mode == "F":
         raise Rejected("unsupported pixels", "floating point samples have no known white")
+    image = straight_alpha(image)
     alpha = np.asarray(image.convert("RGBA").getchannel("A")) if image.has_transparency_data else None
     if image.mode in ("1", "L", "LA") and _color_space(profile) != b"RGB ":
         grey = _grey_to_srgb(np.asarray(image.convert("L")), profile)
@@ -185,7 +196,7 @@ def _decode_16_bit(image: ImageFile.ImageFile, data: bytes) -> Pixels16:
     # Pillow keeps the upper bytes; told the other byte order, it keeps the lower ones.
     order = {"N": "L" if sys.byteorder == "little" else "B"}.get(match[2], match[2])
     swapped = match[1] + {"L": "B", "B": "L"}[order]
-    lower = Image.open(io.BytesIO(data), formats=FORMATS)
+    lower = open_image(data)
     lower.tile = [tile._replace(args=_with_rawmode(tile.args, swapped)) for tile in lower.tile]
     pixels: Pixels16 = np.asarray(image).astype(np.uint16) << np.uint16(8)
     pixels |= np.asarray(lower)

@@ -45,7 +45,8 @@ def read_image(source: Path, reserve: Callable[[int], None] = lambda amount: Non
 
 
 def _decode(image: ImageFile.ImageFile, data: bytes) -> SourceImage:
-    notes = ["only the first image used"] if getattr(image, "is_animated", False) else []
+    dropped = "smaller images in the TIFF dropped" if image.tell() else "only the first image used"
+    notes = [dropped] if getattr(image, "is_animated", False) else []
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1) if isinstance(image, TiffImageFile) else 1
     pixels, alpha, profile = decode_srgb(image, data, notes)  # here Pillow turns TIFFs upright
     remaining = image.getexif().get(ExifTags.Base.Orientation, 1)  # loads a PNG, so not before `is_16_bit`

@@ -17,9 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
-from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, PLANAR_CONFIGURATION, TiffImageFile
+from PIL.TiffImagePlugin import (
+    BITSPERSAMPLE,
+    PHOTOMETRIC_INTERPRETATION,
+    PLANAR_CONFIGURATION,
+    SAMPLEFORMAT,
+    TiffImageFile,
+)
 
 from .jpeg import decode_strictly
+from .png import check_chunks
 
 ORIENTATIONS = range(2, 9)  # of EXIF, except 1, which is upright
 MIN_SIDE = 32
@@ -29,6 +36,10 @@ MAX_BYTES = 1 << 29  # per file; files are read whole
 # libjpeg-turbo can halve large JPEGs while it decodes them, as long as this multiple of the wanted size is left: 1.5
 # times as fast as a full decode, for less than half of the ab error of storing as JPEG (docs/packing.md).
 SCALED_DECODE_FACTOR = 1.25
+
+_UNSUPPORTED_TIFF = ("unknown pixel mode", "unknown data organization", "Invalid value for samples per pixel")
+_NEW_SUBFILE_TYPE, _SUBFILE_TYPE = 254, 255  # tags: bits of a page's use, and its older form
+_UNFILLED_ALPHA = ("BMP", "DIB", "TGA", "ICO")  # formats whose programs often leave the fourth byte at 0
 
 # Image formats only: some of Pillow's other plugins start programs (Ghostscript for EPS).
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "PPM", "JPEG2000", "TGA", "ICO", "AVIF")
@@ -74,9 +85,9 @@ def decode(data: bytes, short_side: int | None = None) -> DecodedImage:
         if image.format in ("JPEG", "MPO"):
             decoded, changes = decode_jpeg_strictly(data, image, reduced_size(image.size, short_side))
         else:
-            check_planes(image)
+            check_samples(image)
             image.load()
-            decoded, changes = image, (f"from {image.format}",)
+            decoded, changes = straight_alpha(image), (f"from {image.format}",)
         profile = image.info.get("icc_profile")
         transform = to_srgb(profile, "CMYK" if image.mode == "CMYK" else "RGB") if profile else None
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
@@ -114,20 +125,33 @@ def open_image(data: bytes) -> ImageFile:
         raise Rejected("empty file")
     with rejecting():
         try:
-            return Image.open(io.BytesIO(data), formats=FORMATS)
+            image = Image.open(io.BytesIO(check_chunks(data)), formats=FORMATS)
         except UnidentifiedImageError:
             if _is_unsupported_tiff(data):
                 raise Rejected("unsupported pixels", "a TIFF whose samples Pillow cannot read") from None
             raise
+        if isinstance(image, TiffImageFile):
+            _seek_picture(image)
+        return image
 
 
 def _is_unsupported_tiff(data: bytes) -> bool:
-    """Returns whether an unidentified file is a TIFF with pixels that Pillow has no mode for, such as floats of RGB."""
+    """Returns whether an unidentified file is a TIFF whose samples or compression Pillow does not know."""
     try:
         TiffImageFile(io.BytesIO(data))
     except SyntaxError as error:
-        return str(error) == "unknown pixel mode"
+        return str(error) in _UNSUPPORTED_TIFF or isinstance(error.__cause__, KeyError)
     return False
+
+
+def _seek_picture(image: TiffImageFile) -> None:
+    """Goes to the first page that is not a reduced copy or a mask. Raises Rejected where there is none."""
+    page = 0
+    try:
+        while image.tag_v2.get(_NEW_SUBFILE_TYPE, 0) & 0b101 or image.tag_v2.get(_SUBFILE_TYPE) == 2:
+            image.seek(page := page + 1)
+    except (EOFError, SyntaxError, KeyError):  # camera raw files hold the picture elsewhere, or as samples of a sensor
+        raise Rejected("unsupported pixels", "a TIFF of which Pillow reads only a reduced copy") from None
 
 
 @contextmanager
@@ -198,12 +222,24 @@ def _to_rgb(image: Image.Image, changes: tuple[str, ...]) -> tuple[Image.Image, 
     return image, changes
 
 
-def check_planes(image: Image.Image) -> None:
-    """Raises Rejected for a TIFF with more than 8 bit in separate planes, which Pillow decodes to noise."""
-    if not isinstance(image, TiffImageFile) or image.tag_v2.get(PLANAR_CONFIGURATION) != 2:
+def straight_alpha(image: Image.Image) -> Image.Image:
+    """Returns the image with its opacity apart from its colours, and without one that no program has filled."""
+    if image.mode in ("La", "RGBa"):
+        return image.convert(f"{image.mode[:-1]}A")  # the only mode that Pillow converts them to
+    if image.format in _UNFILLED_ALPHA and image.mode.endswith("A") and image.getchannel("A").getextrema() == (0, 0):
+        return image.convert(image.mode[:-1])
+    return image
+
+
+def check_samples(image: Image.Image) -> None:
+    """Raises Rejected for TIFFs that Pillow decodes to something else: planes of more than 8 bit, signed bytes."""
+    if not isinstance(image, TiffImageFile):
         return
-    if max(image.tag_v2.get(BITSPERSAMPLE, (8,))) > 8:
+    bits = max(image.tag_v2.get(BITSPERSAMPLE, (8,)))
+    if image.tag_v2.get(PLANAR_CONFIGURATION) == 2 and bits > 8:
         raise Rejected("unsupported pixels", "more than 8 bit in separate planes")
+    if 2 in image.tag_v2.get(SAMPLEFORMAT, ()) and bits == 8:
+        raise Rejected("unsupported pixels", "signed samples have no known black")
 
 
 def deep_grey(image: Image.Image) -> NDArray[np.uint16]:

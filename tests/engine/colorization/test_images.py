@@ -206,6 +206,40 @@ def test_16_bit_tiffs(deep: np.ndarray, tmp_path: Path, settings: dict[str, Any]
     assert np.array_equal(np.asarray(again), pixels >> 8)
 
 
+def test_a_scanner_s_infrared_channel_does_not_cost_the_depth(deep: np.ndarray, tmp_path: Path) -> None:
+    channels = np.dstack([deep, deep[::-1, :, 0]])
+    tifffile.imwrite(tmp_path / "a.tif", channels, photometric="rgb", extrasamples=["unspecified"])
+    target, image, notes = through(tmp_path / "a.tif")
+    assert notes == ()
+    assert image.alpha is None
+    assert np.array_equal(tifffile.imread(target), deep)
+
+
+def test_the_picture_of_a_tiff_is_not_its_thumbnail(deep: np.ndarray, tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(deep[::2, ::2], photometric="rgb", subfiletype=1, metadata=None)
+        file.write(deep, photometric="rgb", metadata=None)
+    target, _, notes = through(tmp_path / "a.tif")
+    assert notes == ("smaller images in the TIFF dropped",)
+    assert np.array_equal(tifffile.imread(target), deep)
+
+
+def test_an_empty_fourth_byte_is_no_opacity(coffee: Image.Image, tmp_path: Path) -> None:
+    clear = coffee.copy()
+    clear.putalpha(0)
+    clear.save(tmp_path / "a.tga")
+    assert read_image(tmp_path / "a.tga").alpha is None
+
+
+def test_a_profile_that_is_there_twice_is_dropped(coffee: Image.Image, tmp_path: Path) -> None:
+    profile = struct.pack(">BBH", 0xFF, 0xE2, 166) + b"ICC_PROFILE\0\1\1" + bytes(150)
+    coffee.save(tmp_path / "a.jpg", quality=95, extra=2 * profile)
+    target, image, notes = through(tmp_path / "a.jpg")
+    assert notes == ("unusable profile dropped",)
+    assert np.array_equal(image.pixels, np.asarray(Image.open(tmp_path / "a.jpg")))
+    assert "icc_profile" not in Image.open(target).info
+
+
 def test_greys_with_white_as_0(deep: np.ndarray, tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", 65535 - deep[..., 0], photometric="miniswhite")
     assert np.array_equal(read_image(tmp_path / "a.tif").pixels[..., 0], deep[..., 0])

@@ -1,4 +1,4 @@
-"""Tests that all loaders show odd JPEGs alike, and never turn one: what the packer took for upright stays so."""
+"""Tests that all loaders show odd files alike, and never turn one: what the packer took for upright stays so."""
 
 import io
 import itertools
@@ -66,9 +66,13 @@ def oddities() -> dict[str, bytes]:
 
 
 def photographs(coffee: Image.Image) -> dict[str, bytes]:
-    """Returns a JPEG of each size with each oddity behind its JFIF segment."""
+    """Returns a JPEG of each size with each oddity behind its JFIF segment, and PNGs with the same tag."""
     files = {}
     for size in SIZES:
+        for kind, orientation in itertools.product((BYTE, SHORT, LONG, UNKNOWN), (3, 6)):
+            buffer = io.BytesIO()
+            coffee.resize(size).save(buffer, "PNG", exif=exif(orientation, kind)[4:])
+            files[f"{kind}-{orientation}-{size[1]}.png"] = buffer.getvalue()
         buffer = io.BytesIO()
         coffee.resize(size).save(buffer, "JPEG", quality=95)
         data = buffer.getvalue()
