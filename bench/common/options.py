@@ -8,6 +8,7 @@ from ...engine.configuration.config import RunConfig, to_plain_dict
 from ...engine.configuration.parser import build, description, parameters
 from ...engine.configuration.run_parser import RunParser
 from ...pipelines.output_dir import check_output_file
+from ...pipelines.ranges import COUNT, SECONDS, check_ranges
 
 _UNUSED = "unused"
 
@@ -19,9 +20,9 @@ class BenchmarkOptions:
     out: Path | None
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if isinstance(value, int | float) and not isinstance(value, bool) and not value > 0:
-                raise ValueError(f"--{name.replace('_', '-')} {value} is not a positive number")
+        ranges = {int: COUNT, float: SECONDS}
+        given = {name: ranges[type(value)] for name, value in vars(self).items() if type(value) in ranges}
+        check_ranges(self, "", **given)
         if self.out:
             check_output_file(self.out, ".json")
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ...engine.configuration.config import Device, check_image_size
 from ...engine.configuration.parser import alternatives, parse_options
+from ...pipelines.ranges import WORKERS, check_ranges
 from ...pipelines.system import available_cpus
 from ..common.options import BenchmarkOptions
 from ..common.results import report
@@ -42,6 +43,7 @@ class RivalsOptions(BenchmarkOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_ranges(self, threads=WORKERS)
         if self.samples < self.batch_size:
             raise ValueError(f"--samples {self.samples} is fewer than a batch of {self.batch_size}: change one of them")
         check_image_size(self.size, "--size ")

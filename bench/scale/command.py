@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ...engine.configuration.config import check_image_size
 from ...engine.configuration.parser import parse_options
+from ...pipelines.ranges import check_ranges
 from ..common.options import BenchmarkOptions
 from ..common.results import report
 from .machines import ORIGINAL_MACHINE, Precision, Stored
@@ -47,6 +48,7 @@ class ScaleOptions(BenchmarkOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_ranges(self, nodes=(1, 4096), gpus=(1, 64), width=(1 / 128, 16))
         check_image_size(self.size, "--size ")
 
 

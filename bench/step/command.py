@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ...pipelines.ranges import COUNT, check_ranges
 from ..common.options import BenchmarkOptions, parse_run
 from ..common.results import report
 
@@ -31,8 +32,7 @@ class StepOptions(BenchmarkOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not all(size > 0 for size in self.batch_sizes):
-            raise ValueError(f"--batch-sizes {self.batch_sizes} are not all positive")
+        check_ranges(self, batch_sizes=COUNT)
 
 
 def main(argv: list[str], prog: str) -> int:

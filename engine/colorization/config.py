@@ -4,9 +4,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ...pipelines.ranges import COUNT, SIDE, check_ranges
 from ..configuration.config import Device
 
 MIN_SIZE = 8  # the network's stride: the smallest short side of its input
+
+
+def check_input_size(size: int | str | None) -> None:
+    """Raises ValueError when an image cannot be reduced to `size` pixels on its short side for the network."""
+    if isinstance(size, int) and size < MIN_SIZE:
+        raise ValueError(f"--size {size} is below {MIN_SIZE}, the network's stride")
+    if isinstance(size, int) and size > SIDE[1]:
+        raise ValueError(f"--size {size} is above {SIDE[1]:,}: native is the size of the image")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +46,5 @@ class ColorizeConfig:
     plugin: str | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.size, int) and self.size < MIN_SIZE:
-            raise ValueError(f"--size {self.size} is below {MIN_SIZE}, the network's stride")
-        if self.batch_size < 1:
-            raise ValueError(f"--batch-size {self.batch_size} is not a positive number")
+        check_input_size(self.size)
+        check_ranges(self, batch_size=COUNT)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from ...pipelines.output_dir import check_output_file
+from ...pipelines.ranges import POSITIVE, check_ranges
 from ..configuration.config import check_image_size
 from ..configuration.parser import parse_options
 
@@ -33,8 +34,7 @@ class ConvertConfig:
 
     def __post_init__(self) -> None:
         check_image_size(self.size, "--size ")
-        if self.bn_scale is not None and not self.bn_scale > 0:
-            raise ValueError(f"--bn-scale {self.bn_scale} is not positive")
+        check_ranges(self, bn_scale=POSITIVE)
 
 
 def main(argv: list[str]) -> int:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...pipelines.imaging.decode import MAX_PIXELS
-from ..colorization.config import MIN_SIZE
+from ...pipelines.ranges import check_ranges
+from ..colorization.config import check_input_size
 from ..configuration.config import Device
 from ..configuration.parser import parse_options
 from ..console import console
@@ -52,12 +53,8 @@ class ServeConfig:
     plugin: str | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.port <= 65535:
-            raise ValueError(f"--port {self.port} is not from 0 to 65535")
-        if self.size is not None and self.size < MIN_SIZE:
-            raise ValueError(f"--size {self.size} is below {MIN_SIZE}, the network's stride")
-        if not self.max_megabytes > 0:
-            raise ValueError(f"--max-megabytes {self.max_megabytes:g} is not positive")
+        check_ranges(self, port=(0, 65535), max_megabytes=(1e-3, 1e6))
+        check_input_size(self.size)
         if not 0 < self.max_megapixels * 1e6 <= MAX_PIXELS:
             raise ValueError(
                 f"--max-megapixels {self.max_megapixels:g} is not above 0 and up to {MAX_PIXELS / 1e6:g}, the limit of "

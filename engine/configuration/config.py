@@ -1,5 +1,6 @@
 """Settings of a training run: frozen dataclasses that check their values when they are made."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from itertools import pairwise
@@ -10,6 +11,7 @@ import yaml
 
 from ...pipelines.files import atomic_write
 from ...pipelines.loading.augment import Crop
+from ...pipelines.ranges import COUNT, COUNT_OR_ZERO, POSITIVE, SECONDS, SEED, SIDE, WORKERS, check_ranges
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 Compile = Literal["auto", "off", "default", "reduce-overhead", "max-autotune"]
@@ -17,27 +19,12 @@ MemoryFormat = Literal["auto", "channels_last", "contiguous"]
 Device = Literal["auto", "cuda", "cpu"]
 
 
-def _check_positive(section: str, config: Any, *names: str) -> None:
-    """Raises ValueError when one of the named settings is zero or less; None is allowed."""
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and not value > 0:
-            raise ValueError(f"{section}.{name}={value} is not a positive number")
-
-
-def _check_not_negative(section: str, config: Any, *names: str) -> None:
-    """Raises ValueError when one of the named settings is below zero; None is allowed."""
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and not value >= 0:
-            raise ValueError(f"{section}.{name}={value} is negative")
-
-
 def check_image_size(size: int, name: str) -> None:
     """Raises ValueError when squares of `size` pixels cannot be used; the message begins with `name`."""
-    if size < 16 or size % 8:  # the network's stride is 8, and SSIM's window needs 16
-        near = max(16, round(size / 8) * 8)
-        raise ValueError(f"{name}{size} is not a multiple of 8 that is at least 16: try {near}")
+    if not 16 <= size <= SIDE[1] or size % 8:  # the network's stride is 8, and SSIM's window needs 16
+        limit = f" and at most {SIDE[1]:,}" if size > SIDE[1] else ""
+        near = min(max(16, round(size / 8) * 8), SIDE[1])
+        raise ValueError(f"{name}{size} is not a multiple of 8 that is at least 16{limit}: try {near}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,8 +109,8 @@ class LoaderConfig:
     cache_location: Literal["ram", "device"] = "ram"
 
     def __post_init__(self) -> None:
-        _check_positive("loader", self, "threads", "prefetch_batches", "shuffle_block_size")
-        _check_not_negative("loader", self, "cache_gib")
+        check_ranges(self, "loader", threads=WORKERS, prefetch_batches=(1, 1024), shuffle_block_size=COUNT)
+        check_ranges(self, "loader", cache_gib=(0, 1e6))
         if not 0 <= self.hw_decoder_load <= 1:
             raise ValueError(f"loader.hw_decoder_load={self.hw_decoder_load} is not between 0 and 1")
 
@@ -149,10 +136,10 @@ class ScheduleConfig:
     reference_batch_size: int = 40
 
     def __post_init__(self) -> None:
-        _check_positive("schedule", self, "reference_batch_size")
-        _check_not_negative("schedule", self, "warmup_steps")
+        check_ranges(self, "schedule", reference_batch_size=COUNT, warmup_steps=COUNT_OR_ZERO)
         steps = [0, *(step for step, _ in self.milestones)]
-        if any(later <= earlier for earlier, later in pairwise(steps)) or any(lr <= 0 for _, lr in self.milestones):
+        rates = [lr for _, lr in self.milestones]
+        if any(later <= earlier for earlier, later in pairwise(steps)) or not all(0 < lr < math.inf for lr in rates):
             shown = [list(milestone) for milestone in self.milestones]
             raise ValueError(f"schedule.milestones={shown} must be increasing steps with positive learning rates")
         if self.type == "step" and not self.milestones:
@@ -206,9 +193,9 @@ class TrainConfig:
     timeout: int = 600
 
     def __post_init__(self) -> None:
-        _check_positive("train", self, "epochs", "steps", "batch_size", "grad_accum_steps", "max_grad_norm", "timeout")
-        _check_positive("train", self, "patience")
-        _check_not_negative("train", self, "max_nonfinite_steps", "seed")
+        check_ranges(self, "train", epochs=COUNT, steps=COUNT, batch_size=COUNT, grad_accum_steps=COUNT, patience=COUNT)
+        check_ranges(self, "train", max_nonfinite_steps=COUNT_OR_ZERO, max_grad_norm=POSITIVE, seed=SEED)
+        check_ranges(self, "train", timeout=(1, SECONDS[1]))
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"train.ema={self.ema} is not between 0 and 1: try 0.999")
         if self.compile in ("reduce-overhead", "max-autotune") and self.grad_accum_steps > 1:
@@ -244,7 +231,7 @@ class CheckpointConfig:
     on_error: Literal["warn", "stop"] = "warn"
 
     def __post_init__(self) -> None:
-        _check_positive("checkpoint", self, "every", "keep", "keep_every")
+        check_ranges(self, "checkpoint", every=COUNT, keep=COUNT, keep_every=COUNT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,7 +257,8 @@ class LogConfig:
     peak_tflops: float | None = None
 
     def __post_init__(self) -> None:
-        _check_positive("log", self, "every", "validate_every", "preview_every", "num_previews", "peak_tflops")
+        check_ranges(self, "log", every=COUNT, validate_every=COUNT, preview_every=COUNT, num_previews=(1, 1024))
+        check_ranges(self, "log", peak_tflops=POSITIVE)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,9 @@ from ..console import console
 
 T = TypeVar("T")
 
+_TOO_LARGE = 2**63
+_MAX_SHOWN = 80  # characters of a value in a message
+
 
 def parameters(cls: type) -> dict[str, inspect.Parameter]:
     """Returns the named parameters of a constructor, with their types as annotations."""
@@ -108,6 +111,8 @@ def convert(value: Any, kind: Any, name: str) -> Any:
     choices = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
     if value == "null" and NoneType in choices:
         return None
+    if isinstance(value, str) and "\0" in value:  # from a file of settings; no file has such a name
+        raise ValueError(f"{name} holds a NUL character: remove it")
     is_list = isinstance(value, str) and value.startswith("[") and any(get_origin(choice) is list for choice in choices)
     if isinstance(value, str) and choices[0] in (str, Path) and not is_list:
         return choices[0](value)  # also names of files that are not Unicode, which pydantic refuses
@@ -118,17 +123,37 @@ def convert(value: Any, kind: Any, name: str) -> Any:
     config = None if is_dataclass(kind) else ConfigDict(arbitrary_types_allowed=True)  # a dataclass takes no config
     try:
         if isinstance(value, str) and (value.startswith(("[", "{")) or kind in (Any, inspect.Parameter.empty)):
-            value = parse_yaml(value, f"{name}={value}")
+            value = parse_yaml(value, f"{name}={_shorten(value)}")
         items = value if isinstance(value, list) else [value]
         if {int, float} & {kind, *get_args(kind)} and any(isinstance(item, bool) for item in items):
             raise ValueError(f"{name}={value}: it should be a number, not true or false")  # pydantic takes true for 1
-        return value if kind is inspect.Parameter.empty else TypeAdapter(kind, config=config).validate_python(value)
+        _check_numbers(value, name)
+        if kind is inspect.Parameter.empty:
+            return value
+        converted = TypeAdapter(kind, config=config).validate_python(value)
+        _check_numbers(converted, name)
+        return converted
     except ValidationError as error:
         reasons = dict.fromkeys(
             fault["msg"].replace("Input", "it").partition(", unable to parse")[0]
             for fault in error.errors(include_url=False)
         )
-        raise ValueError(f"{name}={value}: {' or '.join(reasons)}") from None
+        raise ValueError(f"{name}={_shorten(value)}: {' or '.join(reasons)}") from None
+
+
+def _check_numbers(value: Any, name: str) -> None:
+    """Raises ValueError when a number in a value is not finite, or beyond what libraries count and multiply with."""
+    if isinstance(value, dict | list | tuple):
+        for item in value.values() if isinstance(value, dict) else value:
+            _check_numbers(item, name)
+    elif isinstance(value, int | float) and not abs(value) < _TOO_LARGE:
+        shown = f"={value}" if isinstance(value, float) else ""  # Python does not print very long integers
+        raise ValueError(f"{name}{shown} is not a finite number of at most 18 digits")
+
+
+def _shorten(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
 def nearest(name: str, known: Collection[str]) -> str:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from ...pipelines.ranges import COUNT, SIDE, check_ranges
 from ..configuration.config import Device, Precision
 from .summary import METRICS, PERCEPTUAL
 
@@ -53,9 +54,7 @@ class EvaluateConfig:
             raise ValueError("name a checkpoint, or a baseline that needs none: --baseline grey")
         if self.size is not None and self.size < 16:
             raise ValueError(f"--size {self.size} is below 16, too small for the window of SSIM")
-        for name in ("batch_size", "gallery"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)} is not a positive number")
+        check_ranges(self, size=SIDE, batch_size=COUNT, gallery=COUNT)
         missing = set(PERCEPTUAL).difference(self.metrics)
         ranking = [name for name, metric in METRICS.items() if metric.best and name not in missing]
         if self.gallery_by not in (None, *ranking):

@@ -15,6 +15,7 @@ from urllib.parse import quote
 from ..imaging.decode import HEADER_REPAIRED, Rejected
 from ..imaging.encode import EncodingSettings
 from ..output_dir import claim_output
+from ..ranges import SECONDS, WORKERS, check_ranges
 from ..shards import MANIFEST, REJECTS, Shard
 from ..system import available_cpus, has_dali
 from .dali_check import DaliCheck, Samples
@@ -23,7 +24,7 @@ from .members import Unreadable, tar_members
 from .pack_stats import PackStats
 from .process_image import EncodedImage, ImageWorkers, ProcessedFile
 from .wds_samples import ShardPhotograph, unique_photographs
-from .worker_pool import Progress, check_settings
+from .worker_pool import Progress
 
 _HARMLESS_CHANGES = ((), HEADER_REPAIRED, ("from PNG", "encoded"))  # readers see these images as the packer does
 _BEFORE = ".before"  # suffix of an index that was there
@@ -53,7 +54,7 @@ class IndexConfig:
     keep_grey: bool = False
 
     def __post_init__(self) -> None:
-        check_settings(self.workers, self.time_limit)
+        check_ranges(self, workers=WORKERS, time_limit=SECONDS)
 
 
 def index(

@@ -6,9 +6,9 @@ from typing import Literal
 
 from ..imaging.decode import MIN_SIDE
 from ..imaging.encode import EncodingSettings, Subsampling
+from ..ranges import COUNT, SECONDS, SEED, SIDE, WORKERS, check_ranges
 from ..remote import check_local
 from ..shards import Store
-from .worker_pool import check_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,18 +52,13 @@ class PackConfig:
     def __post_init__(self) -> None:
         if self.short_side != "none" and self.short_side < MIN_SIDE:
             raise ValueError(f"--short-side {self.short_side} is below {MIN_SIDE}, the smallest side that is packed")
-        if not 1 <= self.quality <= 100:
-            raise ValueError(f"--quality {self.quality} is not between 1 and 100")
+        check_ranges(self, quality=(1, 100), partition=(1, 10), short_side=SIDE)
         if self.store == "lab" and (self.quality, self.subsampling) != (PackConfig.quality, PackConfig.subsampling):
             raise ValueError(
                 "--quality and --subsampling have no effect on --store lab, which keeps no JPEG: omit them"
             )
         check_local(self.out, "OUT")
-        check_settings(self.workers, self.time_limit)
-        if self.seed < 0:
-            raise ValueError(f"--seed {self.seed} is negative")
-        if self.shard_samples < 1:
-            raise ValueError(f"--shard-samples {self.shard_samples} is not a positive number of photographs")
+        check_ranges(self, workers=WORKERS, time_limit=SECONDS, seed=SEED, shard_samples=COUNT)
         self._check_sets()
 
     def _check_sets(self) -> None:
@@ -73,8 +68,6 @@ class PackConfig:
             raise ValueError("--split and --partitions exclude each other: give one of them")
         if self.partition is not None and self.partitions is None:
             raise ValueError(f"--partition {self.partition} is one of --partitions Partitions.zip: give both")
-        if self.partition is not None and not 1 <= self.partition <= 10:
-            raise ValueError(f"--partition {self.partition} is not between 1 and 10")
 
     @property
     def encoding(self) -> EncodingSettings:

@@ -6,13 +6,14 @@ from pathlib import Path
 
 from ..files import sha256_of
 from ..imaging.decode import Rejected, decode
+from ..ranges import WORKERS, check_ranges
 from ..remote import check_local
 from ..shards import MANIFEST, Shard, ShardSet
 from ..system import available_cpus, has_dali
 from .dali_check import DaliCheck, Samples, samples_of
 from .manifest import manifest_digest
 from .members import TarMember
-from .worker_pool import Progress, TaskFailure, Workers, check_settings
+from .worker_pool import Progress, TaskFailure, Workers
 
 _SECONDS = 300.0
 
@@ -34,7 +35,7 @@ class VerifyConfig:
 
     def __post_init__(self) -> None:
         check_local(self.root, "DIR")
-        check_settings(self.workers, _SECONDS)
+        check_ranges(self, workers=WORKERS)
 
 
 def verify(config: VerifyConfig, *, progress: Progress = lambda done, total, unit: None) -> list[str]:

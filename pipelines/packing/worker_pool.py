@@ -28,14 +28,6 @@ _PRELOADED = ["torch", "nvidia.dali", f"{__package__}.process_image"]
 _CONTEXT.set_forkserver_preload(_PRELOADED)
 
 
-def check_settings(number: int | None, seconds: float) -> None:
-    """Raises ValueError for impossible values of --workers and --time-limit."""
-    if number is not None and number < 1:
-        raise ValueError(f"--workers {number} is not a positive number of processes")
-    if not seconds > 0:
-        raise ValueError(f"--time-limit {seconds} is not a positive number of seconds")
-
-
 def start_server(*modules: str) -> None:
     """Starts the server that workers are forked from; it loads their modules in the background.
 

@@ -229,7 +229,7 @@ def test_user_errors(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     [
         (["--to", "keras"], "--to=keras: it should be 'original' or 'eccv16'"),
         (["--size", "100"], "--size 100 is not a multiple of 8"),
-        (["--bn-scale", "0"], "--bn-scale 0.0 is not positive"),
+        (["--bn-scale", "0"], "--bn-scale 0.0 is not a positive number"),
     ],
 )
 def test_bad_usage(options: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
