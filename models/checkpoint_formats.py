@@ -205,6 +205,31 @@ WRITABLE: dict[str, WritableFormat] = {"original": Original(), "eccv16": Eccv16(
 FORMATS: dict[str, CheckpointFormat] = {**WRITABLE, "caffe": CaffeBlobs(), "caffe-torch": CaffeNames()}
 
 
+def find_networks(content: Any) -> dict[str, StateDict]:
+    """Returns the tensors of every network of a known format in a checkpoint, by the place where they are.
+
+    A place is the keys of nested dicts, whatever their names, and the prefix that wrappers give to all names:
+    "state_dict/model." is Lightning's.
+    """
+    markers = {checkpoint_format.marker for checkpoint_format in FORMATS.values()}
+    return {
+        where + prefix: {key.removeprefix(prefix): tensors[key] for key in tensors if key.startswith(prefix)}
+        for where, tensors in state_dicts(content)
+        for name in tensors
+        for prefix in (name.removesuffix(marker) for marker in markers if f".{name}".endswith(f".{marker}"))
+    }
+
+
+def state_dicts(content: Any, where: str = "", depth: int = 3) -> Iterator[tuple[str, StateDict]]:
+    """Yields the tensors in every one of some nested dicts, and the dict's keys, each with a slash."""
+    if isinstance(content, Mapping):
+        tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+        if tensors:
+            yield where, tensors
+        for name, value in content.items() if depth else ():
+            yield from state_dicts(value, f"{where}{name}/", depth - 1)
+
+
 def detect_format(tensors: Mapping[str, Tensor]) -> str:
     """Returns the name of the format of a file's tensors. Raises ValueError for an unknown one."""
     for name, checkpoint_format in FORMATS.items():

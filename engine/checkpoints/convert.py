@@ -1,22 +1,23 @@
 """Converts weights of other projects to Photochrom's model files, and back."""
 
-import pickle
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ...models import VGGColorizer
-from ...models.checkpoint_formats import FORMATS, WRITABLE, detect_format
+from ...models.checkpoint_formats import FORMATS, WRITABLE, detect_format, find_networks, state_dicts
 from ...pipelines.files import atomic_write, sha256_of
 from ..configuration.config import ClassSpec
 from ..doctor import versions
 from .model_file import ModelMetadata, load_with_metadata, model_file, save_model, state_dict_mismatches
+from .weight_file import load_weight_file
 
+_EMA = re.compile(r"(?i)(?<![a-z])ema(?![a-z])")  # an average of the weights, as in params_ema
 _NO_SCALE = (
     "the scale factors of Caffe's BatchNorm are missing and taken as 1: if the colours make no sense, try "
     "--bn-scale 1000, their value after a long training"
@@ -47,20 +48,23 @@ def import_weights(source: Path, target: Path, *, size: int, bn_scale: float | N
     `size` is the side in pixels of the network's input, `bn_scale` Caffe's third blob of BatchNorm if it is missing.
     Raises ValueError when the file holds more than tensors, or tensors that fit no known format; it names them.
     """
-    tensors = _load_tensors(source)
+    content = load_weight_file(source)
     try:
+        where, tensors = _choose_network(content)
         name = detect_format(tensors)
         source_format = FORMATS[name]
         init_args = source_format.init_args(tensors)
-        model = VGGColorizer(**init_args)
-        expected = source_format.expected(model)
+        with torch.device("meta"):  # nothing is allocated for a model that the file does not hold
+            skeleton = VGGColorizer(**init_args)
+        expected = source_format.expected(skeleton)
         missing = [key for key in expected if key.endswith("norm.scale_factor") and key not in tensors]
         scales = {key: torch.tensor([bn_scale or 1.0]) for key in missing}
-        tensors = source_format.with_optional({**tensors, **scales}, model)
+        if faults := state_dict_mismatches(source_format.with_optional({**tensors, **scales}, skeleton), expected):
+            raise ValueError(f"it has the format {name}, but does not fit it: {faults}")
+        model = VGGColorizer(**init_args)
+        tensors = source_format.with_optional({**_to_float(tensors), **scales}, model)
         if nonfinite := [key for key, tensor in tensors.items() if not tensor.isfinite().all()]:
             raise ValueError(f"{nonfinite[0]} and {len(nonfinite) - 1} more of its tensors have infinite or nan values")
-        if faults := state_dict_mismatches(tensors, expected):
-            raise ValueError(f"it has the format {name}, but does not fit it: {faults}")
         if bn_scale is not None and not missing:
             raise ValueError(f"it has the format {name}, and no scale factors are missing: omit --bn-scale")
         source_format.load(model, tensors)
@@ -69,7 +73,7 @@ def import_weights(source: Path, target: Path, *, size: int, bn_scale: float | N
     digest = sha256_of(source)
     target.parent.mkdir(parents=True, exist_ok=True)
     save_model(model.state_dict(), _metadata(init_args, size=size, source=source, digest=digest), target)
-    notes = [_NO_SCALE] if missing and bn_scale is None else []
+    notes = [f"found in {where}"] * bool(where) + [_NO_SCALE] * bool(missing and bn_scale is None)
     return Conversion(format=name, num_parameters=_num_parameters(model), notes=notes)
 
 
@@ -89,28 +93,26 @@ def export_weights(source: Path, target: Path, *, to: str) -> Conversion:
     )
 
 
-def _load_tensors(path: Path) -> dict[str, Tensor]:
-    """Returns the tensors of a torch.save or safetensors file by name, in float32."""
-    try:
-        content: Any
-        if path.suffix == ".safetensors":
-            content = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, SafetensorError, KeyError, ValueError) as error:
-        raise ValueError(
-            f"{path} is not a file of plain tensors: it is damaged, or has Python objects, which are refused because "
-            f"loading them runs code from the file ({type(error).__name__})"
-        ) from None
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):  # as Lightning saves it
-        content = content["state_dict"]
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f"{path} is not a state dict, tensors by name: save the model's state_dict()")
-    # DataParallel adds the prefix.
-    return {
-        str(key).removeprefix("module."): value.float() if value.is_floating_point() else value
-        for key, value in content.items()
-    }
+def _choose_network(content: Any) -> tuple[str, dict[str, Tensor]]:
+    """Returns the place and the tensors of the one network in a checkpoint; of several, the averaged one.
+
+    Raises ValueError when there are several, or no tensors at all.
+    """
+    found = find_networks(content)
+    averaged = {where: tensors for where, tensors in found.items() if _EMA.search(where)}
+    if len(chosen := averaged or found) > 1:
+        raise ValueError(f"it holds several networks ({', '.join(chosen)}): torch.save the one that you want alone")
+    for where, tensors in (*chosen.items(), *state_dicts(content)):
+        return where, tensors
+    raise ValueError("it is not a state dict, tensors by name: save the model's state_dict()")
+
+
+def _to_float(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the tensors in float32. Raises ValueError for one whose values are not all in the file."""
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.untyped_storage().nbytes() < tensor.nbytes:
+            raise ValueError(f"{name} has fewer values than its shape: save the model's state_dict()")
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
 
 
 def _metadata(init_args: dict[str, Any], *, size: int, source: Path, digest: str) -> ModelMetadata:

@@ -25,6 +25,7 @@ from ..configuration.registry import build_model
 from ..console import console
 from .checkpoint import CHECKPOINTS, MODEL, newest_intact, to_os_error
 from .pretrained import pretrained_models
+from .weight_file import describe_other_kind
 
 _MAX_FAULTS = 8  # in one sentence
 
@@ -200,7 +201,10 @@ def _opened(file: Path) -> Iterator[Any]:
         with safe_open(file, framework="pt") as opened:
             yield opened
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{file} is not an intact model file ({error}): name another checkpoint") from None
+        what = describe_other_kind(file) or (
+            f"is not an intact model file ({error}): name another checkpoint, or convert that of another project first"
+        )
+        raise ValueError(f"{file} {what}") from None
 
 
 def _read_header(file: Path) -> dict[str, str]:

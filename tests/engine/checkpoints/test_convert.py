@@ -1,9 +1,15 @@
 """Files of other projects, converted by the commands that a user types."""
 
+import gzip
 import hashlib
 import json
 import os
+import pickle
+import zipfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import photochrom
 import pytest
@@ -92,19 +98,89 @@ def test_a_trained_model_goes_to_another_project(configure, tmp_path: Path) -> N
     assert len(torch.load(tmp_path / "eccv16.pth", weights_only=True)) == 82
 
 
-def test_safetensors_are_read_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["theirs.safetensors", "pytorch_model.bin", "theirs"])
+def test_safetensors_are_known_by_their_bytes(name: str, tmp_path: Path) -> None:
     model = foreign("eccv16", tmp_path / "theirs.pth")
-    save_file(torch.load(tmp_path / "theirs.pth", weights_only=True), tmp_path / "theirs.safetensors")
-    assert main(["convert", str(tmp_path / "theirs.safetensors"), str(tmp_path / "ours.safetensors")]) == 0
+    save_file(torch.load(tmp_path / "theirs.pth", weights_only=True), tmp_path / name)
+    assert main(["convert", str(tmp_path / name), str(tmp_path / "ours.safetensors")]) == 0
     assert torch.equal(photochrom.load(tmp_path / "ours.safetensors").network.to_bins.weight, model.to_bins.weight)
 
 
-def test_a_wrapped_state_dict_is_read(tmp_path: Path) -> None:
+def prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}{key}": tensor for key, tensor in tensors.items()}
+
+
+WRAPPINGS: dict[str, Callable[[dict[str, Tensor]], Any]] = {
+    **{
+        f"{key}/": lambda own, key=key: {key: own, "epoch": 3} for key in ("model_state_dict", "model", "params", "net")
+    },
+    **{f"{prefix}": partial(prefixed, prefix) for prefix in ("module.", "_orig_mod.", "generator.", "netG.module.")},
+    "state_dict/model.": lambda own: {
+        "state_dict": {**prefixed("model.", own), "loss.weight": torch.ones(313), "step": 3},
+        "hyper_parameters": {"lr": 1e-4},
+        "optimizer_states": [{"state": {0: {"exp_avg": torch.zeros(3)}}}],
+    },
+    "state_dict/model._orig_mod.": lambda own: {"state_dict": prefixed("model._orig_mod.", own)},
+    "checkpoint/networks/netG/": lambda own: {"checkpoint": {"networks": {"netG": own, "netD": {"a": torch.ones(2)}}}},
+    "params_ema/": lambda own: {"params": {key: 0 * tensor for key, tensor in own.items()}, "params_ema": own},
+    "": lambda own: {**own, "epoch": 3, "note": "trained by me"},
+}
+
+
+@pytest.mark.parametrize("where", WRAPPINGS)
+@pytest.mark.parametrize("name", ["original", "eccv16"])
+def test_wrapped_weights_are_found(name: str, where: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = foreign(name, tmp_path / "theirs.pth")
+    tensors = torch.load(tmp_path / "theirs.pth", weights_only=True)
+    torch.save(WRAPPINGS[where](tensors), tmp_path / "wrapped.pth")
+    assert main(["convert", str(tmp_path / "wrapped.pth"), str(tmp_path / "ours.safetensors")]) == 0
+    assert (f"found in {where}" in capsys.readouterr().out) == bool(where)
+    read = photochrom.load(tmp_path / "ours.safetensors").network
+    assert torch.equal(read.block1.conv1_1.weight, model.block1.conv1_1.weight)
+
+
+def test_of_several_networks_none_is_guessed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     foreign("eccv16", tmp_path / "theirs.pth")
     tensors = torch.load(tmp_path / "theirs.pth", weights_only=True)
-    parallel = {f"module.{key}": tensor for key, tensor in tensors.items()}
-    torch.save({"state_dict": parallel, "epoch": 3}, tmp_path / "wrapped.pth")
-    assert main(["convert", str(tmp_path / "wrapped.pth"), str(tmp_path / "ours.safetensors")]) == 0
+    torch.save({"netG_A": tensors, "netG_B": tensors}, tmp_path / "two.pth")
+    said = failure([str(tmp_path / "two.pth"), str(tmp_path / "ours.safetensors")], capsys)
+    assert "two.pth: it holds several networks (netG_A/, netG_B/): torch.save the one that you want alone" in said
+
+
+def test_zips_that_are_no_checkpoints_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    foreign("eccv16", tmp_path / "theirs.pth")
+    out = str(tmp_path / "ours.safetensors")
+    with zipfile.ZipFile(tmp_path / "release.zip", "w") as archive:
+        archive.write(tmp_path / "theirs.pth", "theirs.pth")
+    said = failure([str(tmp_path / "release.zip"), out], capsys)
+    assert "is a zip that torch.save did not write (it holds theirs.pth): unpack it" in said
+    bomb = tmp_path / "bomb.pth"
+    with (
+        zipfile.ZipFile(tmp_path / "theirs.pth") as theirs,
+        zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive,
+    ):
+        for member in theirs.namelist():
+            archive.writestr(member, theirs.read(member))
+    assert "is a checkpoint that was zipped again" in failure([str(bomb), out], capsys)
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "theirs.pth").read_bytes()[:-1000])
+    assert "is cut or damaged: download it again" in failure([str(tmp_path / "cut.pth"), out], capsys)
+
+
+def test_tensors_that_claim_more_values_than_the_file_has_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without strides, a few bytes would become a network of 8 GB."""
+    foreign("eccv16", tmp_path / "theirs.pth")
+    tensors = torch.load(tmp_path / "theirs.pth", weights_only=True)
+    tensors["model1.0.weight"] = torch.zeros(1, 1, 1, 1).expand(6400, 1, 3, 3)
+    torch.save(tensors, tmp_path / "wide.pth")
+    out = str(tmp_path / "ours.safetensors")
+    assert "does not fit it: model1.0.bias is [8] there and [6400]" in failure(
+        [str(tmp_path / "wide.pth"), out], capsys
+    )
+    wide = FORMATS["eccv16"].expected(VGGColorizer(width=0.125, head="bins"))
+    torch.save({key: torch.zeros(()).expand(tensor.shape) for key, tensor in wide.items()}, tmp_path / "wide.pth")
+    assert "has fewer values than its shape" in failure([str(tmp_path / "wide.pth"), out], capsys)
 
 
 def test_nonfinite_weights_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -166,7 +242,8 @@ def test_a_file_that_needs_more_than_tensors_is_refused(
     monkeypatch.chdir(tmp_path)
     torch.save(a_model() if protocol == "whole module" else {"conv1_1.weight": Bomb()}, "theirs.pt")
     said = failure(["theirs.pt", "out.safetensors"], capsys)
-    assert "theirs.pt is not a file of plain tensors: it is damaged, or has Python objects, which are refused" in said
+    objects = "photochrom.models.vgg.VGGColorizer" if protocol == "whole module" else "posix.mkdir"
+    assert f"theirs.pt has Python objects ({objects}), which are refused because loading them runs code" in said
     assert sorted(os.listdir(tmp_path)) == ["theirs.pt"]
 
 
@@ -190,10 +267,22 @@ def test_keys_that_do_not_fit_are_listed_by_name_and_shape(tmp_path: Path, capsy
         ({"a": torch.zeros(2)}, "its 1 tensors (a [2] ...) have no known format"),
         ({"conv1_1.weight": torch.tensor(1.0)}, "leaves no channels"),
         ({"state_dict": {"a": torch.zeros(2)}}, "its 1 tensors (a [2] ...) have no known format"),
-        ({"model": {"a": torch.zeros(2)}}, "is not a state dict, tensors by name"),
+        ({"model": {"weights": {"a": torch.zeros(2)}}}, "its 1 tensors (a [2] ...) have no known format"),
+        ({"epoch": 3}, "is not a state dict, tensors by name"),
         ([torch.zeros(2)], "is not a state dict, tensors by name"),
-        (b"nothing", "is not a file of plain tensors: it is damaged, or"),
-        (b"", "is not a file of plain tensors: it is damaged, or"),
+        (b"nothing", "is not a file of plain tensors (UnpicklingError): it is damaged"),
+        (b"", "is empty: download it again"),
+        (b"\n<!DOCTYPE html><html>quota exceeded", "is a web page or a server's error message, not weights: download"),
+        (b'<?xml version="1.0"?><Error><Code>AccessDenied', "is a web page or a server's error message, not weights"),
+        (b'{"error": "not found"}', "is JSON text, not weights"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid",
+            "is a pointer of Git LFS, not weights: run 'git lfs pull'",
+        ),
+        (b"GGUF\3\0\0\0", "is a GGUF file of llama.cpp, not weights"),
+        (gzip.compress(b"weights"), "is compressed by gzip, not weights: unpack it"),
+        (b"PK\3\4 and then nothing", "is cut or damaged: download it again"),
+        (pickle.dumps({"conv1_1.weight": [1.0]}), "is not a file of plain tensors (UnpicklingError)"),
     ],
     ids=str,
 )

@@ -66,10 +66,19 @@ def test_nothing_there(tmp_path: Path) -> None:
         photochrom.load(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"no weights", b"\xff" * 100])
-def test_no_model_file(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "is empty: download it again"),
+        (b"no weights", "is not an intact model file"),
+        (b"\xff" * 100, "is not an intact model file"),
+        (b"<html>", "is a web page or a server's error message, not weights"),
+        (b"version https://git-lfs.github.com/spec/v1", "is a pointer of Git LFS, not weights: run 'git lfs pull'"),
+    ],
+)
+def test_no_model_file(tmp_path: Path, content: bytes, sentence: str) -> None:
     (tmp_path / "model.safetensors").write_bytes(content)
-    with pytest.raises(ValueError, match="is not an intact model file"):
+    with pytest.raises(ValueError, match=sentence):
         photochrom.load(tmp_path)
 
 
