@@ -3,6 +3,7 @@
 One listing tells the sizes of all files; otherwise each would take a request.
 """
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ T = TypeVar("T")
 _URL = re.compile(r"[a-z][a-z0-9+]+://")  # more than one letter: C:\ is a disk
 _CREDENTIALS = "credentials and endpoint come from the environment: AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL ..."
 _URL_AS_PATH = re.compile(r"[a-z][a-z0-9+]+:/")
+
+_obstore_process = 0  # the id of the process that used it first
 
 
 def open_folder(root: Any) -> "Path | RemotePath":
@@ -102,8 +105,15 @@ class RemotePath:
 
 def _request(url: str, send: Callable[[], T]) -> T:
     """Returns the server's answer; obstore itself retries when the server is busy or slow."""
+    global _obstore_process
     import obstore
 
+    _obstore_process = _obstore_process or os.getpid()
+    if _obstore_process != os.getpid():
+        raise ValueError(
+            f"{url} cannot be read in a process that was forked after the first use of obstore, which would wait for "
+            "its threads forever: start the process by the method 'spawn'"
+        )
     try:
         return send()
     except (obstore.exceptions.BaseError, OSError, ValueError) as error:

@@ -2,7 +2,8 @@
 
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,26 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 def _same_random_numbers() -> None:
     """In every run, in any order: a network of a rare seed must not fail a test by rounding."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def call_in_fork() -> Callable[[Callable[[], Any]], Any]:
+    """Returns a function that calls another one in a forked process; raises TimeoutError if that hangs."""
+
+    def call(function: Callable[[], Any], seconds: float = 60) -> Any:
+        context = get_context("fork")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=lambda: theirs.send(function()))
+        process.start()
+        try:
+            if not ours.poll(seconds):
+                raise TimeoutError(f"no answer after {seconds} s")
+            return ours.recv()
+        finally:
+            process.kill()
+            process.join()
+
+    return call
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -4,7 +4,6 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -19,6 +18,7 @@ from ...pipelines.imaging.color import lab_to_gamut, rgb_to_lab
 from ...pipelines.imaging.decode import reduced_size
 from ...pipelines.imaging.srgb import linear_light
 from ...pipelines.system import available_cpus
+from ...pipelines.threads import ThreadPool
 from .pixels import Pixels
 
 _ROWS = 256  # at once: Lab takes some 100 bytes for each pixel, and there are images of 100 megapixels
@@ -124,5 +124,5 @@ def _strips(height: int) -> list[slice]:
 
 
 @cache
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(available_cpus())
+def _threads() -> ThreadPool:
+    return ThreadPool(available_cpus())

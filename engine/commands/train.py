@@ -1,7 +1,5 @@
 """photochrom train --config RECIPE --out RUN --data.train SHARDS"""
 
-import signal
-
 from ..configuration.config import RunConfig
 from ..configuration.parser import description
 from ..configuration.run_parser import RunParser
@@ -14,16 +12,18 @@ def main(argv: list[str]) -> int:
     config = parse(argv)
     from ..distributed import end_processes, is_first_process  # imports torch: not needed for --help
     from ..training.run import train
-    from ..training.shutdown import SIGNALS, RunStopped, report_to_torchrun
+    from ..training.shutdown import LostProcess, RunStopped, ignore_signals, report_to_torchrun
 
     try:
         with report_to_torchrun():
             summary = train(config)
         end_processes()
+    except LostProcess:
+        ignore_signals()  # the launcher's SIGTERM must not come before this process has printed why it leaves
+        raise
     except RunStopped as stopped:
         end_processes()
-        for number in SIGNALS:  # launchers send them to every process, and again to those that are leaving
-            signal.signal(number, signal.SIG_IGN)
+        ignore_signals()
         if is_first_process():
             console.print(f"photochrom train: {stopped}")
         return 128 + stopped.number

@@ -66,17 +66,13 @@ class StopSignal:
         thread.start()
         try:
             yield
-        except LostProcess:
-            # The launcher ends the survivors by SIGTERM, which must not come before they have printed why they leave.
-            handlers = dict.fromkeys(handlers, signal.SIG_IGN)
-            raise
         finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
             signal.set_wakeup_fd(wakeup)
             sender.close()
             thread.join()
             receiver.close()
+            for number, handler in handlers.items():  # last: until then, nothing ends a process that has lost another
+                signal.signal(number, handler)
 
     def _listen(self, receiver: socket.socket, verbose: bool) -> None:
         received_at = 0.0
@@ -92,6 +88,12 @@ class StopSignal:
             elif time.monotonic() > received_at + _REPEAT_SECONDS:
                 console.print(f"{name} again: leaving at once")
                 os._exit(128 + number)
+
+
+def ignore_signals() -> None:
+    """Ignores signals from here on: launchers send them to every process, and again to those that are leaving."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager

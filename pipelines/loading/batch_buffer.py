@@ -4,7 +4,7 @@
 
 import sys
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import lru_cache
 from threading import Lock
 from typing import Any, Protocol
@@ -17,6 +17,7 @@ from torch.nn.functional import interpolate
 
 from ..imaging.color import LabConverter
 from ..shards import Store
+from ..threads import ThreadPool
 
 Pixels = NDArray[np.uint8]
 Window = tuple[int, int, int, int]
@@ -25,9 +26,7 @@ _CHUNKS_PER_THREAD = 4  # of a batch: few chunks cost less to submit, many finis
 _MAX_ARRAYS = 8  # of one shape in the pool
 
 
-def submit_range(
-    pool: ThreadPoolExecutor, function: Callable[[int], None], number: int, threads: int
-) -> list[Future[None]]:
+def submit_range(pool: ThreadPool, function: Callable[[int], None], number: int, threads: int) -> list[Future[None]]:
     """Submits function(0) ... function(number - 1) in chunks to a pool of so many threads."""
     size = -(-number // (_CHUNKS_PER_THREAD * threads))
 

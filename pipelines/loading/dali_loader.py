@@ -4,10 +4,13 @@ DALI's own readers know one order, shuffle in a buffer, and load their checkpoin
 `Reader` provides the bytes, in the order of the plans, as arrays over memory maps, and one pipeline serves a whole run.
 """
 
+import ctypes
+import os
+import sys
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from os import PathLike
 from typing import Any
 
@@ -17,6 +20,7 @@ from torch import Tensor
 
 from ..shards import ShardSet
 from ..system import require_dali
+from ..threads import ThreadPool
 from .base import BatchPlan, Loader
 from .batch import LabBatch
 from .batch_buffer import ArrayPool, CpuBatchBuffer, submit_range
@@ -40,7 +44,7 @@ class DaliLoader(Loader):
         require_dali()
         self._pipeline: _Pipeline | None = None
         self._arrays = ArrayPool()
-        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="photochrom")
+        self._pool = ThreadPool(self.threads)
 
     def _load(self, plans: Iterator[BatchPlan]) -> Iterator[LabBatch]:
         # One iterator has the pipeline at a time, and returns it while its position is known: not after an error or a
@@ -91,7 +95,7 @@ class _Pipeline:
         self._plans: Iterator[BatchPlan] = iter(())
         self._pending: deque[tuple[BatchPlan, list[Bytes]]] = deque()
         self._is_idle = True
-        self._dali = _build(loader, self._inputs)
+        self._dali, self._process = _build(loader, self._inputs), os.getpid()
 
     def start(self, plans: Iterator[BatchPlan]) -> None:
         """Continues with these plans; batches of earlier plans are dropped."""
@@ -102,6 +106,8 @@ class _Pipeline:
 
     def run(self) -> tuple[BatchPlan, Any] | None:
         """Returns the next plan and its decoded images; None after the last one."""
+        if self._process != os.getpid():
+            self._replace_inherited()
         device = self._loader.device
         stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
         try:
@@ -111,6 +117,12 @@ class _Pipeline:
             self._is_idle = True
             return None
         return self._pending.popleft()[0], decoded
+
+    def _replace_inherited(self) -> None:
+        """Builds a new pipeline in a forked process, which decodes again what the old one had ahead."""
+        self._plans = chain([plan for plan, _ in self._pending], self._plans)
+        self._pending.clear()
+        self._dali, self._process = _build(self._loader, self._inputs), os.getpid()
 
     @property
     def failed_plan(self) -> BatchPlan:
@@ -174,3 +186,20 @@ def _build(loader: DaliLoader, inputs: Any) -> Any:
         pipeline.set_outputs(images)
     pipeline.build()
     return pipeline
+
+
+def _abandon_pipelines() -> None:
+    """Lets a forked process end: pipelines are never destroyed there, since they would wait for threads that are gone.
+
+    DALI itself ends all pipelines that it knows at exit.
+    """
+    if "nvidia.dali.pipeline" in sys.modules:
+        from nvidia.dali import Pipeline
+
+        for pipeline in filter(None, [reference() for reference in Pipeline._pipes]):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(pipeline._pipe))
+            pipeline._pipe = None
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_abandon_pipelines)

@@ -2,7 +2,7 @@
 
 import mmap
 from collections import OrderedDict
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ..remote import RemotePath
 from ..shards import ShardSet
+from ..threads import ThreadPool
 
 Bytes = NDArray[np.uint8]
 
@@ -104,7 +105,7 @@ class RemoteReader:
 
     def __init__(self, data: ShardSet) -> None:
         self._data = data
-        self._pool = ThreadPoolExecutor(_MAX_REQUESTS, thread_name_prefix="photochrom-reading")
+        self._pool = ThreadPool(_MAX_REQUESTS)
         self._largest_prefetch = 0  # samples
         self._pending: dict[int, tuple[Future[list[Any]], int]] = {}  # by sample: a request, and its place in the reply
 

@@ -7,7 +7,7 @@ need (docs/performance.md has the comparison).
 import threading
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from os import PathLike
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 
 from ..imaging.decode import decode
 from ..shards import ShardSet
+from ..threads import ThreadPool
 from .base import BatchPlan, Loader, check_size
 from .batch import LabBatch
 from .batch_buffer import ArrayPool, BatchBuffer, CpuBatchBuffer, DeviceBatchBuffer, Pixels, submit_range
@@ -31,7 +32,7 @@ class TorchLoader(Loader):
     def __post_init__(self, source: ShardSet | str | PathLike[str]) -> None:
         super().__post_init__(source)
         self._arrays = ArrayPool()
-        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="photochrom")
+        self._pool = ThreadPool(self.threads)
         self._local = threading.local()
 
     def _load(self, plans: Iterator[BatchPlan]) -> Iterator[LabBatch]:

@@ -226,3 +226,17 @@ def test_16_bit_grey_is_read_as_in_packing(painter: TrainedColorizer, tmp_path: 
 
 def test_predictions_of_a_loaded_model_are_plain_arrays(trained: Path) -> None:
     assert photochrom.load(trained)(torch.zeros(1, 1, 32, 32)).ab().numpy().shape == (1, 2, 32, 32)
+
+
+def test_it_works_in_a_forked_process(trained: Path, coffee: Image.Image, call_in_fork: Any) -> None:
+    """After its first use, as in a notebook or in a server that loads before it forks; torch has two threads here."""
+    model, num_threads = photochrom.load(trained), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        pixels = np.tile(np.asarray(coffee), (8, 8, 1))  # enough for several threads
+        expected = model.colorize(pixels)
+        difference = call_in_fork(lambda: np.abs(model.colorize(pixels).astype(int) - expected).max())
+        assert difference <= 1  # torch has one thread there
+        assert np.array_equal(model.colorize(pixels), expected)
+    finally:
+        torch.set_num_threads(num_threads)

@@ -178,3 +178,12 @@ def test_without_obstore_a_sentence_says_what_to_install() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "pip install obstore" in done.stderr.splitlines()[-1]
+
+
+def test_a_forked_process_is_refused(remote: ShardSet, call_in_fork: Any) -> None:
+    def refusal() -> str:
+        with pytest.raises(ValueError, match="forked") as refused:
+            remote.sample(0).read()
+        return str(refused.value)
+
+    assert "cannot be read in a process that was forked after the first use of obstore" in call_in_fork(refusal)

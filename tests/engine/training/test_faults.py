@@ -19,7 +19,7 @@ from photochrom.engine.cli import main
 from photochrom.engine.configuration.config import ClassSpec
 from photochrom.engine.training import loop
 from photochrom.engine.training.run import train
-from photochrom.engine.training.shutdown import RunStopped
+from photochrom.engine.training.shutdown import SIGNALS, LostProcess, RunStopped, StopSignal
 from photochrom.losses import L2, ColorLoss, LossOutput
 from photochrom.pipelines import LabBatch, ShardSet
 from safetensors.torch import load_file
@@ -193,6 +193,14 @@ def test_a_signal_that_is_ignored_stays_so(configure, at_step, tmp_path: Path) -
         assert train(configure(tmp_path / "run", train__steps=6))["steps"] == 6
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_signals_are_handled_as_before_after_a_lost_process() -> None:
+    """As a notebook needs it, which lives on."""
+    before = [signal.getsignal(number) for number in SIGNALS]
+    with pytest.raises(LostProcess), StopSignal().installed(verbose=False):
+        raise LostProcess("gone")
+    assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
 def test_a_signal_ends_a_validation(configure, at_step, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
