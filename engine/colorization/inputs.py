@@ -125,6 +125,8 @@ class _Lister:
     def files(self, name: str) -> Iterator[tuple[Path, Path]]:
         """Yields every file of an input, and its path in the output folder."""
         path = _named(name)
+        if not name:
+            raise ValueError("one of the inputs is empty: name a file, a folder or a pattern")
         if name == STDIN:
             yield from self._stdin()
         elif os.path.exists(path):

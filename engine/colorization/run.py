@@ -1,6 +1,5 @@
 """Runs `photochrom colorize`: plans the files, colorizes them and describes the results in the output folder."""
 
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -10,14 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
 from PIL import Image
-from pydantic import TypeAdapter
 
 from ...models import Colorizer
 from ...pipelines.files import sha256_of
 from ...pipelines.imaging.decode import Rejected
 from ...pipelines.output_dir import SAME_COMMAND, claim_output, write_json
+from ...pipelines.structured import read_json, validated
 from ..checkpoints.model_file import load_with_metadata, model_file
 from ..checkpoints.pretrained import DEFAULT, default_model
 from ..configuration.config import save_yaml, to_plain_dict
@@ -32,7 +30,7 @@ from .prefetch import rejecting_out_of_memory
 
 INSTALL_AV = "videos need PyAV: pip install av, or in a clone pip install -e '.[video]'"
 
-_CONFIG, _SUMMARY, _SHEET = "config.yaml", "summary.json", "before-after.jpg"
+_CONFIG, _SUMMARY, _SHEET, _MAKERS = "config.yaml", "summary.json", "before-after.jpg", ".made-by.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +58,7 @@ def colorize_files(config: ColorizeConfig) -> dict[str, Any]:
     maker = _Maker(model=str(config.model or DEFAULT), sha256=sha256_of(file), size=size)
     plan = make_plan(config.inputs, config.out, overwrite=config.overwrite)
     started = time.perf_counter()
-    with claim_output(config.out, _check_names, resume_hint=SAME_COMMAND), _recording(config, plan, maker):
+    with claim_output(config.out, _check_names, resume_hint=SAME_COMMAND), _recording(config.out, plan, maker):
         results = list(_colorize(model, plan, None if size == "native" else size, device, config.batch_size))
         summary = summarize(results, plan, time.perf_counter() - started)
         if summary["num_failed"] and not summary["num_done"] + summary["num_kept"]:
@@ -69,10 +67,11 @@ def colorize_files(config: ColorizeConfig) -> dict[str, Any]:
             raise ValueError(
                 f"none of the {summary['num_failed']} files can be colorized: {first['path']}: {first['reason']}"
             )
-        if config.overwrite and not _older_results(config.out, plan, results):
-            _write_config(config, [maker])
+        if config.overwrite and not _has_older_results(config.out, plan, results):
+            write_json(config.out / _MAKERS, to_plain_dict([maker]))
         if config.contact_sheet:
             _write_contact_sheet(results, plan, config.out / _SHEET)
+        save_yaml(replace(config, model=Path(maker.model), size=size), config.out / _CONFIG)
         write_json(config.out / _SUMMARY, summary)
     return summary
 
@@ -86,70 +85,52 @@ def print_failures(failures: list[dict[str, str]]) -> None:
 def _check_names(out: Path) -> None:
     """Raises ValueError when a file of the user's has the name of one that describes the results."""
     for path in (out / _CONFIG, out / _SUMMARY, out / _SHEET):
-        if path.exists() and not _is_ours(path):
+        if path.exists() and not (_is_our_sheet(path) if path.name == _SHEET else (out / _MAKERS).exists()):
             raise ValueError(
                 f"{path} was not made by photochrom colorize and would be overwritten: name another folder"
             )
 
 
-def _is_ours(path: Path) -> bool:
+def _is_our_sheet(path: Path) -> bool:
     try:
-        if path.name == _SHEET:
-            with Image.open(path, formats=("JPEG",)) as image:
-                return image.info.get("comment") == MARK
-        if path.name == _CONFIG:
-            return bool(_read_makers(path))
-        summary = json.loads(path.read_text())
-        return isinstance(summary, dict) and "num_done" in summary
-    except (OSError, ValueError, RecursionError):
+        with Image.open(path, formats=("JPEG",)) as image:
+            return image.info.get("comment") == MARK
+    except OSError:
         return False
 
 
-def _read_makers(config: Path) -> list[_Maker]:
-    """Returns what the results beside a config.yaml were made by; raises ValueError when the file is not ours."""
-    try:
-        return TypeAdapter(list[_Maker]).validate_python(yaml.safe_load(config.read_text())["made_by"])
-    except (yaml.YAMLError, KeyError, TypeError):
-        raise ValueError(f"{config} was not made by photochrom colorize") from None
-
-
 @contextmanager
-def _recording(config: ColorizeConfig, plan: ColorizePlan, now: _Maker) -> Iterator[None]:
-    """Writes config.yaml, which says what makes the results, before there are any.
+def _recording(out: Path, plan: ColorizePlan, now: _Maker) -> Iterator[None]:
+    """Writes what makes the results before there are any.
 
     Raises ValueError when results would be kept that another model made, or the same one at another size.
     """
-    path = config.out / _CONFIG
-    before = _read_makers(path) if path.exists() and _holds_results(config.out) else []
+    path = out / _MAKERS
+    before = validated(list[_Maker], read_json(path), str(path)) if path.exists() and _holds_results(out) else []
     others = [maker for maker in before if (maker.sha256, maker.size) != (now.sha256, now.size)]
     if others and plan.kept:
         raise ValueError(
-            f"the results in {config.out} were made by another model or at another size ({others[-1]}; now {now}): "
+            f"the results in {out} were made by another model or at another size ({others[-1]}; now {now}): "
             "--overwrite makes them again, or name another folder"
         )
-    _write_config(config, [*others, now])
+    write_json(path, to_plain_dict([*others, now]))
     try:
         yield
     except BaseException:
-        if not _holds_results(config.out):
+        if not _holds_results(out):
             path.unlink()
         raise
 
 
 def _holds_results(out: Path) -> bool:
-    return any(path.name not in (_CONFIG, _SUMMARY, _SHEET) for path in out.iterdir())
+    return any(path.name not in (_CONFIG, _SUMMARY, _SHEET, _MAKERS) for path in out.iterdir())
 
 
-def _older_results(out: Path, plan: ColorizePlan, results: list[ColorizeResult]) -> set[str]:
-    """Returns the files in `out` that may be results, but are none of this run's, nor its originals."""
+def _has_older_results(out: Path, plan: ColorizePlan, results: list[ColorizeResult]) -> bool:
+    """Returns whether there are files in `out` that may be results, but are none of this run's, nor its originals."""
     done = {os.path.realpath(result.task.target) for result in results if not result.reason}
     known = done | {os.path.realpath(task.source) for task in plan.tasks} | {os.path.realpath(out / _SHEET)}
-    return {os.path.realpath(path) for path in out.rglob("*") if may_be_result(path)} - known
-
-
-def _write_config(config: ColorizeConfig, makers: list[_Maker]) -> None:
-    resolved = replace(config, model=Path(makers[-1].model), size=makers[-1].size)
-    save_yaml({**to_plain_dict(resolved), "made_by": to_plain_dict(makers)}, config.out / _CONFIG)
+    return any(os.path.realpath(path) not in known for path in out.rglob("*") if may_be_result(path))
 
 
 def _colorize(

@@ -139,7 +139,7 @@ def test_files_and_folders(trained: Path, photos: Path, tmp_path: Path, capsys: 
     assert main(["colorize", "--model", str(trained), str(source), "--out", str(out), "--contact-sheet"]) == 0
     files = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     expected = {path.relative_to(photos).as_posix() for path in photos.rglob("*.*")} | {"old.bmp.png", "side.tif"}
-    assert files == expected | {"summary.json", "config.yaml", "before-after.jpg"}
+    assert files == expected | {"summary.json", "config.yaml", ".made-by.json", "before-after.jpg"}
     for path in photos.rglob("*.*"):
         colored, original = Image.open(out / path.relative_to(photos)), Image.open(path)
         assert colored.size == original.size
@@ -282,7 +282,7 @@ def test_the_same_command_continues_an_interrupted_run(
     assert "what is finished is kept, and the same command continues from there" in capsys.readouterr().err
     finished = {path: path.stat().st_mtime_ns for path in out.glob("*.jpg")}
     assert 0 < len(finished) < 20
-    assert {path.name for path in out.iterdir()} == {"config.yaml", *(path.name for path in finished)}  # nothing half
+    assert {path.name for path in out.iterdir()} == {".made-by.json", *(path.name for path in finished)}  # nothing half
     for path in finished:
         Image.open(path).load()
     assert main(command) == 0
@@ -512,7 +512,7 @@ def test_a_run_that_made_nothing_leaves_no_mark(
         killed.setattr(Path, "unlink", lambda *_, **__: None)  # as if it had been killed
         killed.setattr(batch, "_write", raising(KeyboardInterrupt))
         assert colorize_with(trained) == 130
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["config.yaml"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".made-by.json"]
     assert colorize_with(other) == 0
     assert colorize_with(other) == 0
 

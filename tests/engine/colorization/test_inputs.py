@@ -118,6 +118,8 @@ def test_two_inputs_for_one_target_are_refused(album: Path) -> None:
 def test_missing_inputs_are_refused(album: Path) -> None:
     with pytest.raises(ValueError, match=r"there is no file or folder nowhere\.jpg"):
         make_plan(["album", "nowhere.jpg"], Path("out"))
+    with pytest.raises(ValueError, match="one of the inputs is empty"):
+        make_plan([""], Path("out"))  # an empty variable of a shell, not the current folder
     Path("empty").mkdir()
     with pytest.raises(ValueError, match="there are no images or videos in empty"):
         make_plan(["empty"], Path("out"))

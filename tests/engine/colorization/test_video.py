@@ -374,4 +374,9 @@ def test_a_video_that_lacks_memory_is_listed_and_the_others_colorized(
     command = ["colorize", "--model", str(trained), *map(str, tmp_path.glob("*.mp4")), "--out", str(tmp_path / "out")]
     assert main(command) == 1
     assert f"not colorized: {tmp_path / 'large.mp4'}: not enough memory: lower --size\n" in capsys.readouterr().err
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"small.mp4", "config.yaml", "summary.json"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "small.mp4",
+        ".made-by.json",
+        "config.yaml",
+        "summary.json",
+    }
