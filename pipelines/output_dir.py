@@ -4,6 +4,7 @@ A folder must be empty, or hold what the same command left there. Folders withou
 """
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ def claim_output(out: Path, check: Callable[[Path], None] | None = None, *, resu
     Raises ValueError when the folder cannot be written or another process has locked it.
     """
     check_local(out, "the output folder")
+    _check_tilde(out)
     created = not out.exists()
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file: name a new folder")
@@ -116,6 +118,7 @@ def check_output_file(path: Path, *suffixes: str, name: str = "--out", new: bool
     Its name must end in one of `suffixes`, if there are any, and its folder must exist. A `new` file must not exist;
     its folder need not exist, and is made by whoever writes the file.
     """
+    _check_tilde(path)
     if suffixes and path.suffix not in suffixes:
         raise ValueError(f"{name} {path} does not end in {' or '.join(suffixes)}: name such a file")
     if new and path.exists():
@@ -125,6 +128,15 @@ def check_output_file(path: Path, *suffixes: str, name: str = "--out", new: bool
             TemporaryFile(dir=path.parent).close()
     elif not new:
         raise ValueError(f"{name} {path} is in a folder that does not exist: make {path.parent} first")
+
+
+def _check_tilde(path: Path) -> None:
+    """Raises ValueError for a path that begins with ~, which the shell should have replaced by the home folder."""
+    if (home := os.path.expanduser(path)) != str(path) and not os.path.lexists(path.parts[0]):
+        raise ValueError(
+            f"{path} begins with ~, which shells replace at the beginning of a word alone, and not in quotes: write "
+            f"{home}, or make a folder {path.parts[0]} first"
+        )
 
 
 def differences(before: Any, now: Any, prefix: str = "") -> list[str]:

@@ -14,7 +14,7 @@ from ..configuration.registry import spec_name
 from ..console import plural
 from ..evaluation.summary import METRICS
 from .half_precision import PHOTOGRAPHS, HalfPrecisionResult
-from .model_file import ModelMetadata, model_name
+from .model_file import ModelMetadata, model_file, model_name
 from .pretrained import is_shipped
 
 FILL_IN = "FILL IN:"  # marks what only a person knows, and has not said
@@ -24,12 +24,12 @@ _LIMITS = f"{FILL_IN} which photographs it colorizes badly or wrongly, and what 
 _METRICS = ("rmse_ab", "psnr", "ssim", "auc", "auc_rebalanced", "colorfulness")
 
 
-def read_scores(reports: Sequence[Path], checkpoint: Path, step: int) -> list[dict[str, Any]]:
+def read_scores(reports: Sequence[Path], checkpoint: Path) -> list[dict[str, Any]]:
     """Returns the entries on a model in the summary.json of evaluate's reports.
 
-    Raises ValueError when a report has none, or only of another step.
+    Raises ValueError when a report has none, or only of another file of that name, such as one trained further.
     """
-    name, scores = model_name(checkpoint), []
+    name, digest, scores = model_name(checkpoint), sha256_of(model_file(checkpoint)), list[dict[str, Any]]()
     for report in reports:
         file = report / "summary.json" if report.is_dir() else report
         try:
@@ -40,9 +40,10 @@ def read_scores(reports: Sequence[Path], checkpoint: Path, step: int) -> list[di
         if not own:
             others = ", ".join(dict.fromkeys(result["checkpoint"] for result in results))
             raise ValueError(f"--scores {report} does not score {name}; it scores {others}: evaluate {name} first")
-        if own[0]["step"] != step:
+        if own[0].get("sha256") != digest:
             raise ValueError(
-                f"--scores {report} is of step {own[0]['step']}, and {checkpoint} has step {step}: evaluate it again"
+                f"--scores {report} is of another model than {checkpoint}, with the same name but not the same sha256: "
+                "evaluate it again"
             )
         scores += own
     return scores

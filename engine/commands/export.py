@@ -77,10 +77,8 @@ def _export_onnx(config: ExportConfig) -> None:
 def _export_half(config: ExportConfig) -> None:
     from ..checkpoints.card import FILL_IN, read_scores, write_card
     from ..checkpoints.half_precision import export_half
-    from ..checkpoints.model_file import model_file, read_metadata
 
-    step = read_metadata(model_file(config.checkpoint)).step
-    scores = read_scores(config.scores, config.checkpoint, step)
+    scores = read_scores(config.scores, config.checkpoint)
     card = None
     try:
         with console.status("exporting"):

@@ -175,6 +175,7 @@ class _Evaluator:
             predictor=entry.name,
             checkpoint=entry.checkpoint,
             metadata=entry.metadata,
+            sha256=entry.sha256,
             scores=scores,
             ranked_by=ranked_by,
             best=best,

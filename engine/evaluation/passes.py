@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 
 from ...pipelines import ShardSet
+from ...pipelines.files import sha256_of
 from ..checkpoints.model_file import ModelMetadata, load_with_metadata, model_name, unique_name
 from ..configuration.registry import build_loss
 from .config import EvaluateConfig
@@ -19,12 +20,13 @@ _SIZE = 256  # of baselines, when there is no model
 
 @dataclass(frozen=True, kw_only=True)
 class NamedPredictor:
-    """A predictor and its name in the results. Baselines have no checkpoint and no metadata."""
+    """A predictor and its name in the results. Baselines have no checkpoint, no metadata and no sha256 of a file."""
 
     name: str
     predictor: Predictor
     checkpoint: Path | None = None
     metadata: ModelMetadata | None = None
+    sha256: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +57,11 @@ def load_models(checkpoints: Sequence[str], files: Sequence[Path], accelerator: 
             build_loss(metadata.loss).to(accelerator.device),
         )
         name = unique_name(model_name(checkpoint), {TRUTH, *BASELINES, *(other.name for other in models)})
-        models.append(NamedPredictor(name=name, predictor=predictor, checkpoint=checkpoint, metadata=metadata))
+        models.append(
+            NamedPredictor(
+                name=name, predictor=predictor, checkpoint=checkpoint, metadata=metadata, sha256=sha256_of(file)
+            )
+        )
     return models
 
 

@@ -72,14 +72,15 @@ class SetScores:
 class Result:
     """Scores of one predictor on one shard set.
 
-    `name` is the name of its folder, `predictor` its name in `scores`. `checkpoint` and `metadata` are None for
-    baselines. `ranked_by` is the metric that ranks the galleries `best` and `worst`.
+    `name` is the name of its folder, `predictor` its name in `scores`. `checkpoint`, `metadata` and `sha256`, that of
+    the model file, are None for baselines. `ranked_by` is the metric that ranks the galleries `best` and `worst`.
     """
 
     name: str
     predictor: str
     checkpoint: Path | None
     metadata: ModelMetadata | None
+    sha256: str | None
     scores: SetScores
     ranked_by: str
     best: Sequence[int]
@@ -104,6 +105,7 @@ class Result:
         """Returns the entry in summary.json. Infinite and NaN values are null."""
         return {
             "checkpoint": self.predictor if self.checkpoint is None else str(self.checkpoint),
+            "sha256": self.sha256,
             "data": str(self.scores.data.root),
             "num_samples": len(self.scores.rows),
             "is_training_set": self.is_training_set,

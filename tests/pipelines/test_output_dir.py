@@ -135,3 +135,15 @@ def test_differences_are_named_by_their_keys() -> None:
         "b.c: 2 -> 4",
         "e: None -> 5",
     ]
+
+
+def test_a_home_that_the_shell_has_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in --out=~/results, which would make a folder named ~."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    for check in (lambda path: claim_output(path).__enter__(), lambda path: check_output_file(path, new=True)):
+        with pytest.raises(ValueError, match=r"begins with ~, .*: write /home/me/results, or make a folder ~ first"):
+            check(Path("~/results"))
+    Path("~").mkdir()
+    with claim_output(Path("~/results")):
+        assert Path("~/results").is_dir()

@@ -75,7 +75,7 @@ def test_paths_lose_the_folders_of_this_machine(text: str, expected: str) -> Non
         (["a.pt"], "OUT a.pt does not end in .onnx or .safetensors: name such a file"),
         (["a.safetensors", "--scores", "nowhere"], "--scores nowhere is not a report of photochrom evaluate (FileNot"),
         (["a.safetensors", "--scores", "other"], "--scores other does not score trained; it scores grey"),
-        (["a.safetensors", "--scores", "stale"], "--scores stale is of step 3, and "),
+        (["a.safetensors", "--scores", "stale"], "--scores stale is of another model than "),
     ],
 )
 def test_what_cannot_be_exported(
@@ -90,7 +90,7 @@ def test_what_cannot_be_exported(
     Path("old.md").touch()
     for name, checkpoint in (("other", "grey"), ("stale", "trained")):
         Path(name).mkdir()
-        Path(name, "summary.json").write_text(json.dumps({"results": [{"checkpoint": checkpoint, "step": 3}]}))
+        Path(name, "summary.json").write_text(json.dumps({"results": [{"checkpoint": checkpoint, "sha256": "3"}]}))
     with suppress(SystemExit):
         assert main(["export", str(trained), *arguments]) == 1
     assert sentence in capsys.readouterr().err

@@ -212,6 +212,19 @@ def test_names_of_every_length(trained: Path, photos: Path, tmp_path: Path) -> N
     assert "too long" in summary["failed"][0]["reason"]
 
 
+def test_names_of_every_character(trained: Path, photos: Path, tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    names = [b"\xff", b"a\nb", b"c:d", b"-x", b"~t", b"[1]", b"*?", b" ", b"\x1b[31m", b"\\", "\u202egpj".encode()]
+    for name in names:
+        shutil.copy(photos / "rocket.jpg", source / os.fsdecode(name + b".jpg"))
+    out = tmp_path / os.fsdecode(b"-o\xff\n:*")
+    command = ["colorize", "--model", str(trained), str(source), f"--out={out}", "--contact-sheet"]
+    assert main(command) == main(command) == 0
+    assert {path.name for path in source.iterdir()} < {path.name for path in out.iterdir()}
+    assert json.loads((out / "summary.json").read_text())["num_kept"] == len(names)
+
+
 def test_a_folder_where_a_file_should_be(trained: Path, photos: Path, tmp_path: Path) -> None:
     source, out = tmp_path / "in", tmp_path / "out"
     (source / "a").mkdir(parents=True)
