@@ -1,4 +1,4 @@
-"""Colorizes videos: decoding, the model and encoding overlap; audio and subtitles are copied."""
+"""Colorizes videos: decoding, the model and encoding overlap; audio and subtitles are kept."""
 
 # Shapes: H W pixels.
 
@@ -43,13 +43,13 @@ def colorize_video(
         atomic_write(task.target) as file,
         VideoWriter(file, task.target.suffix, reader) as writer,
     ):
-        decoded = prefetch(_batches(reader.items(writer.copied), batch_size), _PREFETCH_BATCHES)
+        decoded = prefetch(_batches(reader.items(writer.kept), batch_size), _PREFETCH_BATCHES)
         colorized = _colorize_batches(model, decoded, size, device, clipped)
         with closing(prefetch(colorized, _PREFETCH_BATCHES)) as batches:
             for batch in batches:
                 for item in batch:
                     writer.write(item)
-                progress(writer.num_frames, reader.num_frames)
+                progress(writer.num_frames, max(writer.num_frames, len(reader.timeline.frames)))
         if not writer.num_frames:
             raise Rejected("not a video", "no frames in it")
         frame_pixels = reader.video.width * reader.video.height  # of every frame

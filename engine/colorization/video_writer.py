@@ -1,4 +1,4 @@
-"""Writes videos by PyAV: encodes frames, copies packets of other streams."""
+"""Writes videos by PyAV: encodes frames, copies packets of other streams or encodes their sound."""
 
 # Shapes: H W pixels.
 
@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import av
 import numpy as np
+from av.audio.stream import AudioStream
 from av.codec.context import Flags
 from av.packet import Packet
 from av.stream import Stream
@@ -20,36 +21,48 @@ from av.video.stream import VideoStream
 from ...pipelines.imaging.decode import Rejected
 from .pixels import Pixels
 from .video_reader import FULL, LIMITED, MATRICES, Frame, Item, VideoReader
+from .video_streams import SoundEncoder, can_hold, open_output
 
 _FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 _H264 = ("libx264", {"crf": "18"})
 _VP9 = ("libvpx-vp9", {"crf": "24", "b:v": "0", "row-mt": "1", "cpu-used": "4"})  # for WebM, which cannot hold H.264
+_SOUNDS = {"aac": "AAC", "libopus": "Opus"}  # names of encoders, and of what they make
 _DROPPED_KEYS = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration", "software"}
 
 
 class VideoWriter:
     """A video file in the container that `suffix` names, with the reader's video and all streams that it can hold.
 
-    `copied` are the streams whose packets are copied. What is changed or dropped is added to the reader's notes.
+    `kept` are the streams that are copied or encoded. What is changed or dropped is added to the reader's notes.
     """
 
     def __init__(self, path: Path, suffix: str, reader: VideoReader) -> None:
         self.num_frames = 0
         self._reader, self._format = reader, _FORMATS[suffix.lower()]
-        # file:, so that FFmpeg does not take the name for a URL; bitexact, since a random identifier changes the bytes.
-        options = {"fflags": "+bitexact"}
-        self._container = av.open(f"file:{path}", "w", format=self._format, container_options=options)
-        self._container.metadata.update(_keep_metadata(reader.container.metadata))
+        self._sound_codec = "libopus" if self._format == "webm" else "aac"
         self._video: VideoStream | None = None  # until the first frame, whose size it needs
         self._copies: dict[int, Stream] = {}
+        self._encoders: dict[int, SoundEncoder] = {}
         self._pending: list[Packet[Any]] = []
-        self.copied = [stream for stream in reader.streams_to_copy if self._can_hold(stream)]
+        streams = reader.streams_to_copy
+        asked = [stream for stream in streams if self._can_hold(stream)]
+        self._copied = [stream for stream in streams if stream in asked or self._can_hold(stream, is_unasked=True)]
+        is_unasked = len(self._copied) > len(asked)
+        self._container = open_output(path, self._format, is_unasked=is_unasked)
+        self._container.metadata.update(_keep_metadata(reader.container.metadata))
+        if is_unasked and reader.container.chapters():
+            reader.notes.append("chapters dropped")
+        self.kept = [stream for stream in streams if stream in self._copied or self._can_encode(stream)]
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if error is None:
+            for encoder in self._encoders.values():
+                self._mux(encoder.encode(None))
+                if encoder.num_damaged:
+                    self._reader.notes.append(f"damaged sounds left silent: {encoder.num_damaged}")
             self._mux([] if self._video is None else self._video.encode_lazy())
             self._container.close()
         else:
@@ -64,19 +77,27 @@ class VideoWriter:
             self.num_frames += 1
         elif self._video is None:
             self._pending.append(item)
+        elif item.stream_index in self._encoders:
+            self._mux(self._encoders[item.stream_index].encode(item))
         else:
             item.stream = self._copies[item.stream_index]
             self._mux([item])
 
-    def _can_hold(self, stream: Stream) -> bool:
-        """Returns whether the container can hold a stream's codec, by trial in memory."""
+    def _can_hold(self, stream: Stream, *, is_unasked: bool = False) -> bool:
+        samples = self._reader.timeline.samples.get(stream.index, [])
+        return can_hold(stream, samples, self._format, is_unasked=is_unasked)
+
+    def _can_encode(self, stream: Stream) -> bool:
+        """Returns whether a stream that cannot be copied can be encoded, by trial; notes what happens to it."""
+        name = stream.codec_context.name if stream.codec_context else "an unknown codec"
         try:
-            trial = av.open(io.BytesIO(), "w", format=self._format)
-            trial.add_stream_from_template(stream)
-            trial.start_encoding()
+            if not isinstance(stream, AudioStream):
+                raise ValueError("not a sound")
+            SoundEncoder(open_output(io.BytesIO(), self._format), stream, self._sound_codec)
         except (ValueError, av.FFmpegError):
-            self._reader.notes.append(f"{stream.type} in {stream.codec_context.name} dropped")
+            self._reader.notes.append(f"{stream.type} in {name} dropped")
             return False
+        self._reader.notes.append(f"{stream.type} in {name} encoded as {_SOUNDS[self._sound_codec]}")
         return True
 
     def _add_streams(self, pixels: Pixels) -> VideoStream:
@@ -91,15 +112,20 @@ class VideoWriter:
             height, width = height + height % 2, width + width % 2
         context.width, context.height, context.pix_fmt = width, height, "yuv420p"
         context.time_base = source.time_base
-        context.flags |= Flags.frame_duration  # else the last frame has no duration
+        context.flags |= Flags.frame_duration | Flags.global_header  # the former: else the last frame has no duration
         context.colorspace, context.color_range = source.matrix, LIMITED
         context.color_primaries, context.color_trc = original.color_primaries, original.color_trc
         if (ratio := source.pixel_aspect) is not None:
             context.sample_aspect_ratio = ratio
         _copy_description(video, source.video)
-        for stream in self.copied:
-            self._copies[stream.index] = self._container.add_stream_from_template(stream)
-            _copy_description(self._copies[stream.index], stream)
+        for stream in self.kept:
+            if stream in self._copied:
+                self._copies[stream.index] = new = self._container.add_stream_from_template(stream)
+            else:
+                assert isinstance(stream, AudioStream)
+                self._encoders[stream.index] = SoundEncoder(self._container, stream, self._sound_codec)
+                new = self._encoders[stream.index].stream
+            _copy_description(new, stream)
         if chapters := source.container.chapters():
             self._container.set_chapters(chapters)
         self._video = video
