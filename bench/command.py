@@ -25,7 +25,8 @@ def main(argv: list[str]) -> int:
         sys.exit(0 if argv else 2)
     verb, *rest = argv
     if verb not in VERBS:
-        console.print(f"photochrom bench: there is no verb {verb!r}{nearest(verb, VERBS)}\n\n{_USAGE}")
+        console.print(f"photochrom bench: there is no verb {verb!r}{nearest(verb, VERBS)}")
+        print(f"\n{_USAGE}", file=sys.stderr)
         return 2
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: temporary folders are removed
     module = import_module(_MODULES.get(verb, f".{verb}.command"), __package__)

@@ -1,12 +1,13 @@
 """The `photochrom` command: runs a verb, and prints errors that a user can mend as one sentence."""
 
+import io
 import os
 import sys
 import traceback
 from importlib import import_module
 
 from .configuration.parser import nearest
-from .console import console
+from .console import console, one_line
 
 VERBS = {
     "pack": "packs photographs into a shard set",
@@ -47,8 +48,11 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     verb, *rest = argv
     if verb not in VERBS:
-        console.print(f"photochrom: there is no verb {verb!r}{nearest(verb, VERBS)}\n\n{_USAGE}")
+        console.print(f"photochrom: there is no verb {verb!r}{nearest(verb, VERBS)}")
+        print(f"\n{_USAGE}", file=sys.stderr)
         return 2
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # for a terminal that has not all letters
     module = "..bench.command" if verb == "bench" else f".commands.{verb}"
     try:
         return int(import_module(module, __package__).main(rest))
@@ -66,6 +70,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _print_error(verb: str, sentence: str) -> int:
     if os.environ.get("PHOTOCHROM_TRACEBACK"):
-        traceback.print_exc()
-    console.print(f"photochrom {verb}: {' '.join(sentence.split())}")
+        for line in traceback.format_exc().splitlines():
+            console.print(line)
+    console.print(f"photochrom {verb}: {one_line(sentence)}")
     return 1

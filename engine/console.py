@@ -1,16 +1,60 @@
-"""Progress and messages for a person; all on stderr, so that results on stdout can be piped."""
+"""Text for a person: results on stdout, progress and messages on stderr.
 
+Names of files, classes and models may come from anybody. What is not printable in them (control, escape and
+bidirectional characters, newlines, bytes that are not UTF-8) is shown escaped: it can neither drive a terminal nor
+forge a line. Addresses are shown without their secrets.
+"""
+
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from ..pipelines.address import hide_secrets
 
 _LOG_INTERVAL = 60.0  # seconds between two lines where stderr is not a terminal
 
-console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+
+class SafeConsole(Console):
+    """A console that prints each text as one line, without markup, and escapes what is not printable in it."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **settings)
+
+    def render_str(self, text: str, **settings: Any) -> Text:  # of everything printed, and of cells of tables
+        return super().render_str(escape(text), **settings)
+
+
+console = SafeConsole(stderr=True, soft_wrap=True)
+
+
+def escape(text: str) -> str:
+    """Returns a text as it may be shown: what is not printable is escaped as in Python's repr."""
+    text = hide_secrets(text)
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def one_line(text: str) -> str:
+    """Returns a text of several lines, as libraries' messages are, as one."""
+    return " ".join(filter(None, map(str.strip, text.split("\n"))))
+
+
+def say(line: object) -> None:
+    """Prints a line of results on stdout."""
+    print(escape(str(line)), flush=True)
+
+
+def print_table(table: Table, *, width: int | None = None) -> None:
+    """Prints a table on stdout; `width` is that of lines where stdout is not a terminal."""
+    SafeConsole(width=None if sys.stdout.isatty() else width).print(table)
 
 
 def plural(number: int, noun: str, ending: str = "s") -> str:
@@ -25,10 +69,11 @@ def progress_bar(what: str, unit: str = "", *, enabled: bool = True) -> Iterator
     Where stderr is not a terminal, prints a line every minute instead. Shows nothing unless `enabled`.
     """
     last_print = time.monotonic()
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[unit]}")
+    texts = [TextColumn(f"{{task.{name}}}", markup=False) for name in ("description", "fields[unit]")]
+    columns = texts[0], BarColumn(), MofNCompleteColumn(), texts[1]
     is_hidden = not (enabled and console.is_terminal)
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=is_hidden) as bar:
-        task = bar.add_task(what, total=None, unit=unit)
+        task = bar.add_task(escape(what), total=None, unit=unit)
 
         def update(done: int, total: int | None, unit: str = unit) -> None:
             nonlocal last_print
@@ -49,7 +94,7 @@ class LiveLine:
             TextColumn("step"),
             MofNCompleteColumn(),
             BarColumn(bar_width=20),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             TimeRemainingColumn(),
         )
         self._bar = Progress(*columns, console=console, disable=not console.is_terminal)
@@ -63,7 +108,7 @@ class LiveLine:
     def show(self, step: int, text: str, what: Literal["metrics", "validation"] = "metrics") -> None:
         """Shows new metrics or a new validation; in a terminal, beside the newest of the other."""
         self._shown[what] = text
-        self._bar.update(self._task, completed=step, description="  ".join(filter(None, self._shown.values())))
+        self._bar.update(self._task, completed=step, description=escape("  ".join(filter(None, self._shown.values()))))
         if not console.is_terminal:
             console.print(f"step {step}/{self._total}  {text}")
 

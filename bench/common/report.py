@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Console
 
 from ...engine.configuration.parser import parse_options
+from ...engine.console import SafeConsole
 from ...pipelines.structured import read_json
 from .results import make_table
 
@@ -38,11 +38,11 @@ def main(argv: list[str], prog: str) -> int:
     files = sorted(folder.rglob("*.json"))
     if not files:
         raise ValueError(f"{folder} holds no .json files: 'photochrom bench VERB --out FILE' writes them")
-    console = Console(file=sys.stdout, width=_WIDTH, markup=False, highlight=False)
+    console = SafeConsole(file=sys.stdout, width=_WIDTH)
     for file in files:
         results = _read(file)
-        console.print(f"## {file.relative_to(folder).with_suffix('')}\n", f"{_machine(results)}", sep="\n")
-        console.print(make_table(results["rows"], box.MARKDOWN), f"\n{results.get('verdict', '')}\n", sep="\n")
+        console.print(f"## {file.relative_to(folder).with_suffix('')}", "", _machine(results), sep="\n")
+        console.print(make_table(results["rows"], box.MARKDOWN), "", str(results.get("verdict", "")), "", sep="\n")
     return 0
 
 

@@ -1,15 +1,14 @@
 """Results of a benchmark: printed as a table and a verdict, written as JSON."""
 
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.box import Box
-from rich.console import Console
 from rich.table import Column, Table
 
 from ...engine.configuration.config import to_plain_dict
+from ...engine.console import print_table, say
 from ...engine.provenance import provenance
 from ...pipelines.output_dir import write_json
 from ...pipelines.system import available_cpus, processor_name
@@ -53,12 +52,12 @@ def report(
     results: Results, out: Path | None, *, notes: Callable[[Results], Iterable[str]] = lambda results: ()
 ) -> None:
     """Prints the rows, the verdict and the notes; writes the results to `out`."""
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else _WIDTH)
     for rows in (results[name] for name in ("rows", "stages") if name in results):
-        console.print(make_table(rows), "")
-    print(results["verdict"])
+        print_table(make_table(rows), width=_WIDTH)
+        say("")
+    say(results["verdict"])
     for note in notes(results):
-        print(f"  {note}")
+        say(f"  {note}")
     if out:
         write_json(out, results)
 

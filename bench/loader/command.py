@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from ...engine.console import say
 from ...pipelines.files import atomic_write
 from ...pipelines.output_dir import check_output_file
 from ..common.options import BenchmarkOptions, parse_run
@@ -48,7 +49,7 @@ def main(argv: list[str], prog: str) -> int:
     report(results, options.out)
     if options.apply:
         apply(results, options.apply)
-        print(f"written to {options.apply}: give it after your recipe, --config RECIPE --config {options.apply}")
+        say(f"written to {options.apply}: give it after your recipe, --config RECIPE --config {options.apply}")
     return 0
 
 

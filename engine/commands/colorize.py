@@ -5,7 +5,7 @@ from typing import Any
 
 from ..colorization.config import ColorizeConfig
 from ..configuration.parser import parse_options
-from ..console import plural
+from ..console import plural, say
 
 
 def main(argv: list[str]) -> int:
@@ -23,7 +23,7 @@ def _report(summary: dict[str, Any], out: Path) -> None:
     from ..colorization.inputs import describe_reasons
 
     frames = f" ({plural(summary['num_frames'], 'frame')} of video)" if summary["num_frames"] else ""
-    print(
+    say(
         f"{out}: {plural(summary['num_done'], 'file')} colorized{frames} in {summary['seconds']:.1f} s, "
         f"{summary['images_per_second']:.1f} images/s"
     )
@@ -32,9 +32,9 @@ def _report(summary: dict[str, Any], out: Path) -> None:
         counts = "".join(f", {number:,} {name.replace('_', ' ')}" for name, number in others.items() if number)
         reasons = describe_reasons(other["reason"] for other in summary["not_taken"])
         counts += f" ({reasons})" if reasons else ""
-        print(f"  {plural(summary['num_seen'], 'file')} seen: {summary['num_done']:,} colorized{counts}")
+        say(f"  {plural(summary['num_seen'], 'file')} seen: {summary['num_done']:,} colorized{counts}")
     if summary["clipped_share"]:
-        print(f"  chroma reduced in {100 * summary['clipped_share']:.1f} % of the pixels: sRGB cannot show the colours")
+        say(f"  chroma reduced in {100 * summary['clipped_share']:.1f} % of the pixels: sRGB cannot show the colours")
     if summary["notes"]:
         notes = ", ".join(f"{number} {note}" for note, number in summary["notes"].items())
-        print(f"  also changed: {notes}; summary.json lists the files")
+        say(f"  also changed: {notes}; summary.json lists the files")

@@ -8,6 +8,7 @@ from ...pipelines.output_dir import check_output_file
 from ...pipelines.ranges import POSITIVE, check_ranges
 from ..configuration.config import check_image_size
 from ..configuration.parser import parse_options
+from ..console import say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ def main(argv: list[str]) -> int:
     else:
         raise ValueError(f"{config.file} is a model of Photochrom already: add --to with the format to write")
     verb = "written in" if config.to else "read from"
-    print(f"{config.out}: {done.num_parameters:,} parameters, {verb} the format {done.format}")
+    say(f"{config.out}: {done.num_parameters:,} parameters, {verb} the format {done.format}")
     for note in done.notes:
-        print(f"  {note}")
+        say(f"  {note}")
     return 0

@@ -1,10 +1,10 @@
 """photochrom doctor"""
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from ..configuration.parser import Parser
+from ..console import print_table
 
 _COLORS = {"ok": "green", "note": "yellow", "missing": "red", "broken": "red"}
 
@@ -19,5 +19,5 @@ def main(argv: list[str]) -> int:
     for check in checks:
         verdict = Text(check.verdict, _COLORS[check.verdict])
         table.add_row(check.what, verdict, Text(check.found), Text(check.advice))
-    Console().print(table)
+    print_table(table)
     return 1 if any(check.verdict in ("missing", "broken") for check in checks) else 0

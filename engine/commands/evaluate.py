@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from ..configuration.parser import parse_options
+from ..console import say
 from ..evaluation.config import EvaluateConfig
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ def main(argv: list[str]) -> int:
         _print(result)
     end_processes()
     if is_first_process():
-        print(config.out / REPORT)
+        say(config.out / REPORT)
     return 0
 
 
@@ -34,10 +35,10 @@ def _print(result: "Result") -> None:
         comparison = (
             f"{abs(reduction):.0f} % {side} grey's {grey['rmse_ab']:.2f} (the mean colour's is {mean['rmse_ab']:.2f}); "
         )
-    print(
+    say(
         f"{result.name}{step}: ab RMSE {values['rmse_ab']:.2f} on {len(result.scores.rows)} photographs, {comparison}"
         f"PSNR {values['psnr']:.2f} dB, SSIM {values['ssim']:.4f}, AuC {values['auc']:.2f} %, "
         f"rebalanced {values['auc_rebalanced']:.2f} %, colorfulness {values['colorfulness']:.1f}"
     )
     if result.is_training_set:
-        print("  the model was trained on these photographs: the metrics show how well it has memorized them")
+        say("  the model was trained on these photographs: the metrics show how well it has memorized them")

@@ -6,7 +6,7 @@ from typing import Literal
 
 from ...pipelines.output_dir import check_output_file
 from ..configuration.parser import parse_options
-from ..console import console
+from ..console import console, say
 
 _HALF = ".safetensors"
 
@@ -68,7 +68,7 @@ def _export_onnx(config: ExportConfig) -> None:
 
     with console.status("exporting"):
         result = export_onnx(config.checkpoint, config.out, kind=config.input)
-    print(
+    say(
         f"{config.out}: {result.num_parameters:,} parameters, {result.num_bytes / 1e6:.1f} MB; onnxruntime and torch "
         f"differ by at most {result.deviation:.1g}"
     )
@@ -88,12 +88,12 @@ def _export_half(config: ExportConfig) -> None:
     except BaseException:
         config.out.unlink(missing_ok=True)  # or the same command would refuse a file that exists
         raise
-    print(
+    say(
         f"{config.out}: {result.num_parameters:,} parameters, {result.num_bytes / 1e6:.1f} MB in half precision, which "
         f"changes ab by {result.rmse_ab:.2g} (RMSE), at most by {result.max_ab:.2g}, on photographs of scikit-image"
     )
     if result.kept:
-        print(f"  in single precision, since their values are beyond the range of half: {', '.join(result.kept)}")
+        say(f"  in single precision, since their values are beyond the range of half: {', '.join(result.kept)}")
     if card:
         is_whole = FILL_IN not in card.read_text()
-        print(f"{card}" if is_whole else f"{card}: what begins with {FILL_IN} only you know")
+        say(f"{card}" if is_whole else f"{card}: what begins with {FILL_IN} only you know")

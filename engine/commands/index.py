@@ -7,7 +7,7 @@ from ...pipelines.packing.index import IndexConfig, index
 from ...pipelines.packing.worker_pool import start_server
 from ..configuration.config import save_yaml
 from ..configuration.parser import parse_options
-from ..console import plural, progress_bar
+from ..console import plural, progress_bar, say
 from .pack import say_outcomes
 
 
@@ -22,6 +22,6 @@ def main(argv: list[str]) -> int:
 
     with progress_bar("indexing") as progress:
         summary = index(config, progress=progress, on_summary=on_summary)
-    print(f"{config.root}: {plural(summary['num_indexed'], 'photograph')} in {plural(summary['num_shards'], 'shard')}")
+    say(f"{config.root}: {plural(summary['num_indexed'], 'photograph')} in {plural(summary['num_shards'], 'shard')}")
     say_outcomes([config.root], summary)
     return 0

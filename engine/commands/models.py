@@ -1,13 +1,12 @@
 """photochrom models"""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from ..configuration.parser import Parser
+from ..console import print_table, say
 
 _WIDTH = 160  # of the table where stdout is not a terminal
 _METRICS = ("rmse_ab", "auc", "auc_rebalanced", "colorfulness")
@@ -24,14 +23,14 @@ def main(argv: list[str]) -> int:
 
     models = pretrained_models()
     if not models:
-        print("no model comes with this installation")
+        say("no model comes with this installation")
         return 0
     headings = ("model", "loss", "head", "width", "trained at", "images drawn", "MB")
     table = Table(*headings, *(METRICS[name].heading for name in _METRICS), box=None, header_style="bold")
     for name, file in models.items():
         table.add_row(f"{name} (default)" if name == DEFAULT else name, *_cells(file))
-    Console(width=None if sys.stdout.isatty() else _WIDTH).print(table)
-    print(f"The cards beside the files have data, licences and limits: {next(iter(models.values())).parent}")
+    print_table(table, width=_WIDTH)
+    say(f"The cards beside the files have data, licences and limits: {next(iter(models.values())).parent}")
     return 0
 
 

@@ -13,7 +13,7 @@ from ...pipelines.packing.worker_pool import start_server
 from ...pipelines.shards import REJECTS
 from ..configuration.config import save_yaml
 from ..configuration.parser import parse_options
-from ..console import plural, progress_bar
+from ..console import plural, progress_bar, say
 
 
 def main(argv: list[str]) -> int:
@@ -31,20 +31,20 @@ def main(argv: list[str]) -> int:
     with progress_bar("packing") as progress:
         summary = pack(config, progress=progress, on_summary=on_summary)
     if summary["num_resumed"]:
-        print(f"resumed an interrupted pack after {plural(summary['num_resumed'], 'file')}")
+        say(f"resumed an interrupted pack after {plural(summary['num_resumed'], 'file')}")
     for root, number in summary["sets"].items():
-        print(f"{root}: {plural(number, 'photograph')}")
-    print(
+        say(f"{root}: {plural(number, 'photograph')}")
+    say(
         f"{plural(summary['num_shards'], 'shard')}, {summary['bytes'] / 1e6:.1f} MB, "
         f"{summary['images_per_second']:.0f} files/s"
     )
     if summary["num_duplicates"]:
         copies = plural(summary["num_duplicates"], "file")
-        print(f"  {copies} with the bytes of another (--drop-duplicates drops them)")
+        say(f"  {copies} with the bytes of another (--drop-duplicates drops them)")
     if summary["num_shared"]:
-        print(f"  {plural(summary['num_shared'], 'photograph')} in both sets, under different names")
+        say(f"  {plural(summary['num_shared'], 'photograph')} in both sets, under different names")
     if summary["num_missing"]:
-        print(f"  {plural(summary['num_missing'], 'photograph')} of the partition are not in {shown}")
+        say(f"  {plural(summary['num_missing'], 'photograph')} of the partition are not in {shown}")
     say_outcomes(config.roots.values(), summary)
     return 0
 
@@ -54,4 +54,4 @@ def say_outcomes(folders: Iterable[Path], summary: dict[str, Any]) -> None:
     for outcome in ("dropped", "rejected"):
         if reasons := ", ".join(f"{number} {reason}" for reason, number in summary[outcome].items()):
             listed = f", listed in {', '.join(str(folder / REJECTS) for folder in folders)}"
-            print(f"  {outcome}: {reasons}{listed if outcome == 'rejected' else ''}")
+            say(f"  {outcome}: {reasons}{listed if outcome == 'rejected' else ''}")

@@ -15,7 +15,7 @@ from ...pipelines.ranges import check_ranges
 from ..colorization.config import check_input_size
 from ..configuration.config import Device
 from ..configuration.parser import parse_options
-from ..console import console
+from ..console import console, say
 
 if TYPE_CHECKING:
     import torch
@@ -135,6 +135,6 @@ def _bind(host: str, port: int) -> socket.socket:
 
 def _print_address(host: str, port: int, models: list[str]) -> None:
     name = socket.gethostname() if host in _ANY_HOST else f"[{host}]" if ":" in host else host
-    print(f"http://{name}:{port}  {', '.join(models)}; press Ctrl-C to stop", flush=True)
+    say(f"http://{name}:{port}  {', '.join(models)}; press Ctrl-C to stop")
     if host not in _LOCAL_HOSTS:
         console.print("anyone who can reach this machine can use the server: it has no passwords and no encryption")

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from ...pipelines import ShardSet
 from ...pipelines.packing.stats import stats
 from ...pipelines.remote import check_local
 from ..configuration.parser import parse_options
+from ..console import print_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,5 +31,5 @@ def main(argv: list[str]) -> int:
     table = Table("", "", box=None, show_header=False)
     for row in stats(ShardSet.open(config.root)).items():
         table.add_row(*row)
-    Console().print(table)
+    print_table(table)
     return 0

@@ -3,7 +3,7 @@
 from ..configuration.config import RunConfig
 from ..configuration.parser import description
 from ..configuration.run_parser import RunParser
-from ..console import console
+from ..console import console, say
 
 _USAGE = "photochrom train [--config RECIPE] --data.train SHARDS --out FOLDER [--SETTING VALUE ...]"
 
@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
             console.print(f"photochrom train: {stopped}")
         return 128 + stopped.number
     if is_first_process():
-        print(summary["checkpoint"])
+        say(summary["checkpoint"])
     return 0
 
 

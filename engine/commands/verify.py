@@ -3,7 +3,7 @@
 from ...pipelines import ShardSet
 from ...pipelines.packing.verify import VerifyConfig, verify
 from ..configuration.parser import parse_options
-from ..console import console, plural, progress_bar
+from ..console import console, plural, progress_bar, say
 
 
 def main(argv: list[str]) -> int:
@@ -11,13 +11,13 @@ def main(argv: list[str]) -> int:
     with progress_bar("verifying") as progress:
         problems = verify(config, progress=progress)
     for problem in problems:
-        print(problem)
+        say(problem)
     if problems:
         console.print(f"photochrom verify: {config.root} has {plural(len(problems), 'fault')}")
         return 1
     data = ShardSet.open(config.root)
     sound = "are whole" if data.store == "lab" else "decode"
-    print(
+    say(
         f"{config.root}: {plural(len(data.shards), 'shard')} as the manifest says"
         + (f", and all {plural(data.num_samples, 'photograph')} {sound}" if config.decode else "")
     )

@@ -14,7 +14,7 @@ from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
 import docstring_parser
 
 from ...pipelines.structured import parse_yaml
-from ..console import console
+from ..console import console, one_line
 
 T = TypeVar("T")
 
@@ -71,7 +71,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         if os.environ.get("RANK", "0") == "0":  # all processes of a launcher read the same command line
-            console.print(f"{self.prog}: {' '.join(message.split())} ('{self.prog} --help' explains)")
+            console.print(f"{self.prog}: {one_line(message)} ('{self.prog} --help' explains)")
         sys.exit(2)
 
 

@@ -2,11 +2,11 @@
 
 # Shapes: N photographs.
 
-import csv
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...pipelines import ShardSet
+from ...pipelines.csv_file import write_csv
 from ...pipelines.output_dir import write_json
 from ..checkpoints.model_file import ModelMetadata
 from .predictors import BASELINES
@@ -126,29 +127,16 @@ def write_tables(result: Result, folder: Path, protocol: Protocol) -> None:
     """
     write_json(folder / "metrics.json", result.summary(protocol))
     classes = result.scores.metrics_by_class(result.predictor)
-    with _csv(folder / "per_class.csv") as file:
-        writer = csv.writer(file)
-        writer.writerow(["class", *next(iter(classes.values()))])
-        writer.writerows([name, *map(_text, values.values())] for name, values in classes.items())
+    heading = ["class", *next(iter(classes.values()))]
+    write_csv(folder / "per_class.csv", [heading, *([name, *values.values()] for name, values in classes.items())])
     scores = result.scores
     columns = select_columns(scores.rows, result.predictor)
     for other in (TRUTH, *(name for name in BASELINES if name != result.predictor)):
         columns |= {f"{other}_{name}": values for name, values in select_columns(scores.rows, other).items()}
-    with _csv(folder / "per_image.csv") as file:
-        writer = csv.writer(file)
-        writer.writerow(["key", "path", "class", *columns])
-        for index in range(len(scores.rows)):
-            sample = scores.data.sample(index)
-            values = (_text(column[index]) for column in columns.values())
-            writer.writerow([sample.key, sample.path, sample.class_name, *values])
-
-
-def _csv(path: Path) -> Any:
-    return open(path, "w", newline="", encoding="utf-8", errors="surrogateescape")
-
-
-def _text(value: float) -> str:
-    return f"{value:.6g}"
+    samples = (scores.data.sample(index) for index in range(len(scores.rows)))
+    names = ([sample.key, sample.path, sample.class_name] for sample in samples)
+    rows = ([*name, *values] for name, *values in zip(names, *columns.values(), strict=True))
+    write_csv(folder / "per_image.csv", chain([["key", "path", "class", *columns]], rows))
 
 
 def _finite(values: dict[str, float]) -> dict[str, float | None]:

@@ -1,6 +1,5 @@
 """Writes what a shard set holds beside its tars: indices, the list of rejects and the manifest."""
 
-import csv
 import hashlib
 import json
 from dataclasses import asdict
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ... import __version__
+from ..csv_file import write_csv
 from ..files import atomic_write, sha256_of
 from ..shards import FORMAT, MANIFEST, REJECTS, Shard
 
@@ -53,11 +53,5 @@ def manifest_digest(manifest: dict[str, Any]) -> str:
 
 def write_rejects(root: Path, rejects: list[tuple[str, str, str]]) -> None:
     """Writes path, reason and detail of every rejected file as CSV."""
-    # File names are bytes to the system; those that are not UTF-8 are written as they are.
-    with (
-        atomic_write(root / REJECTS) as file,
-        open(file, "w", newline="", encoding="utf-8", errors="surrogateescape") as stream,
-    ):
-        writer = csv.writer(stream)
-        writer.writerow(["path", "reason", "detail"])
-        writer.writerows(sorted(rejects))
+    with atomic_write(root / REJECTS) as file:
+        write_csv(file, [("path", "reason", "detail"), *sorted(rejects)])
