@@ -140,7 +140,8 @@ def _is_unsupported_tiff(data: bytes) -> bool:
     try:
         TiffImageFile(io.BytesIO(data))
     except SyntaxError as error:
-        return str(error) in _UNSUPPORTED_TIFF or isinstance(error.__cause__, KeyError)
+        is_known = str(error) in _UNSUPPORTED_TIFF or isinstance(error.__cause__, KeyError | IndexError)
+        return is_known and data[:2] in (b"II", b"MM")
     return False
 
 

@@ -60,6 +60,12 @@ UNSUPPORTED_TIFFS = {
     "seven channels": lambda rgb: tiff(
         np.dstack([rgb, rgb, rgb[..., 0]]), photometric="rgb", extrasamples=("unspecified",) * 4
     ),
+    "infrared in planes": lambda rgb: tiff(
+        np.stack([*np.moveaxis(rgb, 2, 0), rgb[..., 0]]),
+        photometric="rgb",
+        planarconfig="separate",
+        extrasamples=("unspecified",),
+    ),
     "Lab in 16 bit": lambda rgb: tiff(rgb.astype(np.uint16), photometric="cielab"),
     "samples of a sensor": lambda rgb: with_tag(tiff(rgb[..., 0], photometric="minisblack"), 262, 32803),
     "LERC": lambda rgb: with_tag(tiff(rgb, photometric="rgb"), 259, 34887),
