@@ -18,6 +18,7 @@ from ...pipelines.imaging.decode import (
     decode_jpeg_strictly,
     deep_grey,
     open_image,
+    raw_mode,
     straight_alpha,
     to_srgb,
 )
@@ -36,7 +37,7 @@ _DEPTHS = {
 def is_16_bit(image: ImageFile.ImageFile) -> bool:
     """Returns whether `decode_srgb` decodes the opened file to 16 bit."""
     is_grey = image.mode == "I" or image.mode.startswith("I;16")
-    return is_grey or _RGB_16.fullmatch(_rawmode(image)) is not None
+    return is_grey or _RGB_16.fullmatch(raw_mode(image)) is not None
 
 
 def decode_srgb(
@@ -169,13 +170,6 @@ def _grey_to_rgb(grey: Pixels) -> Pixels:
     return np.broadcast_to(grey[..., None], (*grey.shape, 3))
 
 
-def _rawmode(image: ImageFile.ImageFile) -> str:
-    """Returns Pillow's name for the layout of the file's samples; empty where it has none."""
-    arguments: Any = image.tile[0].args if image.tile else ""
-    first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
-    return first if isinstance(first, str) else ""
-
-
 def _bit_depth(image: ImageFile.ImageFile, data: bytes) -> int:
     """Returns the number of bits of the file's samples."""
     if pattern := _DEPTHS.get(image.format or ""):
@@ -185,12 +179,12 @@ def _bit_depth(image: ImageFile.ImageFile, data: bytes) -> int:
         arguments: Any = image.tile[0].args
         maximum = arguments[-1] if isinstance(arguments, tuple) else arguments
         return maximum.bit_length() if isinstance(maximum, int) else 8
-    return 16 if ";16" in _rawmode(image) else 8
+    return 16 if ";16" in raw_mode(image) else 8
 
 
 def _decode_16_bit(image: ImageFile.ImageFile, data: bytes) -> Pixels16:
     """Decodes to 16 bit: (H, W) of greys, (H, W, 3) or (H, W, 4) of colours."""
-    match = _RGB_16.fullmatch(_rawmode(image))
+    match = _RGB_16.fullmatch(raw_mode(image))
     if match is None:
         return deep_grey(image)
     # Pillow keeps the upper bytes; told the other byte order, it keeps the lower ones.

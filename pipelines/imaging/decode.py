@@ -86,8 +86,9 @@ def decode(data: bytes, short_side: int | None = None) -> DecodedImage:
             decoded, changes = decode_jpeg_strictly(data, image, reduced_size(image.size, short_side))
         else:
             check_samples(image)
+            is_deep = image.mode.startswith("RGB") and ";16" in raw_mode(image)  # Pillow keeps the upper bytes
             image.load()
-            decoded, changes = straight_alpha(image), (f"from {image.format}",)
+            decoded, changes = straight_alpha(image), (f"from {image.format}", *(["from 16 bit"] if is_deep else []))
         profile = image.info.get("icc_profile")
         transform = to_srgb(profile, "CMYK" if image.mode == "CMYK" else "RGB") if profile else None
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
@@ -230,6 +231,13 @@ def straight_alpha(image: Image.Image) -> Image.Image:
     if image.format in _UNFILLED_ALPHA and image.mode.endswith("A") and image.getchannel("A").getextrema() == (0, 0):
         return image.convert(image.mode[:-1])
     return image
+
+
+def raw_mode(image: ImageFile) -> str:
+    """Returns Pillow's name for the layout of the file's samples; empty where it has none."""
+    arguments: Any = image.tile[0].args if image.tile else ""
+    first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    return first if isinstance(first, str) else ""
 
 
 def check_samples(image: Image.Image) -> None:

@@ -99,8 +99,9 @@ def test_the_picture_is_not_its_thumbnail(rgb: np.ndarray) -> None:
 def test_channels_beside_the_colors_are_left_out(rgb: np.ndarray) -> None:
     for depth, extra in ((np.uint8, 1), (np.uint8, 3), (np.uint16, 1)):
         samples = np.dstack([rgb, *[rgb[::-1, :, 0]] * extra]).astype(depth) * (257 if depth == np.uint16 else 1)
-        data = tiff(samples, photometric="rgb", extrasamples=("unspecified",) * extra)
-        assert np.array_equal(decode(data).pixels, rgb)
+        decoded = decode(tiff(samples, photometric="rgb", extrasamples=("unspecified",) * extra))
+        assert np.array_equal(decoded.pixels, rgb)
+        assert ("from 16 bit" in decoded.changes) == (depth == np.uint16)
 
 
 def chunk(kind: bytes, body: bytes, checksum: int | None = None) -> bytes:
