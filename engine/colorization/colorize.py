@@ -115,8 +115,10 @@ def _to_rgb_numba(L: Tensor, ab: Tensor, dtype: np.dtype[np.unsignedinteger[Any]
 
 
 def _map_strips(function: Callable[[slice], int], height: int) -> list[int]:
-    """Calls the function in threads for all strips of rows."""
-    return list(_threads().map(function, _strips(height)))
+    """Calls the function in threads for all strips of rows, few at a time: images of other callers get their turn."""
+    strips, number = _strips(height), available_cpus()
+    rounds = [strips[start : start + number] for start in range(0, len(strips), number)]
+    return [result for some in rounds for result in _threads().map(function, some)]
 
 
 def _strips(height: int) -> list[slice]:

@@ -1,6 +1,7 @@
 """photochrom serve [--model MODEL...]"""
 
 import errno
+import re
 import signal
 import socket
 import sys
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 INSTALL = "pip install fastapi python-multipart uvicorn"
 _LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 _ANY_HOST = ("0.0.0.0", "::")
-_SHUTDOWN_SECONDS = 5  # for open requests
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,8 @@ class ServeConfig:
         model: Run folders, checkpoints, model.safetensors files, or shipped models by name. Default: small-l2.
         host: Address or name to listen on; 0.0.0.0 for every network interface.
         port: Port to listen on; 0 for a free one.
+        allow_host: Names by which browsers reach the server through a container or a proxy, such as nas.lan or
+            *.example.org for all subdomains.
         size: Default short side of the networks' input in pixels. Default: the size of each network's training.
         max_megabytes: Limit of a file.
         max_megapixels: Limit of an image.
@@ -46,6 +48,7 @@ class ServeConfig:
     model: list[Path] = field(default_factory=list)
     host: str = "127.0.0.1"
     port: int = 8000
+    allow_host: list[str] = field(default_factory=list)
     size: int | None = None
     max_megabytes: float = 32
     max_megapixels: float = 50
@@ -55,6 +58,9 @@ class ServeConfig:
     def __post_init__(self) -> None:
         check_ranges(self, port=(0, 65535), max_megabytes=(1e-3, 1e6))
         check_input_size(self.size)
+        for name in self.allow_host:
+            if not re.fullmatch(r"(\*\.)?[\w-]+(\.[\w-]+)*\.?", name, re.ASCII):
+                raise ValueError(f"--allow-host {name!r} is not a name, such as nas.lan or *.example.org")
         if not 0 < self.max_megapixels * 1e6 <= MAX_PIXELS:
             raise ValueError(
                 f"--max-megapixels {self.max_megapixels:g} is not above 0 and up to {MAX_PIXELS / 1e6:g}, the limit of "
@@ -65,9 +71,8 @@ class ServeConfig:
 def main(argv: list[str]) -> int:
     config = parse_options(ServeConfig, argv, prog="photochrom serve")
     try:
-        import uvicorn
-
         from ..serving.app import ColorizeApp
+        from ..serving.connections import Server
         from ..serving.requests import ServedModel
     except ImportError as error:
         raise ImportError(f"serve needs a package that is not installed ({error}): {INSTALL}") from None
@@ -84,20 +89,14 @@ def main(argv: list[str]) -> int:
             device,
             max_bytes=int(config.max_megabytes * 1e6),
             max_pixels=int(config.max_megapixels * 1e6),
-            hostnames=(config.host.lower(),),
-        )
-        settings = uvicorn.Config(
-            app.app,
-            log_level="error",
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
+            host=config.host,
+            allowed_hosts=config.allow_host,
         )
         listener.listen()
         _print_address(config.host, listener.getsockname()[1], [model.name for model in served])
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises the signal again after its shutdown
         try:
-            uvicorn.Server(settings).run([listener])
+            Server(app.app).run([listener])
         finally:
             app.close()
     return 0

@@ -5,7 +5,8 @@ import base64
 import hashlib
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.resources import files
 from itertools import pairwise
 from typing import Any
@@ -18,10 +19,11 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from ... import __version__
 from ...pipelines.imaging.decode import DecodedImage, Rejected
-from ...pipelines.packing.worker_pool import TaskFailure, Workers
-from .batching import MAX_INPUT_PIXELS, Batcher, InferenceRequest
+from ...pipelines.packing.worker_pool import TaskFailure
+from .batching import MAX_INPUT_PIXELS, InferenceRequest, input_pixels
 from .decoding import DecodeResult, DecodeTask, ImageHeader, run_task
-from .memory_limiter import MemoryLimiter
+from .lane import Lane
+from .memory_limiter import release_memory
 from .origin_check import OriginCheck
 from .requests import (
     ColorizeRequest,
@@ -32,10 +34,12 @@ from .requests import (
     encode_image,
     parse_request,
 )
-from .upload import Upload, read_upload
+from .upload import Upload, UploadMemory, busy, read_upload
 
-_MAX_REQUESTS = 64  # at once, from their first byte
-_NUM_DECODERS = 2
+_MAX_REQUESTS = 64  # at once, from their last byte
+_MAX_UPLOADS = 16  # in memory, of the largest size
+_LARGE = 8  # an image is large if it, or the network's input, has more than this part of the most pixels
+_RELEASE_SECONDS = 1.0  # after a large image, until its memory goes back to the system
 _DECODE_SECONDS = 10.0  # a task that hangs is tried twice
 
 
@@ -52,23 +56,25 @@ class ColorizeApp:
         *,
         max_bytes: int,
         max_pixels: int,
-        hostnames: tuple[str, ...] = (),
+        host: str = "localhost",
+        allowed_hosts: Sequence[str] = (),
         decode_seconds: float = _DECODE_SECONDS,
         decode: Callable[[DecodeTask], DecodeResult] = run_task,
     ) -> None:
         self._models = {served.name: served for served in models}
         self._max_bytes, self._max_pixels = max_bytes, max_pixels
         self._slots = asyncio.Semaphore(_MAX_REQUESTS)
-        self._memory = MemoryLimiter(2 * max_pixels)
-        self._decoders = Workers(decode, number=_NUM_DECODERS, seconds=decode_seconds)
-        self._batcher = Batcher({served.name: served.model for served in models}, device)
+        self._uploads = UploadMemory(_MAX_UPLOADS * max_bytes)
+        lane = partial(Lane, {served.name: served.model for served in models}, device, decode, decode_seconds)
+        self._small = lane(num_decoders=2, max_pixels=max_pixels // 2)
+        self._large = lane(num_decoders=1, max_pixels=max_pixels)
         self._page, self._page_policy = _load_page()
-        self.app = OriginCheck(self._make_app(), hostnames)
+        self.app = OriginCheck(self._make_app(), host, allowed_hosts)
 
     def close(self) -> None:
-        """Ends the decoder processes and the thread."""
-        self._decoders.close()
-        self._batcher.close()
+        """Ends the decoder processes and the threads."""
+        self._small.close()
+        self._large.close()
 
     def _make_app(self) -> FastAPI:
         # No docs_url: FastAPI's documentation pages load scripts from other sites.
@@ -113,36 +119,40 @@ class ColorizeApp:
         show the predicted colour, `X-Photochrom-Changes` lists what was changed to decode the image, and
         `Server-Timing` has the time of each step in milliseconds.
         """
-        if self._slots.locked():
-            raise HTTPException(503, "the server is busy: try again in a moment", {"Retry-After": "2"})
-        async with self._slots:
-            try:
-                upload = await read_upload(request, self._max_bytes)
+        try:
+            with self._uploads.hold() as take:
+                upload = await read_upload(request, self._max_bytes, take)
                 options = parse_request(upload.fields, request.headers.get("accept", ""), self._models)
-                return await self._respond(request, upload, options)
-            except ClientDisconnect:
-                return Response(status_code=400)  # nobody receives it
-            except torch.OutOfMemoryError:
-                raise HTTPException(503, "the GPU's memory is full: choose a smaller size") from None
+                if self._slots.locked():
+                    raise busy()
+                async with self._slots:
+                    return await self._respond(request, upload, options)
+        except ClientDisconnect:
+            return Response(status_code=400)  # nobody receives it
+        except torch.OutOfMemoryError:
+            raise HTTPException(503, "the GPU's memory is full: choose a smaller size") from None
 
     async def _respond(self, request: Request, upload: Upload, options: ColorizeRequest) -> Response:
         times = {"start": time.perf_counter()}
-        header = await self._decode(DecodeTask(data=upload.data, header_only=True))
+        header = await _decode(self._small, DecodeTask(data=upload.data, header_only=True))
         assert isinstance(header, ImageHeader)
         check_image(header, options.size, self._max_pixels)
+        lane = self._lane(header, options.size)
         output_format = options.output_format or ("jpeg" if header.format in ("JPEG", "MPO") else "png")
-        async with self._memory.hold(header.width * header.height):
+        async with lane.memory.hold(header.width * header.height):
             times["wait"] = time.perf_counter()
-            image = await self._decode(DecodeTask(data=upload.data))
-            assert isinstance(image, DecodedImage)
-            times["decode"] = time.perf_counter()
             if await request.is_disconnected():
                 raise ClientDisconnect
+            image = await _decode(lane, DecodeTask(data=upload.data))
+            assert isinstance(image, DecodedImage)
+            times["decode"] = time.perf_counter()
             inference = InferenceRequest(model=options.served.name, pixels=image.pixels, size=options.size)
-            colorized = await asyncio.wrap_future(self._batcher.submit(inference))
+            colorized = await asyncio.wrap_future(lane.batcher.submit(inference))
             times["network"] = time.perf_counter()
             body = await asyncio.to_thread(encode_image, colorized.pixels, output_format)
             times["encode"] = time.perf_counter()
+        if lane is self._large:
+            asyncio.get_running_loop().call_later(_RELEASE_SECONDS, release_memory)
         headers = {
             "Content-Disposition": content_disposition(upload.name, options.served.name, output_format),
             "Server-Timing": _server_timing(times),
@@ -153,11 +163,19 @@ class ColorizeApp:
         }
         return Response(body, media_type=f"image/{output_format}", headers=headers)
 
-    async def _decode(self, task: DecodeTask) -> ImageHeader | DecodedImage:
-        result = await asyncio.wrap_future(self._decoders.submit(task))
-        if isinstance(result, Rejected | TaskFailure):
-            raise decoding_error(result)
-        return result
+    def _lane(self, header: ImageHeader, size: int | None) -> Lane:
+        num_pixels = header.width * header.height
+        is_large = num_pixels > self._max_pixels // _LARGE or (
+            input_pixels((header.width, header.height), size) > MAX_INPUT_PIXELS // _LARGE
+        )
+        return self._large if is_large else self._small
+
+
+async def _decode(lane: Lane, task: DecodeTask) -> ImageHeader | DecodedImage:
+    result = await asyncio.wrap_future(lane.decoders.submit(task))
+    if isinstance(result, Rejected | TaskFailure):
+        raise decoding_error(result)
+    return result
 
 
 def _server_timing(times: dict[str, float]) -> str:

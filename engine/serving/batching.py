@@ -66,6 +66,7 @@ class Batcher:
     def _work(self) -> None:
         while batch := self._next_batch():
             self._run([request for request in batch if request.future.set_running_or_notify_cancel()])
+            del batch  # its pixels, and its results, before it waits
 
     def _next_batch(self) -> list[InferenceRequest]:
         """Waits for the first request and returns its batch; empty when closed."""

@@ -1,8 +1,11 @@
 """Limits the pixels that requests hold in memory."""
 
 import asyncio
+import ctypes
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+
+import torch
 
 
 class MemoryLimiter:
@@ -24,3 +27,10 @@ class MemoryLimiter:
             async with self._changed:
                 self._free += pixels
                 self._changed.notify_all()
+
+
+def release_memory() -> None:
+    """Returns freed memory to the system; the C library would keep it, and torch would keep that of a GPU."""
+    ctypes.CDLL(None).malloc_trim(0)
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

@@ -4,6 +4,7 @@
 
 import io
 import re
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -16,6 +17,7 @@ from PIL import Image
 from ...pipelines.imaging.decode import FORMATS, MIN_SIDE, Rejected
 from ...pipelines.imaging.encode import encode_jpeg
 from ...pipelines.packing.worker_pool import TaskFailure
+from ...pipelines.ranges import SIDE
 from ..colorization.config import MIN_SIZE
 from ..colorization.pixels import Pixels
 from ..inference import TrainedColorizer
@@ -25,6 +27,7 @@ from .decoding import ImageHeader
 OutputFormat = Literal["png", "jpeg"]
 
 _JPEG_QUALITY = 95
+_MAX_STEM = 100  # characters: proxies refuse long headers
 _STATUS_CODES = {"too many pixels": 413, "too large": 413}  # of reasons to reject a file; 422 for others
 
 
@@ -50,13 +53,14 @@ def parse_request(fields: Mapping[str, str], accept: str, models: Mapping[str, S
     """Parses the form's fields and the Accept header. Raises HTTPException with 422."""
     name = fields.get("model") or next(iter(models))
     if name not in models:
-        raise HTTPException(422, f"there is no model {name!r}; the models are {', '.join(models)}")
+        raise HTTPException(422, f"there is no model {reprlib.repr(name)}; the models are {', '.join(models)}")
     size = fields.get("size") or str(models[name].size)
-    if size != "native" and not (size.isascii() and size.isdigit() and int(size) >= MIN_SIZE):
-        raise HTTPException(422, f"size={size!r} is not a number of pixels from {MIN_SIZE}, nor 'native'")
+    if size != "native" and not (re.fullmatch("[0-9]{1,5}", size) and MIN_SIZE <= int(size) <= SIDE[1]):
+        expected = f"a number of pixels from {MIN_SIZE} to {SIDE[1]}"
+        raise HTTPException(422, f"size={reprlib.repr(size)} is neither {expected} nor 'native'")
     output_format = (fields.get("format") or _accepted_format(accept)).lower().replace("jpg", "jpeg")
     if output_format not in ("", "png", "jpeg"):
-        raise HTTPException(422, f"format={output_format!r} is neither 'png' nor 'jpeg'")
+        raise HTTPException(422, f"format={reprlib.repr(output_format)} is neither 'png' nor 'jpeg'")
     return ColorizeRequest(
         served=models[name],
         size=None if size == "native" else int(size),
@@ -106,7 +110,7 @@ def encode_image(pixels: Pixels, output_format: OutputFormat) -> bytes:
 
 def content_disposition(name: str, model: str, output_format: OutputFormat) -> str:
     """Returns the header that names the download, from the upload's name and the model's."""
-    stem = PurePath(name.replace("\\", "/")).stem or "image"
+    stem = PurePath(name.replace("\\", "/")).stem[:_MAX_STEM] or "image"
     filename = f"{stem}-{model}.{'jpg' if output_format == 'jpeg' else output_format}"
     ascii_name = re.sub(r"[^\w .-]", "_", filename, flags=re.ASCII)  # for clients such as curl
-    return f"attachment; filename=\"{ascii_name}\"; filename*=UTF-8''{quote(filename, safe='')}"
+    return f"attachment; filename=\"{ascii_name}\"; filename*=UTF-8''{quote(filename, '', errors='replace')}"

@@ -169,12 +169,14 @@ def _run_worker(pipe: Connection, function: Callable[[Any], Any]) -> None:
     with suppress(EOFError, OSError):  # the pool has been closed
         pipe.send(True)
         while True:
-            task = pipe.recv()
-            try:
-                result = function(task)
-            except Exception:
-                result = _Raised(traceback.format_exc())
-            pipe.send(result)
+            pipe.send(_apply(function, pipe.recv()))  # keeps neither task nor result while it waits
+
+
+def _apply(function: Callable[[Any], Any], task: Any) -> Any:
+    try:
+        return function(task)
+    except Exception:
+        return _Raised(traceback.format_exc())
 
 
 def _exit_with_parent() -> None:

@@ -23,12 +23,14 @@ import psutil
 import pytest
 import requests
 import torch
-import uvicorn
 from photochrom.engine.cli import main
 from photochrom.engine.serving.app import ColorizeApp
 from photochrom.engine.serving.batching import MAX_INPUT_PIXELS, input_pixels
+from photochrom.engine.serving.connections import Server
+from photochrom.engine.serving.origin_check import OriginCheck
 from photochrom.engine.serving.requests import ServedModel
 from PIL import Image
+from starlette.responses import PlainTextResponse
 
 MEGABYTES = 8  # the limit of the fixture `server`
 
@@ -135,9 +137,8 @@ def test_a_large_body_is_not_kept_in_memory(server: Any, announced: bool) -> Non
     ("fields", "sentence"),
     [
         ({"model": "hot"}, "there is no model 'hot'; the models are warm, cold"),
-        ({"size": "7"}, "size='7' is not a number of pixels from 8, nor 'native'"),
-        ({"size": "-64"}, "size='-64' is not a number"),
-        ({"size": "large"}, "size='large' is not a number"),
+        ({"size": "7"}, "size='7' is neither a number of pixels from 8 to 65536 nor 'native'"),
+        ({"size": "9" * 400}, "size='999999999999...9999999999999' is neither"),
         ({"format": "bmp"}, "format='bmp' is neither 'png' nor 'jpeg'"),
         ({"model": "x" * 2000}, "the form cannot be parsed: Part exceeded maximum size"),
     ],
@@ -146,6 +147,40 @@ def test_invalid_parameters(server: Any, fields: dict[str, str], sentence: str) 
     response = server.post(png(np.zeros((64, 64, 3), np.uint8)), **fields)
     assert response.status_code == 422
     assert sentence in response.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "size", ["0", "-1", "65537", str(2**31), str(2**63), str(10**400), "\u0661\u0662", " 5", "+5", "1e3", "nan"]
+)
+def test_numbers_of_any_length(server: Any, size: str) -> None:
+    response = server.post(png(np.zeros((64, 64, 3), np.uint8)), size=size)
+    assert response.status_code == 422
+    assert re.fullmatch("size=.* is neither a number of pixels from 8 to 65536 nor 'native'", response.json()["detail"])
+
+
+def test_charsets_that_forms_name(server: Any) -> None:
+    image = png(np.zeros((64, 64, 3), np.uint8))
+    for charset, name, status in (
+        ("undefined", "a", 422),
+        ("punycode", "-\\", 422),
+        ("unicode_escape", "\\\\ud800", 200),
+        ("utf-16", "aa", 422),
+        ("zlib", "a", 200),
+    ):
+        head = f'--b\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n\r\n'.encode()
+        kind = {"Content-Type": f"multipart/form-data; boundary=b; charset={charset}"}
+        body = head + image + b"\r\n--b--\r\n"
+        response = requests.post(f"{server.url}/colorize", data=body, headers=kind, timeout=9)
+        assert response.status_code == status, (charset, response.text)
+
+
+def test_a_form_of_many_parts_and_long_headers(server: Any) -> None:
+    part = b'--b\r\nContent-Disposition: form-data; name="file"; filename="%s"\r\n\r\n'
+    kind = {"Content-Type": "multipart/form-data; boundary=b"}
+    for body in (part % b"a" * 10_000, part % (b"a" * 10**6), b"--b\r\n" + b"a: b\r\n" * 10**6):
+        start = time.monotonic()
+        assert requests.post(f"{server.url}/colorize", data=body, headers=kind, timeout=9).status_code == 422
+        assert time.monotonic() - start < 5
 
 
 def test_invalid_forms(server: Any) -> None:
@@ -232,6 +267,46 @@ def test_pages_of_other_sites_are_refused(server: Any) -> None:
     assert requests.get(f"{server.url}/models", headers={"Host": "evil.example"}, timeout=9).status_code == 403
 
 
+@pytest.mark.parametrize(
+    ("host", "origin", "status"),
+    [
+        ("nas.lan:8000", None, 200),
+        ("NAS.LAN.", None, 200),
+        ("a.b.example.org", None, 200),
+        ("example.org", None, 403),
+        ("evilexample.org", None, 403),
+        ("nas.lan.evil.example", None, 403),
+        ("photos.localhost", None, 200),
+        ("localhost.", None, 200),
+        ("[::1]:80", None, 200),
+        (None, None, 200),  # a monitor that speaks HTTP/1.0; all browsers send a host
+        (None, "http://evil.example", 403),
+        ("photochrom.example.org:8000", "https://nas.lan", 200),  # behind a proxy with a Host of its own
+        ("photochrom.example.org:8000", "http://evil.example", 403),
+        ("photochrom.example.org:8000", "http://localhost", 403),
+        ("photochrom.example.org:8000", "null", 403),
+    ],
+)
+def test_names_that_are_allowed(host: str | None, origin: str | None, status: int) -> None:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    pairs = [(name.encode(), text.encode()) for name, text in (("host", host), ("origin", origin)) if text is not None]
+    scope: Any = {"type": "http", "method": "GET", "headers": pairs}
+    check = OriginCheck(PlainTextResponse("fine"), "localhost", ["nas.lan", "*.Example.org"])
+    asyncio.run(check(scope, None, send))  # type: ignore[arg-type]
+    assert sent[0]["status"] == status
+
+
+def test_head_is_answered_as_get(server: Any) -> None:
+    for path in ("/", "/healthz", "/models", "/openapi.json", "/colorize", "/nothing"):
+        head, get = (requests.request(method, server.url + path, timeout=9) for method in ("HEAD", "GET"))
+        assert (head.status_code, head.content) == (get.status_code, b"")
+        assert head.headers["Content-Length"] == get.headers["Content-Length"]
+
+
 def test_the_page_loads_nothing_from_other_sites(server: Any) -> None:
     response = requests.get(server.url, timeout=9)
     policy = response.headers["Content-Security-Policy"]
@@ -303,7 +378,7 @@ def in_this_process(models: list[Path], **settings: Any) -> Iterator[tuple[str, 
     """Runs a server in this process; yields its address and the application."""
     served = [ServedModel(name=path.name, model=photochrom.load(path), size=32) for path in models]
     app = ColorizeApp(served, torch.device("cpu"), max_bytes=10**7, max_pixels=10**7, **settings)
-    loop = uvicorn.Server(uvicorn.Config(app.app, log_level="critical"))
+    loop = Server(app.app)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=loop.run, args=([listener],))
         thread.start()
@@ -338,6 +413,51 @@ def test_a_decoder_that_hangs_or_crashes_fails_one_request(models: list[Path], f
         assert [response.status_code for response in responses] == [422, 200, 200, 422, 200, 200]
         assert responses[0].json() == {"detail": sentence}
         assert post(url, good).status_code == 200
+
+
+def test_a_small_image_does_not_wait_for_large_ones(models: list[Path]) -> None:
+    slow = f"(len(task.data) > 500 and not task.header_only and __import__('time').sleep(2), {RUN_TASK})[1]"
+    large, small = np.random.default_rng(0).integers(0, 256, (1200, 1200), np.uint8), np.zeros((64, 64), np.uint8)
+    with in_this_process(models, decode=WorkerFunction(slow)) as (url, _), ThreadPoolExecutor(2) as pool:
+        assert post(url, png(small)).status_code == 200
+        waiting = [pool.submit(post, url, png(large)) for _ in range(2)]
+        time.sleep(0.5)
+        start = time.monotonic()
+        assert post(url, png(small)).status_code == 200
+        assert time.monotonic() - start < 1.5
+        assert not any(future.done() for future in waiting)
+        assert [future.result().status_code for future in waiting] == [200, 200]
+
+
+def test_uploads_in_memory_are_limited(models: list[Path]) -> None:
+    image = png(np.zeros((64, 64, 3), np.uint8))
+    with in_this_process(models) as (url, app):
+        memory = app._uploads
+        free, memory._free = memory._free, len(image)
+        response = post(url, image)
+        assert (response.status_code, response.headers["Retry-After"]) == (503, "2")
+        assert memory._free == len(image)
+        memory._free = free
+        assert post(url, image).status_code == 200
+        assert memory._free == free
+
+
+def test_an_upload_that_trickles_is_ended(models: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("photochrom.engine.serving.upload.GRACE_SECONDS", 0.5)
+    with in_this_process(models) as (url, _):
+
+        def body() -> Iterator[bytes]:
+            yield b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+            for _ in range(30):
+                yield b"x"
+                time.sleep(0.05)
+
+        start = time.monotonic()
+        kind = {"Content-Type": "multipart/form-data; boundary=b"}
+        with suppress(requests.ConnectionError):
+            response = requests.post(f"{url}/colorize", data=body(), headers=kind, timeout=9)
+            assert response.status_code == 408
+        assert 0.4 < time.monotonic() - start < 5
 
 
 def test_a_busy_server_asks_to_retry(models: list[Path]) -> None:
@@ -412,6 +532,12 @@ def test_sigterm_ends_it(models: list[Path], capsys: pytest.CaptureFixture[str])
         (["--model", "RUN", "--size", "4"], 2, "--size 4 is below 8, the network's stride"),
         (["--model", "RUN", "--max-megabytes", "0"], 2, "--max-megabytes 0.0 is not a positive number"),
         (["--model", "RUN", "--max-megapixels", "200"], 2, "--max-megapixels 200 is not above 0 and up to 100"),
+        (
+            ["--allow-host", "nas.lan", "http://nas.lan"],
+            2,
+            "--allow-host 'http://nas.lan' is not a name, such as nas.lan",
+        ),
+        (["--allow-host", "*"], 2, "--allow-host '*' is not a name"),
         (["RUN"], 2, "is one argument too many"),
     ],
 )
