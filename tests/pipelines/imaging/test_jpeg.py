@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import simplejpeg
-from photochrom.pipelines.imaging.decode import HEADER_REPAIRED, Rejected, decode
+from photochrom.engine.colorization.read_image import read_image
+from photochrom.engine.serving.decoding import DecodeTask, run_task
+from photochrom.pipelines.imaging.decode import HEADER_REPAIRED, DecodedImage, Rejected, decode
 from photochrom.pipelines.imaging.encode import EncodingSettings
 from photochrom.pipelines.imaging.jpeg import WARNINGS, is_plain_jpeg, repair_header
 from photochrom.pipelines.packing.process_image import encode_image
@@ -78,6 +80,17 @@ def test_a_faulty_header_does_not_reject_whole_pixels(coffee: Image.Image, fault
     assert stored[-len(sound[scan:]) :] == sound[scan:], "the scans keep their bytes"
     assert np.array_equal(simplejpeg.decode_jpeg(stored, strict=True), decoded.pixels)
     assert decode(faulty, short_side=100).pixels.shape[0] < 400, "a smaller scale works, too"
+
+
+@every_header
+def test_colorize_and_serve_take_a_faulty_header(coffee: Image.Image, fault: str, tmp_path: Path) -> None:
+    data = FAULTY_HEADERS[fault](jpeg(coffee, quality=90))
+    (tmp_path / "a.jpg").write_bytes(data)
+    expected = np.asarray(Image.open(io.BytesIO(data)))
+    assert np.array_equal(read_image(tmp_path / "a.jpg").pixels, expected)
+    served = run_task(DecodeTask(data=data))
+    assert isinstance(served, DecodedImage)
+    assert np.array_equal(served.pixels, expected)
 
 
 @every_header
