@@ -84,6 +84,7 @@ class Sample:
 @dataclass(frozen=True, kw_only=True)
 class _ImageSettings:
     store: Store = "jpeg"
+    class_by_tar: bool = False  # of shards from elsewhere, where samples have neither labels nor folders
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +150,10 @@ class ShardSet:
     def from_manifest(cls, root: Path | RemotePath, manifest: dict[str, Any]) -> "ShardSet":
         """Makes the shard set that a manifest describes. Raises ValueError when the manifest is damaged."""
         try:
-            return cls(root, {**manifest, **asdict(validated(_Manifest, manifest, "its content"))})
+            facts = asdict(validated(_Manifest, manifest, "its content"))
+            for name in ("image", "counts"):  # they hold more than is used here
+                facts[name] = manifest[name] | {key: facts[name][key] for key in manifest[name].keys() & facts[name]}
+            return cls(root, manifest | facts)
         except ValueError as error:
             raise ValueError(f"{root / MANIFEST} is damaged ({error}): pack again") from None
 
@@ -248,7 +252,7 @@ class ShardSet:
         if "json" in members:
             facts = parse_json(_read_text(tar, *members["json"]), f"the origin of {name} in {tar}")
         else:  # a shard from elsewhere
-            label = class_of(name)
+            label = class_of(name) or (tar.stem if self.manifest["image"].get("class_by_tar") else "")
             if "cls" in members:
                 label = decode_text(_read_text(tar, *members["cls"]), name, errors="replace").strip()
             facts = {"path": f"{tar.stem}/{name}", "class": label}

@@ -50,8 +50,15 @@ def main(argv: list[str]) -> int:
 
 
 def say_outcomes(folders: Iterable[Path], summary: dict[str, Any]) -> None:
-    """Prints how many photographs a shard set leaves out, and why; `folders` list the rejected ones."""
-    for outcome in ("dropped", "rejected"):
+    """Prints what became of all files of a source, and why; `folders` list the rejected ones."""
+    for outcome in ("dropped", "rejected", "not_taken"):
         if reasons := ", ".join(f"{number} {reason}" for reason, number in summary[outcome].items()):
             listed = f", listed in {', '.join(str(folder / REJECTS) for folder in folders)}"
-            say(f"  {outcome}: {reasons}{listed if outcome == 'rejected' else ''}")
+            say(f"  {outcome.replace('_', ' ')}: {reasons}{listed if outcome == 'rejected' else ''}")
+    for archive, number in summary["unread"].items():
+        say(f"  not read: {plural(number, 'byte')} of {archive} that are no part of the archive")
+    packed = summary.get("num_packed", summary.get("num_indexed"))
+    say(
+        f"  {plural(summary['num_files'], 'file')} = {packed} packed + {summary['num_dropped']} dropped + "
+        f"{summary['num_rejected']} rejected + {summary['num_not_taken']} not taken"
+    )

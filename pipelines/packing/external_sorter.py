@@ -52,18 +52,19 @@ class ExternalSorter:
             raise OSError(28, "No space left on device")
         self.paths.add(file.path)
 
-    def complete(self, *, num_skipped: int) -> None:
-        """Notes that the stream has ended, and how many of its files were skipped."""
+    def complete(self, account: dict[str, Any]) -> None:
+        """Notes that the stream has ended, and its account."""
         self.close()
         for path in self._folder.iterdir():
             sync(path)
         with atomic_write(self._folder / _COMPLETE) as path:
-            path.write_text(str(num_skipped))
+            path.write_text(json.dumps(account))
 
     @property
-    def num_skipped(self) -> int:
-        """Number of skipped files of the complete stream."""
-        return int((self._folder / _COMPLETE).read_text())
+    def account(self) -> dict[str, Any]:
+        """The account of the complete stream."""
+        account: dict[str, Any] = json.loads((self._folder / _COMPLETE).read_text())
+        return account
 
     def sorted_files(self, after: SortKey) -> Iterator[ProcessedFile]:
         """Yields all files with a sort key above `after`, in order."""

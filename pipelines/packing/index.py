@@ -5,6 +5,7 @@ The index leaves out photographs that do not decode, or not to the colours that 
 
 import tarfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,8 +21,8 @@ from ..shards import MANIFEST, REJECTS, Shard
 from ..system import available_cpus, has_dali
 from .dali_check import DaliCheck, Samples
 from .manifest import describe_shard, write_index, write_manifest, write_rejects
-from .members import Unreadable, tar_members
-from .pack_stats import PackStats
+from .members import NotTaken, TarMember, Unreadable, tar_members
+from .pack_stats import PackStats, SourceAccount
 from .process_image import EncodedImage, ImageWorkers, ProcessedFile
 from .wds_samples import ShardPhotograph, unique_photographs
 from .worker_pool import Progress
@@ -70,9 +71,12 @@ def index(
     started = time.perf_counter()
     root = config.root
     tars = _tars(root)
-    stats = PackStats()
+    stats, account = PackStats(), SourceAccount(not_taken=_other_files(root, tars))
     with claim_output(root, _check_names), _marked(root):
-        photographs = _photographs(tars, stats)
+        photographs = _photographs(tars, stats, account)
+        class_by_tar = not account.not_taken["sidecar"]  # as in ImageNet's tars, one for each class
+        if class_by_tar:
+            photographs = {tar: [_of_class(tar.stem, each) for each in in_tar] for tar, in_tar in photographs.items()}
         shards = _index_shards(config, photographs, stats, progress)
         if not shards:
             reasons = ", ".join(f"{number} {reason}" for reason, number in (stats.rejected + stats.dropped).items())
@@ -80,10 +84,11 @@ def index(
                 f"the shards in {root} hold no photograph that can be indexed: {reasons or 'nothing at all'}"
             )
         seconds = round(time.perf_counter() - started, 3)
-        summary = {"num_indexed": stats.num_packed, **stats.summary(shards), "seconds": seconds}
+        facts = stats.summary(shards) | account.summary()
+        summary = {"num_indexed": stats.num_packed, **facts, "seconds": seconds}
         on_summary(summary)
         write_rejects(root, stats.rejects)
-        image = {"adopted": True, "short_side": None, "decoded_by_dali": has_dali()}
+        image = {"adopted": True, "short_side": None, "decoded_by_dali": has_dali(), "class_by_tar": class_by_tar}
         write_manifest(root, shards, source=str(root), seed=None, image=image, **stats.manifest_facts())
     return summary
 
@@ -132,30 +137,42 @@ def _tars(root: Path) -> list[Path]:
     return tars
 
 
-def _photographs(tars: list[Path], stats: PackStats) -> dict[Path, list[ShardPhotograph]]:
-    """Returns the readable photographs of each shard; counts the others as rejects."""
+def _other_files(root: Path, tars: list[Path]) -> Counter[str]:
+    """Returns how much else the folder holds, except indices and hidden files."""
+    others = [path for path in root.iterdir() if path not in tars and not path.name.startswith(".")]
+    return Counter("no .tar" for path in others if path.suffix not in (".idx", _BEFORE) and path.name not in _WRITTEN)
+
+
+def _photographs(tars: list[Path], stats: PackStats, account: SourceAccount) -> dict[Path, list[ShardPhotograph]]:
+    """Returns the readable photographs of each shard; counts the other members."""
     photographs: dict[Path, list[ShardPhotograph]] = {tar: [] for tar in tars}
-    for tar, photograph in unique_photographs((tar, _members(tar, stats)) for tar in tars):
+    for tar, photograph in unique_photographs((tar, _members(tar, stats, account)) for tar in tars):
         content = photograph.file.content
-        if isinstance(content, Unreadable):
+        if isinstance(content, NotTaken):
+            account.not_taken[content.reason] += 1
+        elif isinstance(content, Unreadable):
             stats.reject(photograph.file.path, content.reason, content.detail)
+        elif isinstance(content, TarMember) and content.sparse is not None:
+            stats.reject(photograph.file.path, "needs packing", "a file with holes")
         else:
             photographs[tar].append(photograph)
+    account.num_files = sum(map(len, photographs.values())) + len(stats.rejects) + account.not_taken.total()
     return photographs
 
 
-def _members(tar: Path, stats: PackStats) -> list[tarfile.TarInfo]:
+def _members(tar: Path, stats: PackStats, account: SourceAccount) -> list[tarfile.TarInfo]:
     """Returns the members up to where the tar is cut or damaged; counts such a tar as a reject."""
-    members: list[tarfile.TarInfo] = []
-    try:
-        for member in tar_members(tar):
-            members.append(member)  # noqa: PERF402 (extend would lose those before a cut)
-    except (tarfile.TarError, OSError) as error:
-        stats.reject(tar.name, "cut shard" if members else "no tar", str(error))
-    else:
-        if not members:
-            stats.reject(tar.name, "empty shard", "")
+    members, problem = tar_members(TarMember(tar, 0, tar.stat().st_size), account.unread, tar.name)
+    if problem:
+        stats.reject(tar.name, "cut shard" if members else "no tar", problem)
+    elif not members:
+        stats.reject(tar.name, "empty shard", "")
     return members
+
+
+def _of_class(name: str, photograph: ShardPhotograph) -> ShardPhotograph:
+    """Returns the photograph in that class, unless it has one."""
+    return replace(photograph, file=replace(photograph.file, class_name=photograph.file.class_name or name))
 
 
 def _index_shards(

@@ -9,10 +9,12 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
+from typing import IO, Any, Self, TypeVar, cast
 from urllib.parse import urlsplit
 
 from ..address import is_url
@@ -24,6 +26,10 @@ ARCHIVE_DAMAGE = (OSError, EOFError, lzma.LZMAError, tarfile.TarError, zipfile.B
 # Also raised for a member of a zip that is misnamed or compressed in an unknown way. UnicodeDecodeError is the only
 # ValueError: others come from a server.
 _ZIP_DAMAGE = (*ARCHIVE_DAMAGE, NotImplementedError, UnicodeDecodeError)
+_UNIX = (3, 19)  # systems that zips are made on whose names may have backslashes: Unix, macOS
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -39,30 +45,32 @@ class LocalFile:
 
 @dataclass(frozen=True)
 class TarMember:
-    """A member of an uncompressed tar, by its bytes there."""
+    """A member of an uncompressed tar, by its bytes there; `sparse` lists (start, bytes) of its parts between holes."""
 
-    tar: Path
+    path: Path
     offset: int
     size: int
+    sparse: tuple[tuple[int, int], ...] | None = None
+
+    def open(self) -> IO[bytes]:
+        """Opens the member as a file that can be sought."""
+        member = tarfile.TarInfo()
+        member.offset_data, member.size, member.sparse = self.offset, self.size, cast(Any, self.sparse)
+        return tarfile.ExFileObject(cast(Any, SimpleNamespace(fileobj=open(self.path, "rb"))), member)
 
     def read(self) -> bytes:
         check_bytes(self.size)
         try:
-            with open(self.tar, "rb") as file:
-                file.seek(self.offset)
-                data = file.read(self.size)
-        except OSError as error:
-            raise Rejected("unreadable", error.strerror or str(error)) from None
-        if len(data) < self.size:
-            raise Rejected("unreadable", f"the archive ends after {len(data)} of {self.size} bytes")
-        return data
+            return self.open().read()
+        except (OSError, tarfile.TarError) as error:
+            raise Rejected("unreadable", getattr(error, "strerror", None) or str(error)) from None
 
 
 @dataclass(frozen=True)
 class ZipMember:
-    """A member of a zip, by its number in the zip's directory."""
+    """A member of a zip, by its number in the zip's directory; the zip is a file, or a member of a tar."""
 
-    zip: Path
+    zip: LocalFile | TarMember
     number: int
 
     def read(self) -> bytes:
@@ -81,7 +89,17 @@ class Unreadable:
         raise Rejected(self.reason, self.detail)
 
 
-Content = LocalFile | TarMember | ZipMember | Unreadable
+@dataclass(frozen=True)
+class NotTaken:
+    """Stands for a file that is no photograph by its role, such as a part of a sample."""
+
+    reason: str
+
+    def read(self) -> bytes:
+        raise Rejected(self.reason)
+
+
+Content = LocalFile | TarMember | ZipMember | Unreadable | NotTaken
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,53 +111,140 @@ class SourceFile:
     content: Content
 
 
+def source_name(source: str) -> str:
+    """Returns the last part of a path or an address."""
+    return PurePosixPath(urlsplit(source).path).name if is_url(source) else Path(source).name
+
+
+def clean_name(name: str) -> str:
+    """Returns a member's name without ./ in front."""
+    return re.sub(r"^(\./+)+", "", name)
+
+
 class UniquePaths:
-    """Gives each member of an archive a path of its own."""
+    """Gives each file of a source a path of its own."""
 
     def __init__(self, source: str) -> None:
-        self._source_name = PurePosixPath(urlsplit(source).path).name if is_url(source) else Path(source).name
+        self._source_name = source_name(source)
         self._taken: set[str] = set()
 
     def add(self, name: str, content: Content) -> SourceFile:
         """Returns the member as a source file; unsafe and repeated names become unreadable."""
-        path = re.sub(r"^(\./+)+", "", name)
+        path = clean_name(name)
         if path.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", path):
             content = Unreadable("unsafe name", "it leads out of the archive")
-        occurrence, unique = 1, path
+        file = SourceFile(path=path, class_name=class_of(path, self._source_name), content=content)
+        unique = self.distinct(file)
+        if unique.path != path:
+            content = Unreadable("duplicate name", f"the archive holds another {path} before")
+        return replace(unique, content=content)
+
+    def distinct(self, file: SourceFile) -> SourceFile:
+        """Returns the file under another path if its own is taken."""
+        occurrence, unique = 1, file.path
         while unique in self._taken:
             occurrence += 1
-            unique = f"{path}#{occurrence}"
-        if occurrence > 1:
-            content = Unreadable("duplicate name", f"the archive holds another {path} before")
+            unique = f"{file.path}#{occurrence}"
         self._taken.add(unique)
-        return SourceFile(path=unique, class_name=class_of(path, self._source_name), content=content)
+        return file if unique == file.path else replace(file, path=unique)
 
 
-class StrictTarInfo(tarfile.TarInfo):
+class _StrictTarInfo(tarfile.TarInfo):
     """A tar header that raises ReadError when it is cut or damaged; tarfile would take it for the archive's end."""
 
     @classmethod
-    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> "StrictTarInfo":
+    def fromtarfile(cls, archive: "WholeTar") -> Self:  # type: ignore[override]
         try:
-            return super().fromtarfile(tarfile_)
+            member = super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            archive.has_ended = True
+            raise
         except (tarfile.TruncatedHeaderError, tarfile.InvalidHeaderError) as error:  # type: ignore[attr-defined]
-            raise tarfile.ReadError(str(error)) from None
+            if not archive.has_ended:
+                raise tarfile.ReadError(str(error)) from None
+            archive.unread_from = archive.offset
+            raise tarfile.EmptyHeaderError from None  # type: ignore[attr-defined]  # the end for tarfile
+        archive.has_ended = False
+        return member
 
 
-def tar_members(tar: Path) -> Iterator[tarfile.TarInfo]:
-    """Yields the members of an uncompressed tar except folders. Raises tarfile.TarError where it is cut or damaged."""
-    with tarfile.open(tar, "r:", tarinfo=StrictTarInfo) as archive:
-        for member in archive:
-            if not member.isdir():
-                yield member
+class WholeTar(tarfile.TarFile):
+    """A tar that is read to its last byte: joined archives are one, and lone blocks of zeros are skipped.
+
+    Raises ReadError where it is cut or damaged. What follows zeros and is no member is not read; `unread_from` is where
+    it begins, if there is any.
+    """
+
+    tarinfo = _StrictTarInfo
+    ignore_zeros = True
+    has_ended = False  # the last block was one of zeros
+    unread_from: int | None = None
+
+
+def tar_members(tar: TarMember, unread: dict[str, int], name: str) -> tuple[list[tarfile.TarInfo], str]:
+    """Returns the members of a tar up to where it is cut or damaged, and what is wrong with it ("" if nothing).
+
+    Folders are left out. `offset_data` counts from the start of the file that the tar lies in. Adds the number of bytes
+    behind the tar's end to `unread`, under its name.
+    """
+    members: list[tarfile.TarInfo] = []
+    try:
+        with tar.open() as file, WholeTar.open(fileobj=file, mode="r:") as archive:
+            for member in archive:
+                member.offset_data += tar.offset
+                if not member.isdir():
+                    members.append(member)
+            if archive.unread_from is not None:
+                unread[name] = tar.size - archive.unread_from
+    except (tarfile.TarError, OSError) as error:
+        return members, str(error)
+    return members, ""
+
+
+def tar_contents(tar: Path, members: Iterable[tarfile.TarInfo]) -> Iterator[Content]:
+    """Yields where the bytes of each member are; a hard link's are those of the member that it names."""
+    contents: dict[str, Content] = {}
+    for member in members:
+        if member.islnk():
+            content = hard_link_target(member, contents)
+        else:
+            content = check_tar_member(member) or TarMember(tar, member.offset_data, member.size, _sparse_map(member))
+        contents[clean_name(member.name)] = content
+        yield content
+
+
+def hard_link_target(member: tarfile.TarInfo, known: Mapping[str, T]) -> T | Unreadable:
+    """Returns what is known, by clean names, of the earlier member that a hard link names."""
+    missing = Unreadable("no regular file", f"hard link to {member.linkname}, which is not before it")
+    return known.get(clean_name(member.linkname), missing)
 
 
 def check_tar_member(member: tarfile.TarInfo) -> Unreadable | None:
     """Returns why a member of a tar must not be read, if so."""
-    if not member.isreg() or member.issparse():
-        kind = "symbolic link" if member.issym() else "hard link" if member.islnk() else "special file"
+    if not member.isreg():
+        kind = "symbolic link" if member.issym() else "special file"
         return Unreadable("no regular file", kind)
+    end = 0
+    for start, size in _sparse_map(member) or ():
+        if size < 0 or not end <= start <= start + size <= member.size:
+            return Unreadable("unreadable", "its map of holes is damaged")
+        end = start + size
     return None
+
+
+def _sparse_map(member: tarfile.TarInfo) -> tuple[tuple[int, int], ...] | None:
+    """Returns start and bytes of each part of a file with holes; None of another."""
+    parts = cast(Any, member.sparse)
+    return None if parts is None else tuple((start, size) for start, size in parts if size)  # GNU tar pads its list
+
+
+def zip_members(archive: zipfile.ZipFile) -> Iterator[tuple[int, str, zipfile.ZipInfo]]:
+    """Yields number and name of each member except folders; Windows wrote some names with backslashes."""
+    for number, info in enumerate(archive.infolist()):
+        unix = info.create_system in _UNIX
+        name = info.filename if unix else info.filename.replace("\\", "/")
+        if not name.endswith("/"):
+            yield number, name, info
 
 
 def check_zip_member(info: zipfile.ZipInfo) -> Unreadable | None:
@@ -162,9 +267,17 @@ def read_zip_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
 
 
 @lru_cache(maxsize=2)
-def open_zip(path: Path) -> zipfile.ZipFile:
+def open_zip(place: LocalFile | TarMember) -> zipfile.ZipFile:
     """Opens a zip, once per process. Raises ValueError."""
     try:
-        return zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise ValueError(f"the archive {path} is incomplete or damaged ({error}): get a whole copy") from None
+        return read_zip_directory(place.path if isinstance(place, LocalFile) else place.open())
+    except (OSError, zipfile.BadZipFile, UnicodeDecodeError) as error:
+        raise ValueError(f"the archive {place.path} is incomplete or damaged ({error}): get a whole copy") from None
+
+
+def read_zip_directory(file: Path | IO[bytes]) -> zipfile.ZipFile:
+    """Opens a zip. Names without a mark of their encoding are UTF-8 if all of them can be, else cp437."""
+    try:
+        return zipfile.ZipFile(file, metadata_encoding="utf-8")
+    except UnicodeDecodeError:
+        return zipfile.ZipFile(file)

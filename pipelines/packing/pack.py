@@ -8,7 +8,6 @@ import hashlib
 import json
 import shutil
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
@@ -26,9 +25,9 @@ from ..system import available_cpus, has_dali
 from .dali_check import DaliCheck
 from .external_sorter import ExternalSorter
 from .manifest import write_manifest, write_rejects
-from .members import LocalFile, SourceFile
+from .members import LocalFile, NotTaken, SourceFile, TarMember, ZipMember
 from .pack_config import PackConfig
-from .pack_stats import PackStats
+from .pack_stats import PackStats, SourceAccount
 from .process_image import ImageWorkers, ProcessedFile, sort_key
 from .shard_writer import ShardWriter
 from .sources import list_files
@@ -60,13 +59,15 @@ def pack(
     if Path(source).is_dir() and config.out.resolve().is_relative_to(Path(source).resolve()):
         raise ValueError(f"{config.out} lies in {source}, which it is packed from: name a folder elsewhere")
     partition = None if config.partitions is None else read_partition(config.partitions, config.partition or 1)
-    files = list_files(source)
+    unread: dict[str, int] = {}
+    files = list_files(source, unread)
     with ExitStack() as stack:
         stream = stack.enter_context(closing(open_stream(source))) if files is None else None
         identity = _identity(config, stream.identity if stream else _state_of(source, files or []), partition)
         work = stack.enter_context(claim_resumable_output(config.out, identity, job="pack", work_name=WORK))
         stack.enter_context(_explaining_write_errors(config.out))
         run = _PackRun(config, stack, work, partition, progress)
+        run.account.unread |= unread
         run.pack(files, stream)
         if empty := [name for name, writer in run.writers.items() if not writer.shards]:
             _remove_all(config, work)
@@ -87,7 +88,7 @@ class _PackRun:
         self, config: PackConfig, stack: ExitStack, work: Path, partition: Partition | None, progress: Progress
     ) -> None:
         self._config, self._work, self._partition, self._progress = config, work, partition, progress
-        self._num_skipped = 0  # files in no partition
+        self.account = SourceAccount()
         number = config.workers or available_cpus()
         start_server(*config.worker_modules)
         decodes = config.store == "jpeg" and has_dali()
@@ -123,11 +124,12 @@ class _PackRun:
         """Returns the entries of summary.json."""
         stats = self.stats
         num_files = stats.num_files
-        stats.dropped += Counter({"in no partition": self._num_skipped})
+        stats.dropped += self.account.dropped
         shards = [shard for writer in self.writers.values() for shard in writer.shards]
         return {
             "num_packed": stats.num_packed,
             **stats.summary(shards),
+            **self.account.summary(),
             "num_resumed": self._num_resumed,
             "sets": {str(self._config.roots[name]): writer.stats.num_packed for name, writer in self.writers.items()},
             "num_missing": len(self._partition) - num_files if self._partition else 0,
@@ -145,6 +147,13 @@ class _PackRun:
         """Returns the folder of the unfinished part of one set."""
         return self._work / (name or "all")
 
+    def _is_taken(self, file: SourceFile) -> bool:
+        """True if the file is to be processed; else counts it."""
+        if isinstance(file.content, NotTaken):
+            self.account.not_taken[file.content.reason] += 1
+            return False
+        return True
+
     def _is_wanted(self, path: str) -> bool:
         return self._partition is None or part_of(path, self._partition) is not None
 
@@ -159,8 +168,10 @@ class _PackRun:
 
     def _pack_list(self, files: list[SourceFile]) -> None:
         """Processes the files in the order of their sort keys."""
-        wanted = [file for file in files if self._is_wanted(file.path)]
-        self._num_skipped = len(files) - len(wanted)
+        taken = [file for file in files if self._is_taken(file)]
+        wanted = [file for file in taken if self._is_wanted(file.path)]
+        self.account.num_files = len(files)
+        self.account.dropped["in no partition"] = len(taken) - len(wanted)
         last_key, seed = min(writer.last_key for writer in self.writers.values()), self._config.seed
         keys = sorted((sort_key(file.path, seed), number) for number, file in enumerate(wanted))
         todo = [wanted[number] for key, number in keys if key > last_key]
@@ -174,8 +185,8 @@ class _PackRun:
         sorters = {name: ExternalSorter(self._work_folder(name) / "spool") for name in self.writers}
         if not all(sorter.is_complete for sorter in sorters.values()):
             self._sort(stream, sorters)
+        self.account = SourceAccount(**next(iter(sorters.values())).account)
         for name, sorter in sorters.items():
-            self._num_skipped = sorter.num_skipped
             writer = self.writers[name]
             for file in sorter.sorted_files(after=writer.last_key):
                 writer.add(file)
@@ -183,24 +194,27 @@ class _PackRun:
 
     def _sort(self, stream: Stream, sorters: Mapping[str, ExternalSorter]) -> None:
         known = set().union(*(sorter.paths for sorter in sorters.values()))
-        num_skipped = 0
+        account = self.account
 
         def is_wanted(path: str) -> bool:
-            nonlocal num_skipped
             wanted = self._is_wanted(path)
-            num_skipped += not wanted
+            account.num_files += 1
+            account.dropped["in no partition"] += not wanted
             return wanted and path not in known
 
         with ExitStack() as stack:
             for sorter in sorters.values():
                 stack.enter_context(closing(sorter))
             incoming = Path(stack.enter_context(TemporaryDirectory(dir=self._work)))
-            processed = stack.enter_context(closing(self._workers.process(stream.files(is_wanted, incoming))))
+            files = filter(self._is_taken, stream.files(is_wanted, incoming))
+            processed = stack.enter_context(closing(self._workers.process(files)))
             for file in processed:
                 sorters[self._set_of(file)].add(file)
                 self._progress(stream.position >> 20, stream.total and stream.total >> 20, "MiB")
+        account.num_files += account.not_taken.total()
+        account.unread |= stream.unread
         for sorter in sorters.values():
-            sorter.complete(num_skipped=num_skipped)
+            sorter.complete(vars(account))
 
 
 def _state_of(source: str, files: list[SourceFile]) -> str:
@@ -213,10 +227,12 @@ def _state_of(source: str, files: list[SourceFile]) -> str:
 
 
 def _size_and_time(file: SourceFile) -> str:
-    if not isinstance(file.content, LocalFile):
+    """Returns the size and time of the file on disk that holds the content."""
+    place = file.content.zip if isinstance(file.content, ZipMember) else file.content
+    if not isinstance(place, LocalFile | TarMember):
         return ""
     try:
-        status = file.content.path.stat()
+        status = place.path.stat()
     except OSError:
         return ""
     return f"{status.st_size} {status.st_mtime_ns}"

@@ -14,6 +14,28 @@ from .process_image import EncodedImage, ProcessedFile
 
 
 @dataclass(kw_only=True)
+class SourceAccount:
+    """The number of files in a source, and of those that are not examined, by reason.
+
+    `dropped` are photographs, `not_taken` files of another role. `unread` counts the bytes of an archive that are no
+    part of it, by its name.
+    """
+
+    num_files: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    not_taken: Counter[str] = field(default_factory=Counter)
+    unread: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.dropped, self.not_taken = Counter(self.dropped), Counter(self.not_taken)  # of JSON
+
+    def summary(self) -> dict[str, Any]:
+        """Returns the entries of summary.json."""
+        facts = {"num_files": self.num_files, "num_not_taken": self.not_taken.total()}
+        return facts | {"not_taken": dict(self.not_taken), "unread": self.unread}
+
+
+@dataclass(kw_only=True)
 class PackStats:
     """Statistics of some of a source's files.
 

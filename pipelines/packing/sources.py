@@ -1,24 +1,30 @@
-"""Lists the files of a source: folders, plain tars, zips and WebDatasets, which can be read in any order.
+"""Lists the files of a source: folders, plain tars and zips, with WebDatasets and archives in them, in any order.
 
 Other archives are streams (streams.py).
 """
 
 import os
-import tarfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from tarfile import ReadError
 
 from ..address import is_url, without_secrets
 from ..class_names import class_of
-from ..shards import MANIFEST
-from .members import LocalFile, SourceFile, UniquePaths, ZipMember, check_zip_member, open_zip, tar_members
-from .streams import UNPACKERS, ZIP_MAGIC, explaining_damage, starts_with
-from .wds_samples import is_photograph, is_webdataset, tar_files, unique_photographs
+from ..shards import MANIFEST, REJECTS
+from .archives import NESTED, ZIP_MAGIC, expand, is_tar, list_tar, list_zip, read_head
+from .members import LocalFile, NotTaken, SourceFile, TarMember, UniquePaths, ZipMember
+from .streams import explaining_damage
+from .unpacking import is_compressed
+
+_SET_FILES = (MANIFEST, REJECTS, "config.yaml", "summary.json")  # beside the tars of a shard set, and their indices
 
 
-def list_files(source: str) -> list[SourceFile] | None:
-    """Returns all files of a source that can be read in any order; None if it is a stream. Raises ValueError."""
+def list_files(source: str, unread: dict[str, int]) -> list[SourceFile] | None:
+    """Returns all files of a source that can be read in any order; None if it is a stream. Raises ValueError.
+
+    Adds the number of bytes behind the end of an archive to `unread`, under its name.
+    """
     path = Path(source)
     if is_url(source):
         return None
@@ -26,25 +32,32 @@ def list_files(source: str) -> list[SourceFile] | None:
         raise ValueError(f"{without_secrets(source)} is not an http or https address: download it, and name the file")
     if not path.exists():
         raise ValueError(f"there is no folder or archive {source}: name one that holds photographs")
-    if path.is_dir():
-        files = _webdataset(tars) if (tars := _shards_in(path)) else _folder(path)
-    elif zipfile.is_zipfile(path) or starts_with(path, ZIP_MAGIC):
-        files = _zip_files(path)
-    elif (members := _plain_tar(path)) is not None:
-        files = _webdataset([path]) if is_webdataset(members) else tar_files(path, members)
-    elif starts_with(path, *UNPACKERS):
+    listed = _folder(path) if path.is_dir() else _archive(path, unread)
+    if listed is None:
         return None
-    else:
-        raise ValueError(f"{source} is neither a folder nor an archive (.tar, .tar.gz, .zip) that holds photographs")
+    paths = UniquePaths(source)
+    files = [paths.distinct(file) for file in expand(listed, unread)]
     if not files:
         raise ValueError(f"{source} holds no files: name a folder or an archive that holds photographs")
-    return files
+    is_zip = any(isinstance(file.content, ZipMember) for file in listed)
+    is_stream = is_zip and any(file.content == NESTED for file in files)  # archives in a zip must be unpacked
+    return None if is_stream else files
 
 
 def _folder(source: Path) -> list[SourceFile]:
     name = source.resolve().name
     paths = sorted((path.relative_to(source).as_posix(), path) for path in _walk(source))
-    return [SourceFile(path=path, class_name=class_of(path, name), content=LocalFile(file)) for path, file in paths]
+    return [
+        SourceFile(path=path, class_name=class_of(path, name), content=_role(file) or LocalFile(file))
+        for path, file in paths
+    ]
+
+
+def _role(path: Path) -> NotTaken | None:
+    """Returns why a file is not taken: a shard set has files beside its photographs."""
+    if path.name in _SET_FILES or path.suffix in (".idx", ".before"):
+        return NotTaken("file of a shard set") if (path.parent / MANIFEST).exists() else None
+    return None
 
 
 def _walk(source: Path) -> Iterator[Path]:
@@ -60,41 +73,17 @@ def _walk(source: Path) -> Iterator[Path]:
         yield from (Path(folder, name) for name in names)
 
 
-def _plain_tar(path: Path) -> list[tarfile.TarInfo] | None:
-    """Returns the members of an uncompressed tar; None if the file is not one. Raises ValueError if it is cut."""
-    try:
-        with tarfile.open(path, "r:"):
-            pass
-    except (tarfile.TarError, OSError):
+def _archive(path: Path, unread: dict[str, int]) -> list[SourceFile] | None:
+    """Returns the files of an archive; None if it is a stream. Raises ValueError."""
+    head = read_head(path)
+    if is_tar(head) or head == bytes(512):  # before zips: a tar that ends with a zip looks like one
+        with explaining_damage(str(path), None):
+            files, problem = list_tar(TarMember(path, 0, path.stat().st_size), path.name, unread)
+            if problem:
+                raise ReadError(problem)
+        return files
+    if is_compressed(head):
         return None
-    with explaining_damage(str(path), None):
-        return list(tar_members(path))
-
-
-def _zip_files(path: Path) -> list[SourceFile]:
-    paths = UniquePaths(str(path))
-    return [
-        paths.add(info.filename, check_zip_member(info) or ZipMember(path, number))
-        for number, info in enumerate(open_zip(path).infolist())
-        if not info.is_dir()
-    ]
-
-
-def _shards_in(folder: Path) -> list[Path]:
-    """Returns the tars of a folder that holds a shard set, or shards and neither photographs nor folders."""
-    files = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
-    if (folder / MANIFEST).exists() or not any(path.is_dir() or is_photograph(path.name) for path in files):
-        return [path for path in files if path.suffix == ".tar"]
-    return []
-
-
-def _webdataset(tars: list[Path]) -> list[SourceFile]:
-    """Returns the photographs of several shards under unique paths."""
-    shards = ((tar, _shard_members(tar)) for tar in tars)
-    return [photograph.file for _, photograph in unique_photographs(shards)]
-
-
-def _shard_members(tar: Path) -> list[tarfile.TarInfo]:
-    if (members := _plain_tar(tar)) is None:
-        raise ValueError(f"{tar} is not a tar: remove it, or name only the shards that hold photographs")
-    return members
+    if head.startswith(ZIP_MAGIC) or zipfile.is_zipfile(path):
+        return list_zip(LocalFile(path), path.name, unread)
+    raise ValueError(f"{path} is neither a folder nor an archive (.tar, .tar.gz, .zip) that holds photographs")

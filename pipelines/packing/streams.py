@@ -1,54 +1,66 @@
-"""Archives that are read once, from start to end: compressed tars, and whatever lies behind a URL."""
+"""Archives that are read once, from start to end: compressed tars, zips of archives, and whatever lies behind a URL."""
 
-import bz2
-import gzip
 import io
-import lzma
 import tarfile
-import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import IO, cast
-from urllib.parse import urlsplit
 
 from ..address import is_url, without_secrets
 from ..imaging.decode import Rejected, check_bytes
+from .archives import ZIP_MAGIC, expand
 from .http import HttpFile
 from .members import (
     ARCHIVE_DAMAGE,
     LocalFile,
+    NotTaken,
     SourceFile,
-    StrictTarInfo,
     UniquePaths,
     Unreadable,
+    WholeTar,
     check_tar_member,
     check_zip_member,
+    clean_name,
+    hard_link_target,
+    read_zip_directory,
     read_zip_member,
+    source_name,
+    zip_members,
 )
+from .unpacking import Unpacked, is_compressed
+from .wds_samples import is_photograph
 
 _BUFFER = 1 << 20
-UNPACKERS: dict[bytes, Callable[[IO[bytes]], io.BufferedIOBase]] = {
-    b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
-    b"BZh": bz2.BZ2File,
-    b"\xfd7zXZ": lzma.LZMAFile,
-}
-ZIP_MAGIC = b"PK\x03\x04"
 
-_MemberContent = Unreadable | Callable[[], bytes]
+
+@dataclass(frozen=True)
+class _HardLink:
+    """Stands for the content of an earlier member, by its number."""
+
+    number: int
+
+
+_MemberContent = Unreadable | _HardLink | Callable[[], bytes]
 
 
 class Stream(ABC):
-    """An archive's files in its own order. `identity` tells archives apart; `total` is its length in bytes."""
+    """An archive's files in its own order. `identity` tells archives apart; `total` is its length in bytes.
+
+    After the last file, `unread` holds the number of bytes behind the end of each archive that has some.
+    """
 
     identity: str
     total: int | None
 
     def __init__(self, source: str) -> None:
         self._source = source
+        self._numbers = count()
+        self.unread: dict[str, int] = {}
 
     @property
     @abstractmethod
@@ -66,41 +78,78 @@ class Stream(ABC):
     def files(self, is_wanted: Callable[[str], bool], folder: Path) -> Generator[SourceFile]:
         """Yields the files whose paths are wanted, each written to `folder`, from where the caller removes it.
 
-        Raises ValueError when the archive is damaged or ends too early.
+        Archives in the archive are unpacked. Hard links come last: what they name is read again. `is_wanted` is called
+        once for each file that is taken. Raises ValueError when the archive is damaged or ends too early.
         """
-        paths = UniquePaths(self._source)
-        for number, (name, content) in enumerate(self._members()):
-            local = LocalFile(folder / str(number), temporary=True)
-            file = paths.add(name, content if isinstance(content, Unreadable) else local)
-            if not is_wanted(file.path):
-                continue
-            if file.content is local and not isinstance(content, Unreadable):
-                try:
-                    with explaining_damage(self._source, self):
-                        data = content()
-                    local.path.write_bytes(data)
-                except Rejected as rejected:
-                    file = replace(file, content=Unreadable(rejected.reason, rejected.detail))
+        paths, links = UniquePaths(self._source), dict[int, list[SourceFile]]()
+        for name, content in self._members():
+            bad = content if isinstance(content, Unreadable) else None
+            file = paths.add(name, bad or LocalFile(folder / str(next(self._numbers)), temporary=True))
+            is_unreadable = isinstance(file.content, Unreadable)
+            if (is_unreadable or is_photograph(file.path)) and not is_wanted(file.path):
+                continue  # anything else may be an archive of files that are wanted
+            if is_unreadable:
+                yield file
+            elif isinstance(content, _HardLink):
+                links.setdefault(content.number, []).append(file)
+            else:
+                yield from self._extract(file, self._read(content), paths, is_wanted)
+        if links:
+            with closing(open_stream(self._source)) as again:
+                for number, (_, content) in enumerate(again._members()):
+                    data = again._read(content) if number in links else b""
+                    for file in links.get(number, ()):
+                        yield from self._extract(file, data, paths, is_wanted)
+
+    def _read(self, content: _MemberContent) -> bytes | Rejected:
+        assert not isinstance(content, Unreadable | _HardLink)
+        try:
+            with explaining_damage(self._source, self):
+                return content()
+        except Rejected as rejected:
+            return rejected
+
+    def _extract(
+        self, file: SourceFile, data: bytes | Rejected, paths: UniquePaths, is_wanted: Callable[[str], bool]
+    ) -> Iterator[SourceFile]:
+        """Writes the file, and yields it or the files in it, those that are wanted."""
+        place = file.content
+        assert isinstance(place, LocalFile)
+        file = _written(file, data)
+        if is_photograph(file.path):  # and wanted
             yield file
+            return
+        for inner in expand([file], self.unread):
+            if inner is file:
+                if is_wanted(file.path):
+                    yield file
+                    return
+            elif isinstance(inner.content, NotTaken):
+                yield inner
+            elif is_wanted((inner := paths.distinct(inner)).path):
+                data = self._read(inner.content.read)
+                copy = LocalFile(place.path.with_name(str(next(self._numbers))), temporary=True)
+                yield _written(replace(inner, content=copy), data)
+        place.path.unlink(missing_ok=True)
+
+
+def _written(file: SourceFile, data: bytes | Rejected) -> SourceFile:
+    """Writes a local file; returns it, or it as unreadable."""
+    if isinstance(data, Rejected):
+        return replace(file, content=Unreadable(data.reason, data.detail))
+    assert isinstance(file.content, LocalFile)
+    file.content.path.write_bytes(data)
+    return file
 
 
 class TarStream(Stream):
     """A tar, compressed or not."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, file: "io.BufferedReader[io.RawIOBase]", total: int | None, identity: str) -> None:
         super().__init__(source)
-        raw: io.RawIOBase
-        if is_url(source):
-            raw = remote = HttpFile(source)
-            self.total, version = remote.total, remote.version
-        else:
-            raw, status = io.FileIO(source), Path(source).stat()
-            self.total, version = status.st_size, str(status.st_mtime_ns)
-        self.identity = f"{self.total} bytes, {version}"
-        self._file = io.BufferedReader(raw, _BUFFER)
-        start = self._file.peek(8)
-        unpack = next((unpack for magic, unpack in UNPACKERS.items() if start.startswith(magic)), None)
-        self._unpacked = cast(IO[bytes], unpack(self._file) if unpack else self._file)
+        self._file, self.total, self.identity = file, total, identity
+        self._packed = Unpacked(file) if is_compressed(file.peek(8)) else None
+        self._unpacked = cast(IO[bytes], io.BufferedReader(self._packed, _BUFFER) if self._packed else file)
 
     @property
     def position(self) -> int:
@@ -111,31 +160,40 @@ class TarStream(Stream):
 
     def _members(self) -> Iterator[tuple[str, _MemberContent]]:
         with explaining_damage(self._source, self):
-            archive = tarfile.open(fileobj=self._unpacked, mode="r|", tarinfo=StrictTarInfo)  # noqa: SIM115
+            archive = WholeTar.open(fileobj=self._unpacked, mode="r|")
+        known: dict[str, _HardLink | Unreadable] = {}
+        numbers = count()
         while True:
             with explaining_damage(self._source, self):
                 member = archive.next()
+            archive.members = []  # type: ignore[attr-defined]  # tarfile keeps all members that it has seen
             if member is None:
                 break
-            archive.members = []  # type: ignore[attr-defined]  # tarfile keeps all members that it has seen
-            if not member.isdir():
-                yield member.name, check_tar_member(member) or partial(_read, archive, member)
+            if member.isdir():
+                continue
+            number, bad = next(numbers), check_tar_member(member)
+            content = hard_link_target(member, known) if member.islnk() else bad or partial(_read, archive, member)
+            known[clean_name(member.name)] = _HardLink(number) if callable(content) else content
+            yield member.name, content
         with explaining_damage(self._source, self):  # the checksum comes last
             while self._unpacked.read(_BUFFER):
                 pass
+        unread = self._packed.num_unread if self._packed else 0
+        if archive.unread_from is not None:
+            unread += self._unpacked.tell() - archive.unread_from
+        if unread:
+            self.unread[source_name(self._source)] = unread
 
 
 class ZipStream(Stream):
-    """A zip behind a URL, whose server must serve ranges."""
+    """A zip of archives, or behind a URL, whose server must serve ranges."""
 
-    def __init__(self, url: str) -> None:
-        super().__init__(url)
-        remote = HttpFile(url, seekable=True)
-        self.total = remote.total
-        self.identity = f"{remote.total} bytes, {remote.version}"
+    def __init__(self, source: str) -> None:
+        super().__init__(source)
+        raw, self.total, self.identity = _open(source, seekable=True)
         self._position = 0
-        with explaining_damage(url, None):
-            self._archive = zipfile.ZipFile(io.BufferedReader(remote, _BUFFER))
+        with explaining_damage(source, None):
+            self._archive = read_zip_directory(io.BufferedReader(raw, _BUFFER))
 
     @property
     def position(self) -> int:
@@ -145,22 +203,33 @@ class ZipStream(Stream):
         self._archive.close()
 
     def _members(self) -> Iterator[tuple[str, _MemberContent]]:
-        for info in self._archive.infolist():
+        if front := min((info.header_offset for info in self._archive.infolist()), default=0):
+            self.unread[source_name(self._source)] = front
+        for _, name, info in zip_members(self._archive):
             self._position = info.header_offset
-            if not info.is_dir():
-                yield info.filename, check_zip_member(info) or partial(read_zip_member, self._archive, info)
+            yield name, check_zip_member(info) or partial(read_zip_member, self._archive, info)
 
 
 def open_stream(source: str) -> Stream:
     """Opens the archive. Raises ValueError when it cannot be reached."""
-    is_zip = is_url(source) and urlsplit(source).path.lower().endswith(".zip")
-    return ZipStream(source) if is_zip else TarStream(source)
+    raw, total, identity = _open(source)
+    file = io.BufferedReader(raw, _BUFFER)
+    if not file.peek(4).startswith(ZIP_MAGIC):
+        return TarStream(source, file, total, identity)
+    file.close()
+    return ZipStream(source)
 
 
-def starts_with(path: Path, *magic: bytes) -> bool:
-    """True if the file starts with one of these bytes; its name says little."""
-    with open(path, "rb") as file:
-        return file.read(8).startswith(magic)
+def _open(source: str, *, seekable: bool = False) -> tuple[io.RawIOBase, int | None, str]:
+    """Opens a file or a URL; returns its length and identity, too."""
+    raw: io.RawIOBase
+    if is_url(source):
+        raw = remote = HttpFile(source, seekable=seekable)
+        total, version = remote.total, remote.version
+    else:
+        raw, status = io.FileIO(source), Path(source).stat()
+        total, version = status.st_size, str(status.st_mtime_ns)
+    return raw, total, f"{total} bytes, {version}"
 
 
 @contextmanager

@@ -4,12 +4,17 @@ import json
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path, PurePosixPath
+from posixpath import splitext
 
+from PIL import Image
+
+from ..imaging.decode import FORMATS
 from ..text_file import decode_text
-from .members import SourceFile, TarMember, UniquePaths, Unreadable, check_tar_member
+from .members import NotTaken, SourceFile, TarMember, UniquePaths, Unreadable, tar_contents
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".jp2", ".avif")
+_UNMARKED = ("TGA", "PPM", "DIB")  # formats whose first bytes are also those of texts and numbers
 _MAX_PART_BYTES = 1 << 20  # of a cls or json part
 
 
@@ -27,73 +32,102 @@ class ShardPhotograph:
 
 def is_photograph(name: str) -> bool:
     """True if a file is named like an image."""
-    return PurePosixPath(name).suffix.lower() in _SUFFIXES
+    return PurePosixPath(name).suffix.lower() in _suffixes()
+
+
+@cache
+def _suffixes() -> frozenset[str]:
+    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS)
 
 
 def is_webdataset(members: Sequence[tarfile.TarInfo]) -> bool:
-    """True if the first two members are parts of one sample, and not both of them photographs."""
-    if len(members) < 2:
-        return False
-    first, second = members[0].name, members[1].name
-    if first == second or (is_photograph(first) and is_photograph(second)):
-        return False
-    return _key(first) == _key(second)
+    """True if a photograph and another member are parts of one sample."""
+    photographs = {_key(member.name) for member in members if is_photograph(member.name)}
+    return any(_key(member.name) in photographs for member in members if not is_photograph(member.name))
+
+
+def webdataset_files(tar: Path, members: Sequence[tarfile.TarInfo], folder: str) -> list[SourceFile]:
+    """Returns the members of a shard at `folder` in a source; other parts of a photograph's sample are not taken."""
+    photographs, others = _photographs_in(tar, members, folder)
+    keys = {_key(photograph.name) for photograph in photographs}
+    sidecars = [replace(file, content=NotTaken("sidecar")) if _key(name) in keys else file for name, file in others]
+    return [*(photograph.file for photograph in photographs), *sidecars]
 
 
 def unique_photographs(
-    shards: Iterable[tuple[Path, Iterable[tarfile.TarInfo]]],
+    shards: Iterable[tuple[Path, Sequence[tarfile.TarInfo]]],
 ) -> Iterator[tuple[Path, ShardPhotograph]]:
-    """Yields the photographs of several tars, given with their members; those of repeated paths are unreadable."""
+    """Yields the photographs of several tars, given with their members; those of repeated paths are unreadable.
+
+    A sample without a photograph follows as unreadable. Other parts follow as not taken.
+    """
     taken: set[str] = set()
     for tar, members in shards:
-        for photograph in photographs_in(tar, members):
+        photographs, others = _photographs_in(tar, members, tar.stem)
+        for photograph in photographs:
             file = photograph.file
             if file.path in taken:
                 duplicate = Unreadable("duplicate name", f"another shard holds {file.path} too")
                 file = replace(file, path=f"{file.path}#{tar.stem}", content=duplicate)
             taken.add(file.path)
             yield tar, replace(photograph, file=file)
+        keys = {_key(photograph.name) for photograph in photographs}
+        for name, file in others:
+            is_first = (key := _key(name)) not in keys
+            keys.add(key)
+            missing = Unreadable("no photograph", "a sample of other parts")
+            file = SourceFile(
+                path=f"{tar.stem}/{key}", class_name="", content=missing if is_first else NotTaken("sidecar")
+            )
+            yield tar, ShardPhotograph(file=file, name=key, parts={})
 
 
-def photographs_in(tar: Path, members: Iterable[tarfile.TarInfo]) -> list[ShardPhotograph]:
-    """Returns every member that is named like a photograph; samples without one come as unreadable.
+def _photographs_in(
+    tar: Path, members: Sequence[tarfile.TarInfo], folder: str
+) -> tuple[list[ShardPhotograph], list[tuple[str, SourceFile]]]:
+    """Returns every member that is a photograph by its name or its first bytes, and the others with their names.
 
-    Path and class are those of the json part if a packer of ours wrote it. Otherwise the path is SHARD/MEMBER, and the
+    Path and class are those of the json part if a packer of ours wrote it. Otherwise the path is FOLDER/MEMBER, and the
     class is that of the cls part, or the member's folder. A photograph's parts share its name up to the last dot; if
     there are none, they are those of its sample.
     """
-    members = list(members)
-    parts = _parts(tar, members)
+    files = [(member.name, file) for member, file in zip(members, tar_files(tar, members, str(tar)), strict=True)]
+    parts = _parts(files)
     photographs: list[ShardPhotograph] = []
-    keys_with_photograph: set[str] = set()
-    for member, file in zip(members, tar_files(tar, members), strict=True):
-        if is_photograph(member.name):
-            key = _key(member.name)
-            keys_with_photograph.add(key)
-            own_parts = parts.get(_stem(member.name)) or parts.get(key) or {}
-            photographs.append(_photograph(tar, member.name, file, own_parts))
-    for key in dict.fromkeys(_key(member.name) for member in members):
-        if key not in keys_with_photograph:
-            missing = Unreadable("no photograph", "a sample of other parts")
-            file = SourceFile(path=f"{tar.stem}/{key}", class_name="", content=missing)
-            photographs.append(ShardPhotograph(file=file, name=key, parts={}))
-    return photographs
+    others: list[tuple[str, SourceFile]] = []
+    for name, file in files:
+        path = f"{folder}/{file.path}" if folder else file.path
+        if is_photograph(name) or _begins_as_image(file):
+            own_parts = parts.get(_stem(name)) or parts.get(_key(name)) or {}
+            photographs.append(_photograph(name, replace(file, path=path), own_parts))
+        else:
+            others.append((name, replace(file, path=path)))
+    return photographs, others
 
 
-def _photograph(tar: Path, name: str, file: SourceFile, parts: dict[str, TarMember]) -> ShardPhotograph:
+def _photograph(name: str, file: SourceFile, parts: dict[str, TarMember]) -> ShardPhotograph:
     facts = _packed_facts(parts["json"]) if "json" in parts else {}
     label = decode_text(parts["cls"].read(), file.path, errors="replace").strip() if "cls" in parts else file.class_name
-    path = facts.get("path", f"{tar.stem}/{file.path}")
+    path = facts.get("path", file.path)
     return ShardPhotograph(file=replace(file, path=path, class_name=facts.get("class", label)), name=name, parts=parts)
 
 
-def tar_files(tar: Path, members: Iterable[tarfile.TarInfo]) -> list[SourceFile]:
-    """Returns the members of a plain archive as source files."""
-    paths = UniquePaths(str(tar))
-    return [
-        paths.add(member.name, check_tar_member(member) or TarMember(tar, member.offset_data, member.size))
-        for member in members
-    ]
+def tar_files(tar: Path, members: Sequence[tarfile.TarInfo], name: str) -> list[SourceFile]:
+    """Returns the members of a plain archive of that name as source files."""
+    paths = UniquePaths(name)
+    contents = tar_contents(tar, members)
+    return [paths.add(member.name, content) for member, content in zip(members, contents, strict=True)]
+
+
+def _begins_as_image(file: SourceFile) -> bool:
+    """True if the first bytes are those of an image format that they tell."""
+    if not isinstance(file.content, TarMember):
+        return False
+    with file.content.open() as stream:
+        head = stream.read(32)
+    is_text = head.isascii() and b"\0" not in head  # a caption may begin with BM
+    accepts = [Image.OPEN[kind][1] for kind in FORMATS if kind not in _UNMARKED and kind in Image.OPEN]
+    return not is_text and any(accept is not None and accept(head) is True for accept in accepts)
 
 
 def _key(name: str) -> str:
@@ -106,18 +140,18 @@ def _key(name: str) -> str:
 
 def _stem(name: str) -> str:
     """Returns the name up to its last dot."""
-    return str(PurePosixPath(name).with_suffix(""))
+    return splitext(name)[0]
 
 
-def _parts(tar: Path, members: Iterable[tarfile.TarInfo]) -> dict[str, dict[str, TarMember]]:
+def _parts(files: Iterable[tuple[str, SourceFile]]) -> dict[str, dict[str, TarMember]]:
     """Returns the first cls part, and the first json part of ours, of each name up to its last dot."""
     parts: dict[str, dict[str, TarMember]] = {}
-    for member in members:
-        kind = PurePosixPath(member.name).suffix.lower().removeprefix(".")
-        if kind in ("cls", "json") and not check_tar_member(member) and member.size <= _MAX_PART_BYTES:
-            part = TarMember(tar, member.offset_data, member.size)
-            if kind == "cls" or _packed_facts(part):
-                parts.setdefault(_stem(member.name), {}).setdefault(kind, part)
+    for name, file in files:
+        kind, part = PurePosixPath(name).suffix.lower().removeprefix("."), file.content
+        if kind not in ("cls", "json") or not isinstance(part, TarMember) or part.size > _MAX_PART_BYTES:
+            continue
+        if kind == "cls" or _packed_facts(part):
+            parts.setdefault(_stem(name), {}).setdefault(kind, part)
     return parts
 
 

@@ -206,7 +206,7 @@ def test_stats_say_what_a_photograph_takes(lab: ShardSet, capsys: pytest.Capture
 
 
 def test_lab_is_no_source(lab: ShardSet, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds no photograph that can be packed; of its 9 files: 9 no photograph"):
+    with pytest.raises(ValueError, match="holds no photograph that can be packed; of its 18 files: 18 not an image"):
         packed(lab.root, tmp_path / "again")
 
 

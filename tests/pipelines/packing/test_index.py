@@ -327,11 +327,13 @@ def test_an_index_that_comes_to_nothing_leaves_nothing(foreign: Path, monkeypatc
     assert (foreign / "set-000.idx").read_text() == "of another tool"
 
 
-def test_a_set_beside_a_picture_can_be_packed_again(shards: ShardSet, tmp_path: Path) -> None:
+def test_a_set_is_packed_again_with_the_picture_beside_it(shards: ShardSet, tmp_path: Path) -> None:
     root = Path(shutil.copytree(shards.root, tmp_path / "root"))
     Image.new("RGB", (64, 64), "red").save(root / "picture.png")
     summary = pack(PackConfig(source=root, out=tmp_path / "out", short_side=48, workers=1))
-    assert summary["num_packed"] == 9
+    num_indices = len(list(root.glob("*.idx")))
+    assert (summary["num_packed"], summary["num_files"]) == (10, 10 + summary["num_not_taken"])
+    assert summary["not_taken"] == {"sidecar": 9, "file of a shard set": num_indices + 2}
 
 
 @pytest.mark.parametrize("lack", ["ab_histogram", "sizes"])

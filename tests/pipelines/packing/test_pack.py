@@ -366,7 +366,8 @@ def test_a_decoder_that_crashes_or_hangs_loses_its_file_only(
         fault("CRASH.jpg", "__import__('os').kill(__import__('os').getpid(), 11)"),
         fault("HANG.jpg", "__import__('time').sleep(600)"),
     ]
-    monkeypatch.setattr("photochrom.pipelines.packing.pack.list_files", lambda source: [*list_files(source), *faults])
+    listed = "photochrom.pipelines.packing.pack.list_files"
+    monkeypatch.setattr(listed, lambda source, unread: [*list_files(source, unread), *faults])
     packed(photos, tmp_path / "out", workers=2, time_limit=1.5)
     with open(tmp_path / "out" / "rejects.csv", newline="") as file:
         assert list(csv.reader(file))[1:] == [

@@ -1,0 +1,143 @@
+"""Lists what tars and zips hold, and reads those that lie inside a source as folders of their names."""
+
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from posixpath import splitext
+
+from ..class_names import class_of
+from .members import (
+    ARCHIVE_DAMAGE,
+    LocalFile,
+    SourceFile,
+    TarMember,
+    UniquePaths,
+    Unreadable,
+    ZipMember,
+    check_zip_member,
+    open_zip,
+    tar_members,
+    zip_members,
+)
+from .unpacking import is_compressed
+from .wds_samples import is_photograph, is_webdataset, tar_files, webdataset_files
+
+ZIP_MAGIC = b"PK\x03\x04"
+_HEAD = 512  # bytes that tell what a file is: the first header of a tar, with its checksum
+_DEPTH = 4  # of archives in archives
+NESTED = Unreadable("archive", "it lies in other archives: unpack it, or pack it by itself")
+_COMPRESSED = Unreadable("archive", "it is compressed: unpack it, or pack it by itself")
+
+
+def read_head(path: Path) -> bytes:
+    """Returns a file's first bytes, which tell what it is; its name says little."""
+    with open(path, "rb") as file:
+        return file.read(_HEAD)
+
+
+def is_archive(head: bytes) -> bool:
+    """True if a file that begins with these bytes is a tar or a zip that holds something."""
+    return head.startswith(ZIP_MAGIC) or is_tar(head)
+
+
+def is_tar(head: bytes) -> bool:
+    """True if a file that begins with these bytes is a tar that holds something."""
+    try:
+        tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
+    except tarfile.TarError:
+        return False
+    return True
+
+
+def list_tar(tar: TarMember, name: str, unread: dict[str, int], folder: str = "") -> tuple[list[SourceFile], str]:
+    """Returns the files of a tar up to where it is cut or damaged, and what is wrong with it ("" if nothing).
+
+    `folder` is the tar's place in the source; it is the class of files that have none.
+    """
+    members, problem = tar_members(tar, unread, name)
+    if is_webdataset(members):
+        return webdataset_files(tar.path, members, folder), problem
+    return _in_folder(tar_files(tar.path, members, name), folder), problem
+
+
+def list_zip(zip_: LocalFile | TarMember, name: str, unread: dict[str, int], folder: str = "") -> list[SourceFile]:
+    """Returns the files of a zip, also of several that were joined. Raises ValueError."""
+    return _in_folder(_zip_files(zip_, UniquePaths(name), name, unread), folder)
+
+
+def expand(files: Iterable[SourceFile], unread: dict[str, int], depth: int = 0) -> Iterator[SourceFile]:
+    """Yields the files, with the members of each archive among them in its place.
+
+    An archive is a folder: NAME.tar/x has the path NAME/x. A member's class is its folder in the archive, or else the
+    archive's name, as in ImageNet's tars, one for each class. An archive that cannot be read, or not to its end, is
+    unreadable. Adds the number of bytes that are behind an archive's end to `unread`, under its path.
+    """
+    for file in files:
+        head = b"" if is_photograph(file.path) else _head_of(file)
+        if is_archive(head):
+            yield from _members_of(file, head, unread, depth)
+        elif is_compressed(head):
+            yield replace(file, content=_COMPRESSED)
+        else:
+            yield file
+
+
+def _members_of(file: SourceFile, head: bytes, unread: dict[str, int], depth: int) -> Iterator[SourceFile]:
+    """Yields the files of an archive, and the archive itself if it cannot be read, or not to its end."""
+    place, folder = file.content, splitext(file.path)[0]
+    if depth == _DEPTH or not isinstance(place, LocalFile | TarMember):
+        yield replace(file, content=NESTED)
+        return
+    files: list[SourceFile] = []
+    try:
+        if head.startswith(ZIP_MAGIC):
+            files, problem = list_zip(place, file.path, unread, folder), ""
+        else:
+            tar = TarMember(place.path, 0, place.path.stat().st_size) if isinstance(place, LocalFile) else place
+            files, problem = list_tar(tar, file.path, unread, folder)
+    except (ValueError, OSError) as error:
+        problem = str(error)
+    yield from expand(files, unread, depth + 1)
+    if problem:
+        yield replace(file, content=Unreadable("damaged archive", problem))
+
+
+def _in_folder(files: Iterable[SourceFile], folder: str) -> list[SourceFile]:
+    """Returns the files as those of a folder."""
+    if not folder:
+        return list(files)
+    own_class = class_of(f"{folder}/x")
+    return [replace(file, path=f"{folder}/{file.path}", class_name=file.class_name or own_class) for file in files]
+
+
+def _zip_files(
+    place: LocalFile | TarMember, paths: UniquePaths, name: str, unread: dict[str, int]
+) -> Iterator[SourceFile]:
+    archive = open_zip(place)
+    front = min((info.header_offset for info in archive.infolist()), default=0)
+    if front:  # something before the first member: another zip, or a program that unpacks this one
+        before = TarMember(place.path, getattr(place, "offset", 0), front)
+        try:
+            yield from list(_zip_files(before, paths, name, unread))
+        except ValueError:
+            unread[name] = front
+    for number, member, info in zip_members(archive):
+        yield paths.add(member, check_zip_member(info) or ZipMember(place, number))
+
+
+def _head_of(file: SourceFile) -> bytes:
+    """Returns the first bytes of a regular file; nothing if it cannot be read, which its own fate will tell."""
+    content = file.content
+    try:
+        if isinstance(content, LocalFile):
+            return read_head(content.path) if content.path.is_file() else b""
+        if isinstance(content, TarMember):
+            return content.open().read(_HEAD)
+        if isinstance(content, ZipMember):
+            archive = open_zip(content.zip)
+            with archive.open(archive.infolist()[content.number]) as member:
+                return member.read(_HEAD)
+    except (*ARCHIVE_DAMAGE, ValueError, NotImplementedError, RuntimeError):
+        pass
+    return b""
