@@ -6,7 +6,7 @@ import sys
 import traceback
 from importlib import import_module
 
-from .configuration.parser import nearest
+from .configuration.parser import UsageError, nearest
 from .console import console, one_line
 
 VERBS = {
@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
         console.print(f"photochrom {verb}: {': '.join(('interrupted', *map(str, interrupt.args)))}")
         return 130
     except (ValueError, OSError, ImportError) as error:  # a user can mend these; other errors are our bugs
-        return _print_error(verb, str(error))
+        return _print_error(verb, str(error), code=2 if isinstance(error, UsageError) else 1)
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
             raise
@@ -68,9 +68,9 @@ def main(argv: list[str] | None = None) -> int:
         return _print_error(verb, f"the GPU's memory is full ({str(error).split('. ')[0]}): {advice}")
 
 
-def _print_error(verb: str, sentence: str) -> int:
+def _print_error(verb: str, sentence: str, code: int = 1) -> int:
     if os.environ.get("PHOTOCHROM_TRACEBACK"):
         for line in traceback.format_exc().splitlines():
             console.print(line)
     console.print(f"photochrom {verb}: {one_line(sentence)}")
-    return 1
+    return code

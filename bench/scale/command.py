@@ -8,7 +8,7 @@ from ...engine.configuration.parser import parse_options
 from ...pipelines.ranges import check_ranges
 from ..common.options import BenchmarkOptions
 from ..common.results import report
-from .machines import ORIGINAL_MACHINE, Precision, Stored
+from .machines import ORIGINAL_MACHINE, Precision, Stored, check_machine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +50,7 @@ class ScaleOptions(BenchmarkOptions):
         super().__post_init__()
         check_ranges(self, nodes=(1, 4096), gpus=(1, 64), width=(1 / 128, 16))
         check_image_size(self.size, "--size ")
+        check_machine(self.machine)
 
 
 def main(argv: list[str], prog: str) -> int:

@@ -108,12 +108,17 @@ def known_machines() -> list[str]:
     return sorted(Path(file.name).stem for file in _FOLDER.iterdir() if file.name.endswith(".yaml"))
 
 
-def load_machine(name: str) -> Machine:
-    """Returns a machine by its name or from a file. Raises ValueError for an unknown or invalid one."""
+def check_machine(name: str) -> None:
+    """Raises ValueError when `name` is neither a known machine nor a .yaml file."""
     known = known_machines()
     if name not in known and not name.endswith(".yaml"):
         raise ValueError(f"--machine {name} is neither a .yaml file nor a known machine{alternatives(name, known)}")
-    file = Path(str(_FOLDER / f"{name}.yaml")) if name in known else Path(name)
+
+
+def load_machine(name: str) -> Machine:
+    """Returns a machine by its name or from a file. Raises ValueError for an unknown or invalid one."""
+    check_machine(name)
+    file = Path(str(_FOLDER / f"{name}.yaml")) if name in known_machines() else Path(name)
     try:
         values = read_yaml(file)
     except OSError as error:

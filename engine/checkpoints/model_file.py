@@ -21,6 +21,7 @@ from ...models import Colorizer
 from ...pipelines.files import atomic_write
 from ...pipelines.structured import check_counts, parse_json, validated
 from ..configuration.config import ClassSpec, check_image_size, to_plain_dict
+from ..configuration.parser import nearest
 from ..configuration.registry import build_model
 from ..console import console
 from .checkpoint import CHECKPOINTS, MODEL, newest_intact, to_os_error
@@ -106,8 +107,10 @@ def model_file(path: Path) -> Path:
         if str(path) in shipped:
             return shipped[str(path)]
         names = f" ({', '.join(shipped)})" if shipped else " (this installation has none)"
+        guess = nearest(str(path), shipped)
+        name = " Name" if guess else ": name"
         raise ValueError(
-            f"there is no checkpoint at {path}: name a run folder, a model.safetensors or a shipped model{names}"
+            f"there is no checkpoint at {path}{guess}{name} a run folder, a model.safetensors or a shipped model{names}"
         )
     if (path / MODEL).is_file():
         return path / MODEL

@@ -7,7 +7,7 @@ from typing import Literal
 from ...pipelines.output_dir import check_output_file
 from ...pipelines.ranges import POSITIVE, check_ranges
 from ..configuration.config import check_image_size
-from ..configuration.parser import parse_options
+from ..configuration.parser import UsageError, parse_options
 from ..console import say
 
 
@@ -47,7 +47,10 @@ def main(argv: list[str]) -> int:
     )
 
     is_foreign = not config.to and not is_photochrom_model(config.file)
-    check_output_file(config.out, *((".safetensors",) if is_foreign else ()), name="OUT", new=True)
+    try:
+        check_output_file(config.out, *((".safetensors",) if is_foreign else ()), name="OUT", new=True)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     if config.to:
         done = export_weights(config.file, config.out, to=config.to)
     elif is_foreign:

@@ -26,6 +26,9 @@ _UNSUPPORTED = {
 }
 
 
+UNSUPPORTED = tuple(_UNSUPPORTED)
+
+
 @cache
 def adapt(cls: type[Any]) -> type[Any]:
     """Returns a subclass whose signature holds the settings alone, and which does not import the compiler."""

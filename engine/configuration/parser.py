@@ -29,6 +29,10 @@ def parameters(cls: type) -> dict[str, inspect.Parameter]:
     return {name: parameter for name, parameter in all_parameters.items() if parameter.kind not in unnamed}
 
 
+class UsageError(ValueError):
+    """A fault of the command line that is found after it was parsed; the exit code is 2."""
+
+
 class Parser(argparse.ArgumentParser):
     """A parser that prints one sentence on bad usage and exits with 2."""
 
@@ -158,7 +162,9 @@ def _shorten(value: Any) -> str:
 
 def nearest(name: str, known: Collection[str]) -> str:
     """Returns '; did you mean X?' for the known name most like `name`, or nothing."""
-    matches = difflib.get_close_matches(name, [other for other in known if other != name], n=1, cutoff=0.5)
+    others = [other for other in known if other != name]
+    same = [other for other in others if other.lower() == name.lower()]
+    matches = same or difflib.get_close_matches(name, others, n=1, cutoff=0.5)
     return f"; did you mean {matches[0]}?" if matches else ""
 
 

@@ -19,8 +19,8 @@ from ...losses.rebalancing import load_prior
 from ...models import MODELS, Colorizer
 from ...pipelines.structured import validated
 from .config import ClassSpec
-from .optimizers import OPTIMIZERS, adapt, make_optimizer
-from .parser import alternatives, convert, nearest, parameters
+from .optimizers import OPTIMIZERS, UNSUPPORTED, adapt, make_optimizer
+from .parser import UsageError, alternatives, convert, nearest, parameters
 
 CLASSES: dict[str, tuple[type, dict[str, Any]]] = {
     "model": (Colorizer, MODELS),
@@ -91,8 +91,9 @@ def find_class(class_path: str, base: type, known: Mapping[str, type], *, may_im
     cls = getattr(sys.modules.get(module), name, None)
     if isinstance(cls, type) and issubclass(cls, base):
         return adapt(cls) if issubclass(cls, Optimizer) else cls  # type: ignore[arg-type]  # classes are hashable
+    usable = [name for name, known_class in known.items() if not issubclass(known_class, UNSUPPORTED)]
     raise ValueError(
-        f"{class_path} is not a known {base.__name__}{alternatives(class_path, known)}, your own classes by "
+        f"{class_path} is not a known {base.__name__}{alternatives(class_path, usable)}, your own classes by "
         "their import path, once their module is imported (--plugin MODULE)"
     )
 
@@ -189,5 +190,5 @@ def _import(module: str, label: str) -> None:
         sys.path.append(os.getcwd())
     try:
         importlib.import_module(module)
-    except ImportError as error:
-        raise ValueError(f"{label} cannot be imported: {error}") from None
+    except (ImportError, TypeError, ValueError) as error:  # the last two for what is not a module's name
+        raise UsageError(f"{label} cannot be imported: {error}") from None

@@ -51,6 +51,19 @@ def run_failing(argv: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[in
             "photochrom evaluate: --crop=oval: it should be 'squash' or 'center'",
         ),
         (["colorize", "--model", "a", "b", "--out", "c", "--size", "1"], 2, "photochrom colorize: --size 1 is below 8"),
+        (
+            ["colorize", "--model", "smal-l2", "x.jpg"],
+            1,
+            "photochrom colorize: there is no checkpoint at smal-l2; did you ",
+        ),
+        (
+            ["evaluate", "small-l2", "--data", "b", "--out", "c", "--plugin", ".x"],
+            2,
+            "photochrom evaluate: --plugin .x can",
+        ),
+        (["train", "--plugin", "a b", *BASE], 2, "photochrom train: --plugin a b cannot be imported"),
+        (["export", "small-l2", "here.pt"], 2, "photochrom export: OUT here.pt does not end in .onnx or .safetensors"),
+        (["bench", "scale", "--machine", "v100"], 2, "photochrom bench scale: --machine v100 is neither a .yaml file"),
         (["train", "--config", "demo", *BASE], 1, "photochrom train: there is no shard set at shards"),
     ],
 )

@@ -158,7 +158,6 @@ def test_bad_usage(arguments: list[str], sentence: str, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--machine", "v10"], "--machine v10 is neither a .yaml file nor a known machine"),
         (["--machine", "cpu", "--precision", "half"], "machine cpu has no half_peak(TFLOP/s): use --precision fp32"),
     ],
 )

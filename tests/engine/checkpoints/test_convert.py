@@ -42,8 +42,8 @@ def foreign(name: str, path: Path) -> VGGColorizer:
     return model
 
 
-def failure(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    assert main(["convert", *argv]) == 1
+def failure(argv: list[str], capsys: pytest.CaptureFixture[str], code: int = 1) -> str:
+    assert main(["convert", *argv]) == code
     said = capsys.readouterr()
     assert said.out == ""
     return " ".join(said.err.split())
@@ -299,7 +299,7 @@ def test_user_errors(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     out = str(tmp_path / "new" / "out.pt")
     assert "there is no checkpoint at" in failure([str(tmp_path / "nothing.pt"), out], capsys)
     foreign("eccv16", tmp_path / "theirs.pth")
-    said = failure([str(tmp_path / "theirs.pth"), out], capsys)
+    said = failure([str(tmp_path / "theirs.pth"), out], capsys, code=2)
     assert "out.pt does not end in .safetensors: name such a file" in said
     assert "is a model of Photochrom already: add --to" in failure([str(trained), out], capsys)
     assert "holds no model.safetensors and no checkpoints" in failure([str(tmp_path), out], capsys)
@@ -309,7 +309,7 @@ def test_user_errors(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     said = failure([str(tmp_path / "theirs.pth"), model_file, "--bn-scale", "3"], capsys)
     assert "has the format eccv16, and no scale factors are missing: omit --bn-scale" in said
     assert "is not an intact model file" in failure([str(tmp_path / "theirs.pth"), out, "--to", "eccv16"], capsys)
-    assert "theirs.pth exists: name a new file" in failure([str(trained), str(tmp_path / "theirs.pth")], capsys)
+    assert "theirs.pth exists: name a new file" in failure([str(trained), str(tmp_path / "theirs.pth")], capsys, code=2)
     assert not (tmp_path / "new").exists()
 
 

@@ -86,6 +86,7 @@ def failing_train(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--optim.lr", "-1"], "optim.lr=-1.0: Invalid learning rate: -1.0"),
         (["--optim.betas", "[1, 0.9]"], "optim.betas=(1.0, 0.9): Invalid beta parameter at index 0: 1.0"),
         (["--optim.weight_decay", "-1"], "optim.weight_decay=-1.0: Invalid weight_decay value: -1.0"),
+        (["--optim", "adamw"], "optim=adamw is not a known Optimizer; did you mean AdamW? Known are Adafactor, "),
         (["--optim", "AdamX"], "optim=AdamX is not a known Optimizer; did you mean Adam? Known are Adafactor, "),
         (["--optim", "SGD", "--optim.betas", "[0.9, 0.99]"], "unknown setting optim.betas"),
         (["--optim", "SGD", "--optim.fused", "true"], "unknown setting optim.fused"),
@@ -252,6 +253,17 @@ def test_shipped_models_are_trained_in_two_parts(recipe: str) -> None:
     assert first.data.weights == second.data.weights
     assert len(first.data.train) == len(first.data.weights) == 10
     assert (first.data.size, second.data.size) == (64, 128)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_file_that_windows_wrote(encoding: str, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("train:\r\n  steps: 7\r\n", encoding=encoding)
+    assert parse([*BASE, "--config", str(tmp_path / "a.yaml")]).train.steps == 7
+
+
+def test_a_name_with_nul_in_a_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.yaml").write_text('data:\n  val: "a\\0b"\n')
+    assert failing_train(["--config", str(tmp_path / "a.yaml")], capsys).startswith("data.val holds a NUL character")
 
 
 def test_off_in_a_file_is_a_word(tmp_path: Path) -> None:
