@@ -333,7 +333,7 @@ def test_missing_frames_and_sound_are_noted(tmp_path: Path) -> None:
     source = make(tmp_path / "a.mkv", number=50, sound="aac", options={"bf": "0", "g": "1"})
     film, notes = colorized(remux(source, tmp_path / "b.mkv", lost=(0.78, 1.18)))
     assert len(film.frames) == 40
-    assert [note[:-6] for note in notes] == ["gaps in picture and sound: 1, the first at 0"]
+    assert [note[:-5] for note in notes] == ["gaps in picture and sound: 1, the first at 0"]
 
 
 def test_more_than_a_tenth_damaged_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
