@@ -31,7 +31,7 @@ _MAX_MANIFEST_BYTES = 1 << 28  # that of 25 million photographs
 _NUM_BINS = 313
 _FILE_NAME = re.compile(r"(?!\.\.?$)[^/\0]+")
 _SIZES = re.compile(r"(?:[1-9][0-9]{0,5}x[1-9][0-9]{0,5}(?: (?=[1-9])|$))*")
-_INDEX_LINE = re.compile(r"[^ ]+ [0-9]{1,18} [0-9]{1,18} [^ ]+(?: [^ ]+ [0-9]{1,18} [0-9]{1,18} [^ ]+)*")
+_INDEX_LINE = re.compile(r"(?:(?:^| )[!-~]+ [0-9]{1,18} [0-9]{1,18} [!-~]+)+")
 _INDEX_THREADS = 16  # index files read at a time: reading one from a server is mostly waiting
 
 
@@ -200,8 +200,14 @@ class ShardSet:
     @cached_property
     def byte_ranges(self) -> NDArray[np.int64]:
         """Offset in its tar and number of bytes (num_samples, 2) of every stored photograph."""
-        ranges = [self._members(number, line) for number, lines in enumerate(self._index_lines) for line in lines]
-        return np.array([members[self._kind][:2] for members in ranges], dtype=np.int64).reshape(-1, 2)
+        find = re.compile(rf"(?:[!-~]+ [0-9]+ [0-9]+ [!-~]+ )*?{self._kind} ([0-9]+) ([0-9]+) ").match
+        matches = (find(line) for lines in self._index_lines for line in lines)
+        texts = [match.groups() if match else ("0", "9" * 18) for match in matches]
+        ranges = np.array(texts, dtype="U18").astype(np.int64).reshape(-1, 2)
+        num_bytes = np.repeat([shard.bytes for shard in self.shards], np.diff(self.starts))
+        if len(outside := np.flatnonzero(ranges.sum(axis=1) > num_bytes)):
+            raise self._damaged_index(int(self.shard_of(outside[0])))
+        return ranges
 
     @property
     def name(self) -> str:
@@ -291,9 +297,12 @@ class ShardSet:
         }
         num_bytes = self.shards[shard].bytes
         if self._kind not in members or any(offset + size > num_bytes for offset, size, _ in members.values()):
-            file = self.folder(shard) / f"{self.shards[shard].name}.idx"
-            raise ValueError(f"{file} is damaged (it has no {self._kind} within the tar in {line!r}): pack again")
+            raise self._damaged_index(shard)
         return members
+
+    def _damaged_index(self, shard: int) -> ValueError:
+        file = self.folder(shard) / f"{self.shards[shard].name}.idx"
+        return ValueError(f"{file} is damaged (a sample has no {self._kind} within the tar): pack again")
 
     def _check_size(self, name: str, size: int) -> None:
         path = self.root / name
@@ -307,7 +316,7 @@ class ShardSet:
 
 def read_index_lines(index: Path | RemotePath, shard: Shard) -> list[str]:
     """Returns the lines of samples of a shard's DALI index, without its header line. Raises ValueError."""
-    lines = decode_text(read_bytes(index, shard.index_bytes), str(index)).split("\n")[1:-1]
+    lines = read_bytes(index, shard.index_bytes).decode("latin-1").split("\n")[1:-1]
     if len(lines) != shard.samples or not all(map(_INDEX_LINE.fullmatch, lines)):
         raise ValueError(f"{index} is damaged (it does not describe {shard.samples:,} samples): pack again")
     return lines

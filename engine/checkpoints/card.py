@@ -21,6 +21,7 @@ FILL_IN = "FILL IN:"  # marks what only a person knows, and has not said
 
 _DATA_NOTE = f"{FILL_IN} where the photographs come from, and under which licences."
 _LIMITS = f"{FILL_IN} which photographs it colorizes badly or wrongly, and what it must not be used for."
+_MALFORMED = (ValueError, KeyError, IndexError, TypeError, AttributeError, ArithmeticError)
 _METRICS = ("rmse_ab", "psnr", "ssim", "auc", "auc_rebalanced", "colorfulness")
 
 
@@ -35,7 +36,8 @@ def read_scores(reports: Sequence[Path], checkpoint: Path) -> list[dict[str, Any
         try:
             results = read_json(file)["results"]
             own = [result for result in results if model_name(Path(result["checkpoint"])) == name]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            list(_score_rows(own))  # a card can show them
+        except (OSError, *_MALFORMED) as error:
             raise ValueError(f"--scores {report} is not a report of photochrom evaluate ({error!r})") from None
         if not own:
             others = ", ".join(dict.fromkeys(result["checkpoint"] for result in results))
@@ -60,10 +62,23 @@ def write_card(
     """Writes the card of the model file `out` beside it, in Markdown; returns its path.
 
     `data_note` is on the origin and licences of the photographs. Without it, or without `limits`, the card says what to
-    fill in.
+    fill in. Raises ValueError when the header lacks what a card shows.
     """
+    try:
+        text = _render(out, metadata, half, data_note, limits)
+    except _MALFORMED as error:
+        raise ValueError(f"the header of {out} lacks what a card shows, or has it as another type: {error!r}") from None
+    card = out.with_suffix(".md")
+    with atomic_write(card) as file:
+        file.write_text(text, errors="backslashreplace")
+    return card
+
+
+def _render(
+    out: Path, metadata: ModelMetadata, half: HalfPrecisionResult, data_note: str | None, limits: str | None
+) -> str:
     template = files(__package__).joinpath("templates/card.md").read_text()
-    text = jinja2.Template(template, undefined=jinja2.StrictUndefined, keep_trailing_newline=True).render(
+    return jinja2.Template(template, undefined=jinja2.StrictUndefined, keep_trailing_newline=True).render(
         out=out,
         name=out.stem if is_shipped(out) else out.name,
         metadata=metadata,
@@ -79,14 +94,10 @@ def write_card(
             {name: value for name, value in metadata.config.items() if name not in ("out", "resume")}, sort_keys=False
         ),
         headings=[METRICS[name].heading for name in _METRICS],
-        scores=list(_score_rows(metadata)),
+        scores=list(_score_rows(metadata.scores)),
         sha256=sha256_of(out),
         photographs=PHOTOGRAPHS,
     )
-    card = out.with_suffix(".md")
-    with atomic_write(card) as file:
-        file.write_text(text)
-    return card
 
 
 def _data(metadata: ModelMetadata) -> Iterator[tuple[str, str]]:
@@ -139,9 +150,9 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else plural(round(seconds / 60), "minute")
 
 
-def _score_rows(metadata: ModelMetadata) -> Iterator[list[str]]:
+def _score_rows(scores: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
     """Yields the cells of each set's rows: the model, the baselines and the truth."""
-    for entry in metadata.scores:
+    for entry in scores:
         of_set = [f"`{Path(entry['data']).name}`" + " (trained on)" * entry["is_training_set"]]
         of_set += [f"{entry['num_samples']:,}", str(entry["size"])]
         rows = {"this model": entry["metrics"], **entry["baselines"], "the truth": entry["truth"]}

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from ...losses import ColorLoss
 from ...models import MODELS, Colorizer
 from ...pipelines.output_dir import differences
+from ...pipelines.structured import validated
 from ..checkpoints.checkpoint import CHECKPOINTS, MODEL, Checkpoint
 from ..checkpoints.model_file import read_metadata
 from ..configuration.config import ClassSpec, RunConfig, to_plain_dict
@@ -82,7 +83,7 @@ def network_settings(spec: ClassSpec) -> Any:
 
 def check_optimizer_fits(config: RunConfig, checkpoint: Checkpoint) -> None:
     """Raises ValueError for another optimizer than the checkpoint's, or one that keeps another state."""
-    before, now = ClassSpec(**read_metadata(checkpoint.model).config["optim"]), config.optim
+    before, now = _optimizer_of(checkpoint), config.optim
     advice = f"resume with the same, or begin another run with --model.init {checkpoint.folder}"
     if before.class_path != now.class_path:
         raise ValueError(
@@ -96,6 +97,13 @@ def check_optimizer_fits(config: RunConfig, checkpoint: Checkpoint) -> None:
             f"{checkpoint.folder} has the state of another {now.class_path} ({changes}), which this one "
             f"cannot use: {advice}"
         )
+
+
+def _optimizer_of(checkpoint: Checkpoint) -> ClassSpec:
+    """Returns the optimizer of a checkpoint's run."""
+    return validated(
+        ClassSpec, read_metadata(checkpoint.model).config.get("optim"), f"the optimizer of {checkpoint.model}"
+    )
 
 
 def _state_keys(spec: ClassSpec) -> set[str]:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ...pipelines.structured import validated
+
 _GROUPS = "groups"
 
 
@@ -28,16 +30,20 @@ def optimizer_state_dict(optimizer: Optimizer, network: nn.Module) -> dict[str, 
 
 
 def load_optimizer_state_dict(optimizer: Optimizer, network: nn.Module, state: Mapping[str, Any]) -> None:
-    """Restores the state; the settings stay those of `optimizer`."""
+    """Restores the state; the settings stay those of `optimizer`. Raises ValueError for that of another network."""
     numbers = {name: number for number, name in enumerate(_names(optimizer, network))}
     by_number: dict[int, dict[str, Any]] = {}
     for name, value in state.items():
         parameter, _, key = name.rpartition("/")
         if name != _GROUPS:
+            if parameter not in numbers:
+                raise ValueError(f"the optimizer's state is of another network: there is no weight {parameter}")
             by_number.setdefault(numbers[parameter], {})[key] = value
-    groups = [
-        {**now, **saved} for now, saved in zip(optimizer.state_dict()["param_groups"], state[_GROUPS], strict=True)
-    ]
+    ours = optimizer.state_dict()["param_groups"]
+    theirs = validated(list[dict[str, Any]], state.get(_GROUPS), "the optimizer's state")
+    if len(ours) != len(theirs):
+        raise ValueError(f"the optimizer's state has {len(theirs)} groups of weights, and this run has {len(ours)}")
+    groups = [{**now, **saved, "params": now["params"]} for now, saved in zip(ours, theirs, strict=True)]
     optimizer.load_state_dict({"state": by_number, "param_groups": groups})
     for weight, values in optimizer.state.items():
         for key, value in values.items():
