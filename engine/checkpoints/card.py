@@ -36,7 +36,8 @@ def read_scores(reports: Sequence[Path], checkpoint: Path) -> list[dict[str, Any
         try:
             results = read_json(file)["results"]
             own = [result for result in results if model_name(Path(result["checkpoint"])) == name]
-            list(_score_rows(own))  # a card can show them
+            if own and own[0].get("sha256") == digest:
+                list(_score_rows(own))  # so that a card can show them
         except (OSError, *_MALFORMED) as error:
             raise ValueError(f"--scores {report} is not a report of photochrom evaluate ({error!r})") from None
         if not own:

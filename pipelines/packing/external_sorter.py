@@ -16,6 +16,7 @@ import numpy as np
 
 from ..files import atomic_write, sync
 from ..imaging.decode import Rejected
+from ..structured import read_json, validated
 from .process_image import EncodedImage, ProcessedFile, SortKey
 
 NUM_BUCKETS = 256
@@ -63,8 +64,7 @@ class ExternalSorter:
     @property
     def account(self) -> dict[str, Any]:
         """The account of the complete stream."""
-        account: dict[str, Any] = json.loads((self._folder / _COMPLETE).read_text())
-        return account
+        return validated(dict[str, Any], read_json(self._folder / _COMPLETE), "the account of the stream")
 
     def sorted_files(self, after: SortKey) -> Iterator[ProcessedFile]:
         """Yields all files with a sort key above `after`, in order."""

@@ -113,7 +113,8 @@ class PackStats:
         return cls(
             **facts
             | {
-                "rejects": [(path, reason, detail) for path, reason, detail in facts["rejects"]],
+                "rejects": [(str(path), str(reason), str(detail)) for path, reason, detail in facts["rejects"]],
+                "contents": list(map(str, facts["contents"])),
                 "dropped": Counter(facts["dropped"]),
                 "classes": Counter(facts["classes"]),
                 "ab_counts": np.array(facts["ab_counts"], dtype=np.int64),

@@ -89,10 +89,13 @@ class ShardWriter:
     def _resume(self) -> None:
         """Takes over the shards that have a journal, and removes others."""
         while (journal := self._journal(len(self.shards))).exists():
-            facts = read_json(journal, 1 << 30)
-            self.shards.append(Shard(**facts["shard"]))
-            self.last_key = (facts["last_key"][0], facts["last_key"][1])
-            self.stats.update(PackStats.from_json(facts["stats"]))
+            try:
+                facts = read_json(journal, 1 << 30)
+                self.shards.append(Shard(**facts["shard"]))
+                self.last_key = (int(facts["last_key"][0]), str(facts["last_key"][1]))
+                self.stats.update(PackStats.from_json(facts["stats"]))
+            except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
+                raise ValueError(f"{journal} is damaged ({error!r}): remove {self._root}, and pack anew") from None
         known = {shard.name for shard in self.shards}
         for path in self._root.glob("photos-*"):
             if path.stem not in known:

@@ -8,9 +8,11 @@ import random
 import resource
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +34,10 @@ from photochrom.engine.training.best import BestValidation
 from photochrom.engine.training.optimizer_state import load_optimizer_state_dict
 from photochrom.losses.rebalancing import load_prior
 from photochrom.models import VGGColorizer
-from photochrom.pipelines import ShardSet, TorchLoader
+from photochrom.pipelines import PackConfig, ShardSet, TorchLoader
 from photochrom.pipelines.files import sha256_of
+from photochrom.pipelines.packing.pack_stats import PackStats
+from photochrom.pipelines.packing.shard_writer import ShardWriter
 from photochrom.pipelines.packing.stats import stats
 from photochrom.pipelines.packing.verify import VerifyConfig, verify
 from safetensors.torch import save_file
@@ -256,7 +260,7 @@ def recipe(run: Path, shards: ShardSet, tmp_path: Path) -> Mutation:
 def results(run: Path, shards: ShardSet, tmp_path: Path) -> Mutation:
     """The summary of an evaluation, as `export --scores` reads it and a card shows it."""
     values = {"rmse_ab": 1.0, "psnr": 20.0, "ssim": 0.9, "auc": 80.0, "auc_rebalanced": None, "colorfulness": 3.0}
-    entry = {"checkpoint": str(run / "model.safetensors"), "data": "shards/x", "num_samples": 9, "step": 20, "size": 32}
+    entry = {"checkpoint": str(run / "model.safetensors"), "data": "shards/x", "num_samples": 9, "size": 32}
     entry |= {
         "sha256": sha256_of(run / "model.safetensors"),
         "is_training_set": False,
@@ -272,6 +276,25 @@ def results(run: Path, shards: ShardSet, tmp_path: Path) -> Mutation:
         scored = replace(metadata, scores=scores)
         half = HalfPrecisionResult(num_parameters=1, num_bytes=1, kept=[], rmse_ab=0.1, max_ab=0.2)
         write_card(run / "model.safetensors", scored, half)
+
+    return mutation
+
+
+def journal(run: Path, shards: ShardSet, tmp_path: Path) -> Mutation:
+    """What an interrupted pack knows of its first shard."""
+    shard = asdict(shards.shards[0])
+    counts = PackStats(classes=Counter(a=4), contents=["1"], rejects=[("a", "b", "c")], num_packed=4).to_json()
+    content = {"last_key": [5, "a.jpg"], "shard": shard, "stats": {**counts, "ab_counts": [0] * 65536}}
+    config = PackConfig(source=tmp_path, out=tmp_path / "out")
+
+    def mutation(rng: random.Random) -> None:
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        (tmp_path / "out" / "work").mkdir(parents=True)
+        (tmp_path / "out" / "photos-000000.tar").write_bytes(bytes(shard["bytes"]))
+        (tmp_path / "out" / "work" / "photos-000000.json").write_text(as_json(mutated(content, rng)))
+        with ThreadPoolExecutor() as pool:
+            writer = ShardWriter(tmp_path / "out", tmp_path / "out" / "work", config, check=None, background=pool)
+            writer.finish()
 
     return mutation
 
@@ -301,7 +324,8 @@ def prior(run: Path, shards: ShardSet, tmp_path: Path) -> Mutation:
     return mutation
 
 
-KINDS = (model_header, safetensors_header, torch_file, checkpoint, manifest, index, recipe, results, rows, prior)
+MODELS = (model_header, safetensors_header, torch_file, checkpoint)
+KINDS = (*MODELS, manifest, index, recipe, results, journal, rows, prior)
 
 
 @pytest.mark.parametrize("kind", KINDS)
