@@ -127,7 +127,7 @@ class ColorizeApp:
                     raise busy()
                 async with self._slots:
                     return await self._respond(request, upload, options)
-        except ClientDisconnect:
+        except (ClientDisconnect, asyncio.CancelledError):  # the latter when the server ends
             return Response(status_code=400)  # nobody receives it
         except torch.OutOfMemoryError:
             raise HTTPException(503, "the GPU's memory is full: choose a smaller size") from None

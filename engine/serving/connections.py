@@ -62,7 +62,7 @@ class Connection(H11Protocol):
 
     @property
     def _is_receiving(self) -> bool:
-        return not self.unsent and (self.cycle.more_body if self._has_headers else True)
+        return not self.unsent and (not self._has_headers or self.cycle.more_body)
 
     def is_late(self, now: float) -> bool:
         """Returns whether the client is too slow to send headers, or to read a response."""

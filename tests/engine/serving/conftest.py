@@ -41,7 +41,7 @@ class Running:
 
     def post(self, data: bytes, name: str = "old.png", headers: dict[str, str] | None = None, **fields: str) -> Any:
         form = {"file": (name, data)}
-        return requests.post(f"{self.url}/colorize", files=form, data=fields, headers=headers, timeout=60)
+        return requests.post(f"{self.url}/colorize", files=form, data=fields, headers=headers, timeout=300)
 
     def files(self) -> list[Path]:
         """Returns all files in the folder but the socket by which multiprocessing starts processes."""
@@ -64,10 +64,18 @@ def server(models: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iter
         assert list(folder.iterdir()) == []
 
 
+@pytest.fixture(scope="session")
+def start() -> Any:
+    """Returns `started`, for tests that need a server with limits of its own."""
+    return started
+
+
 @contextmanager
-def started(models: list[Path], folder: Path, *options: str) -> Iterator[Running]:
+def started(models: list[Path], folder: Path, *options: str, descriptors: int | None = None) -> Iterator[Running]:
     command = [sys.executable, "-m", "photochrom", "serve", "--model", *map(str, models), "--port", "0", *options]
     environment = {**os.environ, "TMPDIR": str(folder), "HOME": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    if descriptors is not None:
+        command = ["prlimit", f"--nofile={descriptors}", *command]
     process = subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
