@@ -38,7 +38,8 @@ from .upload import Upload, UploadMemory, busy, read_upload
 
 _MAX_REQUESTS = 64  # at once, from their last byte
 _MAX_UPLOADS = 16  # in memory, of the largest size
-_LARGE = 8  # an image is large if it, or the network's input, has more than this part of the most pixels
+# An image is large if it, or the network's input, has more than these parts of the most pixels allowed.
+_LARGE_IMAGE, _LARGE_INPUT = 1 / 8, 1 / 4
 _RELEASE_SECONDS = 1.0  # after a large image, until its memory goes back to the system
 _DECODE_SECONDS = 10.0  # a task that hangs is tried twice
 
@@ -164,10 +165,8 @@ class ColorizeApp:
         return Response(body, media_type=f"image/{output_format}", headers=headers)
 
     def _lane(self, header: ImageHeader, size: int | None) -> Lane:
-        num_pixels = header.width * header.height
-        is_large = num_pixels > self._max_pixels // _LARGE or (
-            input_pixels((header.width, header.height), size) > MAX_INPUT_PIXELS // _LARGE
-        )
+        num_pixels, num_inputs = header.width * header.height, input_pixels((header.width, header.height), size)
+        is_large = num_pixels > _LARGE_IMAGE * self._max_pixels or num_inputs > _LARGE_INPUT * MAX_INPUT_PIXELS
         return self._large if is_large else self._small
 
 

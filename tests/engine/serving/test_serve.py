@@ -27,6 +27,7 @@ from photochrom.engine.cli import main
 from photochrom.engine.serving.app import ColorizeApp
 from photochrom.engine.serving.batching import MAX_INPUT_PIXELS, input_pixels
 from photochrom.engine.serving.connections import Server
+from photochrom.engine.serving.decoding import ImageHeader
 from photochrom.engine.serving.origin_check import OriginCheck
 from photochrom.engine.serving.requests import ServedModel
 from PIL import Image
@@ -418,7 +419,7 @@ def test_a_decoder_that_hangs_or_crashes_fails_one_request(models: list[Path], f
 def test_a_small_image_does_not_wait_for_large_ones(models: list[Path]) -> None:
     slow = f"(len(task.data) > 500 and not task.header_only and __import__('time').sleep(2), {RUN_TASK})[1]"
     large, small = np.random.default_rng(0).integers(0, 256, (1200, 1200), np.uint8), np.zeros((64, 64), np.uint8)
-    with in_this_process(models, decode=WorkerFunction(slow)) as (url, _), ThreadPoolExecutor(2) as pool:
+    with in_this_process(models, decode=WorkerFunction(slow)) as (url, app), ThreadPoolExecutor(2) as pool:
         assert post(url, png(small)).status_code == 200
         waiting = [pool.submit(post, url, png(large)) for _ in range(2)]
         time.sleep(0.5)
@@ -427,6 +428,9 @@ def test_a_small_image_does_not_wait_for_large_ones(models: list[Path]) -> None:
         assert time.monotonic() - start < 1.5
         assert not any(future.done() for future in waiting)
         assert [future.result().status_code for future in waiting] == [200, 200]
+        header = ImageHeader(width=800, height=1000, format="PNG")
+        assert app._lane(header, 512) is app._small
+        assert app._lane(header, None) is app._large  # which takes as long in the network
 
 
 def test_uploads_in_memory_are_limited(models: list[Path]) -> None:
