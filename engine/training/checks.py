@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ...losses import ColorLoss
@@ -14,7 +14,7 @@ from ...models import MODELS, Colorizer
 from ...pipelines.output_dir import differences
 from ...pipelines.structured import validated
 from ..checkpoints.checkpoint import CHECKPOINTS, MODEL, Checkpoint
-from ..checkpoints.model_file import read_metadata
+from ..checkpoints.model_file import read_metadata, state_dict_mismatches
 from ..configuration.config import ClassSpec, RunConfig, to_plain_dict
 from ..configuration.optimizers import OPTIMIZERS
 from ..configuration.parser import alternatives
@@ -22,7 +22,7 @@ from ..configuration.registry import build_optimizer, find_class
 from ..console import plural
 from ..evaluation.summary import VALIDATION_METRICS
 from .best import DEFAULT_METRIC, BestValidation
-from .optimizer_state import optimizer_state_dict
+from .optimizer_state import GROUPS, OPTIMIZER, WEIGHTS, optimizer_state_dict
 
 SUMMARY = "summary.json"
 
@@ -107,13 +107,34 @@ def _optimizer_of(checkpoint: Checkpoint) -> ClassSpec:
 
 
 def _state_keys(spec: ClassSpec) -> set[str]:
-    """Returns what an optimizer keeps for the weight and the bias of a convolution, by a step that it takes."""
-    network = nn.ParameterDict({"weight": torch.zeros(1, 1, 1, 1), "bias": torch.zeros(1)})
+    """Returns what an optimizer keeps for the weight and the bias of a convolution."""
+    return set(_state_after_a_step(spec, nn.ParameterDict({"weight": torch.zeros(1, 1, 1, 1), "bias": torch.zeros(1)})))
+
+
+def _state_after_a_step(spec: ClassSpec, network: nn.Module) -> dict[str, Any]:
+    """Returns what an optimizer keeps for a network, by a step that it takes."""
     optimizer = build_optimizer(spec, network.parameters())
     for weight in network.parameters():
         weight.grad = torch.zeros_like(weight)
     optimizer.step()
-    return set(optimizer_state_dict(optimizer, network))
+    return optimizer_state_dict(optimizer, network)
+
+
+def check_training_state(config: RunConfig, colorizer: Colorizer, state: dict[str, Any]) -> None:
+    """Raises ValueError when values that a checkpoint has for a weight are not those that the run's optimizer keeps."""
+    expected = {f"{WEIGHTS}{name}": tensor for name, tensor in colorizer.state_dict().items()}
+    if not any(name.startswith(WEIGHTS) for name in state):
+        expected = {}
+    has_values = {name.rpartition("/")[0] for name in state}  # a weight has none before its first update
+    for name, weight in colorizer.named_parameters():
+        if f"{OPTIMIZER}{name}" in has_values:
+            network = nn.ParameterDict({"weight": torch.zeros_like(weight, device="cpu")})
+            values = _state_after_a_step(config.optim, network).items()
+            expected |= {f"{OPTIMIZER}{name}/{key.rpartition('/')[2]}": value for key, value in values if key != GROUPS}
+    here = {name: value for name, value in expected.items() if isinstance(value, Tensor)}
+    there = {name: value for name, value in state.items() if name in here and isinstance(value, Tensor)}
+    if faults := state_dict_mismatches(there, here):
+        raise ValueError(f"the checkpoint's training state does not fit this run: {faults}")
 
 
 def _arguments(cls: type, spec: ClassSpec) -> dict[str, Any]:

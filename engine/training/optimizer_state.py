@@ -10,7 +10,8 @@ from torch.optim import Optimizer
 
 from ...pipelines.structured import validated
 
-_GROUPS = "groups"
+OPTIMIZER, WEIGHTS = "optimizer/", "weights/"  # prefixes in the state of a Trainer
+GROUPS = "groups"
 
 
 def optimizer_state_dict(optimizer: Optimizer, network: nn.Module) -> dict[str, Any]:
@@ -23,7 +24,7 @@ def optimizer_state_dict(optimizer: Optimizer, network: nn.Module) -> dict[str, 
     settings = inspect.signature(type(optimizer).__init__).parameters
     return {
         **state,
-        _GROUPS: [
+        GROUPS: [
             {key: value for key, value in group.items() if key not in settings} for group in saved["param_groups"]
         ],
     }
@@ -35,12 +36,12 @@ def load_optimizer_state_dict(optimizer: Optimizer, network: nn.Module, state: M
     by_number: dict[int, dict[str, Any]] = {}
     for name, value in state.items():
         parameter, _, key = name.rpartition("/")
-        if name != _GROUPS:
+        if name != GROUPS:
             if parameter not in numbers:
                 raise ValueError(f"the optimizer's state is of another network: there is no weight {parameter}")
             by_number.setdefault(numbers[parameter], {})[key] = value
     ours = optimizer.state_dict()["param_groups"]
-    theirs = validated(list[dict[str, Any]], state.get(_GROUPS), "the optimizer's state")
+    theirs = validated(list[dict[str, Any]], state.get(GROUPS), "the optimizer's state")
     if len(ours) != len(theirs):
         raise ValueError(f"the optimizer's state has {len(theirs)} groups of weights, and this run has {len(ours)}")
     groups = [{**now, **saved, "params": now["params"]} for now, saved in zip(ours, theirs, strict=True)]

@@ -35,6 +35,7 @@ from .checks import (
     check_network,
     check_optimizer_fits,
     check_steps_left,
+    check_training_state,
     check_warmup,
 )
 from .flops import flops_per_image, published_peak
@@ -119,7 +120,9 @@ def prepare(config: RunConfig, accelerator: Accelerator, start: Checkpoint | Ini
     meter = ThroughputMeter(accelerator.device, _peak_seconds_per_image(config, colorizer, accelerator))
     trainer = Trainer(colorizer, loss, config, accelerator)
     if checkpoint:
-        trainer.load_state_dict(checkpoint.training())
+        state = checkpoint.training()
+        check_training_state(config, colorizer, state)
+        trainer.load_state_dict(state)
         meter.totals = checkpoint.totals
     return Run(
         config=config,

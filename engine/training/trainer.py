@@ -18,13 +18,13 @@ from ...losses import ColorLoss
 from ...models import Colorizer
 from ...pipelines import LabBatch
 from ...pipelines.loading.hashing import random_bits
+from ...pipelines.structured import validated
 from ..configuration.config import RunConfig
 from ..configuration.registry import build_optimizer
 from ..distributed import resolve_compile
 from .ema import ModelEma
-from .optimizer_state import load_optimizer_state_dict, optimizer_state_dict
+from .optimizer_state import OPTIMIZER, WEIGHTS, load_optimizer_state_dict, optimizer_state_dict
 
-_OPTIMIZER, _WEIGHTS = "optimizer/", "weights/"  # prefixes in the state of a Trainer
 HALTED, NONFINITE, STOP = range(3)  # indices of the flags that train_step returns
 
 
@@ -169,19 +169,21 @@ class Trainer:
         weights = self.colorizer.state_dict() if self.ema else {}
         return {
             "scaler": scaler.state_dict() if scaler else None,
-            **{f"{_OPTIMIZER}{name}": value for name, value in optimizer.items()},
-            **{f"{_WEIGHTS}{name}": tensor for name, tensor in weights.items()},
+            **{f"{OPTIMIZER}{name}": value for name, value in optimizer.items()},
+            **{f"{WEIGHTS}{name}": tensor for name, tensor in weights.items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores `state`, after the weights of `eval_model`; settings such as betas stay those of the run."""
         if self.ema:
             self.ema.module.load_state_dict(self.colorizer.state_dict())
-        if weights := _part(state, _WEIGHTS):
+        if weights := _part(state, WEIGHTS):
             self.colorizer.load_state_dict(weights)
-        load_optimizer_state_dict(self.optimizer, self.colorizer, _part(state, _OPTIMIZER))
-        if self._accelerator.scaler and state["scaler"]:
-            self._accelerator.scaler.load_state_dict(state["scaler"])
+        load_optimizer_state_dict(self.optimizer, self.colorizer, _part(state, OPTIMIZER))
+        if (scaler := self._accelerator.scaler) and (saved := state.get("scaler")):
+            if validated(dict[str, float], saved, "the scaler's state").keys() != scaler.state_dict().keys():
+                raise ValueError(f"the checkpoint's scaler has other values: {', '.join(saved)}")
+            scaler.load_state_dict(saved)
 
 
 def _part(state: dict[str, Any], prefix: str) -> dict[str, Any]:

@@ -28,9 +28,11 @@ from photochrom.engine.checkpoints.half_precision import HalfPrecisionResult
 from photochrom.engine.checkpoints.model_file import load_with_metadata, read_metadata, read_tensors
 from photochrom.engine.checkpoints.training_state import load_state
 from photochrom.engine.checkpoints.weight_file import load_weight_file
+from photochrom.engine.configuration.config import ClassSpec, DataConfig, RunConfig
 from photochrom.engine.configuration.run_parser import read_settings, run_config
 from photochrom.engine.evaluation.row_file import RowFile
 from photochrom.engine.training.best import BestValidation
+from photochrom.engine.training.checks import check_training_state
 from photochrom.engine.training.optimizer_state import load_optimizer_state_dict
 from photochrom.losses.rebalancing import load_prior
 from photochrom.models import VGGColorizer
@@ -175,13 +177,18 @@ def checkpoint(run: Path, shards: ShardSet, tmp_path: Path) -> Mutation:
     values, network = load_state(folder / "training.safetensors"), VGGColorizer(width=0.0625)
     tensors = {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
     plain = {name: value for name, value in values.items() if name not in tensors}
+    optim = ClassSpec(class_path="Adam", init_args={"lr": 1e-4})
+    config = RunConfig(out=tmp_path, data=DataConfig(train="x"), optim=optim)
     loader = TorchLoader(shards, batch_size=4, size=32, train=True)
 
     def mutation(rng: random.Random) -> None:
         changed = rng.random() < 0.7
         (folder / "state.json").write_text(as_json(mutated(state, rng) if changed else state))
         header = plain if changed else mutated(plain, rng)
-        save_file(tensors, folder / "training.safetensors", metadata={"values": as_json(header)})
+        some = tensors if changed else mutated(tensors, rng)
+        whole = some if isinstance(some, dict) else {}
+        some = {name: value for name, value in whole.items() if isinstance(value, torch.Tensor)}
+        save_file(some, folder / "training.safetensors", metadata={"values": as_json(header)})
         names = ("model.safetensors", "training.safetensors", "state.json")
         (folder / "SHA256SUMS").write_text("".join(f"{sha256_of(folder / name)}  {name}\n" for name in names))
         opened = open_checkpoint(folder)
@@ -191,8 +198,13 @@ def checkpoint(run: Path, shards: ShardSet, tmp_path: Path) -> Mutation:
         loader.load_state_dict(opened.loader)
         loader.plan(loader._next_batch)
         optimizer = torch.optim.Adam(network.parameters())
-        part = {name.removeprefix("optimizer/"): value for name, value in opened.training().items() if "optim" in name}
+        saved = opened.training()
+        check_training_state(config, network, saved)
+        part = {name.removeprefix("optimizer/"): value for name, value in saved.items() if "optimizer/" in name}
         load_optimizer_state_dict(optimizer, network, part)
+        for weight in network.parameters():
+            weight.grad = torch.zeros_like(weight)
+        optimizer.step()
 
     return mutation
 
