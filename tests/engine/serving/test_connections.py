@@ -20,11 +20,12 @@ GET = b"GET /%d HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
-    """Reads the body, and responds as many bytes as the path says."""
-    size = int(scope["path"][1:] or 0)
-    while (await receive()).get("more_body"):
-        pass
-    headers = [(b"content-length", str(size).encode())]
+    """Reads the body, and responds as many bytes as the path says, with the size of the body's largest piece."""
+    size, largest, message = int(scope["path"][1:] or 0), 0, {"more_body": True}
+    while message.get("more_body"):
+        message = await receive()
+        largest = max(largest, len(message.get("body", b"")))
+    headers = [(b"content-length", str(size).encode()), (b"x-largest", str(largest).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": bytes(size)})
 
@@ -100,6 +101,13 @@ def test_connections_in_use_are_not_closed_for_others() -> None:
         assert 3 < len(readers) < 20
         assert get(address) == 503
         assert all(receive(reader) > 1 << 24 for reader in readers)
+
+
+def test_bodies_are_read_in_small_pieces() -> None:
+    """asyncio's 256 KiB would be 43,000 chunks of a byte, which take seconds in one turn of the loop."""
+    with serving() as address:
+        response = requests.post("http://{}:{}/0".format(*address), data=bytes(1 << 22), timeout=10)
+        assert int(response.headers["X-Largest"]) <= 1 << 16
 
 
 def test_headers_have_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
