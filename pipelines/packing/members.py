@@ -26,6 +26,7 @@ ARCHIVE_DAMAGE = (OSError, EOFError, lzma.LZMAError, tarfile.TarError, zipfile.B
 # Also raised for a member of a zip that is misnamed or compressed in an unknown way. UnicodeDecodeError is the only
 # ValueError: others come from a server.
 _ZIP_DAMAGE = (*ARCHIVE_DAMAGE, NotImplementedError, UnicodeDecodeError)
+_MAX_NAME_BYTES = 1 << 20  # in headers of tars that hold names and other facts
 _UNIX = (3, 19)  # systems that zips are made on whose names may have backslashes: Unix, macOS
 
 
@@ -135,9 +136,9 @@ class UniquePaths:
             content = Unreadable("unsafe name", "it leads out of the archive")
         file = SourceFile(path=path, class_name=class_of(path, self._source_name), content=content)
         unique = self.distinct(file)
-        if unique.path != path:
-            content = Unreadable("duplicate name", f"the archive holds another {path} before")
-        return replace(unique, content=content)
+        if unique is file:
+            return file
+        return replace(unique, content=Unreadable("duplicate name", f"the archive holds another {path} before"))
 
     def distinct(self, file: SourceFile) -> SourceFile:
         """Returns the file under another path if its own is taken."""
@@ -153,6 +154,13 @@ class _StrictTarInfo(tarfile.TarInfo):
     """A tar header that raises ReadError when it is cut or damaged; tarfile would take it for the archive's end."""
 
     @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        header = super().frombuf(buf, encoding, errors)
+        if header.size < 0 or (header.size > _MAX_NAME_BYTES and header.type in b"xgXLK"):  # these are read whole
+            raise tarfile.InvalidHeaderError("a size is impossible")  # type: ignore[attr-defined]
+        return header
+
+    @classmethod
     def fromtarfile(cls, archive: "WholeTar") -> Self:  # type: ignore[override]
         try:
             member = super().fromtarfile(archive)
@@ -164,6 +172,8 @@ class _StrictTarInfo(tarfile.TarInfo):
                 raise tarfile.ReadError(str(error)) from None
             archive.unread_from = archive.offset
             raise tarfile.EmptyHeaderError from None  # type: ignore[attr-defined]  # the end for tarfile
+        if archive.offset <= member.offset:
+            raise tarfile.ReadError("a header leads back")
         archive.has_ended = False
         return member
 
@@ -271,7 +281,7 @@ def open_zip(place: LocalFile | TarMember) -> zipfile.ZipFile:
     """Opens a zip, once per process. Raises ValueError."""
     try:
         return read_zip_directory(place.path if isinstance(place, LocalFile) else place.open())
-    except (OSError, zipfile.BadZipFile, UnicodeDecodeError) as error:
+    except (OSError, tarfile.TarError, zipfile.BadZipFile, UnicodeDecodeError) as error:
         raise ValueError(f"the archive {place.path} is incomplete or damaged ({error}): get a whole copy") from None
 
 

@@ -120,13 +120,16 @@ class Stream(ABC):
             yield file
             return
         for inner in expand([file], self.unread):
-            if inner is file:
+            if inner is file:  # no archive
                 if is_wanted(file.path):
                     yield file
                     return
-            elif isinstance(inner.content, NotTaken):
+                continue
+            if inner.path != file.path:
+                inner = paths.distinct(inner)
+            if isinstance(inner.content, NotTaken):
                 yield inner
-            elif is_wanted((inner := paths.distinct(inner)).path):
+            elif is_wanted(inner.path):
                 data = self._read(inner.content.read)
                 copy = LocalFile(place.path.with_name(str(next(self._numbers))), temporary=True)
                 yield _written(replace(inner, content=copy), data)
@@ -140,6 +143,18 @@ def _written(file: SourceFile, data: bytes | Rejected) -> SourceFile:
     assert isinstance(file.content, LocalFile)
     file.content.path.write_bytes(data)
     return file
+
+
+class _Forward:
+    """A file that is read once. Raises EOFError where its end is skipped; tarfile's own streams would hang there."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.read, self.tell = file.read, file.tell
+
+    def seek(self, position: int) -> None:
+        while gap := position - self.tell():
+            if gap < 0 or not self.read(min(gap, _BUFFER)):
+                raise EOFError("a header leads behind the end, or back")
 
 
 class TarStream(Stream):
@@ -160,7 +175,7 @@ class TarStream(Stream):
 
     def _members(self) -> Iterator[tuple[str, _MemberContent]]:
         with explaining_damage(self._source, self):
-            archive = WholeTar.open(fileobj=self._unpacked, mode="r|")
+            archive = WholeTar.open(fileobj=cast(IO[bytes], _Forward(self._unpacked)), mode="r:")
         known: dict[str, _HardLink | Unreadable] = {}
         numbers = count()
         while True:

@@ -5,7 +5,7 @@ import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from posixpath import splitext
 
 from PIL import Image
@@ -32,7 +32,7 @@ class ShardPhotograph:
 
 def is_photograph(name: str) -> bool:
     """True if a file is named like an image."""
-    return PurePosixPath(name).suffix.lower() in _suffixes()
+    return splitext(name)[1].lower() in _suffixes()
 
 
 @cache
@@ -98,7 +98,7 @@ def _photographs_in(
     for name, file in files:
         path = f"{folder}/{file.path}" if folder else file.path
         if is_photograph(name) or _begins_as_image(file):
-            own_parts = parts.get(_stem(name)) or parts.get(_key(name)) or {}
+            own_parts = parts.get(splitext(name)[0]) or parts.get(_key(name)) or {}
             photographs.append(_photograph(name, replace(file, path=path), own_parts))
         else:
             others.append((name, replace(file, path=path)))
@@ -138,20 +138,16 @@ def _key(name: str) -> str:
     return name if base is None else str(base)
 
 
-def _stem(name: str) -> str:
-    """Returns the name up to its last dot."""
-    return splitext(name)[0]
-
-
 def _parts(files: Iterable[tuple[str, SourceFile]]) -> dict[str, dict[str, TarMember]]:
     """Returns the first cls part, and the first json part of ours, of each name up to its last dot."""
     parts: dict[str, dict[str, TarMember]] = {}
     for name, file in files:
-        kind, part = PurePosixPath(name).suffix.lower().removeprefix("."), file.content
+        (stem, suffix), part = splitext(name), file.content
+        kind = suffix.lower().removeprefix(".")
         if kind not in ("cls", "json") or not isinstance(part, TarMember) or part.size > _MAX_PART_BYTES:
             continue
         if kind == "cls" or _packed_facts(part):
-            parts.setdefault(_stem(name), {}).setdefault(kind, part)
+            parts.setdefault(stem, {}).setdefault(kind, part)
     return parts
 
 

@@ -168,6 +168,46 @@ def test_the_account_of_any_source_adds_up(seed: int, tmp_path: Path) -> None:
         assert names <= {"txt", "json", "jpg.xmp"}, "only these share a name with a photograph"
 
 
+def damaged(data: bytes, rng: random.Random) -> bytes:
+    """Returns an archive with flipped bits, lost and zeroed blocks, and strange fields in sound headers."""
+    bad = bytearray(data)
+    for _ in range(rng.randint(1, 6)):
+        place = rng.randrange(len(bad))
+        block = place // 512 * 512
+        fate = rng.randrange(4)
+        if fate == 0:
+            bad[place] ^= 1 << rng.randrange(8)
+        elif fate == 1:
+            bad[place : place + rng.randint(1, 600)] = rng.randbytes(rng.randint(0, 600))
+        elif fate == 2:
+            bad[block : block + 512] = bytes(512)
+        elif len(bad) >= block + 512:
+            start, size = rng.choice([(0, 100), (124, 12), (156, 1), (157, 100), (345, 155), (386, 96), (483, 12)])
+            bad[block + start : block + start + size] = rng.choices([0, 48, 55, 120, 128, 255], k=size)
+            header = bad[block : block + 512]
+            bad[block + 148 : block + 156] = b"%06o\0 " % (256 + sum(header[:148]) + sum(header[156:]))
+    return bytes(bad)
+
+
+@pytest.mark.parametrize("kind", ["a.tar", "a.zip", "a.tgz", "folder"])
+def test_damaged_archives_are_a_sentence_or_named(kind: str, tmp_path: Path) -> None:
+    sentences = set()
+    for seed in range(60):
+        rng = random.Random(seed)
+        packed = packed_leaves(random_tree(rng))
+        data = damaged(zip_of(packed) if kind == "a.zip" else tar_of(packed, {"link.jpg": next(iter(packed))}), rng)
+        source = tmp_path / str(seed)
+        if kind == "folder":
+            source.mkdir()
+        (source / "a.tar" if kind == "folder" else source).write_bytes(gzip.compress(data) if kind == "a.tgz" else data)
+        try:
+            contents(files_of(source, tmp_path / "incoming")[0])
+        except ValueError as error:
+            sentences.add(str(error).replace(str(source), "SOURCE"))
+    known = ("the archive SOURCE is incomplete or damaged", "SOURCE is neither", "SOURCE holds no files")
+    assert all(sentence.startswith(known) for sentence in sentences)
+
+
 def test_a_folder_and_a_tar_of_the_same_files_are_the_same_set(tmp_path: Path) -> None:
     tree: Tree = {"A.jpg": b"a", "A.jpg.json": b"{}", "B.jfif": jpeg(1), "noname": jpeg(2), "scan.TGA": b"t"}
     folder, _ = files_of(write_folder({"Album": tree}, tmp_path / "f"), tmp_path / "x")
