@@ -21,7 +21,7 @@ from .members import (
     zip_members,
 )
 from .unpacking import is_compressed
-from .wds_samples import is_photograph, is_webdataset, tar_files, webdataset_files
+from .wds_samples import is_photograph, is_webdataset, shard_files, tar_files
 
 ZIP_MAGIC = b"PK\x03\x04"
 _HEAD = 512  # bytes that tell what a file is: the first header of a tar, with its checksum
@@ -34,11 +34,6 @@ def read_head(path: Path) -> bytes:
     """Returns a file's first bytes, which tell what it is; its name says little."""
     with open(path, "rb") as file:
         return file.read(_HEAD)
-
-
-def is_archive(head: bytes) -> bool:
-    """True if a file that begins with these bytes is a tar or a zip that holds something."""
-    return head.startswith(ZIP_MAGIC) or is_tar(head)
 
 
 def is_tar(head: bytes) -> bool:
@@ -57,7 +52,7 @@ def list_tar(tar: TarMember, name: str, unread: dict[str, int], folder: str = ""
     """
     members, problem = tar_members(tar, unread, name)
     if is_webdataset(members):
-        return webdataset_files(tar.path, members, folder), problem
+        return [member.file for member in shard_files(tar.path, members, folder)], problem
     return _in_folder(tar_files(tar.path, members, name), folder), problem
 
 
@@ -75,7 +70,7 @@ def expand(files: Iterable[SourceFile], unread: dict[str, int], depth: int = 0) 
     """
     for file in files:
         head = b"" if is_photograph(file.path) else _head_of(file)
-        if is_archive(head):
+        if head.startswith(ZIP_MAGIC) or is_tar(head):
             yield from _members_of(file, head, unread, depth)
         elif is_compressed(head):
             yield replace(file, content=_COMPRESSED)
@@ -138,6 +133,6 @@ def _head_of(file: SourceFile) -> bytes:
             archive = open_zip(content.zip)
             with archive.open(archive.infolist()[content.number]) as member:
                 return member.read(_HEAD)
-    except (*ARCHIVE_DAMAGE, ValueError, NotImplementedError, RuntimeError):
+    except (*ARCHIVE_DAMAGE, ValueError, RuntimeError):
         pass
     return b""

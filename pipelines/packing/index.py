@@ -24,7 +24,7 @@ from .manifest import describe_shard, write_index, write_manifest, write_rejects
 from .members import NotTaken, TarMember, Unreadable, tar_members
 from .pack_stats import PackStats, SourceAccount
 from .process_image import EncodedImage, ImageWorkers, ProcessedFile
-from .wds_samples import ShardPhotograph, unique_photographs
+from .wds_samples import ShardFile, shard_files
 from .worker_pool import Progress
 
 _HARMLESS_CHANGES = ((), HEADER_REPAIRED, ("from PNG", "encoded"))  # readers see these images as the packer does
@@ -32,7 +32,7 @@ _BEFORE = ".before"  # suffix of an index that was there
 _MARK = ".indexing"  # exists while an index is made
 _WRITTEN = (REJECTS, "config.yaml", "summary.json")  # files beside the shards, except the manifest
 
-_Sample = tuple[ShardPhotograph, ProcessedFile, EncodedImage]
+_Sample = tuple[ShardFile, ProcessedFile, EncodedImage]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,19 +143,24 @@ def _other_files(root: Path, tars: list[Path]) -> Counter[str]:
     return Counter("no .tar" for path in others if path.suffix not in (".idx", _BEFORE) and path.name not in _WRITTEN)
 
 
-def _photographs(tars: list[Path], stats: PackStats, account: SourceAccount) -> dict[Path, list[ShardPhotograph]]:
+def _photographs(tars: list[Path], stats: PackStats, account: SourceAccount) -> dict[Path, list[ShardFile]]:
     """Returns the readable photographs of each shard; counts the other members."""
-    photographs: dict[Path, list[ShardPhotograph]] = {tar: [] for tar in tars}
-    for tar, photograph in unique_photographs((tar, _members(tar, stats, account)) for tar in tars):
-        content = photograph.file.content
-        if isinstance(content, NotTaken):
-            account.not_taken[content.reason] += 1
-        elif isinstance(content, Unreadable):
-            stats.reject(photograph.file.path, content.reason, content.detail)
-        elif isinstance(content, TarMember) and content.sparse is not None:
-            stats.reject(photograph.file.path, "needs packing", "a file with holes")
-        else:
-            photographs[tar].append(photograph)
+    photographs: dict[Path, list[ShardFile]] = {tar: [] for tar in tars}
+    taken: set[str] = set()
+    for tar in tars:
+        for member in shard_files(tar, _members(tar, stats, account), tar.stem):
+            path, content = member.file.path, member.file.content
+            if isinstance(content, NotTaken):
+                account.not_taken[content.reason] += 1
+            elif path in taken:
+                stats.reject(f"{path}#{tar.stem}", "duplicate name", f"another shard holds {path} too")
+            elif isinstance(content, Unreadable):
+                stats.reject(path, content.reason, content.detail)
+            elif isinstance(content, TarMember) and content.sparse is not None:
+                stats.reject(path, "needs packing", "a file with holes")
+            else:
+                photographs[tar].append(member)
+            taken.add(path)
     account.num_files = sum(map(len, photographs.values())) + len(stats.rejects) + account.not_taken.total()
     return photographs
 
@@ -170,13 +175,13 @@ def _members(tar: Path, stats: PackStats, account: SourceAccount) -> list[tarfil
     return members
 
 
-def _of_class(name: str, photograph: ShardPhotograph) -> ShardPhotograph:
+def _of_class(name: str, photograph: ShardFile) -> ShardFile:
     """Returns the photograph in that class, unless it has one."""
     return replace(photograph, file=replace(photograph.file, class_name=photograph.file.class_name or name))
 
 
 def _index_shards(
-    config: IndexConfig, photographs: dict[Path, list[ShardPhotograph]], stats: PackStats, progress: Progress
+    config: IndexConfig, photographs: dict[Path, list[ShardFile]], stats: PackStats, progress: Progress
 ) -> list[Shard]:
     """Decodes every photograph, and writes the index of each shard that has any left."""
     number = config.workers or available_cpus()
@@ -223,7 +228,7 @@ def _accepted(file: ProcessedFile, keep_grey: bool, stats: PackStats) -> Encoded
     return None
 
 
-def _index_line(photograph: ShardPhotograph) -> str:
+def _index_line(photograph: ShardFile) -> str:
     """Returns the sample's line in DALI's index; the photograph is named jpg, which is what the reader asks for."""
     parts = {"jpg": photograph.file.content, **photograph.parts}
     name = quote(photograph.name, errors="surrogateescape")  # DALI splits lines at spaces

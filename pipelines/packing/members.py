@@ -21,11 +21,12 @@ from ..address import is_url
 from ..class_names import class_of
 from ..imaging.decode import Rejected, check_bytes, read_file
 
-# Raised by zipfile and tarfile for damaged archives.
-ARCHIVE_DAMAGE = (OSError, EOFError, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, zlib.error)
-# Also raised for a member of a zip that is misnamed or compressed in an unknown way. UnicodeDecodeError is the only
-# ValueError: others come from a server.
-_ZIP_DAMAGE = (*ARCHIVE_DAMAGE, NotImplementedError, UnicodeDecodeError)
+# Raised by zipfile and tarfile for damaged archives; the last two for names and compressions that they do not know.
+# UnicodeDecodeError is the only ValueError: others come from a server.
+ARCHIVE_DAMAGE = (
+    *(OSError, EOFError, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, zlib.error),
+    *(NotImplementedError, UnicodeDecodeError),
+)
 _MAX_NAME_BYTES = 1 << 20  # in headers of tars that hold names and other facts
 _UNIX = (3, 19)  # systems that zips are made on whose names may have backslashes: Unix, macOS
 
@@ -91,16 +92,11 @@ class Unreadable:
 
 
 @dataclass(frozen=True)
-class NotTaken:
+class NotTaken(Unreadable):
     """Stands for a file that is no photograph by its role, such as a part of a sample."""
 
-    reason: str
 
-    def read(self) -> bytes:
-        raise Rejected(self.reason)
-
-
-Content = LocalFile | TarMember | ZipMember | Unreadable | NotTaken
+Content = LocalFile | TarMember | ZipMember | Unreadable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,8 +247,7 @@ def _sparse_map(member: tarfile.TarInfo) -> tuple[tuple[int, int], ...] | None:
 def zip_members(archive: zipfile.ZipFile) -> Iterator[tuple[int, str, zipfile.ZipInfo]]:
     """Yields number and name of each member except folders; Windows wrote some names with backslashes."""
     for number, info in enumerate(archive.infolist()):
-        unix = info.create_system in _UNIX
-        name = info.filename if unix else info.filename.replace("\\", "/")
+        name = info.filename if info.create_system in _UNIX else info.filename.replace("\\", "/")
         if not name.endswith("/"):
             yield number, name, info
 
@@ -272,7 +267,7 @@ def read_zip_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     check_bytes(info.file_size)
     try:
         return archive.read(info)
-    except _ZIP_DAMAGE as error:
+    except ARCHIVE_DAMAGE as error:
         raise Rejected("unreadable", str(error)) from None
 
 
@@ -281,7 +276,7 @@ def open_zip(place: LocalFile | TarMember) -> zipfile.ZipFile:
     """Opens a zip, once per process. Raises ValueError."""
     try:
         return read_zip_directory(place.path if isinstance(place, LocalFile) else place.open())
-    except (OSError, tarfile.TarError, zipfile.BadZipFile, UnicodeDecodeError) as error:
+    except ARCHIVE_DAMAGE as error:
         raise ValueError(f"the archive {place.path} is incomplete or damaged ({error}): get a whole copy") from None
 
 

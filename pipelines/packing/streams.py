@@ -5,8 +5,8 @@ import tarfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
+from functools import cache, partial
 from itertools import count
 from pathlib import Path
 from typing import IO, cast
@@ -36,16 +36,10 @@ from .unpacking import Unpacked, is_compressed
 from .wds_samples import is_photograph
 
 _BUFFER = 1 << 20
+_UNREAD = Unreadable("")  # content that will be read
 
-
-@dataclass(frozen=True)
-class _HardLink:
-    """Stands for the content of an earlier member, by its number."""
-
-    number: int
-
-
-_MemberContent = Unreadable | _HardLink | Callable[[], bytes]
+# A function that reads the member, or the number of an earlier one that a hard link names.
+_MemberContent = Unreadable | int | Callable[[], bytes]
 
 
 class Stream(ABC):
@@ -73,7 +67,7 @@ class Stream(ABC):
 
     @abstractmethod
     def _members(self) -> Iterator[tuple[str, _MemberContent]]:
-        """Yields each file's name, and a function that reads it (to be called before the next file)."""
+        """Yields each file's name, and its content, which is to be read before the next file."""
 
     def files(self, is_wanted: Callable[[str], bool], folder: Path) -> Generator[SourceFile]:
         """Yields the files whose paths are wanted, each written to `folder`, from where the caller removes it.
@@ -82,67 +76,54 @@ class Stream(ABC):
         once for each file that is taken. Raises ValueError when the archive is damaged or ends too early.
         """
         paths, links = UniquePaths(self._source), dict[int, list[SourceFile]]()
+        self._paths, self._is_wanted, self._folder = paths, is_wanted, folder
         for name, content in self._members():
-            bad = content if isinstance(content, Unreadable) else None
-            file = paths.add(name, bad or LocalFile(folder / str(next(self._numbers)), temporary=True))
-            is_unreadable = isinstance(file.content, Unreadable)
+            file = paths.add(name, content if isinstance(content, Unreadable) else _UNREAD)
+            is_unreadable = file.content is not _UNREAD
             if (is_unreadable or is_photograph(file.path)) and not is_wanted(file.path):
                 continue  # anything else may be an archive of files that are wanted
             if is_unreadable:
                 yield file
-            elif isinstance(content, _HardLink):
-                links.setdefault(content.number, []).append(file)
+            elif isinstance(content, int):
+                links.setdefault(content, []).append(file)
             else:
-                yield from self._extract(file, self._read(content), paths, is_wanted)
+                yield from self._extract(file, cast(Callable[[], bytes], content))
         if links:
             with closing(open_stream(self._source)) as again:
                 for number, (_, content) in enumerate(again._members()):
-                    data = again._read(content) if number in links else b""
-                    for file in links.get(number, ()):
-                        yield from self._extract(file, data, paths, is_wanted)
+                    if number in links:
+                        read = cache(cast(Callable[[], bytes], content))
+                        for file in links[number]:
+                            yield from self._extract(file, read)
 
-    def _read(self, content: _MemberContent) -> bytes | Rejected:
-        assert not isinstance(content, Unreadable | _HardLink)
-        try:
-            with explaining_damage(self._source, self):
-                return content()
-        except Rejected as rejected:
-            return rejected
-
-    def _extract(
-        self, file: SourceFile, data: bytes | Rejected, paths: UniquePaths, is_wanted: Callable[[str], bool]
-    ) -> Iterator[SourceFile]:
-        """Writes the file, and yields it or the files in it, those that are wanted."""
-        place = file.content
-        assert isinstance(place, LocalFile)
-        file = _written(file, data)
+    def _extract(self, file: SourceFile, read: Callable[[], bytes]) -> Iterator[SourceFile]:
+        """Yields the file, or the files in it if it is an archive, those that are wanted, as local files."""
+        local = self._local(file, read)
         if is_photograph(file.path):  # and wanted
-            yield file
+            yield local
             return
-        for inner in expand([file], self.unread):
-            if inner is file:  # no archive
-                if is_wanted(file.path):
-                    yield file
-                    return
-                continue
-            if inner.path != file.path:
-                inner = paths.distinct(inner)
+        for inner in expand([local], self.unread):
+            if inner is not local and inner.path != file.path:
+                inner = self._paths.distinct(inner)
             if isinstance(inner.content, NotTaken):
                 yield inner
-            elif is_wanted(inner.path):
-                data = self._read(inner.content.read)
-                copy = LocalFile(place.path.with_name(str(next(self._numbers))), temporary=True)
-                yield _written(replace(inner, content=copy), data)
-        place.path.unlink(missing_ok=True)
+            elif self._is_wanted(inner.path):
+                yield inner if inner is local else self._local(inner, inner.content.read)
+                if inner is local:
+                    return
+        if isinstance(local.content, LocalFile):
+            local.content.path.unlink()
 
-
-def _written(file: SourceFile, data: bytes | Rejected) -> SourceFile:
-    """Writes a local file; returns it, or it as unreadable."""
-    if isinstance(data, Rejected):
-        return replace(file, content=Unreadable(data.reason, data.detail))
-    assert isinstance(file.content, LocalFile)
-    file.content.path.write_bytes(data)
-    return file
+    def _local(self, file: SourceFile, read: Callable[[], bytes]) -> SourceFile:
+        """Returns the file with a copy of its bytes on disk, or as unreadable."""
+        try:
+            with explaining_damage(self._source, self):
+                data = read()
+        except Rejected as rejected:
+            return replace(file, content=Unreadable(rejected.reason, rejected.detail))
+        place = self._folder / str(next(self._numbers))
+        place.write_bytes(data)
+        return replace(file, content=LocalFile(place, temporary=True))
 
 
 class _Forward:
@@ -176,7 +157,7 @@ class TarStream(Stream):
     def _members(self) -> Iterator[tuple[str, _MemberContent]]:
         with explaining_damage(self._source, self):
             archive = WholeTar.open(fileobj=cast(IO[bytes], _Forward(self._unpacked)), mode="r:")
-        known: dict[str, _HardLink | Unreadable] = {}
+        known: dict[str, int | Unreadable] = {}
         numbers = count()
         while True:
             with explaining_damage(self._source, self):
@@ -188,7 +169,7 @@ class TarStream(Stream):
                 continue
             number, bad = next(numbers), check_tar_member(member)
             content = hard_link_target(member, known) if member.islnk() else bad or partial(_read, archive, member)
-            known[clean_name(member.name)] = _HardLink(number) if callable(content) else content
+            known[clean_name(member.name)] = number if callable(content) else content
             yield member.name, content
         with explaining_damage(self._source, self):  # the checksum comes last
             while self._unpacked.read(_BUFFER):

@@ -2,7 +2,7 @@
 
 import json
 import tarfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -12,15 +12,15 @@ from PIL import Image
 
 from ..imaging.decode import FORMATS
 from ..text_file import decode_text
-from .members import NotTaken, SourceFile, TarMember, UniquePaths, Unreadable, tar_contents
+from .members import NotTaken, SourceFile, TarMember, UniquePaths, tar_contents
 
 _UNMARKED = ("TGA", "PPM", "DIB")  # formats whose first bytes are also those of texts and numbers
 _MAX_PART_BYTES = 1 << 20  # of a cls or json part
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardPhotograph:
-    """A photograph in a shard: its name there, and the other parts of its sample that describe it.
+class ShardFile:
+    """A member of a shard: its name there, and the other parts of its sample that describe it.
 
     `parts` holds `cls`, and `json` if a packer of ours wrote it.
     """
@@ -46,70 +46,35 @@ def is_webdataset(members: Sequence[tarfile.TarInfo]) -> bool:
     return any(_key(member.name) in photographs for member in members if not is_photograph(member.name))
 
 
-def webdataset_files(tar: Path, members: Sequence[tarfile.TarInfo], folder: str) -> list[SourceFile]:
-    """Returns the members of a shard at `folder` in a source; other parts of a photograph's sample are not taken."""
-    photographs, others = _photographs_in(tar, members, folder)
-    keys = {_key(photograph.name) for photograph in photographs}
-    sidecars = [replace(file, content=NotTaken("sidecar")) if _key(name) in keys else file for name, file in others]
-    return [*(photograph.file for photograph in photographs), *sidecars]
-
-
-def unique_photographs(
-    shards: Iterable[tuple[Path, Sequence[tarfile.TarInfo]]],
-) -> Iterator[tuple[Path, ShardPhotograph]]:
-    """Yields the photographs of several tars, given with their members; those of repeated paths are unreadable.
-
-    A sample without a photograph follows as unreadable. Other parts follow as not taken.
-    """
-    taken: set[str] = set()
-    for tar, members in shards:
-        photographs, others = _photographs_in(tar, members, tar.stem)
-        for photograph in photographs:
-            file = photograph.file
-            if file.path in taken:
-                duplicate = Unreadable("duplicate name", f"another shard holds {file.path} too")
-                file = replace(file, path=f"{file.path}#{tar.stem}", content=duplicate)
-            taken.add(file.path)
-            yield tar, replace(photograph, file=file)
-        keys = {_key(photograph.name) for photograph in photographs}
-        for name, file in others:
-            is_first = (key := _key(name)) not in keys
-            keys.add(key)
-            missing = Unreadable("no photograph", "a sample of other parts")
-            file = SourceFile(
-                path=f"{tar.stem}/{key}", class_name="", content=missing if is_first else NotTaken("sidecar")
-            )
-            yield tar, ShardPhotograph(file=file, name=key, parts={})
-
-
-def _photographs_in(
-    tar: Path, members: Sequence[tarfile.TarInfo], folder: str
-) -> tuple[list[ShardPhotograph], list[tuple[str, SourceFile]]]:
-    """Returns every member that is a photograph by its name or its first bytes, and the others with their names.
+def shard_files(tar: Path, members: Sequence[tarfile.TarInfo], folder: str) -> list[ShardFile]:
+    """Returns the members of a shard; other parts of a photograph's sample are not taken.
 
     Path and class are those of the json part if a packer of ours wrote it. Otherwise the path is FOLDER/MEMBER, and the
     class is that of the cls part, or the member's folder. A photograph's parts share its name up to the last dot; if
     there are none, they are those of its sample.
     """
-    files = [(member.name, file) for member, file in zip(members, tar_files(tar, members, str(tar)), strict=True)]
+    members_files = tar_files(tar, members, str(tar))
+    files = [(member.name, file) for member, file in zip(members, members_files, strict=True)]
     parts = _parts(files)
-    photographs: list[ShardPhotograph] = []
-    others: list[tuple[str, SourceFile]] = []
+    photographs = {name for name, file in files if is_photograph(name) or _begins_as_image(file)}
+    keys = {_key(name) for name in photographs}
+    shard: list[ShardFile] = []
     for name, file in files:
-        path = f"{folder}/{file.path}" if folder else file.path
-        if is_photograph(name) or _begins_as_image(file):
+        file = replace(file, path=f"{folder}/{file.path}" if folder else file.path)
+        own_parts: dict[str, TarMember] = {}
+        if name in photographs:
             own_parts = parts.get(splitext(name)[0]) or parts.get(_key(name)) or {}
-            photographs.append(_photograph(name, replace(file, path=path), own_parts))
-        else:
-            others.append((name, replace(file, path=path)))
-    return photographs, others
+        elif _key(name) in keys:
+            file = replace(file, content=NotTaken("sidecar"))
+        shard.append(_described(name, file, own_parts))
+    return shard
 
 
-def _photograph(name: str, file: SourceFile, parts: dict[str, TarMember]) -> ShardPhotograph:
+def _described(name: str, file: SourceFile, parts: dict[str, TarMember]) -> ShardFile:
     facts = _packed_facts(parts["json"]) if "json" in parts else {}
     label = decode_text(parts["cls"].read(), file.path, errors="replace").strip() if "cls" in parts else file.class_name
     path = facts.get("path", file.path)
-    return ShardPhotograph(file=replace(file, path=path, class_name=facts.get("class", label)), name=name, parts=parts)
+    return ShardFile(file=replace(file, path=path, class_name=facts.get("class", label)), name=name, parts=parts)
 
 
 def tar_files(tar: Path, members: Sequence[tarfile.TarInfo], name: str) -> list[SourceFile]:

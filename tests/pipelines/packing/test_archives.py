@@ -248,6 +248,13 @@ def test_an_archive_for_each_class_gives_its_name(
     assert (set(unread) == {"train.zip"}) == (kind == "joined zips")
 
 
+def test_joined_zips_are_all_read(tmp_path: Path, write: Callable[[str, bytes], Path]) -> None:
+    joined = zip_of({"a": b"1"}) + zip_of({"b": b"2"}) + zip_of({"c": b"3"})
+    assert files_of(write("a.zip", joined), tmp_path)[1] == {}
+    assert contents(files_of(write("a.zip", joined), tmp_path)[0]) == {"a": b"1", "b": b"2", "c": b"3"}
+    assert files_of(write("b.zip", b"MZ program" + zip_of({"a": b"1"})), tmp_path)[1] == {"b.zip": 10}
+
+
 def test_labelled_shards_are_no_classes(tmp_path: Path) -> None:
     shard: Tree = {"1.jpg": jpeg(1), "1.cls": b"7", "2.jpg": jpeg(2), "2.json": b"{}", "2.txt": b"BMW"}
     files, _ = files_of(write_folder({"00000.tar": shard}, tmp_path / "f"), tmp_path)
@@ -290,13 +297,20 @@ def test_names_that_two_archives_share_are_told_apart(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a.tar", "a.tar.gz"])
 def test_hard_links_are_what_they_name(name: str, tmp_path: Path, write: Callable[[str, bytes], Path]) -> None:
-    links = {"./b/same.jpg": "a/x.jpg", "c/again": "b/same.jpg", "d.tar": "./in.tar", "lost.jpg": "a/none.jpg"}
+    links = {
+        "./b/same.jpg": "a/x.jpg",
+        "b/third.jpg": "a/x.jpg",
+        "c/again": "b/same.jpg",
+        "d.tar": "./in.tar",
+        "lost.jpg": "a/none.jpg",
+    }
     tar = tar_of({"a/x.jpg": b"x", "in.tar": tar_of({"y": b"y"})}, links)
     files, _ = files_of(write(name, gzip.compress(tar) if name.endswith("gz") else tar), tmp_path / "incoming")
     assert contents(files) == {
         "a/x.jpg": b"x",
         "in/y": b"y",
         "b/same.jpg": b"x",
+        "b/third.jpg": b"x",
         "c/again": b"x",
         "d/y": b"y",
         "lost.jpg": "no regular file",

@@ -113,8 +113,8 @@ def test_what_is_sound_is_taken_and_the_rest_listed(foreign: Path, photos: Path)
     with open(foreign / "rejects.csv", newline="") as file:
         rejects = {path: reason for path, reason, _ in list(csv.reader(file))[1:]}
     assert rejects == {
-        "set-000/onlylabel": "no photograph",
-        "set-000/text": "no photograph",
+        "set-000/onlylabel.cls": "not an image",
+        "set-000/text.txt": "not an image",
         "set-001.tar": "cut shard",
         "set-001/again.jpg#2": "duplicate name",
         "set-001/empty.jpg": "empty file",
@@ -126,7 +126,7 @@ def test_what_is_sound_is_taken_and_the_rest_listed(foreign: Path, photos: Path)
         "set-001/picture.gif": "needs packing",
         "set-001/tail.jpg": "unreadable",
         "set-002.tar": "no tar",
-        "set-003/a": "no photograph",
+        "set-003/a.txt": "not an image",
     }
     assert summary["dropped"] == {"grey": 1}
     assert (summary["num_indexed"], summary["num_shards"]) == (10, 2)
