@@ -37,28 +37,40 @@ def read_head(path: Path) -> bytes:
 
 
 def is_tar(head: bytes) -> bool:
-    """True if a file that begins with these bytes is a tar that holds something."""
+    """True if a file that begins with these bytes is a tar; it may begin with zeros."""
     try:
         tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
+    except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+        return True
     except tarfile.TarError:
         return False
     return True
 
 
-def list_tar(tar: TarMember, name: str, unread: dict[str, int], folder: str = "") -> tuple[list[SourceFile], str]:
-    """Returns the files of a tar up to where it is cut or damaged, and what is wrong with it ("" if nothing).
+def list_archive(
+    place: LocalFile | TarMember, head: bytes, name: str, unread: dict[str, int], folder: str = ""
+) -> tuple[list[SourceFile], str]:
+    """Returns the files of a tar or a zip up to where it is cut or damaged, and what is wrong with it ("" if nothing).
 
-    `folder` is the tar's place in the source; it is the class of files that have none.
+    `head` are its first bytes, and `folder` is its place in the source: the class of files that have none. Adds the
+    number of bytes that are no part of it to `unread`, under its name.
     """
-    members, problem = tar_members(tar, unread, name)
-    if is_webdataset(members):
-        return [member.file for member in shard_files(tar.path, members, folder)], problem
-    return _in_folder(tar_files(tar.path, members, name), folder), problem
-
-
-def list_zip(zip_: LocalFile | TarMember, name: str, unread: dict[str, int], folder: str = "") -> list[SourceFile]:
-    """Returns the files of a zip, also of several that were joined. Raises ValueError."""
-    return _in_folder(_zip_files(zip_, UniquePaths(name), name, unread), folder)
+    problem = ""
+    try:
+        if is_tar(head):
+            tar = TarMember(place.path, 0, place.path.stat().st_size) if isinstance(place, LocalFile) else place
+            members, problem = tar_members(tar, unread, name)
+            if is_webdataset(members):
+                return [member.file for member in shard_files(tar.path, members, folder)], problem
+            files = tar_files(tar.path, members, name)
+        else:
+            files = list(_zip_files(place, UniquePaths(name), name, unread))
+    except ARCHIVE_DAMAGE as error:
+        return [], str(error)
+    if folder:
+        own_class = class_of(f"{folder}/x")
+        files = [replace(f, path=f"{folder}/{f.path}", class_name=f.class_name or own_class) for f in files]
+    return files, problem
 
 
 def expand(files: Iterable[SourceFile], unread: dict[str, int], depth: int = 0) -> Iterator[SourceFile]:
@@ -84,26 +96,10 @@ def _members_of(file: SourceFile, head: bytes, unread: dict[str, int], depth: in
     if depth == _DEPTH or not isinstance(place, LocalFile | TarMember):
         yield replace(file, content=NESTED)
         return
-    files: list[SourceFile] = []
-    try:
-        if head.startswith(ZIP_MAGIC):
-            files, problem = list_zip(place, file.path, unread, folder), ""
-        else:
-            tar = TarMember(place.path, 0, place.path.stat().st_size) if isinstance(place, LocalFile) else place
-            files, problem = list_tar(tar, file.path, unread, folder)
-    except (ValueError, OSError) as error:
-        problem = str(error)
+    files, problem = list_archive(place, head, file.path, unread, folder)
     yield from expand(files, unread, depth + 1)
-    if problem:
-        yield replace(file, content=Unreadable("damaged archive", problem))
-
-
-def _in_folder(files: Iterable[SourceFile], folder: str) -> list[SourceFile]:
-    """Returns the files as those of a folder."""
-    if not folder:
-        return list(files)
-    own_class = class_of(f"{folder}/x")
-    return [replace(file, path=f"{folder}/{file.path}", class_name=file.class_name or own_class) for file in files]
+    if problem or not files:
+        yield replace(file, content=Unreadable("damaged archive" if problem else "empty archive", problem))
 
 
 def _zip_files(
@@ -115,7 +111,7 @@ def _zip_files(
         before = TarMember(place.path, getattr(place, "offset", 0), front)
         try:
             yield from list(_zip_files(before, paths, name, unread))
-        except ValueError:
+        except ARCHIVE_DAMAGE:
             unread[name] = front
     for number, member, info in zip_members(archive):
         yield paths.add(member, check_zip_member(info) or ZipMember(place, number))
@@ -133,6 +129,6 @@ def _head_of(file: SourceFile) -> bytes:
             archive = open_zip(content.zip)
             with archive.open(archive.infolist()[content.number]) as member:
                 return member.read(_HEAD)
-    except (*ARCHIVE_DAMAGE, ValueError, RuntimeError):
+    except (*ARCHIVE_DAMAGE, RuntimeError):
         pass
     return b""

@@ -168,8 +168,8 @@ class _StrictTarInfo(tarfile.TarInfo):
                 raise tarfile.ReadError(str(error)) from None
             archive.unread_from = archive.offset
             raise tarfile.EmptyHeaderError from None  # type: ignore[attr-defined]  # the end for tarfile
-        if archive.offset <= member.offset:
-            raise tarfile.ReadError("a header leads back")
+        if not member.offset < archive.offset < 1 << 62:  # the next header's
+            raise tarfile.ReadError("a size is impossible")
         archive.has_ended = False
         return member
 
@@ -273,11 +273,8 @@ def read_zip_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
 
 @lru_cache(maxsize=2)
 def open_zip(place: LocalFile | TarMember) -> zipfile.ZipFile:
-    """Opens a zip, once per process. Raises ValueError."""
-    try:
-        return read_zip_directory(place.path if isinstance(place, LocalFile) else place.open())
-    except ARCHIVE_DAMAGE as error:
-        raise ValueError(f"the archive {place.path} is incomplete or damaged ({error}): get a whole copy") from None
+    """Opens a zip, once per process. Raises ARCHIVE_DAMAGE."""
+    return read_zip_directory(place.path if isinstance(place, LocalFile) else place.open())
 
 
 def read_zip_directory(file: Path | IO[bytes]) -> zipfile.ZipFile:

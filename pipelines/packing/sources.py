@@ -12,8 +12,8 @@ from tarfile import ReadError
 from ..address import is_url, without_secrets
 from ..class_names import class_of
 from ..shards import MANIFEST, REJECTS
-from .archives import NESTED, ZIP_MAGIC, expand, is_tar, list_tar, list_zip, read_head
-from .members import LocalFile, NotTaken, SourceFile, TarMember, UniquePaths, ZipMember
+from .archives import NESTED, ZIP_MAGIC, expand, is_tar, list_archive, read_head
+from .members import LocalFile, NotTaken, SourceFile, UniquePaths, ZipMember
 from .streams import explaining_damage
 from .unpacking import is_compressed
 
@@ -76,14 +76,13 @@ def _walk(source: Path) -> Iterator[Path]:
 def _archive(path: Path, unread: dict[str, int]) -> list[SourceFile] | None:
     """Returns the files of an archive; None if it is a stream. Raises ValueError."""
     head = read_head(path)
-    if is_tar(head) or head == bytes(512):  # before zips: a tar that ends with a zip looks like one
-        with explaining_damage(str(path), None):
-            files, problem = list_tar(TarMember(path, 0, path.stat().st_size), path.name, unread)
-            if problem:
-                raise ReadError(problem)
-        return files
-    if is_compressed(head):
-        return None
-    if head.startswith(ZIP_MAGIC) or zipfile.is_zipfile(path):
-        return list_zip(LocalFile(path), path.name, unread)
-    raise ValueError(f"{path} is neither a folder nor an archive (.tar, .tar.gz, .zip) that holds photographs")
+    if not is_tar(head):  # a tar that ends with a zip looks like a zip, too
+        if is_compressed(head):
+            return None
+        if not (head.startswith(ZIP_MAGIC) or zipfile.is_zipfile(path)):
+            raise ValueError(f"{path} is neither a folder nor an archive (.tar, .tar.gz, .zip) that holds photographs")
+    with explaining_damage(str(path), None):
+        files, problem = list_archive(LocalFile(path), head, path.name, unread)
+        if problem:
+            raise ReadError(problem)
+    return files
