@@ -49,6 +49,14 @@ def _say_not_durable(reason: str) -> None:
 
 
 @contextmanager
+def utf8_path(path: Path) -> Iterator[str]:
+    """Yields a path of a file for libraries that take none that is not UTF-8. Raises OSError."""
+    with open(path, "rb") as file:
+        is_utf8 = str(path).encode(errors="replace") == os.fsencode(path)
+        yield str(path) if is_utf8 else f"/proc/self/fd/{file.fileno()}"
+
+
+@contextmanager
 def exclusive_lock(folder: Path) -> Iterator[None]:
     """Locks a folder against other processes that lock it. Raises ValueError when another process holds the lock."""
     import fcntl  # missing on Windows, which can still read shard sets

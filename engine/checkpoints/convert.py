@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...models import VGGColorizer
 from ...models.checkpoint_formats import FORMATS, WRITABLE, detect_format, find_networks, state_dicts
-from ...pipelines.files import atomic_write, sha256_of
+from ...pipelines.files import atomic_write, sha256_of, utf8_path
 from ..configuration.config import ClassSpec
 from ..doctor import versions
 from .model_file import ModelMetadata, load_with_metadata, model_file, save_model, state_dict_mismatches
@@ -36,7 +36,7 @@ class Conversion:
 def is_photochrom_model(path: Path) -> bool:
     """Returns True for a run, a checkpoint or a model file of Photochrom. Raises ValueError for any other folder."""
     try:
-        with safe_open(model_file(path), framework="pt") as file:
+        with utf8_path(model_file(path)) as opened, safe_open(opened, framework="pt") as file:
             return "photochrom" in (file.metadata() or {})
     except (SafetensorError, OSError):
         return False

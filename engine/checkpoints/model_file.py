@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ... import __version__
 from ...models import Colorizer
-from ...pipelines.files import atomic_write
+from ...pipelines.files import atomic_write, utf8_path
 from ...pipelines.structured import check_counts, parse_json, validated
 from ..configuration.config import ClassSpec, check_image_size, to_plain_dict
 from ..configuration.parser import nearest
@@ -29,6 +29,8 @@ from .pretrained import pretrained_models
 from .weight_file import describe_other_kind
 
 _MAX_FAULTS = 8  # in one sentence
+
+_MAX_NAME = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +132,9 @@ def model_name(path: Path) -> str:
 
 
 def unique_name(name: str, used: Collection[str]) -> str:
-    """Returns the name, or the first of NAME-2, NAME-3 ... that is not used."""
+    """Returns the name, or the first of NAME-2, NAME-3 ... that is not used; without what is beyond 100 bytes."""
+    if len(data := os.fsencode(name)) > _MAX_NAME:  # two of them and an ending are the name of a file
+        name = data[:_MAX_NAME].decode(errors="ignore")
     return next(other for other in chain([name], (f"{name}-{n}" for n in count(2))) if other not in used)
 
 
@@ -201,7 +205,7 @@ def state_dict_mismatches(tensors: Mapping[str, Any], expected: Mapping[str, Ten
 def _opened(file: Path) -> Iterator[Any]:
     """Opens a safetensors file. Raises ValueError for another file, and for tensors that torch does not have."""
     try:
-        with safe_open(file, framework="pt") as opened:
+        with utf8_path(file) as path, safe_open(path, framework="pt") as opened:
             yield opened
     except (SafetensorError, OSError) as error:
         what = describe_other_kind(file) or (

@@ -9,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ...pipelines.files import utf8_path
 from ...pipelines.structured import parse_json, validated
 
 _VALUES = "values"  # the key of the plain values in the header
@@ -33,7 +34,7 @@ def save_state(state: Mapping[str, Any], path: Path) -> None:
 def load_state(path: Path) -> dict[str, Any]:
     """Returns tensors on the CPU and plain values by name. Raises ValueError when the file holds anything else."""
     try:
-        with safe_open(path, framework="pt") as file:
+        with utf8_path(path) as opened, safe_open(opened, framework="pt") as file:
             values = validated(dict[str, Any], parse_json((file.metadata() or {})[_VALUES], "its header"), "its header")
             return {**values, **{name: file.get_tensor(name) for name in file.keys()}}  # noqa: SIM118  not a mapping
     except (SafetensorError, OSError, KeyError, ValueError) as error:

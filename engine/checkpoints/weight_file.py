@@ -2,13 +2,14 @@
 
 import re
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 
-from ...pipelines.files import check_regular
+from ...pipelines.files import check_regular, utf8_path
 
 _AGAIN = "download it again"
 _UNPACK = "unpack it, and name the file of weights in it"
@@ -58,7 +59,9 @@ def load_weight_file(path: Path) -> Any:
     with open(path, "rb") as file:
         head = file.read(9)
     try:
-        return load_file(path) if is_safetensors(head) else torch.load(path, map_location="cpu", weights_only=True)
+        with utf8_path(path) as opened:
+            load = load_file if is_safetensors(head) else partial(torch.load, map_location="cpu", weights_only=True)
+            return load(opened)
     except Exception as error:  # torch raises nearly every type for a file that is cut or altered
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if refused or "TorchScript" in str(error):

@@ -70,11 +70,12 @@ class _Decode:
         """Returns None if all samples decode to their sizes, else what is wrong with one of them."""
         largest = max(width * height for width, height in samples.sizes)
         batch_size = max(1, min(32, len(samples.sizes), _BATCH_PIXELS // largest))
-        # An anonymous file: it disappears with this process, however that ends.
-        with open(os.memfd_create("photochrom-index"), "w") as index:
+        # An anonymous file: it disappears with this process, however that ends. DALI opens both by their descriptors:
+        # it takes no path that is not UTF-8.
+        with open(samples.tar, "rb") as tar, open(os.memfd_create("photochrom-index"), "w") as index:
             index.write(index_text(samples.lines))
             index.flush()
-            pipeline = self._pipeline(samples.tar, f"/proc/self/fd/{index.fileno()}", batch_size)
+            pipeline = self._pipeline(f"/proc/self/fd/{tar.fileno()}", f"/proc/self/fd/{index.fileno()}", batch_size)
             try:
                 pipeline.build()
                 for start in range(0, len(samples.sizes), batch_size):
@@ -87,7 +88,7 @@ class _Decode:
                 return next((line for line in lines if "rror" in line), lines[0] if lines else "RuntimeError")
         return None
 
-    def _pipeline(self, tar: Path, index: str, batch_size: int) -> Any:
+    def _pipeline(self, tar: str, index: str, batch_size: int) -> Any:
         from nvidia.dali import Pipeline, fn
 
         pipeline = Pipeline(
@@ -95,7 +96,7 @@ class _Decode:
         )
         with pipeline:
             files = fn.readers.webdataset(
-                paths=[str(tar)], index_paths=[index], ext=["jpg"], missing_component_behavior="error"
+                paths=[tar], index_paths=[index], ext=["jpg"], missing_component_behavior="error"
             )
             pipeline.set_outputs(fn.decoders.image(files, device="cpu", adjust_orientation=False))
         return pipeline

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import tempfile
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -9,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
-from multiprocessing import forkserver, get_context, parent_process
+from multiprocessing import forkserver, get_context, parent_process, util
 from multiprocessing.connection import Connection, wait
 from queue import SimpleQueue
 from threading import Lock, Thread
@@ -20,6 +21,7 @@ R = TypeVar("R")
 
 Progress = Callable[[int, int | None, str], None]  # amount done, total if known, unit
 
+_MAX_TEMPDIR = 70  # bytes; multiprocessing adds /pymp-XXXXXXXX/listener-XXXXXXXX
 _WINDOW = 8  # results per worker that may wait for an earlier one
 
 # Workers are forked from a server process that has loaded their modules once for all, and has no threads.
@@ -35,7 +37,19 @@ def start_server(*modules: str) -> None:
     """
     package = __package__.rpartition(".")[0]
     _CONTEXT.set_forkserver_preload([*_PRELOADED, *(f"{package}.{module}" for module in modules)])
+    _shorten_socket_path()
     forkserver.ensure_running()
+
+
+def _shorten_socket_path() -> None:
+    """Has multiprocessing keep its sockets in /tmp where TMPDIR is too long for them: their paths end at 107 bytes."""
+    if len(os.fsencode(tempfile.gettempdir())) <= _MAX_TEMPDIR:
+        return
+    before, tempfile.tempdir = tempfile.tempdir, "/tmp"
+    try:
+        util.get_temp_dir()  # makes and remembers its folder
+    finally:
+        tempfile.tempdir = before
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +74,7 @@ class Workers(Generic[T, R]):
     """
 
     def __init__(self, function: Callable[[T], R], *, number: int, seconds: float) -> None:
+        _shorten_socket_path()
         self._number, self._seconds = number, seconds
         self._workers = [_Worker(function) for _ in range(number)]
         self._idle: SimpleQueue[_Worker] = SimpleQueue()
