@@ -30,10 +30,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
     torch has a class only for the former: a CPU's is a RuntimeError that names the allocator.
     """
-    torch_says_so = type(error).__name__ == "OutOfMemoryError" or (
-        isinstance(error, RuntimeError) and any(words in str(error) for words in ("DefaultCPUAllocator", "bad_alloc"))
-    )
-    return isinstance(error, MemoryError) or torch_says_so
+    words = ("DefaultCPUAllocator", "bad_alloc", "can't start new thread")
+    of_machine = isinstance(error, RuntimeError) and any(part in str(error) for part in words)
+    return isinstance(error, MemoryError) or of_machine or type(error).__name__ == "OutOfMemoryError"
 
 
 def has_dali() -> bool:

@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ...pipelines.files import atomic_write
 from ...pipelines.imaging.decode import Rejected
 from .pixels import composite_on_white
+from .prefetch import attempt
 from .read_image import read_image
 
 MARK = b"photochrom colorize: before and after"  # the comment in the file, by which it is known as ours
@@ -36,10 +37,9 @@ def write_contact_sheet(pairs: list[tuple[Path, Path]], path: Path) -> None:
 
 
 def _cell(before: Path, after: Path) -> Image.Image | None:
-    """Returns both thumbnails under a name; None when a file cannot be read, such as a kept one."""
-    try:
-        thumbnails = [_thumbnail(path) for path in (before, after)]
-    except Rejected:
+    """Returns both thumbnails under a name; None when a file cannot be read, such as a kept one, or lacks memory."""
+    thumbnails = attempt(lambda: [_thumbnail(path) for path in (before, after)])
+    if isinstance(thumbnails, Rejected):
         return None
     cell = Image.new("RGB", (2 * _SIDE + _GAP, _CAPTION + max(image.height for image in thumbnails)), "white")
     name = before.name.encode("utf-8", "replace").decode()

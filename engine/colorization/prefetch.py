@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from threading import Condition
@@ -25,16 +25,19 @@ class OutOfMemory(Rejected):
     """A task for which memory did not suffice."""
 
 
-@contextmanager
-def rejecting_out_of_memory() -> Iterator[None]:
-    """Turns an error for want of memory, the machine's or a GPU's, into OutOfMemory."""
+def attempt(function: Callable[[], T]) -> T | Rejected:
+    """Returns what a function returns, or why it rejected its file, also for want of memory, the machine's or a GPU's.
+
+    The exception has no traceback, whose frames would hold images.
+    """
     try:
-        yield
+        return function()
+    except Rejected as rejected:
+        return type(rejected)(rejected.reason, rejected.detail)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        of_gpu = isinstance(error, RuntimeError) and "CUDA" in str(error)
-        raise OutOfMemory("not enough memory", f"lower --size{' or use --device cpu' * of_gpu}") from None
+        return OutOfMemory("not enough memory", f"lower --size{' or use --device cpu' * ('CUDA' in str(error))}")
 
 
 class MemoryBudget:
@@ -88,12 +91,10 @@ def run_pipeline(
 
     def process_item(item: _ReadTask[Task, Source]) -> Rejected | None:
         """Processes and begins to write what was read; returns why not."""
-        try:
-            with rejecting_out_of_memory():
-                output = process(item.source)
-        except Rejected as rejected:
+        output = attempt(lambda: process(item.source))
+        if isinstance(output, Rejected):
             budget.release(item.reserved)
-            return rejected
+            return output
         writing.append(writers.submit(_write, write, budget, item, output))
         return None
 
@@ -135,22 +136,18 @@ def _read(read: Callable[[Task, Reserve], Source], budget: MemoryBudget, task: T
         budget.acquire(num_bytes)
         reserved = num_bytes
 
-    try:
-        with rejecting_out_of_memory():
-            return _ReadTask(task, read(task, reserve), reserved)
-    except Rejected as rejected:
+    source = attempt(lambda: read(task, reserve))
+    if isinstance(source, Rejected):
         budget.release(reserved)
-        return _ReadTask(task, None, rejected=rejected)  # type: ignore[arg-type]
+        return _ReadTask(task, None, rejected=source)  # type: ignore[arg-type]
+    return _ReadTask(task, source, reserved)
 
 
 def _write(
     write: Callable[[Task, Source, Output], Result], budget: MemoryBudget, item: _ReadTask[Task, Source], output: Output
 ) -> tuple[Task, Result | Rejected]:
     try:
-        with rejecting_out_of_memory():
-            return item.task, write(item.task, item.source, output)
-    except Rejected as rejected:
-        return item.task, rejected
+        return item.task, attempt(lambda: write(item.task, item.source, output))
     finally:
         budget.release(item.reserved)
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +27,7 @@ from .batch import ColorizeResult, colorize_images, summarize
 from .config import ColorizeConfig
 from .contact_sheet import MARK, write_contact_sheet
 from .inputs import ColorizePlan, make_plan, may_be_result
-from .prefetch import rejecting_out_of_memory
+from .prefetch import attempt
 
 INSTALL_AV = "videos need PyAV: pip install av, or in a clone pip install -e '.[video]'"
 
@@ -143,16 +144,12 @@ def _colorize(
         with progress_bar(f"colorizing {task.source.name}", "frames") as progress:
             try:
                 from .video import colorize_video  # imports PyAV, which is optional
-
-                with rejecting_out_of_memory():
-                    result = colorize_video(
-                        model, task, size=size, device=device, batch_size=batch_size, progress=progress
-                    )
             except ModuleNotFoundError:
-                result = ColorizeResult(task=task, reason=f"unreadable: {INSTALL_AV}")
-            except Rejected as rejected:
-                result = ColorizeResult(task=task, reason=str(rejected))
-        yield result
+                yield ColorizeResult(task=task, reason=f"unreadable: {INSTALL_AV}")
+                continue
+            video = partial(colorize_video, model, task, size=size, device=device, batch_size=batch_size)
+            result = attempt(partial(video, progress=progress))
+        yield ColorizeResult(task=task, reason=str(result)) if isinstance(result, Rejected) else result
 
 
 def _write_contact_sheet(results: list[ColorizeResult], plan: ColorizePlan, path: Path) -> None:

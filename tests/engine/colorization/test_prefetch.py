@@ -1,10 +1,11 @@
 import threading
 import time
+import weakref
 from collections.abc import Generator
 from concurrent.futures import CancelledError
 
 import pytest
-from photochrom.engine.colorization.prefetch import MemoryBudget, Reserve, prefetch, run_pipeline
+from photochrom.engine.colorization.prefetch import MemoryBudget, OutOfMemory, Reserve, prefetch, run_pipeline
 from photochrom.pipelines.imaging.decode import Rejected
 
 
@@ -69,6 +70,34 @@ def test_rejected_tasks_do_not_hold_up_others() -> None:
         task: ["before its size was known", "after", {5: "not possible", 8: "no place"}.get(task, "done")][task % 3]
         for task in range(30)
     }
+
+
+@pytest.mark.parametrize("failing", ["read", "process", "write"])
+def test_a_task_that_lacks_memory_leaves_it_to_the_others(failing: str) -> None:
+    """A failure that held its image would let the next ones fail, too."""
+
+    class Image:
+        def __init__(self) -> None:
+            held.append(weakref.ref(self))
+
+    held: list[weakref.ref[Image]] = []
+
+    def fail(step: str, value: Image) -> Image:
+        if step == failing:
+            raise MemoryError
+        return value
+
+    results = run_pipeline(
+        range(3),
+        read=lambda task, reserve: fail("read", Image()),
+        process=lambda source: fail("process", source),
+        write=lambda task, source, output: fail("write", source),
+        num_threads=1,
+        max_bytes=0,
+    )
+    failures = [result for _, result in results]
+    assert [isinstance(failure, OutOfMemory) for failure in failures] == [True] * len(held) == [True] * 3
+    assert not any(image() for image in held)
 
 
 def test_reading_and_writing_overlap_with_processing() -> None:
