@@ -125,18 +125,26 @@ def write(tmp_path: Path) -> Callable[[str, bytes], Path]:
     return write
 
 
+def junk(rng: random.Random) -> bytes:
+    return rng.randbytes(rng.randint(0, 2000))
+
+
+def photograph_or_junk(rng: random.Random) -> bytes:
+    return jpeg(rng.randrange(1000)) if rng.random() < 0.7 else junk(rng)
+
+
 NAMES = ["a.jpg", "b.JPEG", "c.jfif", "d", "e.jpe", "f.tga", "a.txt", "b.json", "a.jpg.xmp", ".DS_Store", "ü.png", "-"]
 
 
-def random_tree(rng: random.Random, depth: int = 0) -> Tree:
+def random_tree(rng: random.Random, make: Callable[[random.Random], bytes] = junk, depth: int = 0) -> Tree:
     """Returns a tree whose files all have contents of their own; archives in zips are another test's."""
     tree: Tree = {}
     for name in rng.sample(NAMES, rng.randint(1, 6)):
-        tree[name] = rng.randbytes(rng.randint(0, 2000))
-    for kind in ("", ".tar", ".zip"):
+        tree[name] = make(rng)
+    for letters, kind in (("st", ""), ("uv", ".tar"), ("wx", ".zip")):  # names that archives share are another test's
         if depth < 3 and rng.random() < 0.5:
-            inner = random_tree(rng, depth + 1 if kind != ".zip" else 9)
-            tree[f"{rng.choice('stuvw')}{kind}"] = inner
+            inner = random_tree(rng, make, depth + 1 if kind != ".zip" else 9)
+            tree[f"{rng.choice(letters)}{kind}"] = inner
     return tree
 
 
@@ -166,6 +174,26 @@ def test_the_account_of_any_source_adds_up(seed: int, tmp_path: Path) -> None:
         assert unread == ({"b.tar": 6} if source.name == "b.tar" else {})
         names = {Path(file.path).name.partition(".")[2] for file in sidecars}
         assert names <= {"txt", "json", "jpg.xmp"}, "only these share a name with a photograph"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_any_kind_of_source_becomes_the_same_shards(seed: int, tmp_path: Path) -> None:
+    tree = random_tree(random.Random(seed), photograph_or_junk)
+    packed = packed_leaves(tree)
+    write_folder(tree, tmp_path / "folder")
+    (tmp_path / "tar").write_bytes(tar_of(packed))
+    (tmp_path / "tgz").write_bytes(gzip.compress(tar_of(packed)))
+    (tmp_path / "zip").write_bytes(zip_of(packed))
+    shards = set()
+    for kind in ("folder", "tar", "tgz", "zip"):
+        out = tmp_path / f"{kind}.out"
+        settings = {"short_side": 48, "workers": 1, "keep_grey": True}
+        summary = pack(PackConfig(source=tmp_path / kind, out=out, **settings))
+        fates = [summary[f"num_{fate}"] for fate in ("packed", "dropped", "rejected", "not_taken")]
+        assert summary["num_files"] == sum(fates) == len(leaves(tree))
+        shards.add(b"".join(path.read_bytes() for path in sorted(out.glob("photos-*"))))
+    assert len(shards) == 1
 
 
 def damaged(data: bytes, rng: random.Random) -> bytes:
