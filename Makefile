@@ -1,6 +1,7 @@
 # make demo   fine-tunes the shipped colorizer on a handful of photographs and shows what it makes of others, which it
 #             has not seen; PHOTOS=folder takes your own
 # make test   what every change must pass, some minutes; make test-slow: the slow proofs, which CI runs after it
+# make test-lowest  make test with the lowest versions of the dependencies that pyproject.toml allows
 # make lint   what the pre-commit hooks and CI run
 
 PYTHON ?= python3
@@ -23,7 +24,7 @@ print(*(f"{sys.argv[1]}/{data.sample(i).path}" for i in range(data.num_samples))
 endef
 export LIST_TEST
 
-.PHONY: demo test test-slow lint install clean
+.PHONY: demo test test-slow test-lowest lint install clean
 
 install: .venv/installed
 
@@ -53,6 +54,11 @@ test: install
 
 test-slow: install
 	$(PYTEST) -m slow
+
+test-lowest:
+	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet -c constraints-lowest.txt -e '.[$(DALI),dev]'
+	$(subst $(BIN),.venv-lowest/bin,$(PYTEST)) -m "not slow"
 
 lint: install
 	$(BIN)/ruff format --check .

@@ -13,6 +13,8 @@ from pathlib import Path
 import networkx
 import photochrom
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 ROOT = Path(photochrom.__file__).resolve().parent
 FOLDERS = ("bench", "engine", "losses", "models", "pipelines", "recipes")
@@ -224,3 +226,15 @@ def test_the_tested_versions_are_pinned() -> None:
         name = requirement.split(">=")[0].split("==")[0].split("[")[0].lower()
         assert name in {pin.lower().replace("_", "-") for pin in pins}, f"constraints.txt does not pin {name}"
     assert pins["torch"] == "2.13.0"
+
+
+def test_the_lowest_versions_are_those_that_are_tested() -> None:
+    lines = (ROOT / "constraints-lowest.txt").read_text().lower().splitlines()
+    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [names for extra, names in project["optional-dependencies"].items() if extra not in ("cuda12", "rivals")]
+    requirements = [Requirement(text) for names in (project["dependencies"], *extras) for text in names]
+    for name, bound in ((each.name.lower(), str(each.specifier)[2:]) for each in requirements if each.specifier):
+        if name == "torch":  # a release that is no build for CPUs alone takes gigabytes
+            bound = "2.13.0"
+        assert Version(pins[name]) == Version(bound), f"constraints-lowest.txt pins {name} to {pins[name]}"

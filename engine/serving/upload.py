@@ -7,8 +7,8 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-import python_multipart  # noqa: F401  fails now if missing; Starlette imports it with the first form
 from fastapi import HTTPException
+from python_multipart.exceptions import FormParserError  # fails now if missing; Starlette needs it for the first form
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
@@ -92,7 +92,7 @@ async def read_upload(request: Request, limit: int, take: Callable[[int], None])
         if len(upload.data) > limit:
             raise too_large
         return upload
-    except (MultiPartException, UnicodeError) as error:  # of a charset that the form names
+    except (MultiPartException, FormParserError, UnicodeError) as error:  # UnicodeError: a charset of the form
         raise HTTPException(422, f"the form cannot be parsed: {error}") from None
     except TimeoutError:
         raise HTTPException(

@@ -325,9 +325,7 @@ def test_colors_are_converted_to_srgb_by_their_profile(coffee: Image.Image, deep
 
 def test_converted_files_are_reproducible(coffee: Image.Image, tmp_path: Path) -> None:
     """Little CMS puts the time into a new profile."""
-    date = ImageCms.ImageCmsProfile(io.BytesIO(srgb_profile())).profile.creation_date
-    assert date is not None
-    assert date.year == 2000
+    assert int.from_bytes(srgb_profile()[24:26], "big") == 2000  # the year of the profile
     Image.fromarray(np.asarray(coffee.convert("L"))).save(tmp_path / "a.png", icc_profile=grey_profile(1.8))
     files = [through(tmp_path / "a.png", tmp_path / name)[0].read_bytes() for name in ("b.png", "c.png")]
     assert files[0] == files[1]
