@@ -2,10 +2,13 @@
 
 import io
 import os
+import re
+import signal
 import sys
 import traceback
 from importlib import import_module
 
+from ..pipelines.system import is_out_of_memory
 from .configuration.parser import UsageError, nearest
 from .console import console, one_line
 
@@ -26,18 +29,37 @@ VERBS = {
 }
 
 _TO_SAVE_MEMORY = {
-    "train": "raise --train.grad_accum_steps, or lower --train.batch_size",
-    "evaluate": "lower --batch-size",
-    "colorize": "lower --size or --batch-size, or use --device cpu",
-    "serve": "serve fewer models, or use --device cpu",
+    "pack": ["lower --workers"],
+    "train": ["raise --train.grad_accum_steps", "lower --train.batch_size"],
+    "evaluate": ["lower --batch-size"],
+    "colorize": ["lower --size"],
+    "serve": ["serve fewer models"],
 }
 
 _USAGE = "usage: photochrom VERB ...\n\n" + "\n".join(f"  {verb:10} {text}" for verb, text in VERBS.items())
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs `photochrom argv`; returns the exit code: 0 done, 1 failed, 2 bad usage, 130 interrupted."""
-    argv = sys.argv[1:] if argv is None else argv
+    """Runs `photochrom argv`; returns the exit code: 0 done, 1 failed, 2 bad usage, 130 interrupted.
+
+    Where the reader of its output has left, as `head` does, the command ends without a word, with 141.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever called
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  it stays open
+    try:
+        try:
+            return _run(sys.argv[1:] if argv is None else argv)
+        finally:
+            sys.stdout.flush()
+    except OSError as error:  # of the output; _run converts all others
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes the rest at its end
+        if isinstance(error, BrokenPipeError):
+            return 128 + signal.SIGPIPE
+        return _print_error("", f"the output cannot be written: {error.strerror}")
+
+
+def _run(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(f"{_USAGE}\n\n'photochrom VERB --help' explains a verb.")
         return 0 if argv else 2
@@ -59,18 +81,30 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         console.print(f"photochrom {verb}: {': '.join(('interrupted', *map(str, interrupt.args)))}")
         return 130
-    except (ValueError, OSError, ImportError) as error:  # a user can mend these; other errors are our bugs
-        return _print_error(verb, str(error), code=2 if isinstance(error, UsageError) else 1)
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            return _print_error(verb, _explain_memory(verb, error))
+        if not isinstance(error, ValueError | OSError | ImportError):  # these a user can mend; others are our bugs
             raise
-        advice = _TO_SAVE_MEMORY.get(verb, "use --device cpu")
-        return _print_error(verb, f"the GPU's memory is full ({str(error).split('. ')[0]}): {advice}")
+        return _print_error(verb, str(error), code=2 if isinstance(error, UsageError) else 1)
+
+
+def _explain_memory(verb: str, error: Exception) -> str:
+    """Returns a sentence for an error of any library for want of memory."""
+    on_gpu = re.search(r"cuda|cublas|cudnn", str(error), re.IGNORECASE)
+    size = re.search(r"allocate [\d.]+ \w+", str(error))
+    advice = [*_TO_SAVE_MEMORY.get(verb, ()), "use --device cpu" if on_gpu else "end other programs"]
+    return (
+        f"{'the GPU' if on_gpu else 'this machine'}'s memory is full{f' (it could not {size[0]})' if size else ''}: "
+        f"{', or '.join(advice)}"
+    )
 
 
 def _print_error(verb: str, sentence: str, code: int = 1) -> int:
     if os.environ.get("PHOTOCHROM_TRACEBACK"):
         for line in traceback.format_exc().splitlines():
             console.print(line)
-    console.print(f"photochrom {verb}: {one_line(sentence)}")
+    console.print(f"{f'photochrom {verb}'.strip()}: {one_line(sentence)}")
     return code

@@ -146,10 +146,15 @@ def threads_per_process() -> int:
 
     A launcher that binds processes to cores is not bound itself.
     """
-    num_local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    num_local = num_local_processes()
     if num_local == 1 or not hasattr(os, "sched_getaffinity"):
         return max(1, available_cpus() // num_local)
     return max(1, min(available_cpus(), len(os.sched_getaffinity(os.getppid())) // num_local))
+
+
+def num_local_processes() -> int:
+    """Returns the number of processes that the launcher has started on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
 def is_first_process() -> bool:

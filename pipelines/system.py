@@ -1,15 +1,26 @@
 """The processor and NVIDIA DALI, as far as this process can use them. Imports neither DALI nor torch."""
 
+import errno
 import importlib.util
 import os
 import platform
 import re
+import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 INSTALL_DALI = (
     "pip install nvidia-dali-cuda130, or nvidia-dali-cuda120 for V100 and older drivers; both also run without a GPU"
 )
+
+# torch, oneDNN, cuDNN, cuBLAS and DALI raise RuntimeError; NumPy and libjpeg-turbo ValueError.
+_NO_MEMORY = re.compile(
+    r"DefaultCPUAllocator|bad_alloc|out of memory|OUT_OF_MEMORY|ALLOC_FAILED|could not create a (primitive|memory)|"
+    r"Storage size calculation overflowed|can't start new thread",
+    re.IGNORECASE,
+)
+_NO_MEMORY_OF_VALUES = re.compile(r"^array is too big|Maximum allowed dimension exceeded|Insufficient memory")
 
 
 def available_cpus() -> int:
@@ -25,14 +36,51 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Returns whether an error means that memory did not suffice, a GPU's or, also where torch says so, the machine's.
+def available_memory(root: Path = Path("/")) -> int:
+    """Returns the bytes that this process can still take: of the machine, of its control groups and of its limit.
 
-    torch has a class only for the former: a CPU's is a RuntimeError that names the allocator.
+    `root` holds the system's folders proc and sys.
     """
-    words = ("DefaultCPUAllocator", "bad_alloc", "can't start new thread")
-    of_machine = isinstance(error, RuntimeError) and any(part in str(error) for part in words)
-    return isinstance(error, MemoryError) or of_machine or type(error).__name__ == "OutOfMemoryError"
+    import psutil
+
+    free = [psutil.virtual_memory().available, *_free_in_control_groups(root)]
+    if sys.platform != "win32":
+        import resource
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        free += [limit - psutil.Process().memory_info().vms] * (limit != resource.RLIM_INFINITY)
+    return max(0, min(free))
+
+
+def _free_in_control_groups(root: Path) -> Iterator[int]:
+    """Yields the free bytes of each control group, of version 1 or 2, that limits this process's memory."""
+    groups = root / "proc/self/cgroup"
+    for line in groups.read_text().splitlines() if groups.exists() else ():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        top = root / "sys/fs/cgroup" / ("memory" if controllers else "")
+        folder = top / path.lstrip("/")
+        limit, used = ("limit_in_bytes", "usage_in_bytes") if controllers else ("max", "current")
+        for group in (folder, *folder.parents):
+            if group.is_relative_to(top):
+                with suppress(OSError, ValueError):  # a container does not see all groups; "max" is no limit
+                    statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+                    cache = statistics.get("total_inactive_file", statistics.get("inactive_file", 0))
+                    taken = int((group / f"memory.{used}").read_text()) - int(cache)
+                    yield int((group / f"memory.{limit}").read_text()) - taken
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Returns whether an error means that memory did not suffice, the machine's or a GPU's.
+
+    Libraries have errors of their own for that: only some raise MemoryError.
+    """
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    words = _NO_MEMORY if isinstance(error, RuntimeError) else _NO_MEMORY_OF_VALUES
+    is_said = isinstance(error, RuntimeError | ValueError) and bool(words.search(str(error)))
+    return isinstance(error, MemoryError) or is_said
 
 
 def has_dali() -> bool:

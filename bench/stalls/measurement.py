@@ -7,8 +7,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from ...engine.configuration.config import RunConfig, to_plain_dict
 from ...engine.console import console
 from ...engine.distributed import make_training_accelerator
@@ -17,7 +15,7 @@ from ...engine.training.run import prepare
 from ...pipelines import DaliLoader, ShardSet
 from ...pipelines.joined_shards import open_shards
 from ...pipelines.remote import RemotePath
-from ...pipelines.system import available_cpus
+from ...pipelines.system import available_cpus, available_memory
 from ..common.options import used_settings
 from ..common.results import Results, make_results
 from ..common.timing import Clock, collect, throughputs
@@ -98,7 +96,7 @@ def _stored_bytes(data: ShardSet) -> float:
 
 
 def _fits_in_memory(num_bytes: float) -> bool:
-    return num_bytes < 0.5 * psutil.virtual_memory().available
+    return num_bytes < 0.5 * available_memory()
 
 
 def _rounds(run: Run, stages: Sequence[FeedStage], seconds: float) -> Iterator[dict[str, float]]:

@@ -23,6 +23,7 @@ from ...losses.quantization import ab_bins
 from ...models.vgg import Dilation
 from ...pipelines import LabBatch
 from ...pipelines.loading.synthetic_loader import random_lab
+from ...pipelines.system import is_out_of_memory
 from ..common.options import used_settings
 from ..common.results import Results, make_results
 from ..common.timing import MIN_ROUNDS, Clock, collect, interleave, throughputs
@@ -211,10 +212,10 @@ def try_step(
         step = Step(run, batch_size, device)
         step.warm_up()
         step_seconds = step.seconds()
-    except torch.OutOfMemoryError:
-        torch.cuda.empty_cache()
-        return "it does not fit into the device's memory"
-    except (ValueError, RuntimeError) as error:  # the device or the compiler does not support it
+    except (ValueError, RuntimeError, MemoryError) as error:  # the device or the compiler does not support it
+        if is_out_of_memory(error):
+            torch.cuda.empty_cache()
+            return "it does not fit into the device's memory"
         return f"{error}".strip().splitlines()[0]
     if step_seconds * num_turns <= seconds:
         return step

@@ -20,6 +20,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from ... import __version__
 from ...pipelines.imaging.decode import DecodedImage, Rejected
 from ...pipelines.packing.worker_pool import TaskFailure
+from ...pipelines.system import is_out_of_memory
 from .batching import MAX_INPUT_PIXELS, InferenceRequest, input_pixels
 from .decoding import DecodeResult, DecodeTask, ImageHeader, run_task
 from .lane import Lane
@@ -130,8 +131,10 @@ class ColorizeApp:
                     return await self._respond(request, upload, options)
         except (ClientDisconnect, asyncio.CancelledError):  # the latter when the server ends
             return Response(status_code=400)  # nobody receives it
-        except torch.OutOfMemoryError:
-            raise HTTPException(503, "the GPU's memory is full: choose a smaller size") from None
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise HTTPException(503, "the memory is full: choose a smaller size") from None
 
     async def _respond(self, request: Request, upload: Upload, options: ColorizeRequest) -> Response:
         times = {"start": time.perf_counter()}

@@ -19,7 +19,7 @@ from ..checkpoints.checkpoint import BEST, CHECKPOINTS, MODEL, Checkpoint, check
 from ..checkpoints.model_file import load_weights, save_model
 from ..configuration.config import RunConfig, save_yaml, to_plain_dict
 from ..configuration.registry import build_loss, build_model, with_prior
-from ..console import LiveLine, console
+from ..console import LiveLine, console, plural
 from ..distributed import make_training_accelerator
 from ..loaders import evaluation_loader, training_loader
 from ..provenance import provenance
@@ -41,6 +41,7 @@ from .checks import (
 from .flops import flops_per_image, published_peak
 from .initial_weights import InitialWeights, init_provenance, load_initial_weights
 from .loop import Run, fit
+from .memory import check_memory
 from .metrics_logger import MetricsLogger
 from .schedule import lr_scale
 from .shutdown import RunStopped, explain_lost_process
@@ -117,6 +118,7 @@ def prepare(config: RunConfig, accelerator: Accelerator, start: Checkpoint | Ini
     if checkpoint:
         check_steps_left(config, checkpoint, total_steps, best)
 
+    check_memory(config, colorizer, loss, accelerator)
     meter = ThroughputMeter(accelerator.device, _peak_seconds_per_image(config, colorizer, accelerator))
     trainer = Trainer(colorizer, loss, config, accelerator)
     if checkpoint:
@@ -221,6 +223,11 @@ def _describe(run: Run) -> Iterator[str]:
     )
     if isinstance(run.loader, CachedLoader):
         yield f"the cache has room for {100 * run.loader.share:.0f} % of the photographs"
+    if (batch_size := run.loader.batch_size) > run.loader.num_samples:
+        yield (
+            f"train.batch_size={batch_size} is more than the {plural(run.loader.num_samples, 'photograph')}: a batch "
+            "holds some of them several times"
+        )
     lr = run.trainer.base_lr
     if (factor := lr_scale(config.schedule, run.loader.batch_size)) != 1:
         yield (

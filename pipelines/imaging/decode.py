@@ -25,6 +25,7 @@ from PIL.TiffImagePlugin import (
     TiffImageFile,
 )
 
+from ..system import is_out_of_memory
 from .jpeg import decode_strictly
 from .png import check_chunks
 
@@ -200,6 +201,8 @@ def decode_jpeg_strictly(
         if "subsampling" in str(error):  # one that libjpeg-turbo has no name for
             image.load()
             return image, ("unusual sampling",)
+        if is_out_of_memory(error):
+            raise MemoryError(str(error)) from None
         raise Rejected("damaged JPEG", str(error)) from None
     changes = HEADER_REPAIRED if repaired else ()
     if is_cmyk:  # libjpeg-turbo has checked the data; Pillow handles Adobe's inverted inks

@@ -10,12 +10,12 @@ from threading import Lock
 from typing import Any, Literal, get_args
 
 import numpy as np
-import psutil
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ..shards import ShardSet
+from ..system import available_memory
 from .batch_buffer import BatchBuffer, DeviceImageBuffer, Pixels
 from .torch_loader import TorchLoader
 
@@ -59,7 +59,7 @@ class CachedLoader(TorchLoader):
     def _default_capacity(self) -> float:
         if self._on_device and self.device.type == "cuda":
             return _DEFAULT_SHARE * torch.cuda.mem_get_info(self.device)[0]
-        return _DEFAULT_SHARE * psutil.virtual_memory().available / self.world_size
+        return _DEFAULT_SHARE * available_memory() / self.world_size
 
     def new_buffer(self, batch_size: int) -> BatchBuffer:
         if self._on_device:

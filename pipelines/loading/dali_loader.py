@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..shards import ShardSet
-from ..system import require_dali
+from ..system import is_out_of_memory, require_dali
 from ..threads import ThreadPool
 from .base import BatchPlan, Loader
 from .batch import LabBatch
@@ -67,6 +67,8 @@ class DaliLoader(Loader):
         try:
             return pipeline.run()
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             raise self._decoding_error(pipeline.failed_plan, error) from error
 
     def _convert(self, plan: BatchPlan, decoded: Any) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from ..imaging.decode import HEADER_REPAIRED, Rejected, decode, reduced_size
 from ..imaging.encode import EncodingSettings, encode_jpeg, resize
 from ..imaging.jpeg import is_plain_jpeg, repair_header
 from ..imaging.statistics import count_ab, is_grey, sample_ab
+from ..system import is_out_of_memory
 from .members import LocalFile, SourceFile
 from .worker_pool import TaskFailure, Workers
 
@@ -81,7 +82,8 @@ def process_image(file: SourceFile, *, settings: EncodingSettings, seed: int) ->
     except Rejected as rejected:
         result = rejected
     except Exception as error:  # unforeseen: one file must not stop a pack
-        result = Rejected("failed", f"{type(error).__name__}: {error}")
+        kind = "not enough memory" if is_out_of_memory(error) else "failed"
+        result = Rejected(kind, f"{type(error).__name__}: {error}")
     return _processed(file, seed, content_hash, result)
 
 

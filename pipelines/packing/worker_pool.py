@@ -137,7 +137,10 @@ class _Worker:
         self._is_ready = False
         self._pipe, child_pipe = _CONTEXT.Pipe()
         self._process = _CONTEXT.Process(target=_run_worker, args=(child_pipe, self._function), daemon=True)
-        self._process.start()
+        try:
+            self._process.start()
+        except EOFError:  # the server of worker processes has ended
+            raise OSError("worker processes could not start, perhaps out of memory: lower --workers") from None
         child_pipe.close()
 
     def run(self, task: Any, seconds: float) -> Any:
@@ -153,7 +156,7 @@ class _Worker:
             pass
         was_ready, code = self._is_ready, self._restart()
         if not was_ready:
-            raise RuntimeError(f"a worker process could not start ({_explain(code)})")
+            raise OSError(f"a worker process could not start ({_explain(code)}): lower --workers")
         if hung:
             return TaskFailure(reason="hung", detail=f"no result after {seconds:g} s")
         return TaskFailure(reason="crashed", detail=_explain(code))

@@ -161,3 +161,46 @@ def test_file_names_need_not_be_unicode(tmp_path: Path, capsys: pytest.CaptureFi
     assert parse(["--out", name, "--data.train", name]).out == Path(name)
     assert main(["colorize", "--model", "nowhere", name, "--out", str(tmp_path / name)]) == 1
     assert "nowhere" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (MemoryError(), "this machine's memory is full: lower --workers, or end other programs"),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 72 bytes."),
+            "this machine's memory is full (it could not allocate 72 bytes): lower --workers, or end other programs",
+        ),
+        (
+            RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0"),
+            "the GPU's memory is full (it could not allocate 2.00 GiB): lower --workers, or use --device cpu",
+        ),
+    ],
+)
+def test_a_lack_of_memory_is_one_sentence(
+    error: Exception, sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(argv: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr("photochrom.engine.commands.pack.main", fail)
+    assert run_failing(["pack"], capsys) == (1, f"photochrom pack: {sentence}")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["models"], ["stats", "SET"]])
+def test_a_reader_that_leaves_ends_the_command_quietly(arguments: list[str], shards: ShardSet) -> None:
+    """As `head` does."""
+    words = [str(shards.root) if word == "SET" else word for word in arguments]
+    receiver, sender = os.pipe()
+    os.close(receiver)
+    with open(sender, "wb") as closed:
+        done = subprocess.run([sys.executable, "-m", "photochrom", *words], stdout=closed, stderr=subprocess.PIPE)
+    assert done.stderr == b""
+    assert done.returncode in (1, 141)  # Rich itself ends with 1
+
+
+def test_a_full_output_is_one_sentence() -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([sys.executable, "-m", "photochrom", "--help"], stdout=full, stderr=subprocess.PIPE)
+    assert done.stderr == b"photochrom: the output cannot be written: No space left on device\n"
+    assert done.returncode == 1

@@ -483,7 +483,7 @@ def test_internal_errors_are_reported_and_survived(models: list[Path], monkeypat
         full = torch.OutOfMemoryError("CUDA out of memory")
         for error, status, sentence in (
             (KeyError("x"), 500, "internal error (KeyError); see the server's console"),
-            (full, 503, "the GPU's memory is full: choose a smaller size"),
+            (full, 503, "the memory is full: choose a smaller size"),
         ):
             with monkeypatch.context() as broken:
 

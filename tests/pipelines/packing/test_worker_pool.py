@@ -48,7 +48,7 @@ def test_what_the_function_raises_is_shown() -> None:
 def test_processes_that_cannot_start_are_not_started_for_ever() -> None:
     # The function is unpickled while a worker starts.
     with (
-        pytest.raises(RuntimeError, match="a worker process could not start"),
+        pytest.raises(OSError, match="a worker process could not start"),
         Workers(Bomb(), number=1, seconds=9) as w,
     ):
         list(w.map(["1"]))
