@@ -71,7 +71,8 @@ def index(
     started = time.perf_counter()
     root = config.root
     tars = _tars(root)
-    stats, account = PackStats(), SourceAccount(not_taken=_other_files(root, tars))
+    stats, others = PackStats(), _other_files(root)
+    account = SourceAccount(num_files=others.total(), not_taken=others)
     with claim_output(root, _check_names), _marked(root):
         photographs = _photographs(tars, stats, account)
         class_by_tar = not account.not_taken["sidecar"]  # as in ImageNet's tars, one for each class
@@ -137,10 +138,10 @@ def _tars(root: Path) -> list[Path]:
     return tars
 
 
-def _other_files(root: Path, tars: list[Path]) -> Counter[str]:
-    """Returns how much else the folder holds, except indices and hidden files."""
-    others = [path for path in root.iterdir() if path not in tars and not path.name.startswith(".")]
-    return Counter("no .tar" for path in others if path.suffix not in (".idx", _BEFORE) and path.name not in _WRITTEN)
+def _other_files(root: Path) -> Counter[str]:
+    """Returns how much else than shards the folder holds, except hidden files and what is written here."""
+    others = [path for path in root.iterdir() if path.suffix not in (".tar", ".idx", _BEFORE)]
+    return Counter("no .tar" for path in others if not path.name.startswith(".") and path.name not in _WRITTEN)
 
 
 def _photographs(tars: list[Path], stats: PackStats, account: SourceAccount) -> dict[Path, list[ShardFile]]:
@@ -161,13 +162,13 @@ def _photographs(tars: list[Path], stats: PackStats, account: SourceAccount) -> 
             else:
                 photographs[tar].append(member)
             taken.add(path)
-    account.num_files = sum(map(len, photographs.values())) + len(stats.rejects) + account.not_taken.total()
     return photographs
 
 
 def _members(tar: Path, stats: PackStats, account: SourceAccount) -> list[tarfile.TarInfo]:
     """Returns the members up to where the tar is cut or damaged; counts such a tar as a reject."""
     members, problem = tar_members(TarMember(tar, 0, tar.stat().st_size), account.unread, tar.name)
+    account.num_files += len(members) + bool(problem or not members)
     if problem:
         stats.reject(tar.name, "cut shard" if members else "no tar", problem)
     elif not members:

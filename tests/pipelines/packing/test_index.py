@@ -130,6 +130,8 @@ def test_what_is_sound_is_taken_and_the_rest_listed(foreign: Path, photos: Path)
     }
     assert summary["dropped"] == {"grey": 1}
     assert (summary["num_indexed"], summary["num_shards"]) == (10, 2)
+    fates = ("indexed", "dropped", "rejected", "not_taken")
+    assert summary["num_files"] == 25 + 2 == sum(summary[f"num_{fate}"] for fate in fates), "25 members and 2 bad tars"
     for sample in samples:
         with Image.open(io.BytesIO(sample.read())) as picture:
             assert picture.size == sample.size
