@@ -17,6 +17,7 @@ import numpy as np
 from ..files import atomic_write, sync
 from ..imaging.decode import Rejected
 from ..structured import read_json, validated
+from .pack_stats import SourceAccount
 from .process_image import EncodedImage, ProcessedFile, SortKey
 
 NUM_BUCKETS = 256
@@ -53,18 +54,18 @@ class ExternalSorter:
             raise OSError(28, "No space left on device")
         self.paths.add(file.path)
 
-    def complete(self, account: dict[str, Any]) -> None:
+    def complete(self, account: SourceAccount) -> None:
         """Notes that the stream has ended, and its account."""
         self.close()
         for path in self._folder.iterdir():
             sync(path)
         with atomic_write(self._folder / _COMPLETE) as path:
-            path.write_text(json.dumps(account))
+            path.write_text(json.dumps(vars(account)))
 
     @property
-    def account(self) -> dict[str, Any]:
+    def account(self) -> SourceAccount:
         """The account of the complete stream."""
-        return validated(dict[str, Any], read_json(self._folder / _COMPLETE), "the account of the stream")
+        return validated(SourceAccount, read_json(self._folder / _COMPLETE), "the account of the stream")
 
     def sorted_files(self, after: SortKey) -> Iterator[ProcessedFile]:
         """Yields all files with a sort key above `after`, in order."""

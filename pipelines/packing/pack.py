@@ -185,7 +185,7 @@ class _PackRun:
         sorters = {name: ExternalSorter(self._work_folder(name) / "spool") for name in self.writers}
         if not all(sorter.is_complete for sorter in sorters.values()):
             self._sort(stream, sorters)
-        self.account = SourceAccount(**next(iter(sorters.values())).account)
+        self.account = next(iter(sorters.values())).account
         for name, sorter in sorters.items():
             writer = self.writers[name]
             for file in sorter.sorted_files(after=writer.last_key):
@@ -214,7 +214,7 @@ class _PackRun:
         account.num_files += account.not_taken.total()
         account.unread |= stream.unread
         for sorter in sorters.values():
-            sorter.complete(vars(account))
+            sorter.complete(account)
 
 
 def _state_of(source: str, files: list[SourceFile]) -> str:

@@ -26,9 +26,6 @@ class SourceAccount:
     not_taken: Counter[str] = field(default_factory=Counter)
     unread: dict[str, int] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self.dropped, self.not_taken = Counter(self.dropped), Counter(self.not_taken)  # of JSON
-
     def summary(self) -> dict[str, Any]:
         """Returns the entries of summary.json."""
         facts = {"num_files": self.num_files, "num_not_taken": self.not_taken.total()}
