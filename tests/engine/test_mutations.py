@@ -293,7 +293,7 @@ def results(run: Path, shards: ShardSet, tmp_path: Path) -> Mutation:
 
 
 def journal(run: Path, shards: ShardSet, tmp_path: Path) -> Mutation:
-    """What an interrupted pack knows of its first shard."""
+    """The facts that an interrupted pack keeps of its first shard."""
     shard = asdict(shards.shards[0])
     counts = PackStats(classes=Counter(a=4), contents=["1"], rejects=[("a", "b", "c")], num_packed=4).to_json()
     content = {"last_key": [5, "a.jpg"], "shard": shard, "stats": {**counts, "ab_counts": [0] * 65536}}
