@@ -1,4 +1,4 @@
-"""Inputs and outputs of all verbs under names that a file system allows and that shells and libraries read otherwise."""
+"""Inputs and outputs of all verbs under names that file systems allow, and that shells or libraries read otherwise."""
 
 import glob
 import io
