@@ -318,7 +318,7 @@ def damage(path: Path, places: list[int], parts: int = 1) -> Path:
 def test_damaged_frames_are_bridged_and_counted(
     tmp_path: Path, codec: str, end: str, parts: int, places: list[int]
 ) -> None:
-    """Of decoders that give no frame, and of one that gives a part of it (MPEG-4)."""
+    """Decoders that give no frame, and one that gives a part of it (MPEG-4)."""
     pixels = {"png": "rgb24", "mpeg4": "yuv420p", "mjpeg": "yuvj420p"}[codec]
     source = damage(make(tmp_path / f"a.{end}", codec, pixels=pixels, sound="mp2", options={"g": "1"}), places, parts)
     film, notes = colorized(source)
