@@ -256,11 +256,11 @@ class ShardSet:
         members = self._members(number, self._index_lines[number][index - int(self.starts[number])])
         offset, num_bytes, name = members[self._kind]
         if "json" in members:
-            facts = parse_json(_read_text(tar, *members["json"]), f"the origin of {name} in {tar}")
+            facts = parse_json(_read(tar, *members["json"][:2]), f"the origin of {name} in {tar}")
         else:  # a shard from elsewhere
             label = class_of(name) or (tar.stem if self.manifest["image"].get("class_by_tar") else "")
             if "cls" in members:
-                label = decode_text(_read_text(tar, *members["cls"]), name, errors="replace").strip()
+                label = decode_text(_read(tar, *members["cls"][:2]), name, errors="replace").strip()
             facts = {"path": f"{tar.stem}/{name}", "class": label}
         if not (isinstance(facts, dict) and all(isinstance(facts.get(key), str) for key in ("path", "class"))):
             raise ValueError(f"{tar} is damaged (the origin of {name} has no path and class): pack again")
@@ -296,7 +296,11 @@ class ShardSet:
             for i in range(0, len(words), 4)
         }
         num_bytes = self.shards[shard].bytes
-        if self._kind not in members or any(offset + size > num_bytes for offset, size, _ in members.values()):
+        is_sound = all(
+            offset + size <= num_bytes and (kind == self._kind or size <= MAX_BYTES)
+            for kind, (offset, size, _) in members.items()
+        )
+        if self._kind not in members or not is_sound:
             raise self._damaged_index(shard)
         return members
 
@@ -340,10 +344,3 @@ def _read(path: Path | RemotePath, offset: int, size: int) -> bytes:
     with open(path, "rb") as file:
         file.seek(offset)
         return file.read(size)
-
-
-def _read_text(path: Path | RemotePath, offset: int, size: int, name: str) -> bytes:
-    """Returns the bytes of a member that describes a photograph."""
-    if size > MAX_BYTES:
-        raise ValueError(f"{path} is damaged (what describes {name} has {size:,} bytes): pack again")
-    return _read(path, offset, size)

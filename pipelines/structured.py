@@ -1,6 +1,7 @@
 """Reads JSON and YAML that anybody may have written: bounded in bytes, depth and aliases, and checked by a type."""
 
 import json
+from collections.abc import Callable
 from dataclasses import is_dataclass
 from functools import cache
 from pathlib import Path
@@ -18,7 +19,7 @@ MAX_BYTES = 1 << 24  # of a file, unless its reader says otherwise
 _MAX_DEPTH = 64  # code that walks nested values is recursive
 _MAX_YAML_BYTES = 1 << 16  # PyYAML reads some 30 KB a second
 _MAX_COUNT = 1 << 53  # floats hold whole numbers up to it
-_YAML_ERRORS = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError)  # PyYAML's, for `!!int ""`, too
+_ERRORS = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError)  # PyYAML's, for `!!int ""`, too
 
 
 def read_bytes(path: Path | RemotePath, limit: int = MAX_BYTES) -> bytes:
@@ -43,33 +44,37 @@ def read_yaml(path: Path, limit: int = _MAX_YAML_BYTES) -> Any:
 
 
 def parse_json(text: str | bytes, name: str) -> Any:
-    """Returns the value of a JSON text, which is called `name` in messages. Raises ValueError."""
-    try:
-        values = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"{name} is not JSON ({error})") from None
-    except RecursionError:
-        raise ValueError(_too_deep(name)) from None
-    level = [values]
-    for _ in range(_MAX_DEPTH):
-        containers = [value.values() if isinstance(value, dict) else value for value in level if _is_container(value)]
-        level = [value for values_ in containers for value in values_ if _is_container(value)]
-    if level:
-        raise ValueError(_too_deep(name))
-    return values
+    """Returns the value of a JSON text, which is called `name` in messages. Raises ValueError with one sentence."""
+    return _parse(_load_json, text, name, "JSON")
 
 
 def parse_yaml(text: str, name: str) -> Any:
-    """Returns the value of a YAML text, which is called `name` in messages: plain values, and text for dates.
+    """Returns the value of a YAML text as parse_json does. Dates are text."""
+    return _parse(_load_yaml, text, name, "YAML")
 
-    Raises ValueError.
-    """
+
+def _parse(load: Callable[[Any], Any], text: str | bytes, name: str, language: str) -> Any:
     try:
-        return yaml.load(text, _Loader)
-    except _YAML_ERRORS as error:
-        raise ValueError(f"{name} cannot be read as YAML: {' '.join(str(error).split())}") from None
+        return load(text)
+    except _ERRORS as error:
+        raise ValueError(f"{name} cannot be read as {language}: {' '.join(str(error).split())}") from None
     except RecursionError:
-        raise ValueError(_too_deep(name)) from None
+        raise ValueError(f"{name} is nested more than {_MAX_DEPTH} levels deep") from None
+
+
+def _load_json(text: str | bytes) -> Any:
+    values = json.loads(text)
+    level = [values] if isinstance(values, dict | list) else []
+    for _ in range(_MAX_DEPTH):
+        level = [item for value in level for item in (value.values() if isinstance(value, dict) else value)]
+        level = [item for item in level if isinstance(item, dict | list)]
+    if level:
+        raise RecursionError
+    return values
+
+
+def _load_yaml(text: str) -> Any:
+    return yaml.load(text, _Loader)
 
 
 def validated(kind: type[T], values: Any, name: str) -> T:
@@ -99,14 +104,6 @@ def _adapter(kind: Any) -> Any:
 
     # A dataclass takes no configuration.
     return TypeAdapter(kind, config=None if is_dataclass(kind) else ConfigDict(arbitrary_types_allowed=True))
-
-
-def _is_container(value: Any) -> bool:
-    return isinstance(value, dict | list)
-
-
-def _too_deep(name: str) -> str:
-    return f"{name} is nested more than {_MAX_DEPTH} levels deep"
 
 
 class _Loader(yaml.SafeLoader):

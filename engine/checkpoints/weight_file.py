@@ -20,13 +20,10 @@ _KINDS = {  # by a file's first bytes, in lower case and without spaces
     b"version https://git-lfs": ("a pointer of Git LFS", "run 'git lfs pull', or download the file itself"),
     b"gguf": ("a GGUF file of llama.cpp", _ELSEWHERE),
     b"\x89hdf": ("an HDF5 file, such as Keras writes", _ELSEWHERE),
-    b"\x1f\x8b": ("compressed by gzip", _UNPACK),
-    b"7z\xbc\xaf": ("a 7z archive", _UNPACK),
-    b"rar!": ("a RAR archive", _UNPACK),
-    b"\xfd7zxz": ("compressed by xz", _UNPACK),
-    b"\x28\xb5\x2f\xfd": ("compressed by zstd", _UNPACK),
+    **dict.fromkeys(
+        (b"\x1f\x8b", b"bzh", b"\xfd7zxz", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf", b"rar!"), ("packed", _UNPACK)
+    ),
 }
-_CAFFE = (".caffemodel", ".prototxt")
 
 
 def describe_other_kind(path: Path) -> str:
@@ -36,10 +33,10 @@ def describe_other_kind(path: Path) -> str:
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not head:
         return f"is empty: {_AGAIN}"
-    if path.suffix in _CAFFE:
+    if path.suffix == ".caffemodel":
         return "is a file of Caffe: dump its tensors by caffemodel2pytorch first"
     if head[257:262] == b"ustar":
-        return f"is a tar: {_UNPACK}"
+        return f"is packed, not weights: {_UNPACK}"
     for magic, (kind, way_out) in _KINDS.items():
         if start.startswith(magic) and not is_safetensors(head):
             return f"is {kind}, not weights: {way_out}"

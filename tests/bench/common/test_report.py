@@ -51,7 +51,7 @@ def test_a_folder_without_results_and_a_damaged_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"holds no \.json files"):
         main(["report", str(tmp_path)])
     (tmp_path / "torn.json").write_text('{"rows": [')
-    with pytest.raises(ValueError, match=r"torn\.json is not JSON .*: measure again, or remove it"):
+    with pytest.raises(ValueError, match=r"torn\.json cannot be read as JSON: .*: measure again, or remove it"):
         main(["report", str(tmp_path)])
 
 
