@@ -114,3 +114,43 @@ def test_a_shard_that_is_missing_or_changed_is_named(copied: Path, name: str) ->
     path.unlink()
     with pytest.raises(ValueError, match=f"{name} is missing"):
         ShardSet.open(copied)
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../set/photos-000000", "..", "", "a/b", "a\0b"])
+def test_a_shard_outside_of_the_folder_is_refused(copied: Path, name: str) -> None:
+    manifest = json.loads((copied / "manifest.json").read_text())
+    manifest["shards"][0]["name"] = name
+    (copied / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=r"manifest\.json is damaged .* is not the name of a file in the set's folder"):
+        ShardSet.open(copied)
+
+
+@pytest.mark.parametrize(
+    ("shard", "sentence"),
+    [
+        ({"samples": -1}, "sizes of some samples of photos-000000 are missing"),
+        ({"samples": "4.5"}, "shards.0.samples: it should be a valid integer"),
+        ({"sizes": "0x96 96x96 96x96 96x96"}, "sizes of some samples of photos-000000 are missing"),
+        ({"sizes": "96x96 96x96 96x96 9999999x96"}, "sizes of some samples of photos-000000 are missing"),
+        ({"sizes": [96]}, "shards.0.sizes: it should be a valid string"),
+        ({"name": "photos-000001"}, "two shards have one name"),
+    ],
+)
+def test_a_manifest_of_odd_types_and_sizes_is_refused(copied: Path, shard: dict[str, object], sentence: str) -> None:
+    manifest = json.loads((copied / "manifest.json").read_text())
+    manifest["shards"][0] |= shard
+    (copied / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=f"manifest.json is damaged .*{sentence}"):
+        ShardSet.open(copied)
+
+
+@pytest.mark.parametrize("line", ["jpg 0 999999999999 x", "jpg -1 5 x", "jpg 0 nan x", "lab 0 5 x", "jpg 0 5", ""])
+def test_an_index_that_points_elsewhere_is_refused(copied: Path, line: str) -> None:
+    index = copied / "photos-000000.idx"
+    index.write_text("\n".join([*index.read_text().splitlines()[:-1], line, ""]))
+    manifest = json.loads((copied / "manifest.json").read_text())
+    manifest["shards"][0]["index_bytes"] = index.stat().st_size
+    (copied / "manifest.json").write_text(json.dumps(manifest))
+    for use in (lambda data: data.byte_ranges, lambda data: data.sample(3)):
+        with pytest.raises(ValueError, match=r"photos-000000\.idx is damaged .*: pack again"):
+            use(ShardSet.open(copied))
