@@ -20,7 +20,7 @@ from av.video.stream import VideoStream
 
 from ...pipelines.imaging.decode import Rejected
 from .pixels import Pixels
-from .video_times import Segments, scan
+from .video_times import Segments, demux, scan
 
 # FFmpeg's numbers of colour ranges, and of YCbCr matrices with swscale's number of the same matrix.
 LIMITED, FULL = 1, 2
@@ -97,7 +97,7 @@ class VideoReader:
         held: Frame | None = None  # its duration is known from the next frame
         segments, wanted_indices = Segments(self.container, self.video.index), {stream.index for stream in wanted}
         try:
-            for packet in self.container.demux():
+            for packet in demux(self.container):
                 offset = self.timeline.offsets[segments.number(packet)]
                 if packet.stream is self.video:  # the empty packet at the end has no stream_index
                     self._shift(packet, offset)
@@ -123,11 +123,13 @@ class VideoReader:
         """Returns the video stream to colorize; notes what is dropped."""
         streams = self.container.streams
         videos = [stream for stream in streams.video if not stream.disposition & Disposition.attached_pic]
-        if not videos or videos[0].codec_context.format is None:
+        # A codec that FFmpeg cannot decode has no context, whatever PyAV's types say.
+        pixel_format = getattr(videos[0].codec_context, "format", None) if videos else None
+        if pixel_format is None:
             raise Rejected("not a video", "it has no video stream")
         if transfer := _HDR.get(videos[0].codec_context.color_trc):
             raise Rejected("unsupported pixels", f"it is HDR ({transfer}): convert it to SDR")
-        components = videos[0].codec_context.format.components
+        components = pixel_format.components
         losses = {
             "further video streams dropped": len(videos) > 1,
             "cover picture dropped": len(videos) < len(streams.video),

@@ -51,7 +51,8 @@ def can_hold(stream: Stream, packets: "list[Packet[Any]]", format_name: str, *, 
             trial.mux(packet)
         trial.close()
         with av.open(io.BytesIO(memory.getvalue())) as written:
-            return written.streams[0].codec_context.name == stream.codec_context.name
+            names = [copied.codec_context.name for copied in written.streams if copied.codec_context]
+            return names == [stream.codec_context.name]
     except (ValueError, av.FFmpegError):
         return False
 
@@ -92,6 +93,8 @@ class SoundEncoder:
         if overlap >= frame.samples:
             return None
         values: Any = frame.to_ndarray()[:, overlap * (1 if frame.format.is_planar else frame.layout.nb_channels) :]
+        if values.dtype.kind == "f":  # damaged sound can be loud enough to keep the AAC encoder busy for ever
+            values = np.clip(np.nan_to_num(values), -1, 1)
         cut = AudioFrame.from_ndarray(np.ascontiguousarray(values), frame.format.name, frame.layout.name)
         cut.sample_rate, cut.time_base = frame.sample_rate, Fraction(1, frame.sample_rate)
         cut.pts = round(max(start, self._end) * frame.sample_rate)

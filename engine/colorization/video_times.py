@@ -2,18 +2,20 @@
 
 from bisect import bisect
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
-from math import inf
 from typing import Any
 
 from av.container import InputContainer
 from av.packet import Packet
 
-_STEP_BACK = 0.5  # seconds; smaller steps back are inaccuracies
-_STEP_AHEAD = 60.0  # seconds, in formats whose clock can be set anew; FFmpeg reads a step back as a wrap there
+_STEP_BACK = 0.1  # seconds; smaller steps back are inaccuracies
+_STEP_AHEAD = 3600.0  # seconds
+_STEP_AHEAD_OF_CLOCKS = 60.0  # seconds, in formats with a clock that can be set anew; there, a wrap can look like this
 _OVERLAP = 0.05  # seconds of sound of two segments; packets of sound do not end where frames do
 _GAP = 0.1  # seconds
-_BROADCAST = ("mpeg", "mpegts")
+_CLOCKS = ("mpeg", "mpegts", "flv")
 _NUM_SAMPLES = 8  # packets
 
 
@@ -39,7 +41,7 @@ class Segments:
 
     def __init__(self, container: InputContainer, video_index: int) -> None:
         self._clocks = {video_index, *(stream.index for stream in container.streams.audio)}
-        self._step_ahead = _STEP_AHEAD if container.format.name in _BROADCAST else inf
+        self._step_ahead = _STEP_AHEAD_OF_CLOCKS if container.format.name in _CLOCKS else _STEP_AHEAD
         self._last: dict[int, tuple[int, float]] = {}  # of each stream: the segment and time of its last packet
         self._now: list[float] = []  # of each segment: the time of its last packet
 
@@ -48,7 +50,7 @@ class Segments:
         newest = max(0, len(self._now) - 1)
         if packet.dts is None:  # pts do not increase
             return self._last.get(packet.stream_index, (newest, 0.0))[0]
-        if packet.pts is not None and (packet.pts - packet.dts) * packet.time_base > _STEP_AHEAD:
+        if packet.pts is not None and (packet.pts - packet.dts) * packet.time_base > self._step_ahead:
             packet.pts = packet.dts + (packet.duration or 0)  # FFmpeg's guess, from a packet behind a restart
         time = float(packet.dts * packet.time_base)
         self._now = self._now or [time]
@@ -64,6 +66,12 @@ class Segments:
         return number
 
 
+def demux(container: InputContainer) -> "Iterator[Packet[Any]]":
+    """Yields all packets of the tracks that the file began with."""
+    with suppress(IndexError):  # of PyAV, at the end of a file in which further tracks begin later
+        yield from container.demux()
+
+
 def scan(container: InputContainer, video_index: int, starts_at_zero: bool) -> Timeline:
     """Returns the timeline of a file, from all its packets. `starts_at_zero`: the first offset is 0."""
     timeline, segments = Timeline(), Segments(container, video_index)
@@ -72,7 +80,7 @@ def scan(container: InputContainer, video_index: int, starts_at_zero: bool) -> T
     sounds = {stream.index for stream in container.streams.audio}
     frames: list[tuple[int, float]] = []  # segment and time
     silences: list[tuple[int, float, float]] = []  # segment, from when, to when
-    for packet in container.demux():
+    for packet in demux(container):
         number = segments.number(packet)
         spans.extend({} for _ in range(len(spans), number + 1))
         ticks, index = packet.dts if packet.pts is None else packet.pts, packet.stream_index

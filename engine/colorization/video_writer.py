@@ -37,7 +37,7 @@ class VideoWriter:
     """
 
     def __init__(self, path: Path, suffix: str, reader: VideoReader) -> None:
-        self.num_frames = 0
+        self.num_frames = self._num_damaged = 0
         self._reader, self._format = reader, _FORMATS[suffix.lower()]
         self._sound_codec = "libopus" if self._format == "webm" else "aac"
         self._video: VideoStream | None = None  # until the first frame, whose size it needs
@@ -61,8 +61,9 @@ class VideoWriter:
         if error is None:
             for encoder in self._encoders.values():
                 self._mux(encoder.encode(None))
-                if encoder.num_damaged:
-                    self._reader.notes.append(f"damaged sounds left silent: {encoder.num_damaged}")
+                self._num_damaged += encoder.num_damaged
+            if self._num_damaged:
+                self._reader.notes.append(f"damaged packets of sound left silent: {self._num_damaged}")
             self._mux([] if self._video is None else self._video.encode_lazy())
             self._container.close()
         else:
@@ -81,7 +82,7 @@ class VideoWriter:
             self._mux(self._encoders[item.stream_index].encode(item))
         else:
             item.stream = self._copies[item.stream_index]
-            self._mux([item])
+            self._mux([item], is_copied=True)
 
     def _can_hold(self, stream: Stream, *, is_unasked: bool = False) -> bool:
         samples = self._reader.timeline.samples.get(stream.index, [])
@@ -146,13 +147,16 @@ class VideoWriter:
         video_frame.pts, video_frame.duration, video_frame.time_base = frame.pts, frame.duration, self._reader.time_base
         return video_frame
 
-    def _mux(self, packets: "Iterable[Packet[Any]]") -> None:
+    def _mux(self, packets: "Iterable[Packet[Any]]", *, is_copied: bool = False) -> None:
         try:
             for packet in packets:
                 self._container.mux(packet)
         except av.FFmpegError as error:
             if isinstance(error, OSError):  # such as a full disk
                 raise
+            if is_copied and isinstance(error, av.InvalidDataError):
+                self._num_damaged += 1
+                return
             raise Rejected(f"cannot be written as {self._format}", str(error.strerror)) from None
 
 

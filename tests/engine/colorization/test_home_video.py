@@ -2,6 +2,7 @@
 
 import math
 import struct
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -166,6 +167,14 @@ def test_a_part_begins_after_the_sound_of_the_one_before(tmp_path: Path) -> None
     assert np.diff(film.sound_times).min() > 0
 
 
+def test_parts_of_a_fifth_of_a_second(tmp_path: Path) -> None:
+    part = make(tmp_path / "part.vob", "mpeg2video", number=5)
+    film, notes = colorized(join(tmp_path / "a.vob", part, part, part))
+    assert notes == (RESTARTS,)
+    assert np.diff(film.times) == pytest.approx(0.04, abs=0.002)
+    assert len(film.times) == 15
+
+
 def test_recorders_that_restart_their_clock(tmp_path: Path) -> None:
     """FLV, whose sound of one segment ends a part of a packet after its frames, is encoded and stays in place."""
     part = make(tmp_path / "part.flv", "flv", sound="adpcm_swf", sound_rate=11_025).read_bytes()
@@ -326,6 +335,50 @@ def test_damaged_frames_are_bridged_and_counted(
     whole = [round(time * 25) for time in film.times]
     assert [place for place in range(25) if place not in whole] in (places, [], [0])
     assert len(film.sound) > 40
+
+
+def test_damaged_sound_is_left_silent(tmp_path: Path) -> None:
+    """Packets that the container refuses; and samples so loud that FFmpeg's AAC encoder does not end."""
+    source = make(tmp_path / "a.ts", sound="aac")
+    content = bytearray(source.read_bytes())
+    packets = read(source).sound
+    for packet in packets[20:23]:  # after the header of a packet of the transport stream
+        place = content.find(packet[:16])
+        content[place : place + 7] = bytes(7)
+    source.write_bytes(content)
+    film, notes = colorized(source)
+    assert len(film.frames) == 25
+    assert len(film.sound) in range(len(packets) - 12, len(packets))
+    assert all("sound" in note for note in notes)
+    loud = tmp_path / "b.mp4"
+    with av.open(str(loud), "w", format="matroska") as container:
+        video = container.add_stream("libx264", rate=25, width=32, height=32)
+        sound = container.add_stream("wavpack", rate=8000, layout="mono")
+        for place in range(25):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(np.full((32, 32, 3), 80, np.uint8), "rgb24")))
+            samples = av.AudioFrame.from_ndarray(np.full((1, 320), 5e9 * (-1) ** place, np.float32), "fltp", "mono")
+            samples.sample_rate, samples.pts, samples.time_base = 8000, 320 * place, Fraction(1, 8000)
+            container.mux(sound.encode(samples))
+        container.mux(video.encode(None))
+        container.mux(sound.encode(None))
+    film, notes = colorized(loud)
+    assert notes == ("audio in wavpack encoded as AAC",)
+    assert film.sound_times[-1] == pytest.approx(1, abs=0.15)
+
+
+@pytest.mark.slow
+def test_random_damage_is_a_sentence_or_a_film(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for name, codec, sound, rate in [*COPIED[1:4], *COPIED[7:9], *(kind[:4] for kind in ENCODED[:3])]:
+        whole = make(tmp_path / name, codec, sound=sound, sound_rate=rate).read_bytes()
+        for _ in range(10):
+            content = bytearray(whole)
+            for place in random.integers(0, len(whole), random.choice((1, 3, 20))):
+                content[place : place + 40] = random.bytes(len(content[place : place + 40]))
+            (tmp_path / name).write_bytes(content)
+            with suppress(Rejected):
+                assert colorized(tmp_path / name)[0].frames
+    assert all(path.suffix in (".mkv", ".mov") for path in (tmp_path / "out").iterdir())
 
 
 def test_missing_frames_and_sound_are_noted(tmp_path: Path) -> None:
