@@ -89,7 +89,7 @@ def scan(container: InputContainer, video_index: int, starts_at_zero: bool) -> T
         start = float(ticks * packet.time_base)
         end = start + float((packet.duration or 0) * packet.time_base or (frame if index == video_index else 0))
         span = spans[number].setdefault(index, [start, start, end])
-        if start > span[2] + _GAP and index in sounds:
+        if index in sounds and start - span[2] > max(_GAP, 2 * frame):
             silences.append((number, span[2], start))
         span[:] = min(span[0], start), max(span[1], start), max(span[2], end)
         timeline.end = max(timeline.end, end)
@@ -97,9 +97,22 @@ def scan(container: InputContainer, video_index: int, starts_at_zero: bool) -> T
             frames.append((number, start))
         if len(timeline.samples[index]) < _NUM_SAMPLES:
             timeline.samples[index].append(packet)
+    _place(timeline, spans, sounds | {video_index}, video_index, starts_at_zero)
+    timeline.frames = sorted(timeline.offsets[number] + time for number, time in frames)
+    for number, start, end in silences:
+        offset = timeline.offsets[number]
+        if bisect(timeline.frames, offset + start + frame) >= bisect(timeline.frames, offset + end - frame):
+            timeline.gaps.append(offset + start)
+    return timeline
+
+
+def _place(
+    timeline: Timeline, spans: list[dict[int, list[float]]], wanted: set[int], video_index: int, starts_at_zero: bool
+) -> None:
+    """Sets `offsets` and `shown`, so that each segment begins where the `wanted` streams of the ones before end."""
     placed: dict[int, float] = {}  # the time from which each stream can go on
     for streams in spans:
-        kept = {index: span for index, span in streams.items() if index in sounds or index == video_index} or streams
+        kept = {index: span for index, span in streams.items() if index in wanted} or streams
         begins = [placed[index] - span[0] for index, span in kept.items() if index in placed]
         first = min((span[0] for span in kept.values()), default=0.0)
         offset = max(begins, default=max(placed.values(), default=first if starts_at_zero else 0.0) - first)
@@ -109,11 +122,3 @@ def scan(container: InputContainer, video_index: int, starts_at_zero: bool) -> T
             timeline.shown = (timeline.shown[0] if timeline.shown[1] else offset + first, offset + end)
         for index, (_, last, end) in kept.items():  # frames keep their distances
             placed[index] = offset + (end if index == video_index else max(last + 0.001, end - _OVERLAP))
-    timeline.frames = sorted(timeline.offsets[number] + time for number, time in frames)
-    for number, start, end in silences:
-        first, last = (
-            bisect(timeline.frames, timeline.offsets[number] + time) for time in (start + frame, end - frame)
-        )
-        if first >= last:
-            timeline.gaps.append(timeline.offsets[number] + start)
-    return timeline

@@ -386,6 +386,12 @@ def test_missing_frames_and_sound_are_noted(tmp_path: Path) -> None:
     source = make(tmp_path / "a.mkv", number=50, sound="aac", options={"bf": "0", "g": "1"})
     film, notes = colorized(remux(source, tmp_path / "b.mkv", lost=(0.78, 1.18)))
     assert len(film.frames) == 40
+    assert (
+        colorized(remux(make(tmp_path / "c.mkv", rate=1, number=3, sound="aac"), tmp_path / "d.mkv", lost=(1.3, 1.7)))[
+            1
+        ]
+        == ()
+    )
     assert [note[:-5] for note in notes] == ["gaps in picture and sound: 1, the first at 0"]
 
 
