@@ -124,6 +124,20 @@ def checkpoint_folder(root: Path, step: int) -> Path:
     return root / f"step-{step:08d}"
 
 
+def check_links(run: Path) -> None:
+    """Raises ValueError where the file system makes no links, as some network shares; RUN/best is one."""
+    link = run / f".{BEST}.tmp"
+    try:
+        link.unlink(missing_ok=True)
+        link.symlink_to(CHECKPOINTS)
+        link.unlink()
+    except OSError as error:
+        raise ValueError(
+            f"checkpoint.best makes a link in {run}, which its file system refuses ({error.strerror}): name another "
+            "--out, or omit checkpoint.best"
+        ) from None
+
+
 def link_best(folder: Path) -> None:
     """Makes RUN/best a link to a checkpoint of the run."""
     run = folder.parents[1]

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain, count
 from pathlib import Path
@@ -77,7 +77,8 @@ def save_model(state: Mapping[str, Tensor], metadata: ModelMetadata, path: Path)
         mode = file.stat().st_mode  # by the umask; safetensors would let nobody else read the file
         try:
             save_file(tensors, file, metadata=header)
-            file.chmod(mode)
+            with suppress(OSError):  # some network shares have modes of their own
+                file.chmod(mode)
         except SafetensorError as error:
             raise to_os_error(path, error) from None
 

@@ -15,7 +15,16 @@ from ...pipelines.loading.base import Loader
 from ...pipelines.loading.order import first_batch_of_epoch
 from ...pipelines.output_dir import check_holds, claim_output, differences, write_json
 from ...pipelines.structured import read_yaml
-from ..checkpoints.checkpoint import BEST, CHECKPOINTS, MODEL, Checkpoint, checkpoint_folder, clear_after, link_best
+from ..checkpoints.checkpoint import (
+    BEST,
+    CHECKPOINTS,
+    MODEL,
+    Checkpoint,
+    check_links,
+    checkpoint_folder,
+    clear_after,
+    link_best,
+)
 from ..checkpoints.model_file import load_weights, save_model
 from ..configuration.config import RunConfig, save_yaml, to_plain_dict
 from ..configuration.registry import build_loss, build_model, with_prior
@@ -193,6 +202,8 @@ def _run_folder(config: RunConfig, step: int, say: Callable[[str], None]) -> Ite
     """Makes and locks the run's folder, removes what is later than `step`, and prints changed settings."""
     out = config.out
     with claim_output(out, lambda out: check_holds(out, CHECKPOINTS, "run")):
+        if config.checkpoint.best:
+            check_links(out)
         (out / CHECKPOINTS).mkdir(exist_ok=True)
         before = _read_config(out / CONFIG) if (out / CONFIG).exists() else to_plain_dict(config)
         clear_after(out / CHECKPOINTS, step, say)

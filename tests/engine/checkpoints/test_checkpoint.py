@@ -1,3 +1,4 @@
+import errno
 import io
 import json
 import os
@@ -9,6 +10,7 @@ import pytest
 import torch
 from photochrom.engine.checkpoints import checkpoint
 from photochrom.engine.checkpoints.checkpoint import (
+    check_links,
     clear_after,
     list_checkpoints,
     newest_intact,
@@ -183,3 +185,15 @@ def test_state_is_plain_json(trained: Path) -> None:
     state = json.loads((trained / "checkpoints" / "step-00000020" / "state.json").read_text())
     assert state["step"] == 20
     assert state["loader"]["position"] == 80
+
+
+def test_a_file_system_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_links(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+    def refuse(link: Path, target: Path) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    with pytest.raises(ValueError, match=r"checkpoint.best makes a link .* \(Operation not permitted\): name another"):
+        check_links(tmp_path)
