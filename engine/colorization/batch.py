@@ -13,7 +13,7 @@ import torch
 from ...models import Colorizer
 from ...pipelines.imaging.decode import Rejected
 from ...pipelines.system import available_cpus
-from .colorize import ColorizedImage, colorize
+from .colorize import ColorizedImage, colorize, load_kernels
 from .inputs import ColorizePlan, ColorizeTask
 from .prefetch import OutOfMemory, Reserve, run_pipeline
 from .read_image import SourceImage, read_image
@@ -60,6 +60,7 @@ def colorize_images(
     def process(image: SourceImage) -> ColorizedImage:
         return colorize(model, [image.pixels], size=size, device=device)[0]
 
+    load_kernels(device)
     num_done, to_repeat = 0, list[ColorizeTask]()
     num_threads = min(_MAX_THREADS, available_cpus())
     for chosen, max_bytes in ((tasks, _MAX_BYTES), (to_repeat, 0)):

@@ -57,6 +57,12 @@ def colorize(
     return [results[index] for index in range(len(images))]
 
 
+def load_kernels(device: torch.device) -> None:
+    """Imports what converts images on a CPU, before images take the memory: libraries that lack it can hang."""
+    if device.type == "cpu":
+        from ...pipelines.imaging import lightness_kernels  # noqa: F401
+
+
 def _resize(L: Tensor, shape: tuple[int, int]) -> Tensor:
     """Reduces L (1, 1, H, W), antialiased."""
     if L.shape[2:] == shape:

@@ -16,6 +16,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from ...pipelines.files import atomic_write
 from ...pipelines.imaging.decode import Rejected
+from ...pipelines.system import is_out_of_memory
 from .pixels import Pixels, composite_on_white, to_uint8
 from .read_image import SourceImage
 
@@ -52,7 +53,12 @@ def write_image(image: SourceImage, target: Path) -> tuple[str, ...]:
     """
     format_name = _FORMATS[target.suffix.lower()]
     notes = list(image.notes)
-    data = _ENCODERS[format_name](image, notes)
+    try:
+        data = _ENCODERS[format_name](image, notes)
+    except (OSError, ValueError, OverflowError, struct.error) as error:  # not of the disk: it is encoded in memory
+        if isinstance(error, Rejected) or is_out_of_memory(error):
+            raise
+        raise Rejected("cannot be encoded", str(error)) from None
     lost = (name for name in _UNSUPPORTED_METADATA[format_name] if getattr(image.metadata, name))
     notes.extend(f"{_LABELS[name]} dropped" for name in lost)
     with atomic_write(target) as file:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from photochrom.engine.checkpoints.model_file import model_file, read_metadata, read_tensors, save_model
 from photochrom.engine.cli import main
-from photochrom.engine.colorization import batch
+from photochrom.engine.colorization import batch, write_image
 from photochrom.engine.colorization import colorize as core
 from photochrom.engine.colorization.colorize import ColorizedImage, colorize
 from photochrom.models import Colorizer, ColorPrediction
@@ -373,7 +373,11 @@ def test_a_failure_before_the_first_result_leaves_no_folder(
 
 @pytest.mark.parametrize(
     "error",
-    [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory"), torch.OutOfMemoryError("CUDA: full")],
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        torch.OutOfMemoryError("CUDA out of memory."),
+    ],
 )
 def test_an_image_that_lacks_memory_is_listed_and_the_others_colorized(
     trained: Path, photos: Path, tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
@@ -451,6 +455,19 @@ def colorize_with(photos: Path, tmp_path: Path) -> Callable[..., int]:
         return main(["colorize", "--model", str(model), coffee, coffee, *options, "--out", str(tmp_path / "out")])
 
     return run
+
+
+def test_an_image_that_cannot_be_encoded_is_listed(
+    trained: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> bytes:
+        raise OSError("broken data stream when writing image file")  # as Pillow says where libjpeg lacks memory
+
+    monkeypatch.setitem(write_image._ENCODERS, "JPEG", fail)
+    command = ["colorize", "--model", str(trained), str(photos / "rocket.jpg"), str(photos / "coffee.png")]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 1
+    assert f"{photos / 'rocket.jpg'}: cannot be encoded: broken data stream" in capsys.readouterr().err
+    assert (tmp_path / "out" / "coffee.png").exists()
 
 
 def test_results_of_other_options_are_not_kept(
