@@ -217,16 +217,17 @@ def find_networks(content: Any) -> dict[str, StateDict]:
         for where, tensors in state_dicts(content)
         for name in tensors
         for prefix in (name.removesuffix(marker) for marker in markers if f".{name}".endswith(f".{marker}"))
+        if not prefix.endswith("block1.")  # as in our own names
     }
 
 
 def state_dicts(content: Any, where: str = "", depth: int = 3) -> Iterator[tuple[str, StateDict]]:
-    """Yields the tensors in every one of some nested dicts, and the dict's keys, each with a slash."""
-    if isinstance(content, Mapping):
-        tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-        if tensors:
+    """Yields the tensors in every one of some nested dicts and lists, and the keys to it, each with a slash."""
+    items = dict(enumerate(content)) if isinstance(content, list | tuple) else content
+    if isinstance(items, Mapping):
+        if tensors := {str(name): value for name, value in items.items() if isinstance(value, Tensor)}:
             yield where, tensors
-        for name, value in content.items() if depth else ():
+        for name, value in items.items() if depth else ():
             yield from state_dicts(value, f"{where}{name}/", depth - 1)
 
 
@@ -235,6 +236,8 @@ def detect_format(tensors: Mapping[str, Tensor]) -> str:
     for name, checkpoint_format in FORMATS.items():
         if checkpoint_format.marker in tensors:
             return "caffe-torch" if name == "caffe" and "conv1_2norm.running_mean" in tensors else name
+    if any(name.endswith("block1.conv1_1.weight") for name in tensors):
+        raise ValueError("its tensors are of a Photochrom network without its settings: name its run or model file")
     first = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in list(tensors.items())[:3])
     known = ", ".join(sorted({checkpoint_format.marker for checkpoint_format in FORMATS.values()}))
     raise ValueError(f"its {len(tensors)} tensors ({first} ...) have no known format, which has one of {known}")

@@ -1,8 +1,9 @@
 """Opens weight files of other projects, and says what a file is that holds no weights; nothing in them is executed."""
 
+import argparse
 import re
+import warnings
 import zipfile
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +58,15 @@ def load_weight_file(path: Path) -> Any:
         head = file.read(9)
     try:
         with utf8_path(path) as opened:
-            load = load_file if is_safetensors(head) else partial(torch.load, map_location="cpu", weights_only=True)
-            return load(opened)
+            if is_safetensors(head):
+                return load_file(opened)
+            # A Namespace, in which many scripts keep their options, only holds values.
+            with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals([argparse.Namespace]):
+                return torch.load(opened, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises nearly every type for a file that is cut or altered
-        refused = re.search(r"GLOBAL (\S+)", str(error))
-        if refused or "TorchScript" in str(error):
-            objects = refused[1] if refused else "a TorchScript program"
+        if refused := re.search(r"GLOBAL (\S+)", str(error)):
             raise ValueError(
-                f"{path} has Python objects ({objects}), which are refused because loading them runs code from the "
+                f"{path} has Python objects ({refused[1]}), which are refused because loading them runs code from the "
                 "file: if you trust it, load it elsewhere with weights_only=False, and torch.save its state_dict alone"
             ) from None
         raise ValueError(
@@ -83,6 +85,10 @@ def _describe_zip(path: Path) -> str:
     if not any(member.filename.endswith("/data.pkl") for member in members):
         held = ", ".join(member.filename for member in members[:3])
         return f"is a zip that torch.save did not write (it holds {held or 'nothing'}): {_UNPACK}"
+    if any("/code/" in member.filename for member in members):
+        return (
+            "is a TorchScript program, which is refused because loading it runs its code: torch.save its state_dict()"
+        )
     if any(member.compress_type != zipfile.ZIP_STORED for member in members):  # a few bytes may stand for gigabytes
         return "is a checkpoint that was zipped again: unpack it, load it, and torch.save its state_dict"
     return ""

@@ -1,5 +1,6 @@
 """Files of other projects, converted by the commands that a user types."""
 
+import argparse
 import gzip
 import hashlib
 import json
@@ -122,6 +123,8 @@ WRAPPINGS: dict[str, Callable[[dict[str, Tensor]], Any]] = {
     },
     "state_dict/model._orig_mod.": lambda own: {"state_dict": prefixed("model._orig_mod.", own)},
     "checkpoint/networks/netG/": lambda own: {"checkpoint": {"networks": {"netG": own, "netD": {"a": torch.ones(2)}}}},
+    "1/": lambda own: [{"epoch": 3}, own],
+    "model/": lambda own: {"args": argparse.Namespace(lr=1e-4), "model": own},
     "params_ema/": lambda own: {"params": {key: 0 * tensor for key, tensor in own.items()}, "params_ema": own},
     "": lambda own: {**own, "epoch": 3, "note": "trained by me"},
 }
@@ -137,6 +140,15 @@ def test_wrapped_weights_are_found(name: str, where: str, tmp_path: Path, capsys
     assert (f"found in {where}" in capsys.readouterr().out) == bool(where)
     read = photochrom.load(tmp_path / "ours.safetensors").network
     assert torch.equal(read.block1.conv1_1.weight, model.block1.conv1_1.weight)
+
+
+def test_a_state_dict_of_ours_and_a_program_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "ours.safetensors")
+    torch.save({"model": a_model().state_dict()}, tmp_path / "own.pth")
+    said = failure([str(tmp_path / "own.pth"), out], capsys)
+    assert "its tensors are of a Photochrom network without its settings: name its run or model file" in said
+    torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.ones(1, 2)), tmp_path / "script.pt")
+    assert "script.pt is a TorchScript program, which is refused" in failure([str(tmp_path / "script.pt"), out], capsys)
 
 
 def test_of_several_networks_none_is_guessed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -269,7 +281,7 @@ def test_keys_that_do_not_fit_are_listed_by_name_and_shape(tmp_path: Path, capsy
         ({"state_dict": {"a": torch.zeros(2)}}, "its 1 tensors (a [2] ...) have no known format"),
         ({"model": {"weights": {"a": torch.zeros(2)}}}, "its 1 tensors (a [2] ...) have no known format"),
         ({"epoch": 3}, "is not a state dict, tensors by name"),
-        ([torch.zeros(2)], "is not a state dict, tensors by name"),
+        ([torch.zeros(2)], "its 1 tensors (0 [2] ...) have no known format"),
         (b"nothing", "is not a file of plain tensors (UnpicklingError): it is damaged"),
         (b"", "is empty: download it again"),
         (b"\n<!DOCTYPE html><html>quota exceeded", "is a web page or a server's error message, not weights: download"),
