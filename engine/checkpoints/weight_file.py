@@ -29,6 +29,8 @@ _KINDS = {  # by a file's first bytes, in lower case and without spaces
 
 def describe_other_kind(path: Path) -> str:
     """Returns what a file is that holds no weights, and the way out, as the end of a sentence; empty for any other."""
+    if not path.is_file():
+        return ""
     with open(path, "rb") as file:
         head = file.read(4096)
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()

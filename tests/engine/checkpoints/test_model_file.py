@@ -66,6 +66,11 @@ def test_nothing_there(tmp_path: Path) -> None:
         photochrom.load(tmp_path)
 
 
+def test_no_file_at_all(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"model\.safetensors is not an intact model file"):
+        read_metadata(tmp_path / "model.safetensors")
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
