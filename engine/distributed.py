@@ -2,6 +2,8 @@
 
 import os
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -14,6 +16,7 @@ from accelerate.utils import (
     DistributedDataParallelKwargs,
     DistributedType,
     InitProcessGroupKwargs,
+    broadcast_object_list,
 )
 from torch import nn
 from torch.utils._triton import has_triton
@@ -25,6 +28,7 @@ from .console import plural
 T = TypeVar("T")
 
 _C_COMPILERS = (os.environ.get("CC", "cc"), "gcc", "clang")  # those that Triton looks for
+_LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _TIMEOUT = 600  # seconds that a process waits for another
 _SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 _MIXED_PRECISION = {"bf16": "bf16", "fp16": "fp16", "fp32": "no"}
@@ -70,14 +74,15 @@ def make_accelerator(device: Device, precision: Precision, *, timeout: int = _TI
     # Accelerate keeps one state per process, and refuses another precision or device. A notebook that trains in bf16
     # and then evaluates in fp32 needs both, one after the other.
     AcceleratorState._reset_state(reset_partial_state=True)
-    accelerator = Accelerator(
-        cpu=device_type == "cpu",
-        mixed_precision=_MIXED_PRECISION[resolve_precision(precision, device_type)],
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(gradient_as_bucket_view=True, **parallel),
-            InitProcessGroupKwargs(timeout=timedelta(seconds=timeout)),
-        ],
-    )
+    with _explaining_launch(timeout):
+        accelerator = Accelerator(
+            cpu=device_type == "cpu",
+            mixed_precision=_MIXED_PRECISION[resolve_precision(precision, device_type)],
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(gradient_as_bucket_view=True, **parallel),
+                InitProcessGroupKwargs(timeout=timedelta(seconds=timeout)),
+            ],
+        )
     if device_type == "cuda":
         _set_fast_kernels(False)
     # `accelerate config` and `accelerate launch` can set more than a run supports.
@@ -92,6 +97,23 @@ def make_accelerator(device: Device, precision: Precision, *, timeout: int = _TI
             "configure multi-GPU or multi-CPU there"
         )
     return accelerator
+
+
+@contextmanager
+def _explaining_launch(timeout: int) -> Iterator[None]:
+    """Raises ValueError with one sentence when the processes of a launcher cannot meet, or there is no launcher."""
+    given = ", ".join(f"{name}={os.environ[name]}" for name in _LAUNCHER_VARIABLES if name in os.environ)
+    try:
+        yield
+    except (ValueError, dist.DistError) as error:
+        if not given:
+            raise
+        if isinstance(error, dist.DistError):
+            raise ValueError(f"the other processes ({given}) cannot be reached in {timeout} s: start again") from None
+        raise ValueError(
+            f"{given} in the environment is what a launcher of several processes sets, and there is none ({error}): "
+            "start by torchrun or accelerate launch, or unset these"
+        ) from None
 
 
 def _set_fast_kernels(fast: bool) -> None:
@@ -184,6 +206,27 @@ def all_reduce_max(value: int, device: torch.device) -> int:
     largest = torch.tensor(value, device=device)
     dist.all_reduce(largest, dist.ReduceOp.MAX)
     return int(largest)
+
+
+def call_on_main_process(function: Callable[[], T]) -> T:
+    """Returns in every process what the function returns in the main one.
+
+    Where it raises ValueError or OSError, all processes end: the main one by the error, and the others by SystemExit.
+    """
+    result: Any = None
+    error: Exception | None = None
+    if is_first_process():
+        try:
+            result = function()
+        except (ValueError, OSError) as refusal:
+            error = refusal
+    result, failed = broadcast_object_list([result, error is not None])
+    if error:
+        raise error
+    if failed:
+        raise SystemExit(1)  # one process says why
+    returned: T = result
+    return returned
 
 
 def gather(rows: list[T]) -> list[T]:

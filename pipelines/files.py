@@ -6,27 +6,46 @@ import logging
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
 # Of fsync on folders of CIFS, 9p, vboxsf, WSL and some FUSE mounts; and of opening a folder that may not be listed.
 _CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EACCES, errno.EPERM)
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors of writing, which name no file
+
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yields a temporary path to write; afterwards the file gets its name, at once and durably, or not at all."""
+    """Yields a temporary path to write; afterwards the file gets its name, at once and durably, or not at all.
+
+    Its mode is that of the umask, whatever a library sets. An OSError about the temporary path names `path`.
+    """
     # The length is fixed, because the file's own name can be as long as the system allows.
     temporary = path.with_name(f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}.tmp")
     try:
+        temporary.unlink(missing_ok=True)  # of a process that was killed
+        temporary.touch()
+        mode = temporary.stat().st_mode
         yield temporary
+        with suppress(OSError):  # some network shares have modes of their own
+            temporary.chmod(mode)
         sync(temporary)
         temporary.rename(path)
         sync(path.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError) and (error.filename == str(temporary) or error.errno in _FULL):
+            raise OSError(error.errno, error.strerror, str(path)) from None
         raise
+
+
+def bounded_name(name: str) -> str:
+    """Returns at most 100 bytes of a name, to be part of the name of a file, which can have 255."""
+    data = os.fsencode(name)
+    return name if len(data) <= 100 else data[:100].decode(errors="ignore")
 
 
 def sync(path: Path) -> None:

@@ -169,8 +169,10 @@ def _write(
             sync(path)
         temporary.rename(folder)
         sync(root)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise OSError(str(error).replace(temporary.name, folder.name)) from None
         raise
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, count
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ... import __version__
 from ...models import Colorizer
-from ...pipelines.files import atomic_write, utf8_path
+from ...pipelines.files import atomic_write, bounded_name, utf8_path
 from ...pipelines.structured import check_counts, parse_json, validated
 from ..configuration.config import ClassSpec, check_image_size, to_plain_dict
 from ..configuration.parser import nearest
@@ -29,8 +29,6 @@ from .pretrained import pretrained_models
 from .weight_file import describe_other_kind
 
 _MAX_FAULTS = 8  # in one sentence
-
-_MAX_NAME = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,12 +71,8 @@ def save_model(state: Mapping[str, Tensor], metadata: ModelMetadata, path: Path)
     text = json.dumps(to_plain_dict(metadata))
     header = {"photochrom": __version__, "recipe": text, "sha256": _digest(text, tensors)}
     with atomic_write(path) as file:
-        file.touch()
-        mode = file.stat().st_mode  # by the umask; safetensors would let nobody else read the file
         try:
             save_file(tensors, file, metadata=header)
-            with suppress(OSError):  # some network shares have modes of their own
-                file.chmod(mode)
         except SafetensorError as error:
             raise to_os_error(path, error) from None
 
@@ -133,9 +127,8 @@ def model_name(path: Path) -> str:
 
 
 def unique_name(name: str, used: Collection[str]) -> str:
-    """Returns the name, or the first of NAME-2, NAME-3 ... that is not used; without what is beyond 100 bytes."""
-    if len(data := os.fsencode(name)) > _MAX_NAME:  # two of them and an ending are the name of a file
-        name = data[:_MAX_NAME].decode(errors="ignore")
+    """Returns the name, cut if it is long, or the first of NAME-2, NAME-3 ... that is not used."""
+    name = bounded_name(name)  # two of them and an ending are the name of a file
     return next(other for other in chain([name], (f"{name}-{n}" for n in count(2))) if other not in used)
 
 

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ...pipelines.files import utf8_path
+from ...pipelines.files import atomic_write, utf8_path
 from ...pipelines.structured import parse_json, validated
 
 _VALUES = "values"  # the key of the plain values in the header
@@ -28,7 +28,8 @@ def save_state(state: Mapping[str, Any], path: Path) -> None:
                     f"{name} is a {type(value).__name__}, and a checkpoint holds tensors, numbers and text: choose "
                     "another optimizer"
                 ) from None
-    save_file(tensors, path, metadata={_VALUES: json.dumps(values)})
+    with atomic_write(path) as file:
+        save_file(tensors, file, metadata={_VALUES: json.dumps(values)})
 
 
 def load_state(path: Path) -> dict[str, Any]:

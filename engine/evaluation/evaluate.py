@@ -21,7 +21,7 @@ from ..checkpoints.model_file import model_file
 from ..configuration.config import LoaderConfig, save_yaml, to_plain_dict
 from ..configuration.registry import import_plugin
 from ..console import progress_bar
-from ..distributed import make_accelerator
+from ..distributed import call_on_main_process, make_accelerator
 from ..doctor import versions
 from ..loaders import evaluation_loader
 from ..provenance import provenance
@@ -49,15 +49,8 @@ def evaluate(config: EvaluateConfig) -> Iterator[Result]:
     import_plugin(config.plugin)
     evaluator = _Evaluator(config, accelerator)
     with ExitStack() as stack:
-        error, work = None, None
-        if accelerator.is_main_process:
-            try:
-                work = stack.enter_context(evaluator.claim_output())
-            except ValueError as refusal:
-                error = refusal
-        (error,) = broadcast_object_list([error])
-        if error:
-            raise error if accelerator.is_main_process else SystemExit(1)  # one process says why
+        folder = call_on_main_process(lambda: stack.enter_context(evaluator.claim_output()))
+        work = folder if accelerator.is_main_process else None
         for evaluation_pass in evaluator.passes:
             scores = evaluator.score(evaluation_pass, work)
             if work is not None:
@@ -81,8 +74,7 @@ class _Evaluator:
         if self._make_fid:
             self._make_fid([""])  # raises now, not after a set has been scored
         # The first process finds the files: a run that is still training has newer ones a moment later.
-        files = [model_file(Path(path)) for path in config.checkpoints] if accelerator.is_main_process else None
-        self._files: list[Path] = broadcast_object_list([files])[0]
+        self._files = call_on_main_process(lambda: [model_file(Path(path)) for path in config.checkpoints])
         self.passes = plan_passes(config, load_models(config.checkpoints, self._files, accelerator))
         for evaluation_pass in self.passes:
             self._loader(evaluation_pass).close()  # raises now what is wrong with the set

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ...pipelines import Sample
+from ...pipelines.files import bounded_name
 from ...pipelines.loading.base import Loader
 from ..training.preview import triptychs
 from .predictors import Predictor
@@ -39,5 +40,5 @@ def write_gallery(folder: Path, predictor: Predictor, loader: Loader) -> None:
 
 
 def image_name(rank: int, sample: Sample, version: str) -> str:
-    """Returns <rank>_<key>_{grey,pred,real}.png. Ranks count from 1; keys of other tools can hold slashes."""
-    return f"{rank:03d}_{sample.key.replace('/', '_')}_{version}.png"
+    """Returns <rank>_<key>_{grey,pred,real}.png. Ranks count from 1; other tools' keys can be long or hold slashes."""
+    return f"{rank:03d}_{bounded_name(sample.key.replace('/', '_'))}_{version}.png"

@@ -158,16 +158,20 @@ def check_best(config: RunConfig) -> None:
 
 
 def check_steps_left(config: RunConfig, checkpoint: Checkpoint, total_steps: int, best: BestValidation | None) -> None:
-    """Raises ValueError when no step is left, unless the results of an interrupted run are still to be written."""
+    """Raises ValueError when a run has taken more steps, or all steps in another folder."""
     is_own = checkpoint.folder.resolve().parent == (config.out / CHECKPOINTS).resolve()
-    has_results = (config.out / SUMMARY).exists() and (config.out / MODEL).exists()
     is_exhausted = best is not None and best.is_exhausted(config.train.patience)
     steps_left = 0 if is_exhausted else total_steps - checkpoint.step
-    if steps_left < 0 or (steps_left == 0 and not (is_own and not has_results)):
+    if steps_left < 0 or (steps_left == 0 and not is_own):
         raise ValueError(
             f"the run of {checkpoint.folder} is complete at step {checkpoint.step}: ask for more with "
             f"{'--train.patience' if is_exhausted else '--train.steps'}, or name another --out"
         )
+
+
+def has_results(out: Path) -> bool:
+    """True where a run has been finished; an interrupted one has none of its last results."""
+    return (out / SUMMARY).exists() and (out / MODEL).exists()
 
 
 def check_disk_space(out: Path, colorizer: Colorizer, *, has_ema: bool) -> None:

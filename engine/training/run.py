@@ -1,7 +1,7 @@
 """A training run: set up, train, write the results, tear down."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from ..checkpoints.model_file import load_weights, save_model
 from ..configuration.config import RunConfig, save_yaml, to_plain_dict
 from ..configuration.registry import build_loss, build_model, with_prior
 from ..console import LiveLine, console, plural
-from ..distributed import make_training_accelerator
+from ..distributed import call_on_main_process, make_training_accelerator
 from ..loaders import evaluation_loader, training_loader
 from ..provenance import provenance
 from .async_checkpoint import AsyncCheckpointer
@@ -46,6 +46,7 @@ from .checks import (
     check_steps_left,
     check_training_state,
     check_warmup,
+    has_results,
 )
 from .flops import flops_per_image, published_peak
 from .initial_weights import InitialWeights, init_provenance, load_initial_weights
@@ -73,8 +74,20 @@ def train(config: RunConfig) -> dict[str, Any]:
     check_trackers(config.log.trackers)
     accelerator = make_training_accelerator(config.train)
     say = console.print if accelerator.is_main_process else lambda text: None
-    run = prepare(config, accelerator, find_start(config, accelerator, say))
     with ExitStack() as stack:
+
+        def claim() -> Checkpoint | InitialWeights | None:
+            stack.enter_context(claim_output(config.out, lambda out: check_holds(out, CHECKPOINTS, "run")))
+            return find_start(config, say)
+
+        run = prepare(config, accelerator, call_on_main_process(claim))
+        if run.is_complete() and has_results(config.out):
+            reason = run.best.explain_end(config.out / BEST) if run.best and run.step < run.total_steps else ""
+            say(
+                f"the run in {config.out} is finished, at step {run.step}{f': {reason}' * bool(reason)}; ask for more "
+                f"with {'--train.patience' if reason else '--train.steps'}"
+            )
+            return _summary(run)
         stack.enter_context(run.stop.installed(verbose=accelerator.is_main_process))
         stack.enter_context(explain_lost_process(run))
         for loader in filter(None, (run.loader, run.validation, run.preview)):
@@ -185,7 +198,7 @@ def _make_loaders(config: RunConfig, accelerator: Accelerator) -> tuple[Loader, 
 def _open_outputs(run: Run, stack: ExitStack, say: Callable[[str], None]) -> None:
     """Claims the run's folder and opens its log, checkpoints and progress line, until the stack closes."""
     config = run.config
-    stack.enter_context(_run_folder(config, run.step, say))
+    _prepare_folder(config, run.step, say)
     if config.checkpoint.best and run.best and run.best.value is not None:
         link_best(checkpoint_folder(config.out / CHECKPOINTS, run.best.step))  # which a killed run may have left undone
     check_disk_space(config.out, run.trainer.colorizer, has_ema=run.trainer.ema is not None)
@@ -197,22 +210,19 @@ def _open_outputs(run: Run, stack: ExitStack, say: Callable[[str], None]) -> Non
     run.line = stack.enter_context(closing(LiveLine(run.step, run.total_steps)))
 
 
-@contextmanager
-def _run_folder(config: RunConfig, step: int, say: Callable[[str], None]) -> Iterator[None]:
-    """Makes and locks the run's folder, removes what is later than `step`, and prints changed settings."""
+def _prepare_folder(config: RunConfig, step: int, say: Callable[[str], None]) -> None:
+    """Removes from the run's folder what is later than `step`, and prints changed settings."""
     out = config.out
-    with claim_output(out, lambda out: check_holds(out, CHECKPOINTS, "run")):
-        if config.checkpoint.best:
-            check_links(out)
-        (out / CHECKPOINTS).mkdir(exist_ok=True)
-        before = _read_config(out / CONFIG) if (out / CONFIG).exists() else to_plain_dict(config)
-        clear_after(out / CHECKPOINTS, step, say)
-        for result in (MODEL, SUMMARY):  # of a shorter run
-            (out / result).unlink(missing_ok=True)
-        for line in differences(before, to_plain_dict(config)):
-            say(f"changed since the run began: {line.replace('.init_args', '')}")
-        save_yaml(config, out / CONFIG)
-        yield
+    if config.checkpoint.best:
+        check_links(out)
+    (out / CHECKPOINTS).mkdir(exist_ok=True)
+    before = _read_config(out / CONFIG) if (out / CONFIG).exists() else to_plain_dict(config)
+    clear_after(out / CHECKPOINTS, step, say)
+    for result in (MODEL, SUMMARY):  # of a shorter run
+        (out / result).unlink(missing_ok=True)
+    for line in differences(before, to_plain_dict(config)):
+        say(f"changed since the run began: {line.replace('.init_args', '')}")
+    save_yaml(config, out / CONFIG)
 
 
 def _read_config(path: Path) -> Any:

@@ -4,9 +4,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
-
 from ..checkpoints.checkpoint import (
     CHECKPOINTS,
     SUMS,
@@ -20,27 +17,14 @@ from ..configuration.config import RunConfig
 from .initial_weights import InitialWeights, find_initial_weights
 
 
-def find_start(
-    config: RunConfig, accelerator: Accelerator, say: Callable[[str], None]
-) -> Checkpoint | InitialWeights | None:
+def find_start(config: RunConfig, say: Callable[[str], None]) -> Checkpoint | InitialWeights | None:
     """Returns the checkpoint to resume from; for a new run the weights to begin with, or None for random ones.
 
-    The main process decides for all, as a checkpoint may appear between two looks at the folder. Where it finds a
-    ValueError, all processes raise it.
+    The main process decides for all, as a checkpoint may appear between two looks at the folder.
     """
-    start: Checkpoint | InitialWeights | ValueError | None = None
-    if accelerator.is_main_process:
-        try:
-            if checkpoint := _find_checkpoint(config, say):
-                start = _without_lost_best(config, checkpoint)
-            elif config.model.init:
-                start = find_initial_weights(config.model.init)
-        except ValueError as error:
-            start = error
-    (start,) = broadcast_object_list([start])
-    if isinstance(start, ValueError):
-        raise start
-    return start
+    if checkpoint := _find_checkpoint(config, say):
+        return _without_lost_best(config, checkpoint)
+    return find_initial_weights(config.model.init) if config.model.init else None
 
 
 def _find_checkpoint(config: RunConfig, say: Callable[[str], None]) -> Checkpoint | None:

@@ -1,11 +1,12 @@
 import errno
 import logging
 import os
+import stat
 from pathlib import Path
 
 import pytest
 from photochrom.pipelines import files
-from photochrom.pipelines.files import atomic_write, sync
+from photochrom.pipelines.files import atomic_write, bounded_name, sync
 
 
 @pytest.fixture(autouse=True)
@@ -48,3 +49,34 @@ def test_data_that_is_lost_is_an_error(number: int, tmp_path: Path, monkeypatch:
     with pytest.raises(OSError, match=os.strerror(number)), atomic_write(tmp_path / "file") as temporary:
         temporary.write_text("text")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_has_the_mode_of_the_umask_whatever_a_library_sets(tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    before = os.umask(0o027)
+    try:
+        for leftover in (False, True):  # of a process that was killed
+            with atomic_write(path) as file:
+                file.write_bytes(b"1")
+                file.chmod(0o600)
+                temporary = file
+            assert stat.S_IMODE(path.stat().st_mode) == 0o640, leftover
+            temporary.touch(0o600)
+    finally:
+        os.umask(before)
+
+
+def test_errors_name_the_file_that_was_asked_for(tmp_path: Path) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")  # as write() raises it
+    match = r"No space left on device: '.*/report.html'$"
+    with pytest.raises(OSError, match=match), atomic_write(tmp_path / "report.html"):
+        raise full
+    with pytest.raises(OSError, match=r"'.*/nowhere/report.html'$"), atomic_write(tmp_path / "nowhere" / "report.html"):
+        pass
+    with pytest.raises(OSError, match=r"'source\.jpg'"), atomic_write(tmp_path / "copy.jpg"):
+        raise OSError(errno.EIO, "Input/output error", "source.jpg")
+
+
+def test_long_names_are_cut_between_characters() -> None:
+    assert bounded_name("short") == "short"
+    assert bounded_name("a" + 200 * "\u00e4") == "a" + 49 * "\u00e4"

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import pytest
 from accelerate import Accelerator
 from photochrom.engine.cli import main
 from photochrom.engine.evaluation import evaluate
+from photochrom.engine.evaluation.gallery import image_name
 from photochrom.engine.evaluation.predictors import ModelPredictor
 from photochrom.engine.evaluation.score import score
 from photochrom.engine.training.run import train
@@ -267,3 +269,8 @@ def test_a_folder_with_other_files_is_refused(trained: Path, shards: ShardSet, t
     (tmp_path / "diary.txt").write_text("dear")
     assert main(["evaluate", str(trained), "--data", str(shards.root), "--out", str(tmp_path)]) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["diary.txt"]
+
+
+def test_long_keys_of_other_tools_are_cut() -> None:
+    sample: Any = SimpleNamespace(key="photographs/" + 240 * "x")
+    assert image_name(1, sample, "grey") == f"001_photographs_{88 * 'x'}_grey.png"

@@ -111,8 +111,11 @@ def test_the_best_is_kept_and_a_run_that_gets_no_better_ends(
     assert messages[-1] == (
         f"ended at step 8: 2 validations without a better ab RMSE than 3.00 of step 4, kept in {run / 'best'}"
     )
-    with pytest.raises(ValueError, match=r"is complete at step 8: ask for more with --train.patience, or name"):
-        train(configure(run, **settings))
+    assert train(configure(run, **settings))["steps"] == 8
+    assert capsys.readouterr().err == (
+        f"the run in {run} is finished, at step 8: 2 validations without a better ab RMSE than 3.00 of step 4, kept in "
+        f"{run / 'best'}; ask for more with --train.patience\n"
+    )
     script(2.5, 6)
     assert train(configure(run, **{**settings, "train__patience": 3}))["best"]["step"] == 10
     assert checkpoints(run) == [10, 12]

@@ -350,9 +350,15 @@ def test_a_folder_that_holds_something_else_is_refused(configure, tmp_path: Path
         train(configure(tmp_path / "file"))
 
 
-def test_a_finished_run_is_not_done_again(configure, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_run_is_not_done_again(
+    configure, trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in trained.rglob("*") if path.is_file()}
+    assert train(configure(trained))["steps"] == 20
+    assert f"the run in {trained} is finished, at step 20; ask for more with --train.steps\n" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in trained.rglob("*") if path.is_file()} == before
     with pytest.raises(ValueError, match=r"is complete at step 20: ask for more with --train.steps"):
-        train(configure(trained))
+        train(configure(trained, train__steps=10))
     with pytest.raises(ValueError, match="already holds a run: name another --out, or continue it with --resume auto"):
         train(configure(trained, resume="never"))
     monkeypatch.chdir(trained)
@@ -488,3 +494,37 @@ def test_settings_with_effect_are_not(configure, tmp_path: Path, capsys: pytest.
     settings = {"loader__cache_gib": 1.0, "loader__backend": "cached", "data__val": shards, "log__validate_every": 3}
     train(configure(tmp_path / "run", train__steps=1, data__scale=(0.5, 1.0), **settings))
     assert "has no effect" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("variables", [{"LOCAL_RANK": "0"}, {"RANK": "1", "WORLD_SIZE": "2"}])
+def test_the_environment_of_a_launcher_without_one_is_a_sentence(
+    configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+) -> None:
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "")  # so that what Accelerate sets is undone
+        monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    given = ", ".join(f"{name}={value}" for name, value in variables.items())
+    with pytest.raises(ValueError, match=f"^{given} in the environment is what a launcher .* sets, and there is none"):
+        train(configure(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_folder_is_claimed_before_a_checkpoint_is_chosen(
+    configure, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or another run could end in between, and this one would start from an old checkpoint."""
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    chosen = []
+    monkeypatch.setattr("photochrom.engine.training.run.find_start", lambda *_: chosen.append(1))
+    with exclusive_lock(run), pytest.raises(ValueError, match="another process is writing to"):
+        train(configure(run))
+    assert not chosen
+
+
+def test_files_of_checkpoints_have_the_mode_of_the_umask(trained: Path) -> None:
+    files = [path for path in (trained / "checkpoints" / "step-00000020").iterdir() if path.is_file()]
+    assert {path.stat().st_mode for path in [*files, trained / "model.safetensors"]} == {
+        (trained / "summary.json").stat().st_mode
+    }

@@ -1,4 +1,6 @@
 import json
+import os
+import sys
 
 import numpy as np
 import pytest
@@ -44,3 +46,17 @@ def test_the_command(shards: ShardSet, capsys: pytest.CaptureFixture[str]) -> No
     printed = capsys.readouterr().out
     assert "photographs" in printed
     assert "garage" in printed
+
+
+def test_a_set_that_cannot_be_written_is_described(shards: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is written to it, as to a read-only share."""
+    opened = []
+    sys.addaudithook(lambda event, args: opened.append(args) if event == "open" and not done else None)
+    done: list[bool] = []
+    try:
+        assert main([str(shards.root)]) == 0
+    finally:
+        done.append(True)
+    writing = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+    assert [args for args in opened if str(args[0]).startswith(str(shards.root)) and args[2] & writing] == []
+    assert any(str(args[0]).startswith(str(shards.root)) for args in opened)
