@@ -48,7 +48,7 @@ class ScaleOptions(BenchmarkOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_ranges(self, nodes=(1, 4096), gpus=(1, 64), width=(1 / 128, 16))
+        check_ranges(self, nodes=(1, 1024), gpus=(1, 16), width=(1 / 64, 4))
         check_image_size(self.size, "--size ")
         check_machine(self.machine)
 

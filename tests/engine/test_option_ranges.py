@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from photochrom.engine import cli
 from photochrom.engine.configuration.parser import Parser
 from photochrom.engine.configuration.registry import CLASSES
 from photochrom.engine.configuration.run_parser import RunParser, run_config
+from photochrom.pipelines import ShardSet
 
 REQUIRED = {
     "pack": ["photos", "out"],
@@ -144,3 +146,22 @@ def test_arguments_of_losses_and_optimizers(number: Any) -> None:
                     assert sentence.startswith((f"{setting}={name} ", option.dest)), sentence
                 else:
                     assert number in NUMBERS[:5], option.dest
+
+
+@pytest.mark.slow
+def test_the_largest_numbers_work(shards: ShardSet, photos: Path, tmp_path: Path) -> None:
+    """Those of memory and threads are left out: what they may be is a matter of the machine."""
+    most, seed, seconds = str(2**31 - 1), str(2**63 - 1), "1000000"
+    pack = ["--workers", "1", "--short-side", "64", "--seed", seed, "--time-limit", seconds, "--shard-samples", most]
+    assert cli.main(["pack", str(photos), str(tmp_path / "set"), *pack]) == 0
+    data = ["--data.train", str(tmp_path / "set"), "--data.size", "32", "--train.batch_size", "2", "--train.steps", "1"]
+    counts = ["log.every", "log.preview_every", "checkpoint.every", "checkpoint.keep", "loader.shuffle_block_size"]
+    counts += ["schedule.reference_batch_size", "train.epochs", "train.max_nonfinite_steps"]
+    options = [word for name in counts for word in (f"--{name}", most)]
+    options += ["--train.seed", seed, "--train.timeout", seconds, "--train.max_grad_norm", "1e12"]
+    run = ["--model.width", "0.0625", "--out", str(tmp_path / "run"), *data, *options]
+    assert cli.main(["train", *run]) == 0
+    score = ["--size", "32", "--gallery", most, "--batch-size", most, "--out", str(tmp_path / "report")]
+    assert cli.main(["evaluate", "--baseline", "grey", "--data", str(shards.root), *score]) == 0
+    colorize = ["--size", "65536", "--batch-size", most, "--out", str(tmp_path / "colour")]
+    assert cli.main(["colorize", str(photos / "rocket.jpg"), "--model", str(tmp_path / "run"), *colorize]) == 0
