@@ -202,6 +202,14 @@ def test_sound_is_copied(tmp_path: Path, name: str, codec: str, sound: str, rate
     assert len(film.frames) == 25
 
 
+@pytest.mark.parametrize("kind", [COPIED[1], ENCODED[1][:4]])
+def test_the_same_film_has_the_same_bytes(tmp_path: Path, kind: tuple[str, str, str, int]) -> None:
+    name, codec, sound, rate = kind
+    source = make(tmp_path / name, codec, sound=sound, sound_rate=rate)
+    results = [(colorized(source), (tmp_path / "out" / f"{name}.mkv").read_bytes())[1] for _ in range(2)]
+    assert results[0] == results[1]
+
+
 @pytest.mark.parametrize(("name", "codec", "sound", "rate", "result"), ENCODED)
 def test_other_sound_is_encoded(tmp_path: Path, name: str, codec: str, sound: str, rate: int, result: str) -> None:
     container_format = "matroska" if name == "a.webm" else None
