@@ -39,7 +39,7 @@ def test_colorize_takes_the_default_model(shipped: Path, photos: Path, capsys: p
     assert main(["colorize", str(photos / "rocket.jpg")]) == 0
     assert Path("colorized/rocket.jpg").exists()
     assert main(["colorize", "--model", "small-l2", str(photos / "rocket.jpg")]) == 0
-    assert "1 file kept" in capsys.readouterr().out
+    assert "0 colorized, 1 kept" in capsys.readouterr().out
     assert main(["colorize", "--model", "small-other", str(photos / "rocket.jpg")]) == 1
     assert "were made with other options (model: small-l2 -> small-other)" in capsys.readouterr().err
 
@@ -51,7 +51,7 @@ def test_a_path_that_exists_counts_more_than_a_name_but_not_for_the_default(ship
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones(shipped: Path) -> None:
-    with pytest.raises(ValueError, match=r"no checkpoint at small-l3: .* or a shipped model \(small-l2, small-other\)"):
+    with pytest.raises(ValueError, match=r"no checkpoint at small-l3; did you mean small-l2\? .* or a shipped model \(small-l2, small-other\)"):
         photochrom.load("small-l3")
 
 
