@@ -376,7 +376,7 @@ def test_a_failure_before_the_first_result_leaves_no_folder(
     [
         MemoryError(),
         RuntimeError("DefaultCPUAllocator: can't allocate memory"),
-        torch.OutOfMemoryError("CUDA out of memory."),
+        torch.OutOfMemoryError("out of memory"),
     ],
 )
 def test_an_image_that_lacks_memory_is_listed_and_the_others_colorized(
