@@ -18,7 +18,10 @@ from ..console import plural, progress_bar, say
 
 def main(argv: list[str]) -> int:
     config = parse_options(PackConfig, argv, prog="photochrom pack", positional=("source", "out"))
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # sent by batch systems; handled as Ctrl-C
+    # Batch systems send SIGTERM and a terminal that closes SIGHUP, which nohup ignores; both are handled as Ctrl-C.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
     start_server(*config.worker_modules)
     from ...losses import quantization  # noqa: F401  # for the statistics; loads torch while the server does
 
