@@ -35,13 +35,16 @@ def test_a_name_is_a_model_for_all_commands(
     assert "small-l2 cannot be written in the format original" in capsys.readouterr().err
 
 
-def test_colorize_takes_the_default_model(shipped: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_colorize_takes_the_default_model(
+    shipped: Path, trained: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["colorize", str(photos / "rocket.jpg")]) == 0
     assert Path("colorized/rocket.jpg").exists()
     assert main(["colorize", "--model", "small-l2", str(photos / "rocket.jpg")]) == 0
     assert "0 colorized, 1 kept" in capsys.readouterr().out
+    shutil.copy(trained / "checkpoints/step-00000010/model.safetensors", shipped / "small-other.safetensors")
     assert main(["colorize", "--model", "small-other", str(photos / "rocket.jpg")]) == 1
-    assert "were made with other options (model: small-l2 -> small-other)" in capsys.readouterr().err
+    assert "were made by another model or at another size (small-l2 with sha256" in capsys.readouterr().err
 
 
 def test_a_path_that_exists_counts_more_than_a_name_but_not_for_the_default(shipped: Path, trained: Path) -> None:
@@ -51,7 +54,8 @@ def test_a_path_that_exists_counts_more_than_a_name_but_not_for_the_default(ship
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones(shipped: Path) -> None:
-    with pytest.raises(ValueError, match=r"no checkpoint at small-l3; did you mean small-l2\? .* or a shipped model \(small-l2, small-other\)"):
+    known = r"a shipped model \(small-l2, small-other\)"
+    with pytest.raises(ValueError, match=rf"no checkpoint at small-l3; did you mean small-l2\? .* or {known}"):
         photochrom.load("small-l3")
 
 
