@@ -292,7 +292,7 @@ def test_keys_that_do_not_fit_are_listed_by_name_and_shape(tmp_path: Path, capsy
             "is a pointer of Git LFS, not weights: run 'git lfs pull'",
         ),
         (b"GGUF\3\0\0\0", "is a GGUF file of llama.cpp, not weights"),
-        (gzip.compress(b"weights"), "is packed, not weights: unpack it"),
+        (gzip.compress(b"weights", mtime=0), "is packed, not weights: unpack it"),
         (b"PK\3\4 and then nothing", "is cut or damaged: download it again"),
         (pickle.dumps({"conv1_1.weight": [1.0]}), "is not a file of plain tensors (UnpicklingError)"),
     ],
