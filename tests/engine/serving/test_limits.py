@@ -1,4 +1,4 @@
-"""What a whole server takes of a machine: descriptors, memory, lines in the log."""
+"""Tests of a whole server's descriptors, memory and lines in the log."""
 
 import io
 import signal

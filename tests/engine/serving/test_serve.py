@@ -567,7 +567,7 @@ def test_invalid_commands(
 def test_missing_packages_are_named(
     models: list[Path], module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in [name for name in sys.modules if name.startswith("photochrom.engine.serving.")]:
+    for name in [name for name in sys.modules if name.startswith(("photochrom.engine.serving.", f"{module}."))]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, module, None)
     assert main(["serve", "--model", str(models[0]), "--port", "0"]) == 1
