@@ -4,8 +4,9 @@ import base64
 import re
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
-_PARTS = re.compile(r"\s*([A-Za-z][\w+.-]+:/+)([^/?#]*)([^?#]*)")  # https:// or, after pathlib, https:/
-_EMBEDDED = re.compile(r"\b[a-zA-Z][\w+.-]+:/((?!\b[a-zA-Z][\w+.-]+://)\S)+")
+_SCHEME = r"[A-Za-z][\w+.-]{1,20}:/"  # https:// or, after pathlib, https:/
+_PARTS = re.compile(rf"\s*({_SCHEME}+)([^/?#]*)([^?#]*)")
+_EMBEDDED = re.compile(rf"\b{_SCHEME}((?!\b{_SCHEME}/)\S)+")
 _HOST = re.compile(r"(\[[^\s\]]*\]|[^\s:@\[\]]*)(:\d*)?")
 _SHARED = re.compile(r"(?<=/s/)[\w-]{10,}")  # Nextcloud and Dropbox: who knows this part of the path may read the file
 _STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
@@ -22,7 +23,8 @@ def without_secrets(address: str) -> str:
         return address
     scheme, login_and_host, path = match.groups()
     host = login_and_host.rpartition("@")[2]
-    if not _HOST.fullmatch(host):  # it may be half of a password that holds / or ?
+    is_login = ":" in host and "@" not in login_and_host and "@" in address[match.end(2) :]
+    if is_login or not _HOST.fullmatch(host):  # it may be half of a password that holds / or ? or #
         return f"{scheme}..."
     return f"{scheme}{host}{_SHARED.sub('...', path)}"
 

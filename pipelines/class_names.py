@@ -2,6 +2,7 @@
 
 import re
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
@@ -54,5 +55,5 @@ def _texts(path: Path) -> dict[str, str]:
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if name.endswith(".txt")]
             return {PurePosixPath(name).name: decode_text(archive.read(name), f"{path}: {name}") for name in names}
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:  # RuntimeError: encrypted
         raise ValueError(f"{path} cannot be read as SUN397's partitions ({error})") from None

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from posixpath import splitext
+from zipfile import ZipInfo
 
 from ..class_names import class_of
 from .members import (
@@ -15,7 +16,9 @@ from .members import (
     UniquePaths,
     Unreadable,
     ZipMember,
+    bytes_behind,
     check_zip_member,
+    first_byte,
     open_zip,
     tar_members,
     zip_members,
@@ -105,16 +108,26 @@ def _members_of(file: SourceFile, head: bytes, unread: dict[str, int], depth: in
 def _zip_files(
     place: LocalFile | TarMember, paths: UniquePaths, name: str, unread: dict[str, int]
 ) -> Iterator[SourceFile]:
-    archive = open_zip(place)
-    front = min((info.header_offset for info in archive.infolist()), default=0)
-    if front:  # something before the first member: another zip, or a program that unpacks this one
-        before = TarMember(place.path, getattr(place, "offset", 0), front)
+    """Yields the members of a zip, and before them those of the zips that were joined in front of it."""
+    joined: list[tuple[LocalFile | TarMember, list[tuple[int, str, ZipInfo]]]] = []
+    front, num_unread = 1, 0
+    while front:
         try:
-            yield from list(_zip_files(before, paths, name, unread))
+            archive = open_zip(place)
         except ARCHIVE_DAMAGE:
-            unread[name] = front
-    for number, member, info in zip_members(archive):
-        yield paths.add(member, check_zip_member(info) or ZipMember(place, number))
+            if not joined:
+                raise
+            num_unread += front  # such as a program that unpacks the zip
+            break
+        num_unread += bytes_behind(archive)
+        joined.append((place, list(zip_members(archive))))
+        if front := first_byte(archive):
+            place = TarMember(place.path, getattr(place, "offset", 0), front)
+    if num_unread:
+        unread[name] = num_unread
+    for place, members in reversed(joined):
+        for number, member, info in members:
+            yield paths.add(member, check_zip_member(info) or ZipMember(place, number))
 
 
 def _head_of(file: SourceFile) -> bytes:

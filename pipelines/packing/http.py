@@ -131,11 +131,11 @@ class HttpFile(io.RawIOBase):
 
     def _check_range(self, response: http.client.HTTPResponse) -> int:
         """Returns the offset at which the response begins, after comparing the file's length with the known one."""
-        length = response.headers.get("Content-Length")
-        start, total = 0, int(length) if length else None
+        length = response.headers.get("Content-Length", "")
+        start, total = 0, int(length) if re.fullmatch(r"\d{1,18}", length) else None
         if response.status == 206:
             content_range = response.headers.get("Content-Range", "")
-            match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", content_range)
+            match = re.fullmatch(r"bytes (\d{1,18})-\d+/(\d{1,18}|\*)", content_range)
             if match is None or int(match[1]) > self._position:
                 sent = content_range or "unnamed"
                 raise ValueError(f"{self._shown} sends another part ({sent}) than byte {self._position:,} on")
@@ -149,7 +149,7 @@ class HttpFile(io.RawIOBase):
 
     def _check_end(self, error: HTTPError) -> None:
         """Raises ValueError unless the file ends at the position, from which on the server has no byte."""
-        match = re.fullmatch(r"bytes \*/(\d+)", error.headers.get("Content-Range", ""))
+        match = re.fullmatch(r"bytes \*/(\d{1,18})", error.headers.get("Content-Range", ""))
         if self.total is None and match and int(match[1]) == self._position:
             self.total = self._position
         if self.total != self._position:

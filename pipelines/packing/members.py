@@ -3,6 +3,7 @@
 Nothing is ever extracted under a name that an archive chose: names are data, and only regular files are read.
 """
 
+import io
 import lzma
 import re
 import stat
@@ -123,7 +124,7 @@ class UniquePaths:
 
     def __init__(self, source: str) -> None:
         self._source_name = source_name(source)
-        self._taken: set[str] = set()
+        self._taken: dict[str, int] = {}  # by path: the last number that was given to a file of that path
 
     def add(self, name: str, content: Content) -> SourceFile:
         """Returns the member as a source file; unsafe and repeated names become unreadable."""
@@ -138,11 +139,11 @@ class UniquePaths:
 
     def distinct(self, file: SourceFile) -> SourceFile:
         """Returns the file under another path if its own is taken."""
-        occurrence, unique = 1, file.path
+        number, unique = self._taken.get(file.path, 1), file.path
         while unique in self._taken:
-            occurrence += 1
-            unique = f"{file.path}#{occurrence}"
-        self._taken.add(unique)
+            number += 1
+            unique = f"{file.path}#{number}"
+        self._taken |= {unique: 1, file.path: number}
         return file if unique == file.path else replace(file, path=unique)
 
 
@@ -168,7 +169,9 @@ class _StrictTarInfo(tarfile.TarInfo):
                 raise tarfile.ReadError(str(error)) from None
             archive.unread_from = archive.offset
             raise tarfile.EmptyHeaderError from None  # type: ignore[attr-defined]  # the end for tarfile
-        if not member.offset < archive.offset < 1 << 62:  # the next header's
+        except (ValueError, RecursionError):  # a map of holes without numbers, thousands of long names in a row
+            raise tarfile.ReadError("a header is damaged") from None
+        if member.size < 0 or not member.offset < archive.offset < 1 << 62:  # the next header's
             raise tarfile.ReadError("a size is impossible")
         archive.has_ended = False
         return member
@@ -250,6 +253,19 @@ def zip_members(archive: zipfile.ZipFile) -> Iterator[tuple[int, str, zipfile.Zi
         name = info.filename if info.create_system in _UNIX else info.filename.replace("\\", "/")
         if not name.endswith("/"):
             yield number, name, info
+
+
+def first_byte(archive: zipfile.ZipFile) -> int:
+    """Returns where a zip begins in its file, which is not at 0 if something was joined in front of it."""
+    return min((info.header_offset for info in archive.infolist()), default=archive.start_dir)
+
+
+def bytes_behind(archive: zipfile.ZipFile) -> int:
+    """Returns how many bytes follow the end of a zip, up to the 64 KB that zipfile skips."""
+    file = cast(IO[bytes], archive.fp)
+    file.seek(max(0, file.seek(0, io.SEEK_END) - (1 << 16) - 22))  # the end's record, and its longest comment
+    record = b"PK\5\6" + file.read().rpartition(b"PK\5\6")[2]
+    return max(0, len(record) - 22 - len(archive.comment))
 
 
 def check_zip_member(info: zipfile.ZipInfo) -> Unreadable | None:

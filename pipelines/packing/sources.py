@@ -13,7 +13,7 @@ from ..address import is_url, without_secrets
 from ..class_names import class_of
 from ..shards import MANIFEST, REJECTS
 from .archives import NESTED, ZIP_MAGIC, expand, is_tar, list_archive, read_head
-from .members import LocalFile, NotTaken, SourceFile, UniquePaths, ZipMember
+from .members import LocalFile, NotTaken, SourceFile, UniquePaths, ZipMember, open_zip
 from .streams import explaining_damage
 from .unpacking import is_compressed
 
@@ -26,6 +26,7 @@ def list_files(source: str, unread: dict[str, int]) -> list[SourceFile] | None:
     Adds the number of bytes behind the end of an archive to `unread`, under its name.
     """
     path = Path(source)
+    open_zip.cache_clear()  # a zip may have been replaced since it was read
     if is_url(source):
         return None
     if "://" in source:

@@ -23,9 +23,11 @@ from .members import (
     UniquePaths,
     Unreadable,
     WholeTar,
+    bytes_behind,
     check_tar_member,
     check_zip_member,
     clean_name,
+    first_byte,
     hard_link_target,
     read_zip_directory,
     read_zip_member,
@@ -199,8 +201,8 @@ class ZipStream(Stream):
         self._archive.close()
 
     def _members(self) -> Iterator[tuple[str, _MemberContent]]:
-        if front := min((info.header_offset for info in self._archive.infolist()), default=0):
-            self.unread[source_name(self._source)] = front
+        if num_unread := first_byte(self._archive) + bytes_behind(self._archive):
+            self.unread[source_name(self._source)] = num_unread
         for _, name, info in zip_members(self._archive):
             self._position = info.header_offset
             yield name, check_zip_member(info) or partial(read_zip_member, self._archive, info)

@@ -6,6 +6,7 @@ import io
 import lzma
 import random
 import tarfile
+import time
 import zipfile
 from collections import Counter
 from collections.abc import Callable
@@ -15,8 +16,9 @@ import numpy as np
 import pytest
 from photochrom.pipelines import PackConfig, ShardSet, pack
 from photochrom.pipelines.imaging.decode import Rejected
+from photochrom.pipelines.packing.archives import list_archive
 from photochrom.pipelines.packing.index import IndexConfig, index
-from photochrom.pipelines.packing.members import NotTaken, SourceFile
+from photochrom.pipelines.packing.members import LocalFile, NotTaken, SourceFile, UniquePaths, open_zip
 from photochrom.pipelines.packing.sources import list_files
 from photochrom.pipelines.packing.streams import open_stream
 from PIL import Image
@@ -385,6 +387,68 @@ def test_joined_archives_are_one_and_tails_are_named(
         assert unread == ({"a": len(tail)} if tail else {})
     inside, unread = files_of(write("b", squeeze(joined + tail)), tmp_path / "incoming")
     assert (len(inside), unread) == (3, {"b": len(tail)} if tail else {})
+
+
+def test_zips_are_read_from_their_first_byte_to_their_last(tmp_path: Path, write: Callable[[str, bytes], Path]) -> None:
+    first, second = zip_of({"a.jpg": jpeg(1)}), zip_of({"b.jpg": jpeg(2)})
+    for data, names, num_unread in (
+        (first + zip_of({}), ["a.jpg"], 0),
+        (first + b"tail", ["a.jpg"], 4),
+        (b"program" + first + b"between" + second + b"tail", ["a.jpg", "b.jpg"], 18),
+        (zip_of({}), [], 0),
+    ):
+        unread: dict[str, int] = {}
+        files, problem = list_archive(LocalFile(write("a.zip", data)), b"PK", "a.zip", unread)
+        open_zip.cache_clear()
+        assert ([file.path for file in files], problem) == (names, "")
+        assert unread == ({"a.zip": num_unread} if num_unread else {})
+    files, _ = list_archive(LocalFile(write("many.zip", first * 1500)), b"PK", "many.zip", {})
+    assert len(files) == 1500
+
+
+def test_a_zip_that_was_replaced_is_read_anew(tmp_path: Path, write: Callable[[str, bytes], Path]) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / "a.zip").unlink(missing_ok=True)
+        assert list(contents(files_of(write("a.zip", zip_of({name: jpeg(1)})), tmp_path)[0])) == [name]
+
+
+def pax_header(**facts: str) -> bytes:
+    """Returns the headers of a file of 600 bytes; a . in a keyword is written __."""
+    member = tarfile.TarInfo("x")
+    member.size, member.pax_headers = 600, {name.replace("__", "."): value for name, value in facts.items()}
+    return member.tobuf(tarfile.PAX_FORMAT)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        pax_header(GNU__sparse__map="a,b"),
+        pax_header(GNU__sparse__size="abc", GNU__sparse__numblocks="1"),
+        pax_header(GNU__sparse__major="1", GNU__sparse__minor="0", GNU__sparse__realsize="5"),
+        pax_header(size="-5"),
+        pax_header(comment="x")[:1024] * 3000 + pax_header(),
+    ],
+    ids=["map", "size", "blocks", "negative", "many headers"],
+)
+def test_headers_that_tarfile_does_not_check_are_damage(header: bytes, tmp_path: Path) -> None:
+    data = tar_of({"a.jpg": jpeg(1)}) + header + b"abc\n" * 256 + bytes(1024)
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s/a.tar").write_bytes(data)
+    files, _ = files_of(tmp_path / "s", tmp_path)
+    assert {file.path: getattr(file.content, "reason", "") for file in files} == {
+        "a/a.jpg": "",
+        "a.tar": "damaged archive",
+    }
+    with pytest.raises(ValueError, match="incomplete or damaged"):
+        files_of(tmp_path / "s/a.tar", tmp_path)
+
+
+def test_many_files_of_one_name_take_no_time(tmp_path: Path) -> None:
+    paths, file = UniquePaths("a.tar"), LocalFile(tmp_path)
+    started = time.perf_counter()
+    names = {paths.add("x.jpg", file).path for _ in range(20_000)}
+    assert len(names) == 20_000
+    assert time.perf_counter() - started < 5  # it was a minute
 
 
 def test_zips_that_windows_and_macos_wrote(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from photochrom.pipelines import PackConfig, ShardSet, pack
+from photochrom.pipelines.class_names import read_partition
 from photochrom.pipelines.shards import WORK
 from PIL import Image
 
@@ -456,3 +457,14 @@ def test_zip_members_that_are_not_to_be_read(coffee: Image.Image, tmp_path: Path
         "secret.jpg": "encrypted",
     }
     assert ShardSet.open(tmp_path / "out").num_samples == 1
+
+
+def test_partitions_in_an_encrypted_zip_are_a_sentence(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "Partitions.zip", "w") as archive:
+        archive.writestr("Training_01.txt", "/a/abbey/x.jpg")
+    data = bytearray((tmp_path / "Partitions.zip").read_bytes())
+    for flags in (6, data.rindex(b"PK\1\2") + 8):
+        data[flags] |= 1
+    (tmp_path / "Partitions.zip").write_bytes(data)
+    with pytest.raises(ValueError, match=r"cannot be read as SUN397's partitions .*encrypted"):
+        read_partition(tmp_path / "Partitions.zip", 1)
