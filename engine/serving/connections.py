@@ -85,6 +85,7 @@ class Server(uvicorn.Server):
         settings = uvicorn.Config(
             app,
             http=Connection,
+            loop="asyncio",  # uvloop's transports have no `max_size`
             ws="none",
             lifespan="off",
             backlog=_NUM_ACCEPTS,

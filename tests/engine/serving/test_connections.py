@@ -1,8 +1,10 @@
 """Clients that send or read slowly, and too many of them."""
 
+import asyncio
 import errno
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -108,6 +110,15 @@ def test_bodies_are_read_in_small_pieces() -> None:
     with serving() as address:
         response = requests.post("http://{}:{}/0".format(*address), data=bytes(1 << 22), timeout=10)
         assert int(response.headers["X-Largest"]) <= 1 << 16
+
+
+def test_an_installed_uvloop_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its transports take no attributes, and every connection would fail."""
+    monkeypatch.setitem(sys.modules, "uvloop", SimpleNamespace(new_event_loop=None, Loop=None))
+    factory = Server(app).config.get_loop_factory()
+    assert factory is not None
+    with closing(factory()) as loop:
+        assert isinstance(loop, asyncio.BaseEventLoop)
 
 
 def test_headers_have_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
