@@ -9,7 +9,7 @@ import pytest
 import torch
 from photochrom.engine.configuration.config import ClassSpec
 from photochrom.engine.configuration.registry import build_loss, build_model
-from photochrom.engine.training.memory import bytes_per_image
+from photochrom.engine.training.memory import _free_memory, bytes_per_image
 from photochrom.engine.training.run import train
 
 CPU = torch.device("cpu")
@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 def test_a_batch_that_does_not_fit_is_refused_before_anything_is_written(configure, tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"train\.batch_size=10000000 needs about .* GB .*: try \d+, or raise"
+        ValueError, match=r"train\.batch_size=10000000 needs at least .* GB .*: try \d+, or raise"
     ) as error:
         train(configure(tmp_path / "run", train__batch_size=10**7))
     assert not (tmp_path / "run").exists()
@@ -25,17 +25,50 @@ def test_a_batch_that_does_not_fit_is_refused_before_anything_is_written(configu
 
 
 def test_the_number_that_it_names_fits(configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("photochrom.engine.training.memory.available_memory", lambda: 50 << 20)
+    monkeypatch.setattr("photochrom.engine.training.memory.available_memory", lambda: 20_000_000)
     settings = {"train__grad_accum_steps": 2, "train__steps": 1}
-    with pytest.raises(ValueError, match=r"has 0\.1 GB free: try \d+, or raise") as error:
+    with pytest.raises(ValueError, match=r"has 0\.0 GB free: try \d+, or raise") as error:
         train(configure(tmp_path / "run", **settings, train__batch_size=1000))
     fitting = int(re.findall(r"try (\d+)", str(error.value))[0])
     assert fitting % 2 == 0
     assert train(configure(tmp_path / "run", **settings, train__batch_size=fitting))["steps"] == 1
 
 
+def test_a_batch_that_fits_with_activation_checkpointing_is_not_refused(
+    configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"train__batch_size": 32, "train__steps": 1}
+    network, loss = build_model(configure(tmp_path).model), build_loss(ClassSpec(class_path="L2"))
+    size = configure(tmp_path).data.size
+    weights = sum(weight.nbytes for weight in network.parameters())
+    free = weights + 32 * bytes_per_image(network, loss, size, CPU) // 2
+    monkeypatch.setattr("photochrom.engine.training.memory.available_memory", lambda: free)
+    with pytest.raises(ValueError, match="needs at least"):
+        train(configure(tmp_path / "run", **settings))
+    assert train(configure(tmp_path / "run", **settings, train__activation_checkpointing=True))["steps"] == 1
+
+
+def test_memory_that_torch_holds_for_reuse_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Benchmarks and notebooks prepare several runs in one process."""
+    for name, value in {"mem_get_info": (100, 1000), "memory_reserved": 700, "memory_allocated": 200}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    assert _free_memory(torch.device("cuda")) == 100 + 500
+
+
+def test_a_run_starts_where_the_estimate_itself_lacks_memory(
+    configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes two photographs, and a batch can be one."""
+
+    def fail(*_: object) -> int:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("photochrom.engine.training.memory.bytes_per_image", fail)
+    assert train(configure(tmp_path / "run", train__steps=1))["steps"] == 1
+
+
 def test_a_network_that_does_not_fit_is_refused(configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("photochrom.engine.training.memory.available_memory", lambda: 1 << 20)
+    monkeypatch.setattr("photochrom.engine.training.memory.available_memory", lambda: 100_000)
     with pytest.raises(ValueError, match=r"use a smaller network or data\.size, or raise --train\.grad_accum_steps"):
         train(configure(tmp_path / "run"))
 
@@ -89,6 +122,6 @@ print((peak - before) / estimate)
 
 @pytest.mark.slow
 def test_a_step_takes_what_was_estimated() -> None:
-    """As the docs say: 0.95 to 1.6 times."""
+    """As the docs say: 1.2 to 2.2 times. Less than once would refuse a batch that fits."""
     done = subprocess.run([sys.executable, "-c", STEP_WITH_WATCHED_MEMORY], capture_output=True, text=True, check=True)
-    assert 0.8 < float(done.stdout) < 1.6
+    assert 1 < float(done.stdout) < 2.2
