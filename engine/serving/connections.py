@@ -2,13 +2,13 @@
 
 import asyncio
 import errno
-import os
 import resource
 import socket
 import time
 from collections.abc import Iterable
 from typing import Any
 
+import psutil
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -97,7 +97,7 @@ class Server(uvicorn.Server):
         super().__init__(settings)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - len(os.listdir("/proc/self/fd"))
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - psutil.Process().num_fds()
         self.config.limit_concurrency = max(_MIN_CONNECTIONS, min(_MAX_CONNECTIONS, descriptors - _SPARE_DESCRIPTORS))
         asyncio.get_running_loop().set_exception_handler(self._report)
         await super().startup(sockets)
@@ -109,7 +109,8 @@ class Server(uvicorn.Server):
         connections = sorted(_connections(self.server_state.connections), key=lambda each: each.waiting_since)
         num_unsent = sum(connection.unsent for connection in connections)
         for connection in connections:  # the longest wait first
-            if connection.is_late(now) or (connection.unsent and num_unsent > _MAX_UNSENT):
+            # The last one is not dropped: a single response can be larger.
+            if connection.is_late(now) or (connection.unsent and num_unsent > max(_MAX_UNSENT, connection.unsent)):
                 num_unsent -= connection.unsent
                 connection.drop()
         return await super().on_tick(counter)

@@ -3,7 +3,7 @@
 import asyncio
 import ctypes
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import torch
 
@@ -31,6 +31,7 @@ class MemoryLimiter:
 
 def release_memory() -> None:
     """Returns freed memory to the system; the C library would keep it, and torch would keep that of a GPU."""
-    ctypes.CDLL(None).malloc_trim(0)
+    with suppress(AttributeError):  # only glibc has it
+        ctypes.CDLL(None).malloc_trim(0)
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()

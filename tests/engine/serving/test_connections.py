@@ -158,6 +158,13 @@ def test_the_oldest_response_is_dropped_when_too_many_wait(monkeypatch: pytest.M
         assert [size > 1 << 24 for size in sizes] == [False, True, True, True]
 
 
+def test_a_response_larger_than_the_limit_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "_MAX_UNSENT", 1 << 20)
+    with serving() as address, closing(connect(address, GET % (1 << 25))) as client:
+        time.sleep(0.5)
+        assert receive(client) > 1 << 25
+
+
 def test_errors_that_repeat_are_printed_once_a_minute(capsys: pytest.CaptureFixture[str]) -> None:
     server, others = Server(app), []
     loop: Any = SimpleNamespace(default_exception_handler=others.append)
