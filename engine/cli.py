@@ -29,11 +29,11 @@ VERBS = {
 }
 
 _TO_SAVE_MEMORY = {
-    "pack": ["lower --workers"],
-    "train": ["raise --train.grad_accum_steps", "lower --train.batch_size"],
-    "evaluate": ["lower --batch-size"],
-    "colorize": ["lower --size"],
-    "serve": ["serve fewer models"],
+    "pack": "lower --workers, or ",
+    "train": "raise --train.grad_accum_steps, or lower --train.batch_size, or ",
+    "evaluate": "lower --batch-size, or ",
+    "colorize": "lower --size, or ",
+    "serve": "serve fewer models, or ",
 }
 
 _USAGE = "usage: photochrom VERB ...\n\n" + "\n".join(f"  {verb:10} {text}" for verb, text in VERBS.items())
@@ -42,7 +42,7 @@ _USAGE = "usage: photochrom VERB ...\n\n" + "\n".join(f"  {verb:10} {text}" for 
 def main(argv: list[str] | None = None) -> int:
     """Runs `photochrom argv`; returns the exit code: 0 done, 1 failed, 2 bad usage, 130 interrupted.
 
-    Where the reader of its output has left, as `head` does, the command ends without a word, with 141.
+    Where the reader of its output has closed it, as `head` does, the command ends quietly with 141.
     """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever called
@@ -74,7 +74,7 @@ def _run(argv: list[str]) -> int:
         print(f"\n{_USAGE}", file=sys.stderr)
         return 2
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # for a terminal that has not all letters
+        sys.stdout.reconfigure(errors="backslashreplace")  # for a terminal that lacks letters
     module = "..bench.command" if verb == "bench" else f".commands.{verb}"
     try:
         return int(import_module(module, __package__).main(rest))
@@ -92,13 +92,13 @@ def _run(argv: list[str]) -> int:
 
 
 def _explain_memory(verb: str, error: Exception) -> str:
-    """Returns a sentence for an error of any library for want of memory."""
+    """Returns a sentence for any library's out-of-memory error."""
     on_gpu = re.search(r"cuda|cublas|cudnn", str(error), re.IGNORECASE)
     size = re.search(r"allocate [\d.]+ \w+", str(error))
-    advice = [*_TO_SAVE_MEMORY.get(verb, ()), "use --device cpu" if on_gpu else "end other programs"]
+    device = "--train.device" if verb == "train" else "--device"
     return (
         f"{'the GPU' if on_gpu else 'this machine'}'s memory is full{f' (it could not {size[0]})' if size else ''}: "
-        f"{', or '.join(advice)}"
+        f"{_TO_SAVE_MEMORY.get(verb, '')}{f'use {device} cpu' if on_gpu else 'end other programs'}"
     )
 
 

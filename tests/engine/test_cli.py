@@ -50,7 +50,11 @@ def run_failing(argv: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[in
             2,
             "photochrom evaluate: --crop=oval: it should be 'squash' or 'center'",
         ),
-        (["colorize", "--model", "a", "b", "--out", "c", "--size", "1"], 2, "photochrom colorize: --size 1 is below 8"),
+        (
+            ["colorize", "--model", "a", "b", "--out", "c", "--size", "1"],
+            2,
+            "photochrom colorize: --size 1 is not between 8",
+        ),
         (
             ["colorize", "--model", "smal-l2", "x.jpg"],
             1,
@@ -185,6 +189,16 @@ def test_a_lack_of_memory_is_one_sentence(
 
     monkeypatch.setattr("photochrom.engine.commands.pack.main", fail)
     assert run_failing(["pack"], capsys) == (1, f"photochrom pack: {sentence}")
+
+
+def test_the_device_of_training_has_its_own_option(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(argv: list[str]) -> int:
+        raise RuntimeError("CUDA out of memory.")
+
+    monkeypatch.setattr("photochrom.engine.commands.train.main", fail)
+    assert run_failing(["train"], capsys)[1].endswith("or lower --train.batch_size, or use --train.device cpu")
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["models"], ["stats", "SET"]])
