@@ -35,7 +35,7 @@ console = SafeConsole(stderr=True, soft_wrap=True)
 
 
 def escape(text: str) -> str:
-    """Returns a text as it may be shown: what is not printable is escaped as in Python's repr."""
+    """Returns a text with unprintable characters escaped as in Python's repr, and addresses without their secrets."""
     text = hide_secrets(text)
     if text.isprintable():
         return text
@@ -43,7 +43,7 @@ def escape(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Returns a text of several lines, as libraries' messages are, as one."""
+    """Joins the lines of a text, such as a library's message, into one line."""
     return " ".join(filter(None, map(str.strip, text.split("\n"))))
 
 

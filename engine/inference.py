@@ -16,7 +16,7 @@ from ..models import Colorizer, ColorPrediction
 from ..pipelines.imaging.decode import deep_grey
 from .checkpoints.model_file import ModelMetadata, load_with_metadata
 from .colorization.colorize import colorize
-from .colorization.config import MIN_SIZE
+from .colorization.config import INPUT_SIDE
 from .colorization.pixels import Pixels, image_to_srgb, to_uint8
 from .distributed import resolve_device
 
@@ -74,8 +74,8 @@ class TrainedColorizer(Colorizer):
 
         >>> photochrom.load("runs/first").colorize(Image.open("old.jpg")).save("new.jpg")
         """
-        if size not in (None, "native") and (not isinstance(size, int) or size < MIN_SIZE):
-            raise ValueError(f'size={size!r} is not a number of pixels from {MIN_SIZE}, nor "native"')
+        if size not in (None, "native") and (not isinstance(size, int) or size < INPUT_SIDE[0]):
+            raise ValueError(f'size={size!r} is not a number of pixels from {INPUT_SIDE[0]}, nor "native"')
         short_side = self.metadata.size if size is None else None if size == "native" else size
         if isinstance(image, Image.Image):
             return self._colorize_pil(image, short_side)

@@ -44,23 +44,14 @@ class Totals:
 
 @dataclass(kw_only=True)
 class BestState:
-    """The best value of one metric on one validation set.
-
-    Args:
-        metric: Name of the metric.
-        data: Digest of the validation set.
-        value: Best value so far, None before the first.
-        step: Step of the best value.
-        num_since: Number of validations since then.
-        last_step: Step of the last validation.
-    """
+    """The best value of one metric on one validation set, whose digest is `data`."""
 
     metric: str
     data: str
-    value: float | None = None
-    step: int = 0
-    num_since: int = 0
-    last_step: int = 0
+    value: float | None = None  # before the first validation
+    step: int = 0  # of the best value
+    num_since: int = 0  # validations since then
+    last_step: int = 0  # of the last validation
 
     def __post_init__(self) -> None:
         check_counts(self, "step", "num_since", "last_step")

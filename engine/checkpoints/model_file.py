@@ -149,7 +149,7 @@ def check_shapes(file: Path, spec: ClassSpec) -> None:
     try:
         with torch.device("meta"):
             expected = build_model(spec).state_dict()
-    except ValueError:  # or it is a class of one's own that computes with its weights as it is made
+    except ValueError:  # or a user's class whose constructor computes with its weights
         return
     with _opened(file) as opened:
         shapes = {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118  not a mapping
@@ -167,7 +167,7 @@ def load_weights(model: Colorizer, file: Path) -> None:
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
-    """Returns the tensors of a model file by name. Raises ValueError for a damaged file, and for nan in it."""
+    """Returns the tensors of a model file by name. Raises ValueError for damage, and for infinite or nan values."""
     header = _read_header(file)
     with _opened(file) as opened:
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  not a mapping

@@ -1,4 +1,4 @@
-"""Opens weight files of other projects, and says what a file is that holds no weights; nothing in them is executed."""
+"""Opens weight files of other projects, and describes files without weights; nothing in them is executed."""
 
 import argparse
 import re
@@ -28,7 +28,7 @@ _KINDS = {  # by a file's first bytes, in lower case and without spaces
 
 
 def describe_other_kind(path: Path) -> str:
-    """Returns what a file is that holds no weights, and the way out, as the end of a sentence; empty for any other."""
+    """Returns what a file without weights is, and what to do, as the end of a sentence; empty for any other file."""
     if not path.is_file():
         return ""
     with open(path, "rb") as file:
@@ -52,7 +52,7 @@ def is_safetensors(head: bytes) -> bool:
 
 
 def load_weight_file(path: Path) -> Any:
-    """Returns the content of a torch.save or safetensors file, on the CPU. Raises ValueError that says what it is."""
+    """Returns the content of a torch.save or safetensors file, on the CPU. Raises ValueError for any other file."""
     check_regular(path)
     if kind := describe_other_kind(path):
         raise ValueError(f"{path} {kind}")
@@ -78,7 +78,7 @@ def load_weight_file(path: Path) -> Any:
 
 
 def _describe_zip(path: Path) -> str:
-    """Returns what a zip is that torch.save did not write; empty for one that it did."""
+    """Returns what a zip is, as the end of a sentence; empty for one that torch.save wrote."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()

@@ -7,15 +7,7 @@ from typing import Literal
 from ...pipelines.ranges import COUNT, SIDE, check_ranges
 from ..configuration.config import Device
 
-MIN_SIZE = 8  # the network's stride: the smallest short side of its input
-
-
-def check_input_size(size: int | str | None) -> None:
-    """Raises ValueError when an image cannot be reduced to `size` pixels on its short side for the network."""
-    if isinstance(size, int) and size < MIN_SIZE:
-        raise ValueError(f"--size {size} is below {MIN_SIZE}, the network's stride")
-    if isinstance(size, int) and size > SIDE[1]:
-        raise ValueError(f"--size {size} is above {SIDE[1]:,}: native is the size of the image")
+INPUT_SIDE = (8, SIDE[1])  # pixels of the short side of the network's input, from its stride
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,5 +38,4 @@ class ColorizeConfig:
     plugin: str | None = None
 
     def __post_init__(self) -> None:
-        check_input_size(self.size)
-        check_ranges(self, batch_size=COUNT)
+        check_ranges(self, size=INPUT_SIDE, batch_size=COUNT)

@@ -44,8 +44,8 @@ class ColorizeTask:
 class ColorizePlan:
     """The files of a run, each in one of four lists.
 
-    `tasks` are to be done, `kept` have a target already, `unreadable` cannot be read, and `not_taken` are no images or
-    videos by their names, hidden, or folders that were reached before; both with the reason.
+    `tasks` are to be done, and `kept` have a target already. `unreadable` cannot be read. `not_taken` have names of
+    other files, are hidden, or are folders that were reached before. The last two lists hold the reasons.
     """
 
     tasks: list[ColorizeTask]
@@ -89,7 +89,7 @@ def make_plan(inputs: list[str], out: Path, *, overwrite: bool = False) -> Color
 
 
 def describe_reasons(reasons: Iterable[str]) -> str:
-    """Returns how often there was each reason: '3 hidden, 1 unknown ending .txt'."""
+    """Returns the count of each reason: '3 hidden, 1 unknown ending .txt'."""
     counts = Counter(reason.partition(":")[0] for reason in reasons)
     return ", ".join(f"{number:,} {reason}" for reason, number in counts.most_common())
 
@@ -124,7 +124,7 @@ class _Lister:
 
     def files(self, name: str) -> Iterator[tuple[Path, Path]]:
         """Yields every file of an input, and its path in the output folder."""
-        path = _named(name)
+        path = _to_path(name)
         if not name:
             raise ValueError("one of the inputs is empty: name a file, a folder or a pattern")
         if name == STDIN:
@@ -144,7 +144,7 @@ class _Lister:
 
     def _stdin(self) -> Iterator[tuple[Path, Path]]:
         """Yields the files listed on stdin, one a line or as `find -print0` lists them, relative to their folder."""
-        paths = [_named(name) for name in _split_list(sys.stdin.buffer.read())]
+        paths = [_to_path(name) for name in _split_list(sys.stdin.buffer.read())]
         root = Path(os.path.commonpath([_absolute(path).parent for path in paths])) if paths else Path()
         for path in paths:
             if self._is_result(path, root):
@@ -157,7 +157,7 @@ class _Lister:
     def _glob(self, pattern: Path) -> Iterator[tuple[Path, Path]]:
         """Yields the images and videos that match, relative to the last folder before the first wildcard.
 
-        Folders that exist are no wildcards, whatever their names.
+        A folder that exists is not a wildcard, even if its name looks like one.
         """
         parts = pattern.parts
         first = next(i for i, part in enumerate(parts) if has_magic(part) and not os.path.exists(Path(*parts[: i + 1])))
@@ -234,7 +234,7 @@ def _check_not_model(path: Path) -> None:
 def _split_list(data: bytes) -> list[str]:
     """Returns the names in a list, one a line or as `find -print0` lists them.
 
-    Raises ValueError when NULs do not separate names, so that no folder is taken for one that nobody has named.
+    Raises ValueError for other text with NULs, whose parts could be taken for folders.
     """
     name = "the list on stdin"
     text = decode_text(data, name, errors="surrogateescape")
@@ -260,8 +260,8 @@ def _looks_like_image(path: Path) -> bool:
         return False
 
 
-def _named(name: str) -> Path:
-    """Returns the path of a name, in which the shell has not replaced ~ if it was quoted."""
+def _to_path(name: str) -> Path:
+    """Returns the path of a name; expands ~, which a shell leaves in a quoted name."""
     return Path(name) if os.path.lexists(name) else Path(os.path.expanduser(name))
 
 

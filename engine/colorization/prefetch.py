@@ -22,11 +22,11 @@ Reserve = Callable[[int], None]  # waits until so many bytes are free, and takes
 
 
 class OutOfMemory(Rejected):
-    """A task for which memory did not suffice."""
+    """A task that needs more memory than is free."""
 
 
 def attempt(function: Callable[[], T]) -> T | Rejected:
-    """Returns what a function returns, or why it rejected its file, also for want of memory, the machine's or a GPU's.
+    """Returns the function's result, or the Rejected that it raised; a lack of memory becomes OutOfMemory.
 
     The exception has no traceback, whose frames would hold images.
     """
@@ -81,7 +81,7 @@ def run_pipeline(
 
     `read` and `write` run in `num_threads` threads each, `process` in the caller's thread. Before it decodes, `read`
     reserves the bytes that its result takes until it is written: at most `max_bytes` are taken, or more by one task
-    alone. An error for want of memory rejects the task as OutOfMemory; exceptions other than Rejected end the pipeline.
+    alone. A lack of memory rejects the task as OutOfMemory; exceptions other than Rejected end the pipeline.
     """
     budget = MemoryBudget(max_bytes)
     readers, writers = ThreadPoolExecutor(num_threads), ThreadPoolExecutor(num_threads)

@@ -102,7 +102,7 @@ def _is_our_sheet(path: Path) -> bool:
 
 @contextmanager
 def _recording(out: Path, plan: ColorizePlan, now: _Maker) -> Iterator[None]:
-    """Writes what makes the results before there are any.
+    """Records the model and the size before the first result.
 
     Raises ValueError when results would be kept that another model made, or the same one at another size.
     """
@@ -128,7 +128,7 @@ def _holds_results(out: Path) -> bool:
 
 
 def _has_older_results(out: Path, plan: ColorizePlan, results: list[ColorizeResult]) -> bool:
-    """Returns whether there are files in `out` that may be results, but are none of this run's, nor its originals."""
+    """Returns whether `out` holds files that may be results of earlier runs."""
     done = {os.path.realpath(result.task.target) for result in results if not result.reason}
     known = done | {os.path.realpath(task.source) for task in plan.tasks} | {os.path.realpath(out / _SHEET)}
     return any(os.path.realpath(path) not in known for path in out.rglob("*") if may_be_result(path))

@@ -22,13 +22,13 @@ class _Memory(io.BytesIO):
         """Keeps the content, which is read after the muxer has closed the file."""
 
 
-def open_output(file: Path | io.BytesIO, format_name: str, *, is_unasked: bool = False) -> OutputContainer:
-    """Opens a container for writing; with `is_unasked`, for codecs that PyAV believes it cannot hold.
+def open_output(file: Path | io.BytesIO, format_name: str, *, skip_codec_check: bool = False) -> OutputContainer:
+    """Opens a container for writing; with `skip_codec_check`, also for codecs that PyAV would refuse.
 
-    PyAV asks `avformat_query_codec`, which denies what Matroska holds as A_MS/ACM, such as WMA. It denies nothing for
-    FFmpeg's tee muxer, which passes everything to the real one, except chapters.
+    PyAV calls `avformat_query_codec`, which denies codecs that Matroska holds as A_MS/ACM, such as WMA. For FFmpeg's
+    tee muxer it denies nothing; that passes everything to the real muxer, except chapters.
     """
-    if is_unasked:
+    if skip_codec_check:
 
         def opener(url: str, flags: int, options: dict[str, str]) -> Any:
             return file if isinstance(file, io.BytesIO) else file.open("wb")
@@ -39,11 +39,11 @@ def open_output(file: Path | io.BytesIO, format_name: str, *, is_unasked: bool =
     return av.open(output, "w", format=format_name, container_options={"fflags": "+bitexact"})
 
 
-def can_hold(stream: Stream, packets: "list[Packet[Any]]", format_name: str, *, is_unasked: bool) -> bool:
+def can_hold(stream: Stream, packets: "list[Packet[Any]]", format_name: str, *, skip_codec_check: bool) -> bool:
     """Returns whether a container can hold a stream, by writing its first packets in memory and reading them."""
     memory = _Memory()
     try:
-        trial = open_output(memory, format_name, is_unasked=is_unasked)
+        trial = open_output(memory, format_name, skip_codec_check=skip_codec_check)
         copy = trial.add_stream_from_template(stream)
         trial.start_encoding()
         for packet in packets:
@@ -58,7 +58,7 @@ def can_hold(stream: Stream, packets: "list[Packet[Any]]", format_name: str, *, 
 
 
 class SoundEncoder:
-    """Encodes the sound of packets anew, as AAC, or as Opus in WebM. Raises ValueError or FFmpegError if it cannot."""
+    """Encodes sound as AAC, or as Opus in WebM. Raises ValueError or FFmpegError if it cannot."""
 
     def __init__(self, container: OutputContainer, source: AudioStream, codec: str) -> None:
         self._source = source
@@ -75,7 +75,7 @@ class SoundEncoder:
         self.num_damaged = 0
 
     def encode(self, packet: "Packet[Any] | None") -> "Iterator[Packet[Any]]":
-        """Yields what a packet becomes; None: the rest. Counts packets that cannot be decoded."""
+        """Yields the encoded packets; with None, those left in the encoder. Counts packets that cannot be decoded."""
         try:
             for decoded in self._source.decode(packet):
                 assert isinstance(decoded, AudioFrame)
@@ -87,13 +87,13 @@ class SoundEncoder:
             yield from self.stream.encode(None)
 
     def _cut_overlap(self, frame: AudioFrame) -> AudioFrame | None:
-        """Returns what a frame holds behind the end of the one before; an encoder needs times that increase."""
+        """Returns the part of a frame after the end of the frame before; an encoder needs times that increase."""
         start = max(0.0, self._end) if frame.time is None else frame.time
         overlap = round(max(0.0, self._end - start) * frame.sample_rate)
         if overlap >= frame.samples:
             return None
         values: Any = frame.to_ndarray()[:, overlap * (1 if frame.format.is_planar else frame.layout.nb_channels) :]
-        if values.dtype.kind == "f":  # damaged sound can be loud enough to keep the AAC encoder busy for ever
+        if values.dtype.kind == "f":  # damaged sound can be loud enough to make the AAC encoder hang
             values = np.clip(np.nan_to_num(values), -1, 1)
         cut = AudioFrame.from_ndarray(np.ascontiguousarray(values), frame.format.name, frame.layout.name)
         cut.sample_rate, cut.time_base = frame.sample_rate, Fraction(1, frame.sample_rate)

@@ -12,7 +12,7 @@ from av.packet import Packet
 
 _STEP_BACK = 0.1  # seconds; smaller steps back are inaccuracies
 _STEP_AHEAD = 3600.0  # seconds
-_STEP_AHEAD_OF_CLOCKS = 60.0  # seconds, in formats with a clock that can be set anew; there, a wrap can look like this
+_STEP_AHEAD_OF_CLOCKS = 60.0  # seconds, in formats whose clock can be reset; there, a wrap can look like this
 _OVERLAP = 0.05  # seconds of sound of two segments; packets of sound do not end where frames do
 _GAP = 0.1  # seconds
 _CLOCKS = ("mpeg", "mpegts", "flv")
@@ -23,8 +23,8 @@ _NUM_SAMPLES = 8  # packets
 class Timeline:
     """Times of a file, in seconds: `offsets` bring each segment's own times to their place, the first one's to 0.
 
-    `frames` are the times of the video's packets, sorted, and `shown` is from when to when it is shown; `gaps` is when
-    neither frames nor sound come. `end` is when the last track ends, without offsets. `samples` are the first packets
+    `frames` are the sorted times of the video's packets, `shown` is the video's start and end. `gaps` are the starts of
+    spans without frames and sound. `end` is the end of the last track, without offsets. `samples` are the first packets
     of each stream.
     """
 

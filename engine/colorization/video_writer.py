@@ -45,12 +45,14 @@ class VideoWriter:
         self._encoders: dict[int, SoundEncoder] = {}
         self._pending: list[Packet[Any]] = []
         streams = reader.streams_to_copy
-        asked = [stream for stream in streams if self._can_hold(stream)]
-        self._copied = [stream for stream in streams if stream in asked or self._can_hold(stream, is_unasked=True)]
-        is_unasked = len(self._copied) > len(asked)
-        self._container = open_output(path, self._format, is_unasked=is_unasked)
+        checked = [stream for stream in streams if self._can_hold(stream)]
+        self._copied = [
+            stream for stream in streams if stream in checked or self._can_hold(stream, skip_codec_check=True)
+        ]
+        skip_codec_check = len(self._copied) > len(checked)
+        self._container = open_output(path, self._format, skip_codec_check=skip_codec_check)
         self._container.metadata.update(_keep_metadata(reader.container.metadata))
-        if is_unasked and reader.container.chapters():
+        if skip_codec_check and reader.container.chapters():
             reader.notes.append("chapters dropped")
         self.kept = [stream for stream in streams if stream in self._copied or self._can_encode(stream)]
 
@@ -84,9 +86,9 @@ class VideoWriter:
             item.stream = self._copies[item.stream_index]
             self._mux([item], is_copied=True)
 
-    def _can_hold(self, stream: Stream, *, is_unasked: bool = False) -> bool:
+    def _can_hold(self, stream: Stream, *, skip_codec_check: bool = False) -> bool:
         samples = self._reader.timeline.samples.get(stream.index, [])
-        return can_hold(stream, samples, self._format, is_unasked=is_unasked)
+        return can_hold(stream, samples, self._format, skip_codec_check=skip_codec_check)
 
     def _can_encode(self, stream: Stream) -> bool:
         """Returns whether a stream that cannot be copied can be encoded, by trial; notes what happens to it."""

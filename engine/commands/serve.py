@@ -13,7 +13,7 @@ import numpy as np
 
 from ...pipelines.imaging.decode import MAX_PIXELS
 from ...pipelines.ranges import check_ranges
-from ..colorization.config import check_input_size
+from ..colorization.config import INPUT_SIDE
 from ..configuration.config import Device
 from ..configuration.parser import parse_options
 from ..console import console, say
@@ -56,8 +56,7 @@ class ServeConfig:
     plugin: str | None = None
 
     def __post_init__(self) -> None:
-        check_ranges(self, port=(0, 65535), max_megabytes=(1e-3, 1e6))
-        check_input_size(self.size)
+        check_ranges(self, port=(0, 65535), max_megabytes=(1e-3, 1e6), size=INPUT_SIDE)
         for name in self.allow_host:
             if not re.fullmatch(r"(\*\.)?[\w-]+(\.[\w-]+)*\.?", name, re.ASCII):
                 raise ValueError(f"--allow-host {name!r} is not a name, such as nas.lan or *.example.org")

@@ -16,12 +16,12 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from ..console import console
 
 _MIN_CONNECTIONS, _MAX_CONNECTIONS = 8, 256
-_SPARE_DESCRIPTORS = 16  # for decoders that start anew, and for connections that are not counted yet
-_NUM_ACCEPTS = 4  # in one turn of the loop: asyncio accepts so many before it counts them
-_READ_BYTES = 1 << 14  # at once: 256 KiB, asyncio's own number, of chunks of a byte would stop the loop for seconds
+_SPARE_DESCRIPTORS = 16  # for decoders that restart, and for connections that are not counted yet
+_NUM_ACCEPTS = 4  # per turn of the loop: so many can come before they are counted
+_READ_BYTES = 1 << 14  # per read: asyncio's 256 KiB, in chunks of one byte, would block the loop for seconds
 _QUEUE = 256  # connections that the system holds until they are accepted
 _HEADER_SECONDS = 10.0  # from the connection, or the end of the last response, to the last byte of the headers
-GRACE_SECONDS = 10.0  # from the begin of a body, until its average rate counts
+GRACE_SECONDS = 10.0  # from the start of a body until its average rate counts
 MIN_RATE = 1 << 14  # bytes/s, of requests and responses
 _MAX_UNSENT = 1 << 28  # bytes of all responses that clients have not read yet
 _SHUTDOWN_SECONDS = 5  # for open requests

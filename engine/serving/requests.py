@@ -17,8 +17,7 @@ from PIL import Image
 from ...pipelines.imaging.decode import FORMATS, MIN_SIDE, Rejected
 from ...pipelines.imaging.encode import encode_jpeg
 from ...pipelines.packing.worker_pool import TaskFailure
-from ...pipelines.ranges import SIDE
-from ..colorization.config import MIN_SIZE
+from ..colorization.config import INPUT_SIDE
 from ..colorization.pixels import Pixels
 from ..inference import TrainedColorizer
 from .batching import MAX_INPUT_PIXELS, input_pixels
@@ -55,8 +54,9 @@ def parse_request(fields: Mapping[str, str], accept: str, models: Mapping[str, S
     if name not in models:
         raise HTTPException(422, f"there is no model {reprlib.repr(name)}; the models are {', '.join(models)}")
     size = fields.get("size") or str(models[name].size)
-    if size != "native" and not (re.fullmatch("[0-9]{1,5}", size) and MIN_SIZE <= int(size) <= SIDE[1]):
-        expected = f"a number of pixels from {MIN_SIZE} to {SIDE[1]}"
+    low, high = INPUT_SIDE
+    if size != "native" and not (re.fullmatch("[0-9]{1,5}", size) and low <= int(size) <= high):
+        expected = f"a number of pixels from {low} to {high}"
         raise HTTPException(422, f"size={reprlib.repr(size)} is neither {expected} nor 'native'")
     output_format = (fields.get("format") or _accepted_format(accept)).lower().replace("jpg", "jpeg")
     if output_format not in ("", "png", "jpeg"):

@@ -121,7 +121,7 @@ def _state_after_a_step(spec: ClassSpec, network: nn.Module) -> dict[str, Any]:
 
 
 def check_training_state(config: RunConfig, colorizer: Colorizer, state: dict[str, Any]) -> None:
-    """Raises ValueError when values that a checkpoint has for a weight are not those that the run's optimizer keeps."""
+    """Raises ValueError when a checkpoint's weights or optimizer state have other names or shapes than the run's."""
     expected = {f"{WEIGHTS}{name}": tensor for name, tensor in colorizer.state_dict().items()}
     if not any(name.startswith(WEIGHTS) for name in state):
         expected = {}

@@ -335,7 +335,7 @@ def test_invalid_inputs_fail_before_anything_is_written(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--size", "1"], "--size 1 is below 8"),
+        (["--size", "1"], "--size 1 is not between 8"),
         (["--size", "large"], "--size=large: it should be a valid integer"),
         (["--batch-size", "0"], "--batch-size 0 is not a positive number"),
     ],

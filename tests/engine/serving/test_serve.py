@@ -533,7 +533,7 @@ def test_sigterm_ends_it(models: list[Path], capsys: pytest.CaptureFixture[str])
         (["--model", "RUN", "--host", "no.such.host.invalid"], 1, "cannot listen on no.such.host.invalid, port 8000"),
         (["--model", "nowhere", "--port", "0"], 1, "there is no checkpoint at nowhere"),
         (["--model", "RUN", "--port", "70000"], 2, "--port 70000 is not between 0 and 65,535"),
-        (["--model", "RUN", "--size", "4"], 2, "--size 4 is below 8, the network's stride"),
+        (["--model", "RUN", "--size", "4"], 2, "--size 4 is not between 8 and 65,536"),
         (["--model", "RUN", "--max-megabytes", "0"], 2, "--max-megabytes 0.0 is not a positive number"),
         (["--model", "RUN", "--max-megapixels", "200"], 2, "--max-megapixels 200 is not above 0 and up to 100"),
         (
