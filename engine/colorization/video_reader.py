@@ -31,6 +31,7 @@ MATRICES = {_BT709: 1, 4: 4, 5: 5, _SMPTE170M: 5, 7: 7, 9: 9}
 _READABLE = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,asf,flv,mpeg,mpegts,mpegvideo,ogg,dv,mxf"
 _SAFE = {"protocol_whitelist": "file", "format_whitelist": _READABLE}
 _DURATION_IN_HEADER = ("mov", "matroska")  # that of other formats is a guess
+_WITHOUT_PTS = ("avi",)  # FFmpeg guesses them, wrongly where frames are reordered
 _MAX_DAMAGED = 0.1  # of the frames; more are refused
 _HDR = {16: "PQ", 18: "HLG"}  # FFmpeg's numbers of transfer functions
 _HD = 720  # lines from which players assume BT.709 where no matrix is named
@@ -190,7 +191,8 @@ class VideoReader:
         if self._last_time is not None or self._num_errors:
             margin, times = float(0.5 / self.rate), self.timeline.frames
             first = bisect(times, -inf if self._last_time is None else self._last_time + margin)
-            num_lost = max(self._num_errors, bisect(times, until - margin) - first)
+            num_missing = 0 if self.container.format.name in _WITHOUT_PTS else bisect(times, until - margin) - first
+            num_lost = max(self._num_errors, num_missing)
             self._num_errors = 0
             self._count_damaged(num_lost, times[min(first, len(times) - 1)] if times else 0.0)
 

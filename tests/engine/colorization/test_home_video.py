@@ -345,6 +345,12 @@ def test_damaged_frames_are_bridged_and_counted(
     assert len(film.sound) > 40
 
 
+@pytest.mark.parametrize("number", [12, 90])
+def test_reordered_frames_in_avi_are_not_taken_for_lost_ones(tmp_path: Path, number: int) -> None:
+    film, notes = colorized(make(tmp_path / "a.avi", number=number, options={"bf": "3"}))
+    assert (len(film.frames), notes) == (number, ())
+
+
 def test_damaged_sound_is_left_silent(tmp_path: Path) -> None:
     """Packets that the container refuses; and samples so loud that FFmpeg's AAC encoder does not end."""
     source = make(tmp_path / "a.ts", sound="aac")
