@@ -1,9 +1,9 @@
 """photochrom bench VERB ...: finds the verb's module and runs it"""
 
-import signal
 import sys
 from importlib import import_module
 
+from ..engine.commands import interrupt_at_signals
 from ..engine.configuration.parser import nearest
 from ..engine.console import console
 
@@ -28,6 +28,6 @@ def main(argv: list[str]) -> int:
         console.print(f"photochrom bench: there is no verb {verb!r}{nearest(verb, VERBS)}")
         print(f"\n{_USAGE}", file=sys.stderr)
         return 2
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: temporary folders are removed
+    interrupt_at_signals()  # temporary folders are removed
     module = import_module(_MODULES.get(verb, f".{verb}.command"), __package__)
     return int(module.main(rest, prog=f"photochrom bench {verb}"))

@@ -1,6 +1,7 @@
 """Measures all entries in turn, each in a process of its own."""
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -82,7 +83,8 @@ def _run(entry: Entry, folder: Path, options: RivalsOptions, seconds: float) -> 
         reference=str(folder / "reference"),
     )
     command = [sys.executable, "-P", "-m", f"{__package__}.worker", json.dumps(asdict(task))]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    environment = os.environ | {"TMPDIR": str(folder)}  # workers of DataLoader make folders that a kill leaves
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     row: Row = json.loads(done.stdout.splitlines()[-1])
     return row
 

@@ -1,6 +1,5 @@
 """photochrom pack SOURCE OUT"""
 
-import signal
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -14,14 +13,12 @@ from ...pipelines.shards import REJECTS
 from ..configuration.config import save_yaml
 from ..configuration.parser import parse_options
 from ..console import plural, progress_bar, say
+from . import interrupt_at_signals
 
 
 def main(argv: list[str]) -> int:
     config = parse_options(PackConfig, argv, prog="photochrom pack", positional=("source", "out"))
-    # Batch systems send SIGTERM and a terminal that closes SIGHUP, which nohup ignores; both are handled as Ctrl-C.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, signal.default_int_handler)
+    interrupt_at_signals()
     start_server(*config.worker_modules)
     from ...losses import quantization  # noqa: F401  # for the statistics; loads torch while the server does
 

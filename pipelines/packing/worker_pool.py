@@ -7,12 +7,14 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import islice
-from multiprocessing import forkserver, get_context, parent_process, util
+from multiprocessing import current_process, forkserver, get_context, parent_process
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from queue import SimpleQueue
+from tempfile import TemporaryDirectory
 from threading import Lock, Thread
 from typing import Any, Generic, Self, TypeVar
 
@@ -22,6 +24,8 @@ R = TypeVar("R")
 Progress = Callable[[int, int | None, str], None]  # amount done, total if known, unit
 
 _MAX_TEMPDIR = 70  # bytes; multiprocessing adds /pymp-XXXXXXXX/listener-XXXXXXXX
+_DESCRIPTORS = Path("/proc/self/fd")
+_SERVER_LOCK = Lock()
 _WINDOW = 8  # results per worker that may wait for an earlier one
 
 # Workers are forked from a server process that has loaded their modules once for all, and has no threads.
@@ -37,19 +41,32 @@ def start_server(*modules: str) -> None:
     """
     package = __package__.rpartition(".")[0]
     _CONTEXT.set_forkserver_preload([*_PRELOADED, *(f"{package}.{module}" for module in modules)])
-    _shorten_socket_path()
-    forkserver.ensure_running()
+    _ensure_server()
 
 
-def _shorten_socket_path() -> None:
-    """Has multiprocessing keep its sockets in /tmp where TMPDIR is too long for them: their paths end at 107 bytes."""
-    if len(os.fsencode(tempfile.gettempdir())) <= _MAX_TEMPDIR:
-        return
-    before, tempfile.tempdir = tempfile.tempdir, "/tmp"
-    try:
-        util.get_temp_dir()  # makes and remembers its folder
-    finally:
-        tempfile.tempdir = before
+def _ensure_server() -> None:
+    """Starts the server unless it runs, and removes its socket's name and folder, so that not even a kill leaves them.
+
+    multiprocessing removes them only at an orderly end, and connects by name for each process. On Linux, a descriptor
+    of the socket has a name too: in /proc, which ends with this process.
+    """
+    server: Any = forkserver._forkserver
+    settings: dict[str, Any] = current_process()._config  # type: ignore[attr-defined]
+    with _SERVER_LOCK, ExitStack() as stack:
+        if _DESCRIPTORS.exists():
+            folder = stack.enter_context(TemporaryDirectory(prefix="pymp-", dir=_socket_root()))
+            stack.callback(settings.update, tempdir=settings.get("tempdir"))
+            settings["tempdir"] = folder
+        forkserver.ensure_running()
+        address = Path(server._forkserver_address)
+        if _DESCRIPTORS.exists() and address.parent != _DESCRIPTORS:
+            server._forkserver_address = str(_DESCRIPTORS / str(os.open(address, os.O_PATH)))
+
+
+def _socket_root() -> str:
+    """Returns the folder for temporary files, or /tmp where it is too long: the path of a socket ends at 107 bytes."""
+    root = tempfile.gettempdir()
+    return root if len(os.fsencode(root)) <= _MAX_TEMPDIR else "/tmp"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +91,6 @@ class Workers(Generic[T, R]):
     """
 
     def __init__(self, function: Callable[[T], R], *, number: int, seconds: float) -> None:
-        _shorten_socket_path()
         self._number, self._seconds = number, seconds
         self._workers = [_Worker(function) for _ in range(number)]
         self._idle: SimpleQueue[_Worker] = SimpleQueue()
@@ -138,6 +154,7 @@ class _Worker:
         self._pipe, child_pipe = _CONTEXT.Pipe()
         self._process = _CONTEXT.Process(target=_run_worker, args=(child_pipe, self._function), daemon=True)
         try:
+            _ensure_server()
             self._process.start()
         except EOFError:  # the server of worker processes has ended
             raise OSError("worker processes could not start, perhaps out of memory: lower --workers") from None

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -117,18 +118,19 @@ def test_entries_take_turns(settings: list[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_sigterm_leaves_no_folder(photos: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "photochrom", "bench", "rivals", "--data", str(photos), "--only", "TorchLoader"]
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_signals_leave_no_folder(number: signal.Signals, photos: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "photochrom", "bench", "rivals", "--data", str(photos), "--only", "original"]
     env = os.environ | {"TMPDIR": str(tmp_path)}
     with subprocess.Popen([*command, "--batch-size", "4"], env=env, stderr=subprocess.PIPE, text=True) as process:
-        while not list(tmp_path.glob("photochrom-*/files*")):
+        while not list(tmp_path.glob("photochrom-*/pymp-*")):
             assert process.poll() is None
             time.sleep(0.05)
-        process.terminate()
+        process.send_signal(number)
         assert process.wait(timeout=60) == 130
         assert process.stderr
         assert process.stderr.read().endswith("photochrom bench: interrupted\n")
-    assert not list(tmp_path.glob("photochrom-*"))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

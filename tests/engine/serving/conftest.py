@@ -44,8 +44,8 @@ class Running:
         return requests.post(f"{self.url}/colorize", files=form, data=fields, headers=headers, timeout=300)
 
     def files(self) -> list[Path]:
-        """Returns all files in the folder but the socket by which multiprocessing starts processes."""
-        return [path for path in self.folder.rglob("*") if not path.is_dir() and not path.is_socket()]
+        """Returns all that is in the folder; multiprocessing's socket is not left there."""
+        return list(self.folder.rglob("*"))
 
 
 @pytest.fixture(scope="module")

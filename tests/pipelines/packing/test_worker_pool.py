@@ -88,18 +88,21 @@ def test_tasks_that_do_not_fit_into_a_pipe() -> None:
     assert answers == [400_000, TaskFailure(reason="hung", detail="no result after 1 s"), 400_000]
 
 
-def test_workers_end_with_a_parent_that_is_killed() -> None:
+def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    """No signal leaves a temporary folder: there is none while the workers run, replaced ones, too."""
     code = (
         "from photochrom.pipelines.packing import worker_pool\n"
         "worker_pool._CONTEXT.set_forkserver_preload([])\n"
         "workers = worker_pool.Workers(eval, number=2, seconds=60)\n"
-        f"for task, result in workers.map(['1', {HANG!r}, {HANG!r}]): print(result, flush=True)"
+        f"for task, result in workers.map([{CRASH!r}, {HANG!r}, {HANG!r}]): print(result, flush=True)"
     )
-    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment)
     assert parent.stdout is not None
     parent.stdout.readline()
     children = descendants(str(parent.pid))
     assert len(children) >= 3  # two workers, and the server that they are forked from
+    assert list(tmp_path.iterdir()) == []
     parent.kill()
     parent.wait()
     deadline = time.monotonic() + 30
