@@ -24,7 +24,7 @@ WARNINGS = {
 }
 
 # The start of a JPEG segment (neither a data byte nor a restart marker of a scan), the end marker, and frame types.
-_MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]", re.DOTALL)
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
 _END, _SCAN = 0xD9, 0xDA
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _PLAIN_FRAMES = {0xC0, 0xC2}  # baseline and progressive

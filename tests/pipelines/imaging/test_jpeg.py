@@ -2,6 +2,7 @@
 
 import io
 import struct
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -152,6 +153,14 @@ def test_bytes_that_a_scan_does_not_use_are_damage(coffee: Image.Image) -> None:
     data = jpeg(coffee)
     with pytest.raises(Rejected, match=r"damaged JPEG: Corrupt .* [45]\d extraneous bytes before marker 0xd9"):
         decode(data[:-2] + 50 * b"a" + data[-2:])
+
+
+def test_a_long_run_of_fill_bytes_is_searched_in_time(coffee: Image.Image) -> None:
+    faulty = FAULTY_HEADERS["unknown JFIF revision"](jpeg(coffee))
+    started = time.perf_counter()
+    with pytest.raises(Rejected, match="damaged JPEG"):
+        decode(faulty[:-2] + b"\xff" * 1_000_000 + b"\0")
+    assert time.perf_counter() - started < 5  # it was hours
 
 
 def test_a_faulty_header_of_inks(coffee: Image.Image) -> None:
