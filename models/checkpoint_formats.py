@@ -96,7 +96,7 @@ class Original(WritableFormat):
     def _names(model: VGGColorizer) -> Iterator[tuple[str, str, str]]:
         """Yields each tensor's key in the file, the key of its copy in `lin`, and its name in our state dict."""
         for position, (layer, module) in enumerate(_layers(model)):
-            key = _last_part(layer).replace("norm", "bn").replace("to_ab", "conv_ab")
+            key = layer.rpartition(".")[2].replace("norm", "bn").replace("to_ab", "conv_ab")
             for part in module.state_dict():
                 yield f"{key}.{part}", f"lin.{position}.{part}", f"{layer}.{part}"
 
@@ -159,7 +159,7 @@ class CaffeNames(CheckpointFormat):
         """Yields each tensor's key in the file and its name in our state dict."""
         last_conv = ""
         for layer, module in _layers(model):
-            name = _last_part(layer)
+            name = layer.rpartition(".")[2]
             if name.startswith("conv"):
                 last_conv = name
             name = f"{last_conv}norm" if name.startswith("norm") else name
@@ -208,8 +208,7 @@ FORMATS: dict[str, CheckpointFormat] = {**WRITABLE, "caffe": CaffeBlobs(), "caff
 def find_networks(content: Any) -> dict[str, StateDict]:
     """Returns the tensors of every network of a known format in a checkpoint, by the place where they are.
 
-    A place is the keys of nested dicts, whatever their names, and the prefix that wrappers give to all names:
-    "state_dict/model." is Lightning's.
+    A place is the keys that lead to the state dict, and the prefix of its names, as in Lightning's "state_dict/model.".
     """
     markers = {checkpoint_format.marker for checkpoint_format in FORMATS.values()}
     return {
@@ -222,7 +221,7 @@ def find_networks(content: Any) -> dict[str, StateDict]:
 
 
 def state_dicts(content: Any, where: str = "", depth: int = 3) -> Iterator[tuple[str, StateDict]]:
-    """Yields the tensors in every one of some nested dicts and lists, and the keys to it, each with a slash."""
+    """Yields each state dict in nested dicts and lists, after the keys that lead to it, each with a slash."""
     items = dict(enumerate(content)) if isinstance(content, list | tuple) else content
     if isinstance(items, Mapping):
         if tensors := {str(name): value for name, value in items.items() if isinstance(value, Tensor)}:
@@ -254,7 +253,3 @@ def _layers(model: VGGColorizer) -> Iterator[tuple[str, nn.Module]]:
 
 def _norm_names(tensors: Mapping[str, Tensor]) -> list[str]:
     return [name.removesuffix(".weight") for name in tensors if name.endswith("norm.weight")]
-
-
-def _last_part(name: str) -> str:
-    return name.rpartition(".")[2]

@@ -99,7 +99,7 @@ class VGGColorizer(Colorizer):
 
     def reset_parameters(self) -> None:
         """Initialises by He et al.; the last layer starts near grey, or with nearly equal logits."""
-        if self._last_layer.weight.is_meta:  # without values; random ones would make torch import SymPy, in seconds
+        if self._last_layer.weight.is_meta:  # has no values, and torch would import SymPy, which takes seconds
             return
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):

@@ -1,4 +1,4 @@
-"""Addresses of files on servers: as they are requested, and as they are shown, which is without their secrets."""
+"""Addresses of files on servers: quoted for requests, and without their secrets for messages."""
 
 import base64
 import re
@@ -8,7 +8,7 @@ _SCHEME = r"[A-Za-z][\w+.-]{1,20}:/"  # https:// or, after pathlib, https:/
 _PARTS = re.compile(rf"\s*({_SCHEME}+)([^/?#]*)([^?#]*)")
 _EMBEDDED = re.compile(rf"\b{_SCHEME}((?!\b{_SCHEME}/)\S)+")
 _HOST = re.compile(r"(\[[^\s\]]*\]|[^\s:@\[\]]*)(:\d*)?")
-_SHARED = re.compile(r"(?<=/s/)[\w-]{10,}")  # Nextcloud and Dropbox: who knows this part of the path may read the file
+_SHARED = re.compile(r"(?<=/s/)[\w-]{10,}")  # links of Nextcloud and Dropbox: whoever knows it can read the file
 _STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
@@ -18,13 +18,13 @@ def is_url(text: str) -> bool:
 
 
 def without_secrets(address: str) -> str:
-    """Returns an address without user name, password, query and what shares a file by its path; other text as it is."""
+    """Returns an address without user name, password, query and the token of a shared link; other text unchanged."""
     if not (match := _PARTS.match(address)):
         return address
     scheme, login_and_host, path = match.groups()
     host = login_and_host.rpartition("@")[2]
     is_login = ":" in host and "@" not in login_and_host and "@" in address[match.end(2) :]
-    if is_login or not _HOST.fullmatch(host):  # it may be half of a password that holds / or ? or #
+    if is_login or not _HOST.fullmatch(host):  # half of a password that holds / or ? or #
         return f"{scheme}..."
     return f"{scheme}{host}{_SHARED.sub('...', path)}"
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # begin what spreadsheets compute; see OWASP's page on CSV injection
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # spreadsheets compute such text; see OWASP's page on CSV injection
 
 
 def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:

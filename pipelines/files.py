@@ -10,10 +10,10 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-# Of fsync on folders of CIFS, 9p, vboxsf, WSL and some FUSE mounts; and of opening a folder that may not be listed.
+# Errors of fsync on folders (CIFS, 9p, vboxsf, WSL, some FUSE mounts), and of opening folders that may not be listed.
 _CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EACCES, errno.EPERM)
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors of writing, which name no file
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors of write, which do not name the file
 
 
 @contextmanager
@@ -43,13 +43,13 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def bounded_name(name: str) -> str:
-    """Returns at most 100 bytes of a name, to be part of the name of a file, which can have 255."""
+    """Returns the first 100 bytes of a name, so that it can be part of a file name, which has at most 255."""
     data = os.fsencode(name)
     return name if len(data) <= 100 else data[:100].decode(errors="ignore")
 
 
 def sync(path: Path) -> None:
-    """Makes a file durable, or a folder's list of names, where the file system can: some have no such call."""
+    """Calls fsync for a file or a folder; file systems that have no fsync are skipped."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -69,7 +69,7 @@ def _say_not_durable(reason: str) -> None:
 
 @contextmanager
 def utf8_path(path: Path) -> Iterator[str]:
-    """Yields a path of a file for libraries that take none that is not UTF-8. Raises OSError."""
+    """Yields a path of the file in UTF-8, for libraries that take no others. Raises OSError."""
     with open(path, "rb") as file:
         is_utf8 = str(path).encode(errors="replace") == os.fsencode(path)
         yield str(path) if is_utf8 else f"/proc/self/fd/{file.fileno()}"

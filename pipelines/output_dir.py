@@ -134,8 +134,7 @@ def _check_tilde(path: Path) -> None:
     """Raises ValueError for a path that begins with ~, which the shell should have replaced by the home folder."""
     if (home := os.path.expanduser(path)) != str(path) and not os.path.lexists(path.parts[0]):
         raise ValueError(
-            f"{path} begins with ~, which shells replace at the beginning of a word alone, and not in quotes: write "
-            f"{home}, or make a folder {path.parts[0]} first"
+            f"{path} begins with ~, which no shell has replaced: write {home}, or make a folder {path.parts[0]} first"
         )
 
 

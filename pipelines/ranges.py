@@ -1,4 +1,4 @@
-"""Ranges of the numbers that people set, both ends included; what is beyond them overflows somewhere in a library."""
+"""Ranges of numeric options, both ends included; larger numbers overflow in some library."""
 
 from typing import Any
 

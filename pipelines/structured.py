@@ -1,4 +1,4 @@
-"""Reads JSON and YAML that anybody may have written: bounded in bytes, depth and aliases, and checked by a type."""
+"""Reads untrusted JSON and YAML: bounded in bytes, depth and aliases, and validated by types."""
 
 import json
 from collections.abc import Callable
@@ -19,7 +19,13 @@ MAX_BYTES = 1 << 24  # of a file, unless its reader says otherwise
 _MAX_DEPTH = 64  # code that walks nested values is recursive
 _MAX_YAML_BYTES = 1 << 16  # PyYAML reads some 30 KB a second
 _MAX_COUNT = 1 << 53  # floats hold whole numbers up to it
-_ERRORS = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError)  # PyYAML's, for `!!int ""`, too
+_ERRORS = (
+    yaml.YAMLError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+)  # the last of `!!int ""`
 
 
 def read_bytes(path: Path | RemotePath, limit: int = MAX_BYTES) -> bytes:
@@ -123,10 +129,10 @@ class _Loader(yaml.SafeLoader):
         node = super().compose_node(parent, index)
         self._depth -= 1
         if is_alias and id(node) not in self._sizes:
-            raise yaml.YAMLError("an alias is a part of what it names")
+            raise yaml.YAMLError("an alias refers to a value that contains it")
         self._num_nodes += self._sizes[id(node)] if is_alias else 1
         if self._num_nodes > self._max_nodes:
-            raise yaml.YAMLError("its aliases stand for too many values: write them out")
+            raise yaml.YAMLError("its aliases expand to too many values: write them out")
         self._sizes[id(node)] = self._num_nodes - before
         return node
 

@@ -1,4 +1,4 @@
-"""The processor and NVIDIA DALI, as far as this process can use them. Imports neither DALI nor torch."""
+"""Processor, memory and NVIDIA DALI that this process can use. Imports neither DALI nor torch."""
 
 import errno
 import importlib.util
@@ -72,15 +72,15 @@ def _free_in_control_groups(root: Path) -> Iterator[int]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Returns whether an error means that memory did not suffice, the machine's or a GPU's.
+    """True if an error means that the machine or a GPU is out of memory.
 
     Libraries have errors of their own for that: only some raise MemoryError.
     """
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     words = _NO_MEMORY if isinstance(error, RuntimeError) else _NO_MEMORY_OF_VALUES
-    is_said = isinstance(error, RuntimeError | ValueError) and bool(words.search(str(error)))
-    return isinstance(error, MemoryError) or is_said
+    says_so = isinstance(error, RuntimeError | ValueError) and bool(words.search(str(error)))
+    return isinstance(error, MemoryError) or says_so
 
 
 def has_dali() -> bool:

@@ -1,4 +1,4 @@
-"""Decodes text that people supply: lists, partitions, labels, settings; also what Windows' editors and shells write."""
+"""Decodes text that people supply (lists, partitions, labels, settings), also as Windows writes it."""
 
 import codecs
 from pathlib import Path
@@ -15,9 +15,9 @@ _MARKS = {
 def decode_text(data: bytes, name: str, *, errors: str = "strict") -> str:
     """Returns the text in UTF-8, with or without a mark, or in UTF-16 (or UTF-32) with one.
 
-    Bytes of which every second one is NUL are UTF-16 without a mark. `errors` is that of bytes.decode; surrogateescape
-    keeps file names of any bytes (in UTF-8), and NULs, which may separate names. Raises ValueError with one sentence,
-    in which the text is called `name`, where the bytes are not text; never with errors="replace".
+    The mark is the byte order mark (BOM). Text whose every second byte is NUL is UTF-16 without a mark. `errors` is
+    that of bytes.decode; surrogateescape keeps file names of any bytes (in UTF-8), and NULs, which may separate names.
+    Raises ValueError with one sentence about `name` for bytes that are not text, unless `errors` is "replace".
     """
     encoding = next((value for mark, value in _MARKS.items() if data.startswith(mark)), None) or _unmarked(data)
     is_wide = not encoding.startswith("utf-8")

@@ -45,7 +45,7 @@ def _after_fork() -> None:
 
 def _after_fork_in_child() -> None:
     _after_fork()
-    if torch := sys.modules.get("torch"):  # whose threads are gone, too: it would wait for them
+    if torch := sys.modules.get("torch"):  # its threads are gone, and it would wait for them
         torch.set_num_threads(1)
 
 

@@ -148,7 +148,7 @@ def _is_unsupported_tiff(data: bytes) -> bool:
 
 
 def _seek_picture(image: TiffImageFile) -> None:
-    """Goes to the first page that is not a reduced copy or a mask. Raises Rejected where there is none."""
+    """Seeks the first page that is not a reduced copy or a mask. Raises Rejected where there is none."""
     page = 0
     try:
         while image.tag_v2.get(_NEW_SUBFILE_TYPE, 0) & 0b101 or image.tag_v2.get(_SUBFILE_TYPE) == 2:
@@ -228,7 +228,7 @@ def _to_rgb(image: Image.Image, changes: tuple[str, ...]) -> tuple[Image.Image, 
 
 
 def straight_alpha(image: Image.Image) -> Image.Image:
-    """Returns the image with its opacity apart from its colours, and without one that no program has filled."""
+    """Returns the image with straight alpha, not premultiplied, and without an alpha that no program has filled."""
     if image.mode in ("La", "RGBa"):
         return image.convert(f"{image.mode[:-1]}A")  # the only mode that Pillow converts them to
     if image.format in _UNFILLED_ALPHA and image.mode.endswith("A") and image.getchannel("A").getextrema() == (0, 0):

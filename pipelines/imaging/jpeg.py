@@ -1,4 +1,4 @@
-"""Decodes JPEGs by libjpeg-turbo with warnings as errors, except those that leave the pixels whole."""
+"""Decodes JPEGs by libjpeg-turbo with warnings as errors, except those about headers."""
 
 import re
 from typing import Any
@@ -7,8 +7,8 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-# libjpeg-turbo's warnings (jerror.h), and whether the pixels are whole although it warns. Any other message is damage.
-# In a scan, bytes before a marker remain where flipped bits made the decoder consume too few: that is damage, too.
+# libjpeg-turbo's warnings (jerror.h): True if the pixels are intact all the same. Any other message is damage.
+# Extraneous bytes behind a scan are damage, too: flipped bits made the decoder consume too few.
 WARNINGS = {
     "Invalid SOS parameters for sequential JPEG": True,  # phones of Samsung; the parameters have no meaning there
     "unknown JFIF revision number": True,
@@ -35,8 +35,8 @@ _JFIF, _ADOBE, _METADATA = 0xE0, 0xEE, {*range(0xE0, 0xF0), 0xFE}
 def decode_strictly(data: bytes, **options: Any) -> tuple[NDArray[np.uint8], bool]:
     """Returns a JPEG's pixels, and whether only its header was faulty; the options are those of simplejpeg.
 
-    Raises ValueError with libjpeg-turbo's message. It tells the first warning only, behind which damage could hide, so
-    that a JPEG with a faulty header is decoded again with a sound one.
+    Raises ValueError with libjpeg-turbo's message. It reports only the first warning, so a JPEG with a faulty header is
+    decoded again with a repaired one: damage behind the header is not missed.
     """
     try:
         return simplejpeg.decode_jpeg(data, strict=True, **options), False
@@ -47,7 +47,7 @@ def decode_strictly(data: bytes, **options: Any) -> tuple[NDArray[np.uint8], boo
 
 
 def repair_header(data: bytes) -> bytes:
-    """Returns a JPEG's scans and tables with a header that libjpeg-turbo does not warn of, without metadata."""
+    """Returns a JPEG's scans and tables under a header without faults and metadata."""
     parts: list[bytes | bytearray] = [data[:2]]
     offset, kind, is_sequential, is_cmyk, adobe = 2, 0, False, False, bytearray(14)
     while (marker := _MARKER.search(data, offset)) and data[marker.end() - 1] != _END:

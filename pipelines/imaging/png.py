@@ -1,4 +1,4 @@
-"""Checks a PNG as strictly as a JPEG: Pillow ends at a wrong checksum of a text, and overlooks one of the pixels."""
+"""Checks a PNG as strictly as a JPEG: Pillow fails at a wrong checksum of text, and ignores one of pixels."""
 
 import struct
 import zlib
@@ -7,7 +7,7 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def check_chunks(data: bytes) -> bytes:
-    """Returns a PNG without chunks that are damaged and no part of the picture; any other file as it is.
+    """Returns a PNG without damaged ancillary chunks (text, date, profile); other files unchanged.
 
     Raises ValueError for a damaged chunk of pixels, palette, opacity or header.
     """
@@ -15,7 +15,7 @@ def check_chunks(data: bytes) -> bytes:
     while data.startswith(_SIGNATURE) and kind != b"IEND" and offset + 12 <= len(data):
         (length,) = struct.unpack_from(">I", data, offset)
         kind, end = data[offset + 4 : offset + 8], offset + 12 + length
-        if end > len(data):  # cut, of which Pillow tells
+        if end > len(data):  # cut: Pillow says so
             break
         if zlib.crc32(memoryview(data)[offset + 4 : end - 4]) != int.from_bytes(data[end - 4 : end]):
             if kind[:1].isupper() or kind == b"tRNS":

@@ -69,7 +69,7 @@ class DaliLoader(Loader):
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
-            raise self._decoding_error(pipeline.failed_plan, error) from error
+            raise self._decoding_error(pipeline.pending[0][0], error) from error
 
     def _convert(self, plan: BatchPlan, decoded: Any) -> tuple[Tensor, Tensor]:
         if self.device.type == "cuda":
@@ -95,7 +95,7 @@ class _Pipeline:
     def __init__(self, loader: DaliLoader) -> None:
         self._loader = loader
         self._plans: Iterator[BatchPlan] = iter(())
-        self._pending: deque[tuple[BatchPlan, list[Bytes]]] = deque()
+        self.pending: deque[tuple[BatchPlan, list[Bytes]]] = deque()
         self._is_idle = True
         self._dali, self._process = _build(loader, self._inputs), os.getpid()
 
@@ -118,23 +118,18 @@ class _Pipeline:
             self._dali.reset()
             self._is_idle = True
             return None
-        return self._pending.popleft()[0], decoded
+        return self.pending.popleft()[0], decoded
 
     def _replace_inherited(self) -> None:
         """Builds a new pipeline in a forked process, which decodes again what the old one had ahead."""
-        self._plans = chain([plan for plan, _ in self._pending], self._plans)
-        self._pending.clear()
+        self._plans = chain([plan for plan, _ in self.pending], self._plans)
+        self.pending.clear()
         self._dali, self._process = _build(self._loader, self._inputs), os.getpid()
-
-    @property
-    def failed_plan(self) -> BatchPlan:
-        """The plan whose run raised an error."""
-        return self._pending[0][0]
 
     def _inputs(self) -> tuple[Any, ...]:
         loader, plan = self._loader, next(self._plans)  # StopIteration ends DALI's epoch
         stored = loader.reader.read(plan.index)
-        self._pending.append((plan, stored))
+        self.pending.append((plan, stored))
         if loader.data.store == "lab":
             try:
                 stored = list(map(lab_planes, stored, loader.data.sizes[plan.index]))
@@ -179,7 +174,7 @@ def _build(loader: DaliLoader, inputs: Any) -> Any:
                 shape=shape,
                 axes=[0, 1],
                 device="mixed" if on_gpu else "cpu",
-                adjust_orientation=False,  # the packer has turned them, by what it reads as an orientation
+                adjust_orientation=False,  # the packer has applied it
                 jpeg_fancy_upsampling=True,  # as on the CPU; without it, subsampled chroma is blocky
                 hw_decoder_load=loader.hw_decoder_load,
             )

@@ -1,4 +1,4 @@
-"""Lists what tars and zips hold, and reads those that lie inside a source as folders of their names."""
+"""Lists the members of tars and zips. Archives inside a source are read as folders of their names."""
 
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -27,14 +27,14 @@ from .unpacking import is_compressed
 from .wds_samples import is_photograph, is_webdataset, shard_files, tar_files
 
 ZIP_MAGIC = b"PK\x03\x04"
-_HEAD = 512  # bytes that tell what a file is: the first header of a tar, with its checksum
+_HEAD = 512  # bytes by which the type of a file is known: the first header of a tar, with its checksum
 _DEPTH = 4  # of archives in archives
 NESTED = Unreadable("archive", "it lies in other archives: unpack it, or pack it by itself")
 _COMPRESSED = Unreadable("archive", "it is compressed: unpack it, or pack it by itself")
 
 
 def read_head(path: Path) -> bytes:
-    """Returns a file's first bytes, which tell what it is; its name says little."""
+    """Returns a file's first bytes, by which its type is known."""
     with open(path, "rb") as file:
         return file.read(_HEAD)
 
@@ -131,7 +131,7 @@ def _zip_files(
 
 
 def _head_of(file: SourceFile) -> bytes:
-    """Returns the first bytes of a regular file; nothing if it cannot be read, which its own fate will tell."""
+    """Returns the first bytes of a regular file; empty if it cannot be read, which a worker reports."""
     content = file.content
     try:
         if isinstance(content, LocalFile):

@@ -20,7 +20,7 @@ PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before each new attempt, as long 
 TIMEOUT = 30.0  # seconds without a byte after which a connection has stalled
 
 _TEMPORARY = (408, 425, 429, 500, 502, 503, 504)  # statuses worth another attempt
-_LOGIN_HINT = ": it wants another user name and password before the host (NAME:PASSWORD@), or another signature"
+_LOGIN_HINT = ": give it the right user name and password before the host (NAME:PASSWORD@), or a new signature"
 _FAILURES = (OSError, http.client.HTTPException)  # URLError, HTTPError and TimeoutError are OSErrors
 
 

@@ -77,7 +77,7 @@ def index(
         photographs = _photographs(tars, stats, account)
         class_by_tar = not account.not_taken["sidecar"]  # as in ImageNet's tars, one for each class
         if class_by_tar:
-            photographs = {tar: [_of_class(tar.stem, each) for each in in_tar] for tar, in_tar in photographs.items()}
+            photographs = {tar: [_of_class(tar.stem, file) for file in in_tar] for tar, in_tar in photographs.items()}
         shards = _index_shards(config, photographs, stats, progress)
         if not shards:
             reasons = ", ".join(f"{number} {reason}" for reason, number in (stats.rejected + stats.dropped).items())
@@ -139,7 +139,7 @@ def _tars(root: Path) -> list[Path]:
 
 
 def _other_files(root: Path) -> Counter[str]:
-    """Returns how much else than shards the folder holds, except hidden files and what is written here."""
+    """Returns the number of files beside the shards by reason, except hidden ones and those written here."""
     others = [path for path in root.iterdir() if path.suffix not in (".tar", ".idx", _BEFORE)]
     return Counter("no .tar" for path in others if not path.name.startswith(".") and path.name not in _WRITTEN)
 
@@ -211,7 +211,9 @@ def _index_shards(
                 contents.add(file.content_hash)
                 stats.add_image(file, image)
             if samples:
-                shards.append(_write_index(tar, samples))
+                kept = _dali_samples(tar, samples)
+                write_index(tar, kept.lines)
+                shards.append(describe_shard(tar, kept.sizes))
     return shards
 
 
@@ -239,9 +241,3 @@ def _index_line(photograph: ShardFile) -> str:
 def _dali_samples(tar: Path, samples: list[_Sample]) -> Samples:
     lines = [_index_line(photograph) for photograph, _, _ in samples]
     return Samples(tar=tar, lines=lines, sizes=[image.size for _, _, image in samples])
-
-
-def _write_index(tar: Path, samples: list[_Sample]) -> Shard:
-    dali_samples = _dali_samples(tar, samples)
-    write_index(tar, dali_samples.lines)
-    return describe_shard(tar, dali_samples.sizes)

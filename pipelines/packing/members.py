@@ -22,13 +22,13 @@ from ..address import is_url
 from ..class_names import class_of
 from ..imaging.decode import Rejected, check_bytes, read_file
 
-# Raised by zipfile and tarfile for damaged archives; the last two for names and compressions that they do not know.
+# Raised by zipfile and tarfile for damaged archives; the last two for unknown compressions and undecodable names.
 # UnicodeDecodeError is the only ValueError: others come from a server.
 ARCHIVE_DAMAGE = (
     *(OSError, EOFError, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, zlib.error),
     *(NotImplementedError, UnicodeDecodeError),
 )
-_MAX_NAME_BYTES = 1 << 20  # in headers of tars that hold names and other facts
+_MAX_NAME_BYTES = 1 << 20  # of a tar's header that holds a long name or pax records
 _UNIX = (3, 19)  # systems that zips are made on whose names may have backslashes: Unix, macOS
 
 
@@ -56,7 +56,7 @@ class TarMember:
     sparse: tuple[tuple[int, int], ...] | None = None
 
     def open(self) -> IO[bytes]:
-        """Opens the member as a file that can be sought."""
+        """Opens the member as a seekable file."""
         member = tarfile.TarInfo()
         member.offset_data, member.size, member.sparse = self.offset, self.size, cast(Any, self.sparse)
         return tarfile.ExFileObject(cast(Any, SimpleNamespace(fileobj=open(self.path, "rb"))), member)
@@ -94,7 +94,7 @@ class Unreadable:
 
 @dataclass(frozen=True)
 class NotTaken(Unreadable):
-    """Stands for a file that is no photograph by its role, such as a part of a sample."""
+    """Stands for a file that belongs to others, such as a part of a sample."""
 
 
 Content = LocalFile | TarMember | ZipMember | Unreadable
@@ -223,13 +223,13 @@ def tar_contents(tar: Path, members: Iterable[tarfile.TarInfo]) -> Iterator[Cont
 
 
 def hard_link_target(member: tarfile.TarInfo, known: Mapping[str, T]) -> T | Unreadable:
-    """Returns what is known, by clean names, of the earlier member that a hard link names."""
+    """Returns the value, in `known` by clean names, of the earlier member that a hard link names."""
     missing = Unreadable("no regular file", f"hard link to {member.linkname}, which is not before it")
     return known.get(clean_name(member.linkname), missing)
 
 
 def check_tar_member(member: tarfile.TarInfo) -> Unreadable | None:
-    """Returns why a member of a tar must not be read, if so."""
+    """Returns the reason that a member of a tar must not be read; None if it may be."""
     if not member.isreg():
         kind = "symbolic link" if member.issym() else "special file"
         return Unreadable("no regular file", kind)
@@ -269,7 +269,7 @@ def bytes_behind(archive: zipfile.ZipFile) -> int:
 
 
 def check_zip_member(info: zipfile.ZipInfo) -> Unreadable | None:
-    """Returns why a member of a zip must not be read, if so."""
+    """Returns the reason that a member of a zip must not be read; None if it may be."""
     if info.flag_bits & 1:
         return Unreadable("encrypted")
     mode = info.external_attr >> 16

@@ -100,7 +100,7 @@ class _PackRun:
         check = dali.refused if dali else None
         self.writers: dict[str, ShardWriter] = {}
         for name, root in config.roots.items():
-            writer = ShardWriter(root, self._work_folder(name), config, check=check, background=background)
+            writer = ShardWriter(root, self._work / (name or "all"), config, check=check, background=background)
             self.writers[name] = stack.enter_context(closing(writer))
         self._num_resumed = self.stats.num_files
 
@@ -143,10 +143,6 @@ class _PackRun:
         contents = [set(writer.stats.contents) for writer in self.writers.values()]
         return len(set.intersection(*contents)) if len(contents) > 1 else 0
 
-    def _work_folder(self, name: str) -> Path:
-        """Returns the folder of the unfinished part of one set."""
-        return self._work / (name or "all")
-
     def _is_taken(self, file: SourceFile) -> bool:
         """True if the file is to be processed; else counts it."""
         if isinstance(file.content, NotTaken):
@@ -182,7 +178,7 @@ class _PackRun:
 
     def _pack_stream(self, stream: Stream) -> None:
         """Processes the files as they come, sorts those of each set on disk, and then packs them in order."""
-        sorters = {name: ExternalSorter(self._work_folder(name) / "spool") for name in self.writers}
+        sorters = {name: ExternalSorter(self._work / (name or "all") / "spool") for name in self.writers}
         if not all(sorter.is_complete for sorter in sorters.values()):
             self._sort(stream, sorters)
         self.account = next(iter(sorters.values())).account

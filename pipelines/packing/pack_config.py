@@ -52,13 +52,13 @@ class PackConfig:
     def __post_init__(self) -> None:
         if self.short_side != "none" and self.short_side < MIN_SIDE:
             raise ValueError(f"--short-side {self.short_side} is below {MIN_SIDE}, the smallest side that is packed")
-        check_ranges(self, quality=(1, 100), partition=(1, 10), short_side=SIDE)
+        check_ranges(self, quality=(1, 100), partition=(1, 10), short_side=SIDE, workers=WORKERS)
+        check_ranges(self, time_limit=SECONDS, seed=SEED, shard_samples=COUNT)
         if self.store == "lab" and (self.quality, self.subsampling) != (PackConfig.quality, PackConfig.subsampling):
             raise ValueError(
                 "--quality and --subsampling have no effect on --store lab, which keeps no JPEG: omit them"
             )
         check_local(self.out, "OUT")
-        check_ranges(self, workers=WORKERS, time_limit=SECONDS, seed=SEED, shard_samples=COUNT)
         self._check_sets()
 
     def _check_sets(self) -> None:

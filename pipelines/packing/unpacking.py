@@ -14,7 +14,6 @@ _DECOMPRESSORS: dict[bytes, Callable[[], Any]] = {
     b"BZh": bz2.BZ2Decompressor,
     b"\xfd7zXZ": lzma.LZMADecompressor,
 }
-UNPACK_ERRORS = (EOFError, lzma.LZMAError, zlib.error, OSError)  # raised by `Unpacked` for damaged files
 
 
 def is_compressed(head: bytes) -> bool:
@@ -26,7 +25,7 @@ class Unpacked(io.RawIOBase):
     """The unpacked bytes of a file, of all its parts if several were joined.
 
     `num_unread` counts the bytes behind the last part that belong to none; zeros are padding, and do not count. Raises
-    `UNPACK_ERRORS` where the file is cut or damaged.
+    EOFError, LZMAError, zlib.error or OSError where the file is cut or damaged.
     """
 
     def __init__(self, file: "io.BufferedReader[io.RawIOBase]") -> None:

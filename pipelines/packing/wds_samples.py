@@ -14,7 +14,7 @@ from ..imaging.decode import FORMATS
 from ..text_file import decode_text
 from .members import NotTaken, SourceFile, TarMember, UniquePaths, tar_contents
 
-_UNMARKED = ("TGA", "PPM", "DIB")  # formats whose first bytes are also those of texts and numbers
+_UNMARKED = ("TGA", "PPM", "DIB")  # formats without a signature of their own
 _MAX_PART_BYTES = 1 << 20  # of a cls or json part
 
 
@@ -22,7 +22,7 @@ _MAX_PART_BYTES = 1 << 20  # of a cls or json part
 class ShardFile:
     """A member of a shard: its name there, and the other parts of its sample that describe it.
 
-    `parts` holds `cls`, and `json` if a packer of ours wrote it.
+    `parts` holds `cls`, and `json` if `pack` wrote it.
     """
 
     file: SourceFile
@@ -49,7 +49,7 @@ def is_webdataset(members: Sequence[tarfile.TarInfo]) -> bool:
 def shard_files(tar: Path, members: Sequence[tarfile.TarInfo], folder: str) -> list[ShardFile]:
     """Returns the members of a shard; other parts of a photograph's sample are not taken.
 
-    Path and class are those of the json part if a packer of ours wrote it. Otherwise the path is FOLDER/MEMBER, and the
+    Path and class are those of the json part if `pack` wrote it. Otherwise the path is FOLDER/MEMBER, and the
     class is that of the cls part, or the member's folder. A photograph's parts share its name up to the last dot; if
     there are none, they are those of its sample.
     """
@@ -85,7 +85,7 @@ def tar_files(tar: Path, members: Sequence[tarfile.TarInfo], name: str) -> list[
 
 
 def _begins_as_image(file: SourceFile) -> bool:
-    """True if the first bytes are those of an image format that they tell."""
+    """True if the first bytes are the signature of an image format."""
     if not isinstance(file.content, TarMember):
         return False
     with file.content.open() as stream:
@@ -104,7 +104,7 @@ def _key(name: str) -> str:
 
 
 def _parts(files: Iterable[tuple[str, SourceFile]]) -> dict[str, dict[str, TarMember]]:
-    """Returns the first cls part, and the first json part of ours, of each name up to its last dot."""
+    """Returns the first cls part, and the first json part that `pack` wrote, of each name up to its last dot."""
     parts: dict[str, dict[str, TarMember]] = {}
     for name, file in files:
         (stem, suffix), part = splitext(name), file.content
@@ -117,7 +117,7 @@ def _parts(files: Iterable[tuple[str, SourceFile]]) -> dict[str, dict[str, TarMe
 
 
 def _packed_facts(part: TarMember) -> dict[str, str]:
-    """Returns path and class from a json part that a packer of ours wrote, else nothing."""
+    """Returns path and class from a json part that `pack` wrote; empty for others."""
     try:
         facts = json.loads(part.read())
         if not facts.keys() >= {"path", "class", "original_size", "done"}:
