@@ -5,6 +5,7 @@ bidirectional characters, newlines, bytes that are not UTF-8) is shown escaped: 
 forge a line. Addresses are shown without their secrets.
 """
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -48,8 +49,11 @@ def one_line(text: str) -> str:
 
 
 def say(line: object) -> None:
-    """Prints a line of results on stdout."""
-    print(escape(str(line)), flush=True)
+    """Prints a line of results on stdout. If its reader has left, as `head` does, the command goes on without it."""
+    try:
+        print(escape(str(line)), flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def print_table(table: Table, *, width: int | None = None) -> None:

@@ -18,6 +18,7 @@ from .structured import read_json
 
 _IDENTITY = "identity.json"
 SAME_COMMAND = "what is finished is kept, and the same command continues from there"
+_NOTHING_KEPT = "nothing was finished yet, so nothing is kept"
 
 
 @contextmanager
@@ -44,11 +45,11 @@ def claim_output(out: Path, check: Callable[[Path], None] | None = None, *, resu
                 check(out)
             yield
         except BaseException as error:
-            if not _holds_files(out):
-                if created:
-                    shutil.rmtree(out)
-            elif resume_hint and isinstance(error, KeyboardInterrupt):
-                raise KeyboardInterrupt(resume_hint) from None
+            empty = not _holds_files(out)
+            if empty and created:
+                shutil.rmtree(out)
+            if resume_hint and isinstance(error, KeyboardInterrupt):
+                raise KeyboardInterrupt(_NOTHING_KEPT if empty else resume_hint) from None
             raise
 
 
@@ -109,7 +110,9 @@ def check_holds(out: Path, marker: str, what: str) -> None:
     """Raises ValueError when the folder `out` holds files but not `marker`, the name by which `what` is known."""
     if not (out / marker).exists() and _holds_files(out):
         first = min(path.name for path in out.iterdir())
-        raise ValueError(f"{out} is not empty (it holds {first}) and holds no {what}: name a new folder")
+        raise ValueError(
+            f"{out} is not empty (it holds {first}) and holds no {what}, perhaps a finished one: name a new folder"
+        )
 
 
 def check_output_file(path: Path, *suffixes: str, name: str = "--out", new: bool = False) -> None:

@@ -50,7 +50,7 @@ def import_weights(source: Path, target: Path, *, size: int, bn_scale: float | N
     """
     content = load_weight_file(source)
     try:
-        where, tensors = _choose_network(content)
+        where, tensors, left_out = _choose_network(content)
         name = detect_format(tensors)
         source_format = FORMATS[name]
         init_args = source_format.init_args(tensors)
@@ -73,7 +73,8 @@ def import_weights(source: Path, target: Path, *, size: int, bn_scale: float | N
     digest = sha256_of(source)
     target.parent.mkdir(parents=True, exist_ok=True)
     save_model(model.state_dict(), _metadata(init_args, size=size, source=source, digest=digest), target)
-    notes = [f"found in {where}"] * bool(where) + [_NO_SCALE] * bool(missing and bn_scale is None)
+    others = f", the averaged weights; left out: {', '.join(left_out)}" if left_out else ""
+    notes = [f"found in {where}{others}"] * bool(where) + [_NO_SCALE] * bool(missing and bn_scale is None)
     return Conversion(format=name, num_parameters=_num_parameters(model), notes=notes)
 
 
@@ -93,8 +94,8 @@ def export_weights(source: Path, target: Path, *, to: str) -> Conversion:
     )
 
 
-def _choose_network(content: Any) -> tuple[str, dict[str, Tensor]]:
-    """Returns the place and the tensors of the one network in a checkpoint; of several, the averaged one.
+def _choose_network(content: Any) -> tuple[str, dict[str, Tensor], list[str]]:
+    """Returns the place and the tensors of the network in a checkpoint, of several the averaged one; others' places.
 
     Raises ValueError when there are several, or no tensors at all.
     """
@@ -103,7 +104,7 @@ def _choose_network(content: Any) -> tuple[str, dict[str, Tensor]]:
     if len(chosen := averaged or found) > 1:
         raise ValueError(f"it holds several networks ({', '.join(chosen)}): torch.save the one that you want alone")
     for where, tensors in (*chosen.items(), *state_dicts(content)):
-        return where, tensors
+        return where, tensors, [other for other in found if other != where]
     raise ValueError("it is not a state dict, tensors by name: save the model's state_dict()")
 
 

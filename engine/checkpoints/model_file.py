@@ -203,7 +203,8 @@ def _opened(file: Path) -> Iterator[Any]:
             yield opened
     except (SafetensorError, OSError) as error:
         what = describe_other_kind(file) or (
-            f"is not an intact model file ({error}): name another checkpoint, or convert that of another project first"
+            f"is not an intact model file ({error}): name another one; 'photochrom convert' makes one of weights of "
+            "another project"
         )
         raise ValueError(f"{file} {what}") from None
 

@@ -15,6 +15,8 @@ from ..configuration.parser import parse_options
 from ..console import plural, progress_bar, say
 from . import interrupt_at_signals
 
+_OUTCOMES = ("dropped", "rejected", "not_taken")
+
 
 def main(argv: list[str]) -> int:
     config = parse_options(PackConfig, argv, prog="photochrom pack", positional=("source", "out"))
@@ -51,14 +53,14 @@ def main(argv: list[str]) -> int:
 
 def say_outcomes(folders: Iterable[Path], summary: dict[str, Any]) -> None:
     """Prints what became of all files of a source, and why; `folders` list the rejected ones."""
-    for outcome in ("dropped", "rejected", "not_taken"):
+    for outcome in _OUTCOMES:
         if reasons := ", ".join(f"{number} {reason}" for reason, number in summary[outcome].items()):
             listed = f", listed in {', '.join(str(folder / REJECTS) for folder in folders)}"
             say(f"  {outcome.replace('_', ' ')}: {reasons}{listed if outcome == 'rejected' else ''}")
     for archive, number in summary["unread"].items():
         say(f"  not read: {plural(number, 'byte')} of {archive} that are no part of the archive")
-    packed = summary.get("num_packed", summary.get("num_indexed"))
-    say(
-        f"  {plural(summary['num_files'], 'file')} = {packed} packed + {summary['num_dropped']} dropped + "
-        f"{summary['num_rejected']} rejected + {summary['num_not_taken']} not taken"
+    taken = "indexed" if "num_indexed" in summary else "packed"
+    outcomes = " + ".join(
+        f"{summary[f'num_{outcome}']:,} {outcome.replace('_', ' ')}" for outcome in (taken, *_OUTCOMES)
     )
+    say(f"  {plural(summary['num_files'], 'file')} = {outcomes}")

@@ -3,6 +3,12 @@
 import struct
 import zlib
 
+from PIL import PngImagePlugin
+
+# Texts of more than 1 MB, such as the workflow of a generator, are no reason to reject an image; all together stay
+# below Pillow's limit of 64 MB.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
+
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 

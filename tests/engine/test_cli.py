@@ -210,7 +210,7 @@ def test_a_reader_that_leaves_ends_the_command_quietly(arguments: list[str], sha
     with open(sender, "wb") as closed:
         done = subprocess.run([sys.executable, "-m", "photochrom", *words], stdout=closed, stderr=subprocess.PIPE)
     assert done.stderr == b""
-    assert done.returncode in (1, 141)  # Rich itself ends with 1
+    assert done.returncode in (0, 1, 141)  # lines end with 0, as the work goes on; Rich with 1
 
 
 def test_a_full_output_is_one_sentence() -> None:

@@ -46,6 +46,8 @@ def test_a_failure_before_the_first_file_leaves_what_was_there(tmp_path: Path, i
 
 def test_a_failure_after_the_first_file_keeps_it_and_says_how_to_continue(tmp_path: Path) -> None:
     claimed = claim_output(tmp_path / "out", resume_hint="go on")
+    with pytest.raises(KeyboardInterrupt, match="nothing was finished yet, so nothing is kept"):
+        fail(claim_output(tmp_path / "out", resume_hint="go on"), lambda: None, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt, match="go on"):
         fail(claimed, (tmp_path / "out" / "file").touch, KeyboardInterrupt())
     assert (tmp_path / "out" / "file").exists()
@@ -77,7 +79,10 @@ def test_a_folder_on_an_object_store_is_refused(tmp_path: Path, monkeypatch: pyt
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "diary.txt").touch()
-    with pytest.raises(ValueError, match=r"is not empty \(it holds diary.txt\) and holds no unfinished pack: name a"):
+    with pytest.raises(
+        ValueError,
+        match=r"is not empty \(it holds diary.txt\) and holds no unfinished pack, perhaps a finished one: name a",
+    ):
         claim(tmp_path).__enter__()
     check_holds(tmp_path, "diary.txt", "diary")
 

@@ -125,7 +125,10 @@ WRAPPINGS: dict[str, Callable[[dict[str, Tensor]], Any]] = {
     "checkpoint/networks/netG/": lambda own: {"checkpoint": {"networks": {"netG": own, "netD": {"a": torch.ones(2)}}}},
     "1/": lambda own: [{"epoch": 3}, own],
     "model/": lambda own: {"args": argparse.Namespace(lr=1e-4), "model": own},
-    "params_ema/": lambda own: {"params": {key: 0 * tensor for key, tensor in own.items()}, "params_ema": own},
+    "params_ema/, the averaged weights; left out: params/": lambda own: {
+        "params": {key: 0 * tensor for key, tensor in own.items()},
+        "params_ema": own,
+    },
     "": lambda own: {**own, "epoch": 3, "note": "trained by me"},
 }
 

@@ -49,7 +49,7 @@ def test_an_interrupted_evaluation_is_continued(
     }
     assert (out / "report.html").read_text().count("<article") == 2
     assert main([*command, "--resume"]) == 1
-    assert "holds no unfinished evaluation: name a new folder" in capsys.readouterr().err
+    assert "holds no unfinished evaluation, perhaps a finished one: name a new folder" in capsys.readouterr().err
 
 
 def test_another_set_of_the_same_name_is_refused(

@@ -10,6 +10,7 @@ import pytest
 import tifffile
 from photochrom.pipelines.imaging.decode import Rejected, decode, open_image
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +121,12 @@ def test_a_damaged_note_does_not_reject_a_png(rgb: np.ndarray, kind: str, place:
     offset = 33 if place == "before" else len(deep) - 12
     damaged = deep[:offset] + chunk(kind.encode(), b"a\0bc", checksum=0) + deep[offset:]
     assert np.array_equal(decode(damaged).pixels[..., 0], rgb[..., 0])
+
+
+def test_a_text_of_many_megabytes_does_not_reject_a_png(rgb: np.ndarray) -> None:
+    notes = PngInfo()
+    notes.add_text("workflow", "x" * 3_000_000, zip=True)
+    assert np.array_equal(decode(encoded(Image.fromarray(rgb), "PNG", pnginfo=notes)).pixels, rgb)
 
 
 @pytest.mark.parametrize("kind", [b"IHDR", b"PLTE", b"tRNS", b"IDAT"])

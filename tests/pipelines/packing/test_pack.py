@@ -179,7 +179,9 @@ def test_a_target_in_use_is_left_alone(photos: Path, tmp_path: Path) -> None:
     assert (tmp_path / "diary.txt").read_text() == "dear"
     packed(photos, tmp_path / "out")
     before = digests(tmp_path / "out")
-    with pytest.raises(ValueError, match=r"is not empty .* and holds no unfinished pack: name a new folder"):
+    with pytest.raises(
+        ValueError, match=r"is not empty .* and holds no unfinished pack, perhaps a finished one: name a new folder"
+    ):
         packed(photos, tmp_path / "out")
     assert digests(tmp_path / "out") == before
 
@@ -468,7 +470,9 @@ def test_a_pack_that_is_killed_at_its_very_end_keeps_its_set(
             packed(photos, tmp_path / "out")
     before = {name: digest for name, digest in digests(tmp_path / "out").items() if name.startswith("photos")}
     assert len(before) == 6
-    with pytest.raises(ValueError, match=r"is not empty .* and holds no unfinished pack: name a new folder"):
+    with pytest.raises(
+        ValueError, match=r"is not empty .* and holds no unfinished pack, perhaps a finished one: name a new folder"
+    ):
         packed(photos, tmp_path / "out")
     assert {name: digest for name, digest in digests(tmp_path / "out").items() if name.startswith("photos")} == before
     assert not list((tmp_path / "out").glob(f"{WORK}*"))
