@@ -64,11 +64,16 @@ class WritableFormat(CheckpointFormat):
 
     def unsupported(self, model: VGGColorizer) -> str:
         """Returns the reason that a model cannot be written in this format; empty if it can."""
-        preset = self.model_args["normalization"]
-        if model.head != self.model_args["head"]:
-            return f"it stores networks with the head {self.model_args['head']}, and this one has {model.head}"
+        preset, head = self.model_args["normalization"], self.model_args["head"]
+        if model.head != head:
+            return (
+                f"it stores networks with the head {head}, and this one has {model.head} (train with model.head={head})"
+            )
         if not torch.equal(model.normalization.constants.cpu(), Normalization(preset).constants):
-            return f"it stores networks with the normalization {preset}, and this one has another"
+            return (
+                f"it stores networks with the normalization {preset}, and this one has another (train with "
+                f"model.normalization={preset})"
+            )
         return "it cannot store a mode, and this model has the temperature 0" if model.temperature == 0 else ""
 
 

@@ -46,6 +46,8 @@ def main(argv: list[str]) -> int:
         is_photochrom_model,
     )
 
+    if not config.to and config.file.suffix and not config.file.exists():
+        raise ValueError(f"there is no file {config.file}: name the weights of another project, or a model")
     is_foreign = not config.to and not is_photochrom_model(config.file)
     try:
         check_output_file(config.out, *((".safetensors",) if is_foreign else ()), name="OUT", new=True)

@@ -312,7 +312,7 @@ def test_invalid_files(content: object, sentence: str, tmp_path: Path, capsys: p
 
 def test_user_errors(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "new" / "out.pt")
-    assert "there is no checkpoint at" in failure([str(tmp_path / "nothing.pt"), out], capsys)
+    assert "there is no file" in failure([str(tmp_path / "nothing.pt"), out], capsys)
     foreign("eccv16", tmp_path / "theirs.pth")
     said = failure([str(tmp_path / "theirs.pth"), out], capsys, code=2)
     assert "out.pt does not end in .safetensors: name such a file" in said

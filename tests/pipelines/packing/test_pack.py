@@ -524,7 +524,7 @@ def test_an_interruption_before_the_first_shard_leaves_nothing(
     monkeypatch.setattr(ShardWriter, "add", interrupt)
     with pytest.raises(KeyboardInterrupt) as caught:
         packed(photos, tmp_path / "out")
-    assert caught.value.args == ()
+    assert caught.value.args == ("nothing was finished yet, so nothing is kept",)
     assert not (tmp_path / "out").exists()
 
 
