@@ -76,7 +76,7 @@ def claim_resumable_output(
     def check(out: Path) -> None:
         if finished.exists():  # the job was stopped while it removed this
             shutil.rmtree(finished)
-        check_holds(out, work_name, f"unfinished {job}")
+        check_holds(out, work_name, f"unfinished {job}, perhaps a finished one")
         if work.exists():
             _check_identity(out, work / _IDENTITY, identity, job, resume)
 
@@ -110,9 +110,7 @@ def check_holds(out: Path, marker: str, what: str) -> None:
     """Raises ValueError when the folder `out` holds files but not `marker`, the name by which `what` is known."""
     if not (out / marker).exists() and _holds_files(out):
         first = min(path.name for path in out.iterdir())
-        raise ValueError(
-            f"{out} is not empty (it holds {first}) and holds no {what}, perhaps a finished one: name a new folder"
-        )
+        raise ValueError(f"{out} is not empty (it holds {first}) and holds no {what}: name a new folder")
 
 
 def check_output_file(path: Path, *suffixes: str, name: str = "--out", new: bool = False) -> None:

@@ -1,8 +1,10 @@
 """Estimates the memory that a training step needs, before the first one."""
 
+import copy
+
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 
 from ...losses import ColorLoss
@@ -69,11 +71,11 @@ def bytes_per_image(colorizer: Colorizer, loss: ColorLoss, size: int, device: to
 
     L, ab = (channels.to(device) for channels in random_lab(number, size, seed=0))
     batch = LabBatch(L=L, ab=ab, index=torch.arange(number))
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = functional_call(loss, _buffers(loss), (functional_call(colorizer, _buffers(colorizer), (L,)), batch))
+    buffers = {name: buffer.clone() for name, buffer in colorizer.named_buffers()}
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.random.fork_rng([device] if device.type == "cuda" else []),
+    ):
+        output = copy.deepcopy(loss)(functional_call(colorizer, buffers, (L,)), batch)
     del output  # only now: the addresses of what is kept are distinct
     return sum(kept.values()) // number
-
-
-def _buffers(module: nn.Module) -> dict[str, Tensor]:
-    return {name: buffer.clone() for name, buffer in module.named_buffers()}
