@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from threading import Timer
 from typing import Any, TypeVar
 
 import torch
@@ -19,11 +20,12 @@ from accelerate.utils import (
     broadcast_object_list,
 )
 from torch import nn
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 from torch.utils._triton import has_triton
 
 from ..pipelines.system import available_cpus, processor_name
 from .configuration.config import Device, Precision, TrainConfig
-from .console import plural
+from .console import console, plural
 
 T = TypeVar("T")
 
@@ -101,19 +103,38 @@ def make_accelerator(device: Device, precision: Precision, *, timeout: int = _TI
 
 @contextmanager
 def _explaining_launch(timeout: int) -> Iterator[None]:
-    """Raises ValueError with one sentence when the processes of a launcher cannot meet, or there is no launcher."""
+    """Raises ValueError with one sentence when the processes of a launcher cannot meet, or there is no launcher.
+
+    After `timeout` seconds, this process ends with the sentence: torch waits so long in each of several stages.
+    """
     given = ", ".join(f"{name}={os.environ[name]}" for name in _LAUNCHER_VARIABLES if name in os.environ)
+    lost = ValueError(f"the other processes ({given}) cannot be reached in {timeout} s: start again")
+    timer = Timer(timeout, _leave, [lost])
+    timer.daemon = True
+    if given:
+        timer.start()
     try:
+        num_local_processes()
         yield
     except (ValueError, dist.DistError) as error:
         if not given:
             raise
         if isinstance(error, dist.DistError):
-            raise ValueError(f"the other processes ({given}) cannot be reached in {timeout} s: start again") from None
+            raise lost from None
         raise ValueError(
             f"{given} in the environment is what a launcher of several processes sets, and there is none ({error}): "
             "start by torchrun or accelerate launch, or unset these"
         ) from None
+    finally:
+        timer.cancel()
+
+
+def _leave(error: ValueError) -> None:
+    """Ends this process from a thread, while the main one waits in C++; torchrun's report has the error, too."""
+    if "TORCHELASTIC_ERROR_FILE" in os.environ:
+        get_error_handler().record_exception(error)
+    console.print(f"photochrom: {error}")
+    os._exit(1)
 
 
 def _set_fast_kernels(fast: bool) -> None:
@@ -190,6 +211,20 @@ def end_processes() -> None:
     A new group in the same processes would read the addresses of the old one from torchrun's store, and hang.
     """
     PartialState().destroy_process_group()
+
+
+@contextmanager
+def ending_at_refusal() -> Iterator[None]:
+    """Destroys a process group of gloo when a command fails: its threads can abort a process that just ends.
+
+    NCCL's group stays: it waits for processes that may not end.
+    """
+    try:
+        yield
+    except (ValueError, OSError, SystemExit):
+        if dist.is_initialized() and dist.get_backend() == "gloo":
+            dist.destroy_process_group()
+        raise
 
 
 def broadcast_buffers(module: nn.Module) -> None:

@@ -12,12 +12,13 @@ if TYPE_CHECKING:
 
 def main(argv: list[str]) -> int:
     config = parse_options(EvaluateConfig, argv, prog="photochrom evaluate", positional=("checkpoints",))
-    from ..distributed import end_processes, is_first_process
+    from ..distributed import end_processes, ending_at_refusal, is_first_process
     from ..evaluation.evaluate import evaluate
     from ..evaluation.report import REPORT
 
-    for result in evaluate(config):
-        _print(result)
+    with ending_at_refusal():
+        for result in evaluate(config):
+            _print(result)
     end_processes()
     if is_first_process():
         say(config.out / REPORT)

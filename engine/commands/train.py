@@ -10,12 +10,12 @@ _USAGE = "photochrom train [--config RECIPE] --data.train SHARDS --out FOLDER [-
 
 def main(argv: list[str]) -> int:
     config = parse(argv)
-    from ..distributed import end_processes, is_first_process  # imports torch: not needed for --help
+    from ..distributed import end_processes, ending_at_refusal, is_first_process  # imports torch: not needed for --help
     from ..training.run import train
     from ..training.shutdown import LostProcess, RunStopped, ignore_signals, report_to_torchrun
 
     try:
-        with report_to_torchrun():
+        with report_to_torchrun(), ending_at_refusal():
             summary = train(config)
         end_processes()
     except LostProcess:

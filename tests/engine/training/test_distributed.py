@@ -306,6 +306,44 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_step(shards: ShardSet, tmp_p
     assert "has lost another process" not in rest
 
 
+@pytest.mark.slow
+def test_a_rank_without_the_others_leaves_within_the_timeout() -> None:
+    """torch tries twice to reach the launcher, with that timeout each, and waits in between."""
+    code = "from photochrom.engine.distributed import make_accelerator\nprint(flush=True)\n"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+    environment = os.environ | {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-c", code + "make_accelerator('cpu', 'fp32', timeout=4)"]
+    with subprocess.Popen(words, env=environment, stdout=-1, stderr=-1, text=True) as rank:
+        assert rank.stdout
+        rank.stdout.readline()
+        began = time.monotonic()
+        stderr = rank.communicate(timeout=60)[1]
+    assert time.monotonic() - began < 7
+    assert rank.returncode == 1
+    assert stderr.splitlines()[-1].endswith("cannot be reached in 4 s: start again")
+
+
+@pytest.mark.slow
+def test_a_refusal_ends_all_ranks_with_1(shards: ShardSet, tmp_path: Path) -> None:
+    """Without torchrun, which ends all; a process group that is not destroyed can abort them."""
+    (tmp_path / "diary.txt").touch()
+    for _ in range(3):
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = str(server.getsockname()[1])
+        shared = os.environ | {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+        shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        ranks = [
+            subprocess.Popen(command(shards, tmp_path), env=shared | {"RANK": rank, "LOCAL_RANK": rank}, stderr=-1)
+            for rank in "01"
+        ]
+        told = [rank.communicate(timeout=90)[1].decode() for rank in ranks]
+        assert [rank.returncode for rank in ranks] == [1, 1], told
+        assert told[0].endswith("holds no run: name a new folder\n")
+        assert told[1] == ""
+
+
 @pytest.mark.parametrize(
     "message",
     [

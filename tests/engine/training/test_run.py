@@ -496,7 +496,9 @@ def test_settings_with_effect_are_not(configure, tmp_path: Path, capsys: pytest.
     assert "has no effect" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("variables", [{"LOCAL_RANK": "0"}, {"RANK": "1", "WORLD_SIZE": "2"}])
+@pytest.mark.parametrize(
+    "variables", [{"LOCAL_RANK": "0"}, {"RANK": "1", "WORLD_SIZE": "2"}, {"LOCAL_WORLD_SIZE": "x"}]
+)
 def test_the_environment_of_a_launcher_without_one_is_a_sentence(
     configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
 ) -> None:
