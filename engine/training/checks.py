@@ -133,7 +133,10 @@ def check_training_state(config: RunConfig, colorizer: Colorizer, state: dict[st
             expected |= {f"{OPTIMIZER}{name}/{key.rpartition('/')[2]}": value for key, value in values if key != GROUPS}
     here = {name: value for name, value in expected.items() if isinstance(value, Tensor)}
     there = {name: value for name, value in state.items() if name in here and isinstance(value, Tensor)}
-    if faults := state_dict_mismatches(there, here):
+    faults = state_dict_mismatches(there, here)
+    steps = {name: value.item() for name, value in there.items() if name.endswith("/step") and not faults}
+    faults = faults or ", ".join(f"{name} is {step:g}" for name, step in steps.items() if not step >= 0)
+    if faults:
         raise ValueError(f"the checkpoint's training state does not fit this run: {faults}")
 
 
