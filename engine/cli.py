@@ -81,8 +81,6 @@ def _run(argv: list[str]) -> int:
     except KeyboardInterrupt as interrupt:
         console.print(f"photochrom {verb}: {': '.join(('interrupted', *map(str, interrupt.args)))}")
         return 130
-    except BrokenPipeError:
-        raise
     except Exception as error:
         if is_out_of_memory(error):
             return _print_error(verb, _explain_memory(verb, error))

@@ -73,13 +73,14 @@ def make_accelerator(device: Device, precision: Precision, *, timeout: int = _TI
     lacks the device or the precision.
     """
     device_type = resolve_device(device).type
+    mixed_precision = _MIXED_PRECISION[resolve_precision(precision, device_type)]
     # Accelerate keeps one state per process, and refuses another precision or device. A notebook that trains in bf16
     # and then evaluates in fp32 needs both, one after the other.
     AcceleratorState._reset_state(reset_partial_state=True)
     with _explaining_launch(timeout):
         accelerator = Accelerator(
             cpu=device_type == "cpu",
-            mixed_precision=_MIXED_PRECISION[resolve_precision(precision, device_type)],
+            mixed_precision=mixed_precision,
             kwargs_handlers=[
                 DistributedDataParallelKwargs(gradient_as_bucket_view=True, **parallel),
                 InitProcessGroupKwargs(timeout=timedelta(seconds=timeout)),

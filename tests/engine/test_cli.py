@@ -175,13 +175,14 @@ def test_file_names_need_not_be_unicode(tmp_path: Path, capsys: pytest.CaptureFi
             RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 72 bytes."),
             "this machine's memory is full (it could not allocate 72 bytes): lower --workers, or end other programs",
         ),
+        (BrokenPipeError(32, "Broken pipe"), "[Errno 32] Broken pipe"),  # of a process, not of the output
         (
             RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0"),
             "the GPU's memory is full (it could not allocate 2.00 GiB): lower --workers, or use --device cpu",
         ),
     ],
 )
-def test_a_lack_of_memory_is_one_sentence(
+def test_errors_of_libraries_are_one_sentence(
     error: Exception, sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(argv: list[str]) -> int:

@@ -513,6 +513,14 @@ def test_the_environment_of_a_launcher_without_one_is_a_sentence(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_precision_that_is_not_there_is_named_beside_a_launcher_too(
+    configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(ValueError, match="^precision=fp16 needs a GPU"):
+        train(configure(tmp_path / "run", train__precision="fp16"))
+
+
 def test_the_folder_is_claimed_before_a_checkpoint_is_chosen(
     configure, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
