@@ -215,10 +215,10 @@ def end_processes() -> None:
 
 
 @contextmanager
-def ending_at_refusal() -> Iterator[None]:
-    """Destroys a process group of gloo when a command fails: its threads can abort a process that just ends.
+def ending_processes_on_error() -> Iterator[None]:
+    """Destroys a process group of gloo when a command fails, because its threads can abort the process at its end.
 
-    NCCL's group stays: it waits for processes that may not end.
+    A group of NCCL is not destroyed, because that waits for the other processes.
     """
     try:
         yield

@@ -19,13 +19,7 @@ MAX_BYTES = 1 << 24  # of a file, unless its reader says otherwise
 _MAX_DEPTH = 64  # code that walks nested values is recursive
 _MAX_YAML_BYTES = 1 << 16  # PyYAML reads some 30 KB a second
 _MAX_COUNT = 1 << 53  # floats hold whole numbers up to it
-_ERRORS = (
-    yaml.YAMLError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-)  # the last of `!!int ""`
+_ERRORS = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError)  # PyYAML raises all of them
 
 
 def read_bytes(path: Path | RemotePath, limit: int = MAX_BYTES) -> bytes:

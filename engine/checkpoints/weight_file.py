@@ -82,7 +82,7 @@ def _describe_zip(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):  # the last for versions of zip to come
         return f"is cut or damaged: {_AGAIN}"
     if not any(member.filename.endswith("/data.pkl") for member in members):
         held = ", ".join(member.filename for member in members[:3])

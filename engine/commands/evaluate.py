@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 def main(argv: list[str]) -> int:
     config = parse_options(EvaluateConfig, argv, prog="photochrom evaluate", positional=("checkpoints",))
-    from ..distributed import end_processes, ending_at_refusal, is_first_process
+    from ..distributed import end_processes, ending_processes_on_error, is_first_process
     from ..evaluation.evaluate import evaluate
     from ..evaluation.report import REPORT
 
-    with ending_at_refusal():
+    with ending_processes_on_error():
         for result in evaluate(config):
             _print(result)
     end_processes()

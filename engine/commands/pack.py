@@ -58,7 +58,7 @@ def say_outcomes(folders: Iterable[Path], summary: dict[str, Any]) -> None:
             listed = f", listed in {', '.join(str(folder / REJECTS) for folder in folders)}"
             say(f"  {outcome.replace('_', ' ')}: {reasons}{listed if outcome == 'rejected' else ''}")
     for archive, number in summary["unread"].items():
-        say(f"  not read: {plural(number, 'byte')} of {archive} that are no part of the archive")
+        say(f"  not read: {plural(number, 'byte')} before or behind the content of {archive}")
     taken = "indexed" if "num_indexed" in summary else "packed"
     outcomes = " + ".join(
         f"{summary[f'num_{outcome}']:,} {outcome.replace('_', ' ')}" for outcome in (taken, *_OUTCOMES)

@@ -10,12 +10,16 @@ _USAGE = "photochrom train [--config RECIPE] --data.train SHARDS --out FOLDER [-
 
 def main(argv: list[str]) -> int:
     config = parse(argv)
-    from ..distributed import end_processes, ending_at_refusal, is_first_process  # imports torch: not needed for --help
+    from ..distributed import (  # imports torch: not needed for --help
+        end_processes,
+        ending_processes_on_error,
+        is_first_process,
+    )
     from ..training.run import train
     from ..training.shutdown import LostProcess, RunStopped, ignore_signals, report_to_torchrun
 
     try:
-        with report_to_torchrun(), ending_at_refusal():
+        with report_to_torchrun(), ending_processes_on_error():
             summary = train(config)
         end_processes()
     except LostProcess:

@@ -154,7 +154,7 @@ def _seek_picture(image: TiffImageFile) -> None:
         while image.tag_v2.get(_NEW_SUBFILE_TYPE, 0) & 0b101 or image.tag_v2.get(_SUBFILE_TYPE) == 2:
             image.seek(page := page + 1)
     except (EOFError, SyntaxError, KeyError):  # camera raw files hold the picture elsewhere, or as samples of a sensor
-        raise Rejected("unsupported pixels", "a TIFF of which Pillow reads only a reduced copy") from None
+        raise Rejected("unsupported pixels", "Pillow reads only a reduced copy of this TIFF") from None
 
 
 @contextmanager

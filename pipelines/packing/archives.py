@@ -55,8 +55,8 @@ def list_archive(
 ) -> tuple[list[SourceFile], str]:
     """Returns the files of a tar or a zip up to where it is cut or damaged, and what is wrong with it ("" if nothing).
 
-    `head` are its first bytes, and `folder` is its place in the source: the class of files that have none. Adds the
-    number of bytes that are no part of it to `unread`, under its name.
+    `head` is its first bytes. `folder` is its place in the source, and the class of files that have none. `unread` gets
+    the number of bytes before or behind its content, under its name.
     """
     problem = ""
     try:
@@ -80,8 +80,8 @@ def expand(files: Iterable[SourceFile], unread: dict[str, int], depth: int = 0) 
     """Yields the files, with the members of each archive among them in its place.
 
     An archive is a folder: NAME.tar/x has the path NAME/x. A member's class is its folder in the archive, or else the
-    archive's name, as in ImageNet's tars, one for each class. An archive that cannot be read, or not to its end, is
-    unreadable. Adds the number of bytes that are behind an archive's end to `unread`, under its path.
+    archive's name, as in ImageNet's tars, one for each class. An archive that cannot be read to its end is unreadable.
+    `unread` gets the number of bytes before or behind the content of each archive, under its path.
     """
     for file in files:
         head = b"" if is_photograph(file.path) else _head_of(file)

@@ -22,11 +22,11 @@ from ..address import is_url
 from ..class_names import class_of
 from ..imaging.decode import Rejected, check_bytes, read_file
 
-# Raised by zipfile and tarfile for damaged archives; the last two for unknown compressions and undecodable names.
-# UnicodeDecodeError is the only ValueError: others come from a server.
+# Raised by zipfile and tarfile for archives that they cannot read.
 ARCHIVE_DAMAGE = (
     *(OSError, EOFError, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, zlib.error),
-    *(NotImplementedError, UnicodeDecodeError),
+    NotImplementedError,  # zipfile's, for a compression that it does not know
+    UnicodeDecodeError,  # of a name; other ValueErrors come from a server
 )
 _MAX_NAME_BYTES = 1 << 20  # of a tar's header that holds a long name or pax records
 _UNIX = (3, 19)  # systems that zips are made on whose names may have backslashes: Unix, macOS
@@ -180,8 +180,8 @@ class _StrictTarInfo(tarfile.TarInfo):
 class WholeTar(tarfile.TarFile):
     """A tar that is read to its last byte: joined archives are one, and lone blocks of zeros are skipped.
 
-    Raises ReadError where it is cut or damaged. What follows zeros and is no member is not read; `unread_from` is where
-    it begins, if there is any.
+    Raises ReadError where it is cut or damaged. Bytes that follow zeros and are not a member are not read. They begin
+    at `unread_from`.
     """
 
     tarinfo = _StrictTarInfo
@@ -193,8 +193,8 @@ class WholeTar(tarfile.TarFile):
 def tar_members(tar: TarMember, unread: dict[str, int], name: str) -> tuple[list[tarfile.TarInfo], str]:
     """Returns the members of a tar up to where it is cut or damaged, and what is wrong with it ("" if nothing).
 
-    Folders are left out. `offset_data` counts from the start of the file that the tar lies in. Adds the number of bytes
-    behind the tar's end to `unread`, under its name.
+    Folders are left out. `offset_data` counts from the start of the file that the tar lies in. `unread` gets the number
+    of bytes behind the tar's end, under its name.
     """
     members: list[tarfile.TarInfo] = []
     try:

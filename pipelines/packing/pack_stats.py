@@ -17,8 +17,8 @@ from .process_image import EncodedImage, ProcessedFile
 class SourceAccount:
     """The number of files in a source, and of those that are not examined, by reason.
 
-    `dropped` are photographs, `not_taken` files of another role. `unread` counts the bytes of an archive that are no
-    part of it, by its name.
+    `dropped` are photographs, `not_taken` are other files, such as captions. `unread` maps an archive to the number of
+    bytes before or behind its content.
     """
 
     num_files: int = 0

@@ -23,7 +23,7 @@ _SET_FILES = (MANIFEST, REJECTS, "config.yaml", "summary.json")  # beside the ta
 def list_files(source: str, unread: dict[str, int]) -> list[SourceFile] | None:
     """Returns all files of a source that can be read in any order; None if it is a stream. Raises ValueError.
 
-    Adds the number of bytes behind the end of an archive to `unread`, under its name.
+    `unread` gets the number of bytes before or behind the content of each archive, under its name.
     """
     path = Path(source)
     open_zip.cache_clear()  # a zip may have been replaced since it was read

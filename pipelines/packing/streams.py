@@ -54,8 +54,7 @@ class Stream(ABC):
     total: int | None
 
     def __init__(self, source: str) -> None:
-        self._source = source
-        self._numbers = count()
+        self.source = source
         self.unread: dict[str, int] = {}
 
     @property
@@ -77,8 +76,8 @@ class Stream(ABC):
         Archives in the archive are unpacked. Hard links come last: what they name is read again. `is_wanted` is called
         once for each file that is taken. Raises ValueError when the archive is damaged or ends too early.
         """
-        paths, links = UniquePaths(self._source), dict[int, list[SourceFile]]()
-        self._paths, self._is_wanted, self._folder = paths, is_wanted, folder
+        paths, links = UniquePaths(self.source), dict[int, list[SourceFile]]()
+        extractor = _Extractor(self, paths, is_wanted, folder)
         for name, content in self._members():
             file = paths.add(name, content if isinstance(content, Unreadable) else _UNREAD)
             is_unreadable = file.content is not _UNREAD
@@ -89,22 +88,30 @@ class Stream(ABC):
             elif isinstance(content, int):
                 links.setdefault(content, []).append(file)
             else:
-                yield from self._extract(file, cast(Callable[[], bytes], content))
+                yield from extractor.extract(file, cast(Callable[[], bytes], content))
         if links:
-            with closing(open_stream(self._source)) as again:
+            with closing(open_stream(self.source)) as again:
                 for number, (_, content) in enumerate(again._members()):
                     if number in links:
                         read = cache(cast(Callable[[], bytes], content))
                         for file in links[number]:
-                            yield from self._extract(file, read)
+                            yield from extractor.extract(file, read)
 
-    def _extract(self, file: SourceFile, read: Callable[[], bytes]) -> Iterator[SourceFile]:
+
+class _Extractor:
+    """Writes the files of a stream, and those in its archives, to a folder."""
+
+    def __init__(self, stream: Stream, paths: UniquePaths, is_wanted: Callable[[str], bool], folder: Path) -> None:
+        self._stream, self._paths, self._is_wanted, self._folder = stream, paths, is_wanted, folder
+        self._numbers = count()  # names of the files in the folder
+
+    def extract(self, file: SourceFile, read: Callable[[], bytes]) -> Iterator[SourceFile]:
         """Yields the file, or the files in it if it is an archive, those that are wanted, as local files."""
         local = self._local(file, read)
         if is_photograph(file.path):  # and wanted
             yield local
             return
-        for inner in expand([local], self.unread):
+        for inner in expand([local], self._stream.unread):
             if inner is not local and inner.path != file.path:
                 inner = self._paths.distinct(inner)
             if isinstance(inner.content, NotTaken):
@@ -119,7 +126,7 @@ class Stream(ABC):
     def _local(self, file: SourceFile, read: Callable[[], bytes]) -> SourceFile:
         """Returns the file with a copy of its bytes on disk, or as unreadable."""
         try:
-            with explaining_damage(self._source, self):
+            with explaining_damage(self._stream.source, self._stream):
                 data = read()
         except Rejected as rejected:
             return replace(file, content=Unreadable(rejected.reason, rejected.detail))
@@ -157,12 +164,12 @@ class TarStream(Stream):
         self._file.close()
 
     def _members(self) -> Iterator[tuple[str, _MemberContent]]:
-        with explaining_damage(self._source, self):
+        with explaining_damage(self.source, self):
             archive = WholeTar.open(fileobj=cast(IO[bytes], _Forward(self._unpacked)), mode="r:")
         known: dict[str, int | Unreadable] = {}
         numbers = count()
         while True:
-            with explaining_damage(self._source, self):
+            with explaining_damage(self.source, self):
                 member = archive.next()
             archive.members = []  # type: ignore[attr-defined]  # tarfile keeps all members that it has seen
             if member is None:
@@ -173,14 +180,14 @@ class TarStream(Stream):
             content = hard_link_target(member, known) if member.islnk() else bad or partial(_read, archive, member)
             known[clean_name(member.name)] = number if callable(content) else content
             yield member.name, content
-        with explaining_damage(self._source, self):  # the checksum comes last
+        with explaining_damage(self.source, self):  # the checksum comes last
             while self._unpacked.read(_BUFFER):
                 pass
         unread = self._packed.num_unread if self._packed else 0
         if archive.unread_from is not None:
             unread += self._unpacked.tell() - archive.unread_from
         if unread:
-            self.unread[source_name(self._source)] = unread
+            self.unread[source_name(self.source)] = unread
 
 
 class ZipStream(Stream):
@@ -202,7 +209,7 @@ class ZipStream(Stream):
 
     def _members(self) -> Iterator[tuple[str, _MemberContent]]:
         if num_unread := first_byte(self._archive) + bytes_behind(self._archive):
-            self.unread[source_name(self._source)] = num_unread
+            self.unread[source_name(self.source)] = num_unread
         for _, name, info in zip_members(self._archive):
             self._position = info.header_offset
             yield name, check_zip_member(info) or partial(read_zip_member, self._archive, info)

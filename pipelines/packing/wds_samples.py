@@ -53,8 +53,7 @@ def shard_files(tar: Path, members: Sequence[tarfile.TarInfo], folder: str) -> l
     class is that of the cls part, or the member's folder. A photograph's parts share its name up to the last dot; if
     there are none, they are those of its sample.
     """
-    members_files = tar_files(tar, members, str(tar))
-    files = [(member.name, file) for member, file in zip(members, members_files, strict=True)]
+    files = list(zip((member.name for member in members), tar_files(tar, members, str(tar)), strict=True))
     parts = _parts(files)
     photographs = {name for name, file in files if is_photograph(name) or _begins_as_image(file)}
     keys = {_key(name) for name in photographs}

@@ -517,7 +517,7 @@ def test_a_precision_that_is_not_there_is_named_beside_a_launcher_too(
     configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RANK", "0")
-    with pytest.raises(ValueError, match="^precision=fp16 needs a GPU"):
+    with pytest.raises(ValueError, match=r"^precision=fp16 needs a GPU"):
         train(configure(tmp_path / "run", train__precision="fp16"))
 
 

@@ -1,4 +1,4 @@
-"""Faulty JPEG headers, of which libjpeg-turbo warns though the pixels are whole, and damage behind them."""
+"""Tests JPEGs with a faulty header: intact pixels are packed, and damaged ones are still rejected."""
 
 import io
 import struct
