@@ -7,7 +7,7 @@ Losses import neither models nor loaders: predictions and batches are any object
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol, get_args
+from typing import Any, ClassVar, Literal, Protocol, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,9 @@ class Prediction(Protocol):
     def ab(self, size: tuple[int, int] | None = None) -> Tensor:
         """Returns ab (B, 2, *size), by default at the input's size."""
 
+    def __getitem__(self, part: slice) -> Self:
+        """Returns the prediction of some samples."""
+
 
 class Batch(Protocol):
     """The members of pipelines.LabBatch that losses use."""
@@ -44,6 +47,12 @@ class Batch(Protocol):
     @property
     def ab(self) -> Tensor:
         """The true ab (B, 2, S, S)."""
+
+    def __len__(self) -> int:
+        """The number of samples."""
+
+    def __getitem__(self, part: slice) -> Self:
+        """Returns some of the samples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +77,13 @@ class ColorLoss(nn.Module, ABC):
     def forward(self, prediction: Prediction, batch: Batch) -> LossOutput:
         """Returns the float32 loss of a prediction for a batch."""
 
+    def per_sample(self, prediction: Prediction, batch: Batch) -> Tensor:
+        """Returns the loss of each sample alone, (B,); for use in evaluation mode.
+
+        It calls `forward` for each sample; a subclass that can compute all at once saves a GPU thousands of launches.
+        """
+        return torch.stack([self(prediction[i : i + 1], batch[i : i + 1]).total for i in range(len(batch))])
+
 
 @dataclass(frozen=True, kw_only=True)
 class UnreducedLoss:
@@ -88,6 +104,11 @@ class UnreducedLoss:
         """The reduced loss, a scalar."""
         return (self.weight * self.error).sum() / self.count
 
+    @property
+    def per_sample(self) -> Tensor:
+        """The reduced loss of each sample alone, (B,)."""
+        return (self.weight * self.error).sum(dim=(1, 2, 3)) / (self.count / len(self.error))
+
 
 class ElementwiseLoss(ColorLoss):
     """A loss that is a weighted mean over elements. `Focal` can wrap it.
@@ -103,6 +124,11 @@ class ElementwiseLoss(ColorLoss):
 
     def forward(self, prediction: Prediction, batch: Batch) -> LossOutput:
         return LossOutput(total=self.unreduced(prediction, batch).total)
+
+    def per_sample(self, prediction: Prediction, batch: Batch) -> Tensor:
+        if type(self).forward is not ElementwiseLoss.forward:  # a subclass with another reduction
+            return super().per_sample(prediction, batch)
+        return self.unreduced(prediction, batch).per_sample
 
 
 def check_choice(name: str, value: object, choices: Any) -> None:

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .base import Batch, ColorLoss, ElementwiseLoss, LossOutput, Prediction, check_choice
+from .base import Batch, ColorLoss, ElementwiseLoss, LossOutput, Prediction, UnreducedLoss, check_choice
 
 Weighting = Literal["relative", "smooth"]
 
@@ -78,15 +78,31 @@ class Focal(ColorLoss):
     def forward(self, prediction: Prediction, batch: Batch) -> LossOutput:
         unreduced = self.base.unreduced(prediction, batch)
         error = unreduced.weight * unreduced.error
-        if self.base.scores_probabilities:
-            total = (power_weight(unreduced.distance, self.gamma) * error).sum() / unreduced.count
-        elif self.weighting == "smooth":
-            total = (smooth_weight(unreduced.distance, self.beta, self.gamma) * error).sum() / unreduced.count
+        weight = self._absolute_weight(unreduced)
+        if weight is not None:
+            total = (weight * error).sum() / unreduced.count
         else:
             weight = relative_weight(error, self._all_reduce(error.detach().max(), dist.ReduceOp.MAX))
             # The mean sum of the processes, so that the mean of their losses is the whole batch's loss.
             total = (weight * error).sum() / (self._all_reduce(weight.sum(), dist.ReduceOp.SUM) / self._num_processes())
         return LossOutput(total=total, terms={"base": unreduced.total.detach()})
+
+    def per_sample(self, prediction: Prediction, batch: Batch) -> Tensor:
+        unreduced = self.base.unreduced(prediction, batch)
+        error = unreduced.weight * unreduced.error
+        weight = self._absolute_weight(unreduced)
+        if weight is not None:
+            return (weight * error).sum(dim=(1, 2, 3)) / (unreduced.count / len(error))
+        weight = relative_weight(error, error.detach().amax(dim=(1, 2, 3), keepdim=True))
+        return (weight * error).sum(dim=(1, 2, 3)) / weight.sum(dim=(1, 2, 3))
+
+    def _absolute_weight(self, unreduced: UnreducedLoss) -> Tensor | None:
+        """Returns the weights that depend on an element alone, or None where they are relative to the largest error."""
+        if self.base.scores_probabilities:
+            return power_weight(unreduced.distance, self.gamma)
+        if self.weighting == "smooth":
+            return smooth_weight(unreduced.distance, self.beta, self.gamma)
+        return None
 
     def _all_reduce(self, value: Tensor, op: dist.ReduceOp.RedOpType) -> Tensor:
         """Returns the maximum or the sum over all training processes, so that all of them weight alike."""

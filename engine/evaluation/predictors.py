@@ -42,8 +42,7 @@ class ModelPredictor(Predictor):
 
     def ab_and_loss(self, batch: LabBatch) -> tuple[Tensor, Tensor]:
         prediction = self.model(batch.L)
-        losses = [self.loss(prediction[i : i + 1], batch[i : i + 1]).total for i in range(len(batch))]
-        return prediction.ab(), torch.stack(losses).float()
+        return prediction.ab(), self.loss.per_sample(prediction, batch).float()
 
 
 class ConstantPredictor(Predictor):
