@@ -15,6 +15,7 @@ from ...pipelines.ranges import COUNT, COUNT_OR_ZERO, POSITIVE, SECONDS, SEED, S
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 Compile = Literal["auto", "off", "default", "reduce-overhead", "max-autotune"]
+CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")  # modes that capture CUDA graphs
 MemoryFormat = Literal["auto", "channels_last", "contiguous"]
 Device = Literal["auto", "cuda", "cpu"]
 
@@ -161,8 +162,9 @@ class TrainConfig:
             other CPUs. fp32 uses TF32 on GPUs that have it.
         device: Device to train on. auto takes the GPU if there is one.
         seed: Seed of weights, order and augmentation.
-        compile: Mode of torch.compile for network, loss and Lab conversion, or off. reduce-overhead uses CUDA graphs.
-            auto: default on GPUs where Triton and a C compiler are installed, off elsewhere.
+        compile: Mode of torch.compile for network, loss and Lab conversion, or off. reduce-overhead and max-autotune
+            capture CUDA graphs, which DALI would interrupt. auto: default on GPUs where Triton and a C compiler are
+            installed, off elsewhere.
         memory_format: Memory format of feature maps. auto: channels_last on GPUs, and on CPUs in bf16.
         activation_checkpointing: Compute hidden features again in the backward pass: less memory, more time.
         ema: Decay of an average of the weights, such as 0.999. The average is validated and saved as the model.
@@ -198,7 +200,7 @@ class TrainConfig:
         check_ranges(self, "train", timeout=(1, SECONDS[1]))
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"train.ema={self.ema} is not between 0 and 1: try 0.999")
-        if self.compile in ("reduce-overhead", "max-autotune") and self.grad_accum_steps > 1:
+        if self.compile in CUDA_GRAPH_MODES and self.grad_accum_steps > 1:
             raise ValueError(
                 f"train.compile={self.compile} gives wrong gradients with train.grad_accum_steps="
                 f"{self.grad_accum_steps} (github.com/pytorch/pytorch/issues/169545): set train.compile=default, or "

@@ -4,6 +4,8 @@
 
 from torch import Tensor
 
+from ...pipelines.imaging.kornia_constants import kornia_constants
+
 MAX_ERROR = 150  # the largest threshold of the raw accuracy of Zhang et al.
 
 
@@ -40,7 +42,8 @@ def ssim(predicted: Tensor, true: Tensor) -> Tensor:
     """
     from kornia.metrics import ssim as kornia_ssim
 
-    return kornia_ssim(predicted, true, window_size=11, max_val=1.0, padding="valid").mean(dim=(1, 2, 3))
+    with kornia_constants():
+        return kornia_ssim(predicted, true, window_size=11, max_val=1.0, padding="valid").mean(dim=(1, 2, 3))
 
 
 def colorfulness(rgb: Tensor, *, absolute: bool = False) -> Tensor:

@@ -11,11 +11,13 @@ from torch.optim import Optimizer
 
 from ...losses import ColorLoss
 from ...models import MODELS, Colorizer
+from ...pipelines import DaliLoader
+from ...pipelines.loading.base import Loader
 from ...pipelines.output_dir import differences
 from ...pipelines.structured import validated
 from ..checkpoints.checkpoint import CHECKPOINTS, MODEL, Checkpoint
 from ..checkpoints.model_file import read_metadata, state_dict_mismatches
-from ..configuration.config import ClassSpec, RunConfig, to_plain_dict
+from ..configuration.config import CUDA_GRAPH_MODES, ClassSpec, RunConfig, to_plain_dict
 from ..configuration.optimizers import OPTIMIZERS
 from ..configuration.parser import alternatives
 from ..configuration.registry import build_optimizer, find_class
@@ -35,6 +37,15 @@ def check_batch_size(config: RunConfig, num_processes: int) -> None:
         raise ValueError(
             f"train.batch_size={batch_size} is not a multiple of {parts}, {processes} x train.grad_accum_steps="
             f"{config.train.grad_accum_steps}: try {-(-batch_size // parts) * parts}"
+        )
+
+
+def check_cuda_graphs(config: RunConfig, loader: Loader) -> None:
+    """Raises ValueError for CUDA graphs beside DALI, whose threads make calls that end their capture (DALI #6449)."""
+    if config.train.compile in CUDA_GRAPH_MODES and isinstance(loader, DaliLoader) and loader.device.type == "cuda":
+        raise ValueError(
+            f"train.compile={config.train.compile} captures CUDA graphs, and DALI's threads interrupt that: set "
+            "--train.compile default, or --loader.backend torch"
         )
 
 

@@ -38,6 +38,7 @@ from .checks import (
     SUMMARY,
     check_batch_size,
     check_best,
+    check_cuda_graphs,
     check_disk_space,
     check_head,
     check_init,
@@ -117,6 +118,7 @@ def prepare(config: RunConfig, accelerator: Accelerator, start: Checkpoint | Ini
     check_batch_size(config, accelerator.num_processes)
     check_best(config)
     loader, validation, preview = _make_loaders(config, accelerator)
+    check_cuda_graphs(config, loader)
     torch.manual_seed(config.train.seed)
     loss_spec = with_prior(config.loss, loader.data.prior.tolist())
     colorizer, loss = build_model(config.model), build_loss(loss_spec)

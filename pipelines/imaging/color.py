@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..shards import Store
+from .kornia_constants import kornia_constants
 
 _ROWS = 64  # converted at once: a whole large image would take 1.2 GB in float32
 
@@ -29,7 +30,7 @@ def rgb_to_lab(rgb: Tensor) -> tuple[Tensor, Tensor]:
 
     if rgb.dtype == torch.uint8:
         rgb = rgb.permute(0, 3, 1, 2).float().div_(255)
-    with torch.autocast(rgb.device.type, enabled=False):
+    with torch.autocast(rgb.device.type, enabled=False), kornia_constants():
         lab = kornia_rgb_to_lab(rgb.float())
     return lab[:, :1], lab[:, 1:]
 
@@ -68,7 +69,7 @@ def lab_to_rgb(L: Tensor, ab: Tensor) -> Tensor:
     """Returns sRGB (B, 3, H, W) in [0, 1] of L (B, 1, H, W), ab (B, 2, H, W), float32; out of gamut rgb is clipped."""
     from kornia.color import lab_to_rgb as kornia_lab_to_rgb
 
-    with torch.autocast(L.device.type, enabled=False):
+    with torch.autocast(L.device.type, enabled=False), kornia_constants():
         return kornia_lab_to_rgb(torch.cat([L, ab], dim=1).float(), clip=True)
 
 
@@ -80,17 +81,19 @@ def lab_to_gamut(L: Tensor, ab: Tensor, steps: int = 8) -> tuple[Tensor, float]:
     """
     from kornia.color import lab_to_rgb as kornia_lab_to_rgb
 
-    rgb = kornia_lab_to_rgb(torch.cat([L, ab], dim=1), clip=False)
-    outside = ((rgb < -1e-3) | (rgb > 1 + 1e-3)).any(dim=1)
-    if outside.any():
-        # Only the pixels outside, as images one pixel wide.
-        L_out, ab_out = L.movedim(1, -1)[outside].T[None, ..., None], ab.movedim(1, -1)[outside].T[None, ..., None]
-        low, high = torch.zeros_like(L_out), torch.ones_like(L_out)
-        for _ in range(steps):
-            middle = (low + high) / 2
-            inner = kornia_lab_to_rgb(torch.cat([L_out, middle * ab_out], dim=1), clip=False)
-            fits = ((inner > -1e-3) & (inner < 1 + 1e-3)).all(dim=1, keepdim=True)
-            low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
-        fitted = kornia_lab_to_rgb(torch.cat([L_out, low * ab_out], dim=1), clip=False)
-        rgb.movedim(1, -1)[outside] = fitted[0, ..., 0].T
-    return rgb.clamp(0, 1), float(outside.float().mean())
+    with kornia_constants():
+        rgb = kornia_lab_to_rgb(torch.cat([L, ab], dim=1), clip=False)
+        outside = ((rgb < -1e-3) | (rgb > 1 + 1e-3)).any(dim=1)
+        sample, row, column = outside.nonzero(as_tuple=True)  # the host waits for the number of pixels, here alone
+        if len(sample):
+            # Only the pixels outside, as images one pixel wide.
+            L_out, ab_out = (channels[sample, :, row, column].T[None, ..., None] for channels in (L, ab))
+            low, high = torch.zeros_like(L_out), torch.ones_like(L_out)
+            for _ in range(steps):
+                middle = (low + high) / 2
+                inner = kornia_lab_to_rgb(torch.cat([L_out, middle * ab_out], dim=1), clip=False)
+                fits = ((inner > -1e-3) & (inner < 1 + 1e-3)).all(dim=1, keepdim=True)
+                low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
+            fitted = kornia_lab_to_rgb(torch.cat([L_out, low * ab_out], dim=1), clip=False)
+            rgb[sample, :, row, column] = fitted[0, ..., 0].T
+    return rgb.clamp(0, 1), len(sample) / outside.numel()

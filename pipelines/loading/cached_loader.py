@@ -56,6 +56,12 @@ class CachedLoader(TorchLoader):
         needed = 3 * int(self.data.sizes.prod(axis=1).sum())
         return min(1.0, self._capacity / needed)
 
+    def _to_device(self, image: Pixels) -> Tensor:
+        pixels = torch.from_numpy(image.copy())
+        if self.device.type == "cuda":  # torch reuses pinned memory only once it has been copied
+            pixels = pixels.pin_memory()
+        return pixels.to(self.device, non_blocking=True)
+
     def _default_capacity(self) -> float:
         if self._on_device and self.device.type == "cuda":
             return _DEFAULT_SHARE * torch.cuda.mem_get_info(self.device)[0]
@@ -72,10 +78,9 @@ class CachedLoader(TorchLoader):
     def image(self, index: int, stored: Any) -> Pixels | Tensor:
         if (cached := self._cache.get(index)) is not None:
             return cached
-        image: Pixels | Tensor = self._decode(index, stored)
-        if self._on_device:
-            image = torch.tensor(image, device=self.device)
-        elif self.data.store == "lab" and self.reader.in_memory:
+        decoded = self._decode(index, stored)
+        image = self._to_device(decoded) if self._on_device else decoded
+        if not self._on_device and self.data.store == "lab" and self.reader.in_memory:
             return image
         with self._lock:
             if image.nbytes <= self._free and index not in self._cache:

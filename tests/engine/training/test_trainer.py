@@ -9,16 +9,17 @@ import pytest
 import torch
 from photochrom.engine import distributed
 from photochrom.engine.checkpoints.model_file import ModelMetadata
-from photochrom.engine.configuration.config import CheckpointConfig, ClassSpec, TrainConfig
+from photochrom.engine.configuration.config import CUDA_GRAPH_MODES, CheckpointConfig, ClassSpec, TrainConfig
 from photochrom.engine.distributed import resolve_compile, resolve_precision
 from photochrom.engine.inference import load
 from photochrom.engine.training.async_checkpoint import AsyncCheckpointer
+from photochrom.engine.training.checks import check_cuda_graphs
 from photochrom.engine.training.flops import flops_per_image, published_peak
 from photochrom.engine.training.run import train
 from photochrom.engine.training.trainer import Trainer
 from photochrom.losses import L2
 from photochrom.models import VGGColorizer
-from photochrom.pipelines import LabBatch
+from photochrom.pipelines import DaliLoader, LabBatch, ShardSet
 from safetensors.torch import load_file
 
 CPU = torch.device("cpu")
@@ -291,6 +292,16 @@ def test_a_step_does_not_wait_for_the_gpu(configure, tmp_path: Path, precision: 
         trainer.train_step(batch, step=3, lr=1e-4)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("mode", CUDA_GRAPH_MODES)
+def test_dali_on_a_gpu_is_refused_beside_cuda_graphs(configure, shards: ShardSet, tmp_path: Path, mode: str) -> None:
+    loader = DaliLoader(shards, batch_size=2, size=32, train=True)
+    check_cuda_graphs(configure(tmp_path, train__compile=mode), loader)  # on the CPU there are no CUDA graphs
+    loader.device = torch.device("cuda")
+    check_cuda_graphs(configure(tmp_path, train__compile="default"), loader)
+    with pytest.raises(ValueError, match=f"^train.compile={mode} captures .* --loader.backend torch$"):
+        check_cuda_graphs(configure(tmp_path, train__compile=mode), loader)
 
 
 @pytest.mark.gpu
