@@ -55,6 +55,8 @@ class Machine(FileModel):
             bandwidth of NCCL's tests), and the least time of a step of the ring.
         network, network_latency: The same between nodes, through all network cards of a node.
         gpu_decode: Pixels per second that one device's decoder decodes.
+        device_memory: Bandwidth of one device's memory, published by its maker.
+        multiprocessors, compute_capability: Of one device, for Inductor, which chooses kernels by them.
         step_jitter, load_jitter: Standard deviation of the times of steps and of batches.
         on_cores: The devices are the cores.
     """
@@ -76,6 +78,9 @@ class Machine(FileModel):
     network: SourcedValue = Field(alias="network(GB/s)")
     network_latency: SourcedValue = Field(alias="network_latency(us)")
     gpu_decode: SourcedValue | None = Field(None, alias="gpu_decode(MP/s)")
+    device_memory: SourcedValue | None = Field(None, alias="device_memory(GB/s)")
+    multiprocessors: SourcedValue | None = None
+    compute_capability: SourcedValue | None = None
     step_jitter: SourcedValue = Field(alias="step_jitter(%)")
     load_jitter: SourcedValue = Field(alias="load_jitter(%)")
 

@@ -1,0 +1,108 @@
+"""The kernels of the compiled step, as Inductor schedules them for a GPU: what they must not become."""
+
+import json
+from collections import Counter
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from photochrom.bench.command import main
+from photochrom.bench.step.fake_cuda import replaced
+from photochrom.bench.step.kernels import Kernel, trace_step
+from photochrom.losses import L2, ColorLoss, RebalancedCrossEntropy
+from photochrom.models import VGGColorizer
+from photochrom.pipelines import LabBatch
+
+BATCH = 224
+
+
+@cache
+def l2_recipe() -> list[Kernel]:
+    return trace(VGGColorizer(normalization="seed", upsampling="bicubic", dilation="native"), L2(resolution="input"))
+
+
+def trace(colorizer: VGGColorizer, loss: ColorLoss, size: int = 256) -> list[Kernel]:
+    colorizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return trace_step(
+        colorizer, loss, batch_size=BATCH, size=size, dtype=torch.bfloat16, capability=9.0, multiprocessors=132
+    )
+
+
+def gigabytes(kernels: list[Kernel], *, convolutions: bool) -> float:
+    return sum(kernel.num_bytes for kernel in kernels if (kernel.kind == "convolutions") == convolutions) / 1e9
+
+
+def test_the_bytes_of_a_step_stay_below_what_they_are() -> None:
+    """45.7 GB of convolutions, and 66.1 GB beside them."""
+    assert gigabytes(l2_recipe(), convolutions=True) < 45.8
+    assert gigabytes(l2_recipe(), convolutions=False) < 66.2
+    assert len(l2_recipe()) <= 276
+
+
+def test_convolutions_are_counted_as_their_tensors() -> None:
+    """23 layers, forward and backward: inputs, weights and outputs in bf16, once each."""
+    counts = Counter(kernel.kind for kernel in l2_recipe())
+    assert counts["convolutions"] == 2 * 23
+    first = next(kernel for kernel in l2_recipe() if kernel.kind == "convolutions")
+    assert first.num_bytes == 2 * (BATCH * 256 * 256 * (1 + 64) + 64 * 9)
+
+
+def test_no_feature_map_changes_its_layout() -> None:
+    """A copy to another layout has no operator of its own, only the convolution that asked for it."""
+    copies = [kernel for kernel in l2_recipe() if kernel.operators in (("convolution",), ("convolution_backward",))]
+    assert [kernel for kernel in copies if kernel.kind != "convolutions" and kernel.num_bytes > 1e8] == []
+
+
+@pytest.mark.slow
+def test_the_command_counts_for_a_card_and_bounds_its_throughput(tmp_path: Path) -> None:
+    out = tmp_path / "trace.json"
+    command = ["step", "--config", "l2", "--model.width", "0.25", "--data.size", "64", "--batch-sizes", "32"]
+    assert main([*command, "--trace", "v100-n1-highmem-16", "--out", str(out)]) == 0
+    results = json.loads(out.read_text())
+    *kinds, everything = results["rows"]
+    assert everything["precision"] == "fp16"  # a V100 has no bf16
+    assert sum(row["number"] for row in kinds) == everything["number"]
+    assert sum(row["GB"] for row in kinds) == pytest.approx(everything["GB"])
+    seconds = everything["arithmetic(ms)"] / 1e3 + everything["GB_beside_convolutions"] / 900
+    assert everything["bound(img/s)"] == pytest.approx(32 / seconds)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--trace", "h20"], "--machine h20 is neither a .yaml file nor a known machine; did you mean h200?"),
+        (["--trace", "cpu"], "--trace cpu: the machine's file has no device_memory(GB/s): name one with a GPU"),
+        (["--trace", "h200", "--find-max-batch"], "--find-max-batch fills a GPU's memory, and --trace uses none"),
+    ],
+)
+def test_what_cannot_be_traced(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises((ValueError, SystemExit)) as error:
+        main(["step", "--config", "l2", *options])
+    assert message in f"{error.value} {' '.join(capsys.readouterr().err.split())}"
+
+
+@pytest.mark.slow
+def test_a_contiguous_network_has_more_bytes() -> None:
+    """The trace sees layouts: cuDNN wants channels last in bf16, and Inductor copies to it."""
+    network = VGGColorizer(normalization="seed", upsampling="bicubic", dilation="space_to_batch")
+    assert len(trace(network, L2(resolution="input"))) > len(l2_recipe())
+
+
+@pytest.mark.slow
+def test_a_loss_of_bins_has_constants_on_the_device() -> None:
+    loss = RebalancedCrossEntropy([1 / 313] * 313)
+    network = VGGColorizer(width=0.25, head="bins", dilation="native")
+    small = torch.rand(1, 3, 32, 32)
+    loss(network(small[:, :1]), LabBatch(L=small[:, :1], ab=small[:, 1:], index=torch.arange(1)))
+    kernels = trace(network, loss, size=64)
+    assert any("logsumexp" in kernel.operators or "exp" in kernel.operators for kernel in kernels)
+
+
+def test_another_torch_is_refused_in_a_sentence() -> None:
+    with (
+        pytest.raises(ValueError, match=r"^--trace needs torch\.not_there, which torch .* does not have"),
+        replaced({"torch.not_there": None}),
+    ):
+        pass
+    assert not torch.cuda.is_available()
