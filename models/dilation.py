@@ -12,8 +12,9 @@ from copy import deepcopy
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .bias_relu import forward_layers
 
 _PHASES = [(row, column) for row in (0, 1) for column in (0, 1)]
 _REPEATS = 5
@@ -34,10 +35,8 @@ def batch_to_space(phases: Tensor) -> Tensor:
 
 def forward_in_batch(blocks: Sequence[nn.Sequential], x: Tensor) -> Tensor:
     """Returns the blocks' output for x (B, C, H, W), H and W even; their convolutions are 3x3 of dilation 2."""
-    x = space_to_batch(x)
-    for layer in (layer for block in blocks for layer in block):
-        x = F.conv2d(x, layer.weight, layer.bias, padding=1) if isinstance(layer, nn.Conv2d) else layer(x)
-    return batch_to_space(x)
+    layers = (layer for block in blocks for layer in block)
+    return batch_to_space(forward_layers(layers, space_to_batch(x), in_phases=True))
 
 
 def is_faster(blocks: Sequence[nn.Sequential], x: Tensor) -> bool:

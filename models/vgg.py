@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..losses.base import Head, check_choice
 from ..losses.quantization import ab_bins
 from .activation_checkpointing import checkpoint_activations
+from .bias_relu import forward_layers
 from .colorizer import Colorizer
 from .dilation import forward_in_batch, is_faster
 from .normalization import Normalization, Preset
@@ -76,7 +77,7 @@ class VGGColorizer(Colorizer):
         self.block5 = _block(5, c512, c512, num_convs=3, dilation=2)
         self.block6 = _block(6, c512, c512, num_convs=3, dilation=2)
         self.block7 = _block(7, c512, c512, num_convs=3)
-        self.block8 = nn.Sequential(
+        self.block8 = _Block(
             OrderedDict(
                 conv8_1=nn.ConvTranspose2d(c512, c256, 4, stride=2, padding=1),
                 relu8_1=nn.ReLU(inplace=True),
@@ -151,7 +152,7 @@ class VGGColorizer(Colorizer):
         self.dilation = "space_to_batch" if is_faster((self.block5, self.block6), features) else "native"
 
 
-def _block(number: int, c_in: int, c_out: int, *, num_convs: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:
+def _block(number: int, c_in: int, c_out: int, *, num_convs: int, stride: int = 1, dilation: int = 1) -> "_Block":
     """Returns 3x3 convolutions with ReLU, the last one strided, and a BatchNorm, with the names of the paper."""
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for i in range(1, num_convs + 1):
@@ -160,7 +161,14 @@ def _block(number: int, c_in: int, c_out: int, *, num_convs: int, stride: int = 
         layers[f"relu{number}_{i}"] = nn.ReLU(inplace=True)
         c_in = c_out
     layers[f"norm{number}"] = nn.BatchNorm2d(c_out)
-    return nn.Sequential(layers)
+    return _Block(layers)
+
+
+class _Block(nn.Sequential):
+    """Convolutions, each with a ReLU, and what follows them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return forward_layers(self, x)
 
 
 def _pad(L: Tensor) -> Tensor:

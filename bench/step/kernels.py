@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from ...losses import ColorLoss
-from ...models import Colorizer
+from ...models import Colorizer, bias_relu
 from ...pipelines import LabBatch
 from .fake_cuda import CUDA, fake_cuda, replaced
 
@@ -89,7 +90,8 @@ def trace_step(
     )
     # Traced on the CPU, whose autograd a build without CUDA has, with the decompositions of a GPU; _schedule moves it.
     gpu_decompositions = replaced({"torch._inductor.decomposition.is_gpu": lambda device: True})
-    with gpu_decompositions, mode, tracing(TracingContext(mode)):
+    layers_of_gpu = patch.object(bias_relu, "is_fused", lambda x: True)
+    with gpu_decompositions, layers_of_gpu, mode, tracing(TracingContext(mode)):
         compiled(*weights.values(), *buffers.values(), lab[:, :1], lab[:, 1:]).backward()
     return kernels
 
