@@ -241,9 +241,9 @@ def all_reduce_max(value: int, device: torch.device) -> int:
     """Returns the largest value of all processes, and waits for all of them."""
     if not dist.is_initialized():
         return value
-    largest = torch.tensor(value, device=device)
+    largest = torch.full((), value, device=device)  # torch.tensor(value) would wait, too
     dist.all_reduce(largest, dist.ReduceOp.MAX)
-    return int(largest)
+    return int(largest)  # the host waits here
 
 
 def call_on_main_process(function: Callable[[], T]) -> T:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...models import Colorizer
-from ...pipelines.imaging.color import lab_to_gamut, rgb_to_lab
+from ...pipelines.imaging.color import copy_to_device, lab_to_gamut, rgb_to_lab
 from ...pipelines.imaging.decode import reduced_size
 from ...pipelines.imaging.srgb import linear_light
 from ...pipelines.system import available_cpus
@@ -78,7 +78,7 @@ def _to_lightness(image: Pixels, device: torch.device) -> Tensor:
 def _to_lightness_torch(image: Pixels, device: torch.device) -> Tensor:
     white, strips = np.iinfo(image.dtype).max, []
     for rows in _strips(len(image)):
-        rgb = torch.from_numpy(np.array(image[rows])).to(device).permute(2, 0, 1)[None].float() / white
+        rgb = copy_to_device(image[rows], device).permute(2, 0, 1)[None].float() / white
         strips.append(rgb_to_lab(rgb)[0])
     return torch.cat(strips, dim=2)
 
@@ -89,13 +89,13 @@ def _to_rgb(L: Tensor, ab: Tensor, dtype: np.dtype[np.unsignedinteger[Any]]) -> 
 
 
 def _to_rgb_torch(L: Tensor, ab: Tensor, dtype: np.dtype[np.unsignedinteger[Any]]) -> ColorizedImage:
-    white = np.iinfo(dtype).max
-    pixels, clipped = np.empty((*L.shape[2:], 3), dtype), 0.0
+    white, clipped = np.iinfo(dtype).max, 0.0
+    pixels = torch.empty((*L.shape[2:], 3), dtype=getattr(torch, dtype.name), device=L.device)
     for rows in _strips(len(pixels)):
         rgb, share = lab_to_gamut(L[:, :, rows], ab[:, :, rows], _GAMUT_STEPS)
-        pixels[rows] = (rgb[0].permute(1, 2, 0) * white).round().cpu().numpy()
+        pixels[rows] = (rgb[0].permute(1, 2, 0) * white).round()
         clipped += share * len(pixels[rows]) / len(pixels)
-    return ColorizedImage(pixels=pixels, clipped=clipped)
+    return ColorizedImage(pixels=pixels.cpu().numpy(), clipped=clipped)  # the host waits once, for a few bytes a pixel
 
 
 def _to_lightness_numba(image: Pixels) -> Tensor:

@@ -20,16 +20,11 @@ def load_lpips(device: torch.device) -> PerceptualMetric:
     def make_lpips() -> Any:
         from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
-        return LearnedPerceptualImagePatchSimilarity("alex", reduction="none", normalize=True, sync_on_compute=False)
+        # The network alone: the metric around it makes the host wait, to check ranges, and processes meet.
+        return LearnedPerceptualImagePatchSimilarity("alex").net
 
     network = _load("lpips", make_lpips).to(device)
-
-    def lpips(rgb: Tensor, true_rgb: Tensor) -> Tensor:
-        network.reset()  # drops the scores of the batch before
-        network.update(rgb, true_rgb)
-        return network.compute()
-
-    return lpips
+    return lambda rgb, true_rgb: network(rgb, true_rgb, normalize=True).flatten()
 
 
 class Fid:

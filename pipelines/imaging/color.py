@@ -7,6 +7,7 @@ Lab is D65, 2 degree observer, always float32: in bfloat16 it is off by up to 0.
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,6 +39,15 @@ def rgb_to_lab(rgb: Tensor) -> tuple[Tensor, Tensor]:
 def lab_uint8_to_lab(lab: Tensor) -> tuple[Tensor, Tensor]:
     """Returns L (B, 1, H, W) and ab (B, 2, H, W) of Lab in bytes (B, 3, H, W): L * 255 / 100, a + 128, b + 128."""
     return lab[:, :1].float() * (100 / 255), lab[:, 1:].float() - 128
+
+
+def copy_to_device(pixels: NDArray[Any], device: torch.device) -> Tensor:
+    """Returns a copy on the device; the host does not wait for a GPU."""
+    dtype = getattr(torch, pixels.dtype.name)
+    # torch reuses pinned memory only once it has been copied.
+    staging = torch.empty(pixels.shape, dtype=dtype, pin_memory=device.type == "cuda")
+    staging.numpy()[...] = pixels
+    return staging.to(device, non_blocking=True)
 
 
 @cache

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..imaging.color import copy_to_device
 from ..shards import ShardSet
 from ..system import available_memory
 from .batch_buffer import BatchBuffer, DeviceImageBuffer, Pixels
@@ -56,12 +57,6 @@ class CachedLoader(TorchLoader):
         needed = 3 * int(self.data.sizes.prod(axis=1).sum())
         return min(1.0, self._capacity / needed)
 
-    def _to_device(self, image: Pixels) -> Tensor:
-        pixels = torch.from_numpy(image.copy())
-        if self.device.type == "cuda":  # torch reuses pinned memory only once it has been copied
-            pixels = pixels.pin_memory()
-        return pixels.to(self.device, non_blocking=True)
-
     def _default_capacity(self) -> float:
         if self._on_device and self.device.type == "cuda":
             return _DEFAULT_SHARE * torch.cuda.mem_get_info(self.device)[0]
@@ -79,7 +74,7 @@ class CachedLoader(TorchLoader):
         if (cached := self._cache.get(index)) is not None:
             return cached
         decoded = self._decode(index, stored)
-        image = self._to_device(decoded) if self._on_device else decoded
+        image = copy_to_device(decoded, self.device) if self._on_device else decoded
         if not self._on_device and self.data.store == "lab" and self.reader.in_memory:
             return image
         with self._lock:

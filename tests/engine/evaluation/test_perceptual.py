@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import photochrom
@@ -64,15 +63,19 @@ def test_fid_is_not_lost_when_it_is_interrupted(
     assert result["num_samples"] == 9
 
 
-def test_lpips_is_not_synchronized(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By default torchmetrics gives every process the scores of all."""
-    made: dict[str, Any] = {}
+def test_lpips_is_of_each_photograph(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Network(torch.nn.Module):
+        def forward(self, rgb: torch.Tensor, true_rgb: torch.Tensor, normalize: bool) -> torch.Tensor:
+            assert normalize  # values are in [0, 1]
+            return (rgb - true_rgb).abs().mean(dim=(1, 2, 3), keepdim=True)
 
-    class Stub(torch.nn.Module):
-        def __init__(self, net: str, **settings: Any) -> None:
-            super().__init__()
-            made.update(settings, net=net)
+    class Metric:
+        def __init__(self, net: str) -> None:
+            assert net == "alex"
+            self.net = Network()
 
-    monkeypatch.setattr("torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity", Stub)
-    perceptual.load_lpips(torch.device("cpu"))
-    assert made == {"net": "alex", "reduction": "none", "normalize": True, "sync_on_compute": False}
+    monkeypatch.setattr("torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity", Metric)
+    lpips = perceptual.load_lpips(torch.device("cpu"))
+    rgb, true_rgb = torch.rand(2, 3, 3, 8, 8)
+    assert torch.equal(lpips(rgb, true_rgb), (rgb - true_rgb).abs().mean(dim=(1, 2, 3)))
+    assert lpips(rgb[:1], true_rgb[:1]).shape == (1,)

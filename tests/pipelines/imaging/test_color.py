@@ -1,9 +1,11 @@
 from pathlib import Path
 
+import kornia
 import numpy as np
 import pytest
 import torch
 from photochrom.pipelines.imaging.color import lab_to_gamut, lab_to_rgb, rgb_to_lab
+from photochrom.pipelines.imaging.kornia_constants import kornia_constants
 from PIL import Image
 from skimage.color import lab2rgb, rgb2lab
 
@@ -64,3 +66,22 @@ def test_colours_inside_the_gamut_do_not_change(pixels: torch.Tensor) -> None:
     rgb, share = lab_to_gamut(L, ab)
     assert share == 0
     assert (rgb[0].permute(1, 2, 0) * 255 - pixels[0]).abs().max() < 0.1
+
+
+def test_constants_that_are_made_once_give_the_same_values(pixels: torch.Tensor) -> None:
+    rgb = pixels.permute(0, 3, 1, 2) / 255
+    for _ in range(2):
+        lab = torch.cat(rgb_to_lab(rgb), dim=1)
+        assert torch.equal(lab, kornia.color.rgb_to_lab(rgb))
+        assert torch.equal(lab_to_rgb(lab[:, :1], lab[:, 1:]), kornia.color.lab_to_rgb(lab))
+    for _ in range(2):  # a user's writing changes no later constant
+        with kornia_constants():
+            constant = torch.tensor([1.0, 2.0])
+        assert constant.tolist() == [1, 2]
+        constant.zero_()
+
+
+def test_the_compiled_conversion_is_one_graph(pixels: torch.Tensor) -> None:
+    compiled = torch.compile(rgb_to_lab, backend="eager", fullgraph=True)
+    for converted, expected in zip(compiled(pixels), rgb_to_lab(pixels), strict=True):
+        assert torch.equal(converted, expected)
