@@ -28,14 +28,22 @@ class Clock:
         return seconds
 
 
-def collect(rounds: Iterator[dict[str, float]], seconds: float) -> dict[str, list[float]]:
-    """Returns the times by name of all rounds in so many seconds, at least 3 rounds, after a warm-up round."""
+def collect(
+    rounds: Iterator[dict[str, float]],
+    seconds: float,
+    save: Callable[[dict[str, list[float]]], None] = lambda times: None,
+) -> dict[str, list[float]]:
+    """Returns the times by name of all rounds in so many seconds, at least 3 rounds, after a warm-up round.
+
+    `save` is called with the times so far after each round.
+    """
     next(rounds)
     deadline = time.perf_counter() + seconds
     times: dict[str, list[float]] = {}
     for number, round_ in enumerate(rounds, start=1):
         for name, value in round_.items():
             times.setdefault(name, []).append(value)
+        save(times)
         if number >= MIN_ROUNDS and time.perf_counter() > deadline:
             break
     return times

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from ...engine.loaders import training_loader
 from ...engine.training.loop import Run, endless
 from ...pipelines import LabBatch, ShardSet
+from ...pipelines.imaging.color import rgb_to_lab
 from ...pipelines.joined_shards import open_shards
 from ...pipelines.loading.base import Loader
+from ...pipelines.loading.batch_buffer import DeviceBatchBuffer
 from ...pipelines.loading.reader import Bytes, Reader, open_reader
 from ...pipelines.loading.synthetic_loader import random_lab
 
@@ -99,13 +101,12 @@ def _num_replayed(data: ShardSet, batch_size: int) -> int:
 def _host_batches(run: Run, to_device: ToDevice | None) -> Iterator[LabBatch]:
     """Yields one batch again and again, copied from the host each time; by default as bytes, as loaders do."""
     device, size, batch_size = run.accelerator.device, run.config.data.size, run.config.train.batch_size
-    L, ab = random_lab(batch_size, size, seed=0)
+    L, ab = random_lab(batch_size, size, seed=0, device=device)
     batch = LabBatch(L=L, ab=ab, index=torch.arange(batch_size))
-    if to_device:
-        while True:
-            yield to_device(batch)
-    on_device = LabBatch(L=L.to(device), ab=ab.to(device), index=batch.index)
-    pixels = torch.empty(batch_size, size, size, 3, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    buffer = DeviceBatchBuffer(batch_size, size, "jpeg", device, rgb_to_lab)
     while True:
-        pixels.to(device, non_blocking=True)
-        yield on_device
+        if to_device:
+            yield to_device(batch)
+        else:
+            buffer.copy()
+            yield batch

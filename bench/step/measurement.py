@@ -23,6 +23,7 @@ from ...losses.quantization import ab_bins
 from ...models.vgg import Dilation
 from ...pipelines import LabBatch
 from ...pipelines.loading.synthetic_loader import random_lab
+from ...pipelines.output_dir import write_json
 from ...pipelines.system import is_out_of_memory
 from ..common.options import used_settings
 from ..common.results import Results, make_results
@@ -79,25 +80,37 @@ def measure(config: RunConfig, options: StepOptions) -> Results:
     sizes = options.batch_sizes or [min(config.train.batch_size, max_default)]
     skipped: dict[str, str] = {}
     console.print(f"{plural(len(runs), 'variant')} in turn, for {options.seconds:g} s or three rounds ...")
-    rows = [row for size in sizes for row in _rows(runs, size, options.seconds, len(sizes), device, skipped)]
-    if not rows:
-        variant, reason = next(iter(skipped.items()))
-        raise ValueError(f"no variant could be measured; {variant}: {reason}")
     flops = flops_per_image(build_model(config.model), config.data.size, device)
-    for row in rows:
-        peak = 1e12 * (config.log.peak_tflops or 0) or published_peak(device, row.pop("arithmetic"))
-        row["mfu(%)"] = 100 * flops * row["median(img/s)"] / peak if peak else None
-    best = max(rows, key=lambda row: row["median(img/s)"])
-    verdict = (
-        f"fastest: {best['variant']} with batches of {best['batch_size']}, {best['ratio']:.2f} times as fast as "
-        f"{best['reference']}; {flops / 1e9:.1f} GFLOP per photograph"
-    )
-    names = (CONFIGURED, best["variant"]) if options.find_max_batch else ()
-    return make_results(config, device, rows, verdict) | {
+    results = make_results(config, device, [], "") | {
         "settings": used_settings(config, **to_plain_dict(options)),
         "skipped": skipped,
-        "largest_batch": _max_batches(runs, names, device),
+        "largest_batch": {},
     }
+    complete: list[dict[str, Any]] = []  # of the sizes before
+
+    def save(rows: list[dict[str, Any]]) -> None:
+        for row in rows:
+            peak = 1e12 * (config.log.peak_tflops or 0) or published_peak(device, row.pop("arithmetic"))
+            row["mfu(%)"] = 100 * flops * row["median(img/s)"] / peak if peak else None
+        results["rows"] = complete + rows
+        best = max(results["rows"], key=lambda row: row["median(img/s)"])
+        results["verdict"] = (
+            f"fastest: {best['variant']} with batches of {best['batch_size']}, {best['ratio']:.2f} times as fast as "
+            f"{best['reference']}; {flops / 1e9:.1f} GFLOP per photograph"
+        )
+        if options.out:
+            write_json(options.out, results)
+
+    for size in sizes:
+        _measure_size(runs, size, options.seconds, len(sizes), device, skipped, save)
+        complete = results["rows"]
+    if not complete:
+        variant, reason = next(iter(skipped.items()))
+        raise ValueError(f"no variant could be measured; {variant}: {reason}")
+    if options.find_max_batch:
+        fastest = max(complete, key=lambda row: row["median(img/s)"])["variant"]
+        results["largest_batch"] = _max_batches(runs, (CONFIGURED, fastest), device)
+    return results
 
 
 def _default_variants(device: torch.device) -> list[str]:
@@ -106,16 +119,18 @@ def _default_variants(device: torch.device) -> list[str]:
     return _CPU_VARIANTS + _CPU_BF16_VARIANTS * (resolve_precision("auto", device.type) == "bf16")
 
 
-def _rows(
+def _measure_size(
     runs: dict[str, RunConfig],
     batch_size: int,
     seconds: float,
     num_sizes: int,
     device: torch.device,
     skipped: dict[str, str],
-) -> Iterator[dict[str, Any]]:
-    """Yields a row for each variant that fits into its share of the `seconds` for all sizes; adds the others to
-    `skipped`.
+    save: Callable[[list[dict[str, Any]]], None],
+) -> None:
+    """Measures the variants that fit into their share of the `seconds` for all sizes; adds the others to `skipped`.
+
+    `save` is called with a row for each after each variant's first steps and each round: what is stopped loses nothing.
     """
     torch.compiler.reset()  # or another size would be compiled with dynamic shapes
     steps: dict[str, Step] = {}
@@ -125,13 +140,18 @@ def _rows(
             skipped[f"{name}, batches of {batch_size}"] = step
         else:
             steps[name] = step
+            save(list(_rows(steps, {name: [step.seconds_once] for name, step in steps.items()}, batch_size)))
     if not steps:
         return
-    times = collect(interleave({name: step.run for name, step in steps.items()}, device), seconds / num_sizes)
-    parts: dict[str, list[dict[str, float]]] = {name: [] for name in steps}
+    interleaved = interleave({name: step.run for name, step in steps.items()}, device)
+    times = collect(interleaved, seconds / num_sizes, lambda times: save(list(_rows(steps, times, batch_size))))
     for _ in range(MIN_ROUNDS):
-        for name, step in steps.items():
-            parts[name].append(step.parts())
+        for step in steps.values():
+            step.laps.append(step.parts())
+    save(list(_rows(steps, times, batch_size)))
+
+
+def _rows(steps: dict[str, "Step"], times: dict[str, list[float]], batch_size: int) -> Iterator[dict[str, Any]]:
     medians = {name: statistics.median(values) for name, values in times.items()}
     reference = next(iter(medians))
     for name, values in times.items():
@@ -142,7 +162,10 @@ def _rows(
             "ratio": medians[reference] / medians[name],
             "reference": reference,
             "memory/peak(GiB)": steps[name].memory,
-            **{f"{part}(ms)": statistics.median(laps[part] for laps in parts[name]) for part in parts[name][0]},
+            **{
+                f"{part}(ms)": statistics.median(laps[part] for laps in steps[name].laps)
+                for part in (steps[name].laps or [{}])[0]
+            },
             "num_rounds": len(values),
             "arithmetic": steps[name].precision,
         }
@@ -157,15 +180,17 @@ class Step:
         torch.manual_seed(0)
         # A uniform prior: the weights of the bins do not change the loss's time.
         loss = build_loss(with_prior(run.loss, [1 / len(ab_bins())] * len(ab_bins())))
-        self._trainer = Trainer(build_model(run.model), loss, replace(run, train=train), accelerator)
-        L, ab = random_lab(batch_size, run.data.size, seed=0)
-        self._batch = LabBatch(L=L.to(device), ab=ab.to(device), index=torch.arange(batch_size))
+        self.trainer = Trainer(build_model(run.model), loss, replace(run, train=train), accelerator)
+        L, ab = random_lab(batch_size, run.data.size, seed=0, device=device)
+        self.batch = LabBatch(L=L, ab=ab, index=torch.arange(batch_size))
         self._device, self._compiled = device, resolve_compile(train, device) != "off"
         self.precision: str = accelerator.mixed_precision
         self.memory: float | None = None
+        self.seconds_once = math.nan  # of the second step: the first one compiles
+        self.laps: list[dict[str, float]] = []  # of its parts
 
     def run(self) -> None:
-        self._trainer.train_step(self._batch, step=0, lr=1e-5)
+        self.trainer.train_step(self.batch, step=0, lr=1e-5)
 
     def warm_up(self) -> None:
         """Runs the first step, and measures its peak memory besides the weights, in GiB."""
@@ -193,8 +218,8 @@ class Step:
         clock = Clock(self._device)
         laps: list[float] = []
         hooks = (
-            self._trainer.loss.register_forward_hook(lambda *_: laps.append(clock.lap())),
-            self._trainer.optimizer.register_step_pre_hook(lambda *_: laps.append(clock.lap())),
+            self.trainer.loss.register_forward_hook(lambda *_: laps.append(clock.lap())),
+            self.trainer.optimizer.register_step_pre_hook(lambda *_: laps.append(clock.lap())),
         )
         clock.lap()
         self.run()
@@ -211,7 +236,7 @@ def try_step(
     try:
         step = Step(run, batch_size, device)
         step.warm_up()
-        step_seconds = step.seconds()
+        step.seconds_once = step_seconds = step.seconds()
     except (ValueError, RuntimeError, MemoryError) as error:  # the device or the compiler does not support it
         if is_out_of_memory(error):
             torch.cuda.empty_cache()

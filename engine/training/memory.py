@@ -69,7 +69,7 @@ def bytes_per_image(colorizer: Colorizer, loss: ColorLoss, size: int, device: to
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    L, ab = (channels.to(device) for channels in random_lab(number, size, seed=0))
+    L, ab = random_lab(number, size, seed=0, device=device)
     batch = LabBatch(L=L, ab=ab, index=torch.arange(number))
     buffers = {name: buffer.clone() for name, buffer in colorizer.named_buffers()}
     with (

@@ -123,15 +123,19 @@ class DeviceBatchBuffer:
             part = part[..., ::-1] if self._is_planar else part[:, ::-1]
         self._bytes[i].numpy()[...] = part
 
-    def finish(self) -> tuple[Tensor, Tensor]:
+    def copy(self) -> Tensor:
+        """Returns the bytes on the device."""
         if self._device.type != "cuda":
-            return self._to_lab(self._bytes.to(self._device))
+            return self._bytes.to(self._device)
         copy_stream, current_stream = _copy_stream(self._device), torch.cuda.current_stream(self._device)
         with torch.cuda.stream(copy_stream):
             on_device = self._bytes.to(self._device, non_blocking=True)
         current_stream.wait_stream(copy_stream)
         on_device.record_stream(current_stream)
-        return self._to_lab(on_device)
+        return on_device
+
+    def finish(self) -> tuple[Tensor, Tensor]:
+        return self._to_lab(self.copy())
 
 
 class DeviceImageBuffer:

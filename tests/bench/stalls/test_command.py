@@ -5,17 +5,28 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from photochrom.bench.command import main
 from photochrom.bench.common.timing import Clock
-from photochrom.bench.stalls.feed_stages import DECODE, LAB, NETWORK, STORAGE, TRANSFER, MemoryReader, ToDevice
+from photochrom.bench.stalls.feed_stages import (
+    DECODE,
+    LAB,
+    NETWORK,
+    STORAGE,
+    TRANSFER,
+    MemoryReader,
+    ToDevice,
+    _host_batches,
+)
 from photochrom.bench.stalls.measurement import advice, measure, significant
 from photochrom.engine.configuration.config import DataConfig, LoaderConfig, ModelSpec, RunConfig, TrainConfig
 from photochrom.engine.training.trainer import Trainer
 from photochrom.pipelines import LabBatch, ShardSet
+from photochrom.pipelines.loading.batch_buffer import DeviceBatchBuffer
 from photochrom.pipelines.loading.reader import LocalReader
 from PIL import Image
 
@@ -176,6 +187,16 @@ def test_bad_usage(arguments: list[str], sentence: str, capsys: pytest.CaptureFi
     with pytest.raises(SystemExit, match="2"):
         sys.exit(main(arguments))
     assert sentence in capsys.readouterr().err
+
+
+def test_the_transfer_is_that_of_the_loaders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On their stream, beside the step; without the conversion to Lab, which is a stage of its own."""
+    copied = []
+    monkeypatch.setattr(DeviceBatchBuffer, "copy", before(copied.append, DeviceBatchBuffer.copy))
+    run = SimpleNamespace(accelerator=SimpleNamespace(device=torch.device("cpu")), config=config(Path("unused")))
+    batches = _host_batches(run, None)  # type: ignore[arg-type]
+    assert next(batches) is next(batches)
+    assert [buffer._bytes.shape for buffer in copied] == 2 * [(4, 32, 32, 3)]
 
 
 def test_the_memory_reader_returns_the_stored_bytes(shards: ShardSet) -> None:

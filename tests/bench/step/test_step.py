@@ -2,6 +2,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from photochrom.bench.step.measurement import CONFIGURED, PARTS, Step, apply_var
 from photochrom.engine.configuration.config import ClassSpec, DataConfig, ModelSpec, RunConfig, TrainConfig
 from photochrom.engine.training.flops import flops_per_image
 from photochrom.models import VGGColorizer
+from photochrom.pipelines import ShardSet, SyntheticLoader, TorchLoader
+from torch._dynamo.testing import CompileCounter
 
 SMALL = ["step", "--config", "l2", "--data.size", "32", "--model.width", "0.0625", "--train.device", "cpu"]
 
@@ -29,7 +32,7 @@ def config(loss: str = "L2", head: str = "ab") -> RunConfig:
 def test_variants_take_turns_at_the_same_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(Step, "seconds", lambda self: 0.0)
+    monkeypatch.setattr(Step, "seconds", lambda self: 1e-9)
     out = tmp_path / "step.json"
     variants = ["fp32", "fp32 channels_last", "fp32 space_to_batch activation_checkpointing", "fp16"]
     command = [*SMALL, "--seconds", "0.1", "--batch-sizes", "2", "4", "--variants", *variants]
@@ -55,7 +58,7 @@ def test_variants_take_turns_at_the_same_batch(
 
 
 def test_steps_too_slow_for_the_time_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Step, "seconds", lambda self: 2.0 if self._trainer.colorizer.activation_checkpointing else 0.0)
+    monkeypatch.setattr(Step, "seconds", lambda self: 2.0 if self.trainer.colorizer.activation_checkpointing else 1e-9)
     found = measure(config(), StepOptions(variants=["fp32", "fp32 activation_checkpointing"], seconds=1.0))
     assert [row["variant"] for row in found["rows"]] == ["fp32", CONFIGURED]
     assert found["skipped"] == {
@@ -63,6 +66,30 @@ def test_steps_too_slow_for_the_time_are_skipped(monkeypatch: pytest.MonkeyPatch
             "a step takes 2.0 s: give --seconds 27 or more to measure it"  # 3 variants, 4 rounds, a tenth more
         )
     }
+
+
+def test_a_step_that_is_stopped_has_written_what_it_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After each variant's first steps, before the rounds."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("photochrom.bench.step.measurement.collect", stop)
+    out = tmp_path / "step.json"
+    with pytest.raises(KeyboardInterrupt):
+        measure(config(), StepOptions(variants=["fp32", "fp32 channels_last"], seconds=60.0, out=out))
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["variant"] for row in rows] == ["fp32", "fp32 channels_last", CONFIGURED]
+    assert all(row["median(img/s)"] > 0 for row in rows)
+
+
+def test_a_loaders_batch_runs_what_was_compiled_for_the_benchmarks(shards: ShardSet) -> None:
+    step, counter = Step(config(), 2, torch.device("cpu")), CompileCounter()
+    compiled = torch.compile(step.trainer._micro_batch_loss, backend=counter)
+    settings: dict[str, Any] = {"batch_size": 2, "size": 32, "train": True}
+    for batch in (step.batch, *(next(iter(kind(shards, **settings))) for kind in (TorchLoader, SyntheticLoader))):
+        compiled(batch)
+    assert counter.frame_count == 1
 
 
 def test_an_unknown_word_is_refused() -> None:
@@ -99,9 +126,9 @@ def test_parts_of_a_step_are_separated(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("photochrom.bench.step.measurement.Clock", Slow)
     step = Step(config("RebalancedCrossEntropy", "bins"), 2, torch.device("cpu"))
-    step._trainer.loss.register_forward_pre_hook(takes(3.0))
-    next(iter(step._trainer.colorizer.parameters())).register_hook(takes(2.0))  # when its gradient is there
-    step._trainer.optimizer.register_step_post_hook(takes(1.0))
+    step.trainer.loss.register_forward_pre_hook(takes(3.0))
+    next(iter(step.trainer.colorizer.parameters())).register_hook(takes(2.0))  # when its gradient is there
+    step.trainer.optimizer.register_step_post_hook(takes(1.0))
     assert step.parts() == {"forward": 3000.0, "backward": 2000.0, "optimizer": 1000.0}
 
 

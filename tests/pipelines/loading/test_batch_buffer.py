@@ -5,6 +5,7 @@ import pytest
 import torch
 from photochrom.pipelines.imaging.color import lab_converter
 from photochrom.pipelines.loading.batch_buffer import ArrayPool, CpuBatchBuffer, DeviceBatchBuffer, DeviceImageBuffer
+from photochrom.pipelines.loading.synthetic_loader import random_lab
 from photochrom.pipelines.shards import Store
 from skimage.data import astronaut
 
@@ -57,3 +58,16 @@ def test_lab_is_the_same_when_it_is_compiled(store: Store, device: torch.device)
         assert compiled_L.dtype == compiled_ab.dtype == torch.float32
         torch.testing.assert_close(compiled_L, L, rtol=0, atol=1e-3)
         torch.testing.assert_close(compiled_ab, ab, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("store", ["jpeg", "lab"])
+def test_synthetic_batches_have_the_strides_of_real_ones(store: Store) -> None:
+    """On a GPU, too: torch's device without memory stands for it."""
+    convert = lab_converter(store)
+    real = {
+        "cpu": CpuBatchBuffer(2, 24, store, ArrayPool()).finish(),
+        "meta": DeviceBatchBuffer(2, 24, store, CPU, convert).finish(),
+    }
+    for device, channels in real.items():
+        synthetic = random_lab(2, 24, seed=0, device=torch.device(device), store=store)
+        assert [x.stride() for x in synthetic] == [x.stride() for x in channels]
