@@ -19,6 +19,8 @@ from photochrom.engine.colorization.colorize import colorize
 from photochrom.engine.distributed import make_training_accelerator
 from photochrom.engine.evaluation.predictors import BASELINES, ModelPredictor
 from photochrom.engine.evaluation.score import Scorer, predictions
+from photochrom.engine.training import loop
+from photochrom.engine.training import run as training
 from photochrom.engine.training.preview import triptychs
 from photochrom.engine.training.trainer import Trainer
 from photochrom.losses import L2, ColorLoss, Focal, RebalancedCrossEntropy, SmoothL1
@@ -138,6 +140,26 @@ def test_a_training_step(configure, tmp_path: Path, batch: LabBatch, name: str, 
     accelerator.scaler = torch.amp.GradScaler(GPU.type) if head == "bins" else None  # of fp16
     trainer = Trainer(network, LOSSES[name](), config, accelerator)
     assert not waits(lambda: trainer.train_step(batch, step=1, lr=1e-4))
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")  # zeros in place of metrics
+def test_a_whole_run(configure, shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint waits, too; what it waits for, finite weights, the meta device has not."""
+    monkeypatch.setattr(training, "check_memory", lambda *args: None)
+    monkeypatch.setattr(loop, "save", lambda *args, **kwargs: None)
+    config = configure(
+        tmp_path, train__steps=5, log__every=5, log__validate_every=5, data__val=shards.root, loader__backend="torch"
+    )
+    accelerator = make_training_accelerator(config.train)
+    for _ in range(2):  # the first one makes constants
+        run = training.prepare(config, accelerator, None)
+        with HostSyncs() as syncs:
+            assert loop.fit(run) == 0
+    assert run.validation is not None
+    assert syncs.counts == {
+        "to the GPU": 5 + len(run.validation) + 1,  # batches, on CUDA from pinned memory; the metrics' weights of bins
+        "to the host": 5 + 1 + 1,  # flags, on CUDA into pinned memory; the means of the log; the rows of the validation
+    }
 
 
 def test_a_batch_of_a_validation_or_an_evaluation(shards: ShardSet, batch: LabBatch) -> None:
