@@ -141,10 +141,13 @@ def _leave(error: ValueError) -> None:
 
 
 def _set_fast_kernels(fast: bool) -> None:
-    """Switches TF32, and the search for the fastest convolutions of batches that all have one size, on or off."""
+    """Switches TF32 of convolutions, and the search for the fastest ones of batches of one size, on or off.
+
+    Matrix products stay in full precision: colours are upsampled by them, which TF32 would round to 10 bits.
+    """
     torch.backends.cudnn.benchmark = fast
     torch.backends.cudnn.allow_tf32 = fast
-    torch.set_float32_matmul_precision("high" if fast else "highest")
+    torch.set_float32_matmul_precision("highest")
 
 
 def resolve_device(device: Device) -> torch.device:

@@ -6,10 +6,6 @@ Chebyshev distance to the convex hull of the gamut's ab projection is below 10.
 
 # Shapes: B samples, H W positions, Q = 313 bins, k neighbours, n colours, m candidates. ab in Lab units.
 
-from collections.abc import Callable
-from functools import cache, wraps
-from typing import Any, ParamSpec, TypeVar
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -17,27 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .base import at_least_float32
-
-P = ParamSpec("P")
-T = TypeVar("T")
+from .constant import constant
 
 GRID = 10  # Lab units between neighbouring centres
 _LIMIT = 130.0  # the largest |a| and |b|: those of 8-bit Lab are smaller
 _CPU = torch.device("cpu")
 _CELL = 2.5  # side of the squares of the candidate table: smaller squares have fewer candidates and a larger table
-
-
-def _constant(make: Callable[P, T]) -> Callable[P, T]:
-    """Caches a function's results; compiled code takes them as constants and does not trace the function."""
-    cached: Any = cache(torch.inference_mode(False)(make))  # results must serve training, too
-
-    @wraps(make)
-    def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        return cached(*args, **kwargs)
-
-    # As torch.compiler.assume_constant_result does, without the second that importing the compiler takes.
-    vars(call)["_dynamo_marked_constant"] = True
-    return call
 
 
 def ab_bins(device: torch.device = _CPU) -> Tensor:
@@ -48,7 +29,7 @@ def ab_bins(device: torch.device = _CPU) -> Tensor:
     return _bins(device)  # called with an argument, since the cache does not see defaults
 
 
-@_constant
+@constant
 def _bins(device: torch.device) -> Tensor:
     from scipy.spatial import ConvexHull
 
@@ -130,7 +111,7 @@ def ab_histogram(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.bincount(index.flatten().numpy(), mass.flatten(), minlength=len(ab_bins())) / counts.sum()
 
 
-@_constant
+@constant
 def _bins_of_grid(device: torch.device) -> Tensor:
     """Returns the bin nearest to each multiple of 10 from -130 to 130, int64 (27, 27) by a and b."""
     axis = torch.arange(-_LIMIT, _LIMIT + 1, GRID)
@@ -138,7 +119,7 @@ def _bins_of_grid(device: torch.device) -> Tensor:
     return torch.cdist(grid, ab_bins()).argmin(dim=1).reshape(len(axis), len(axis)).to(device)
 
 
-@_constant
+@constant
 def _candidates(k: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Returns the bins that can be among the `k` nearest of any colour in each square, and the centres.
 

@@ -2,13 +2,16 @@
 
 # Shapes: B samples, H W pixels of the input, h w cells of the network's output grid.
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..losses.base import Head
+from ..losses.constant import constant
 from ..losses.quantization import annealed_mean
 
 Upsampling = Literal["bilinear", "bicubic"]
@@ -48,9 +51,31 @@ class ColorPrediction:
         ab, target, mode = self.grid_ab, size or self.input_size, self.upsampling
         # The image covers input_size of the grid's h * stride pixels, and the factors map pixels to pixels.
         factors = [self.stride * out / side for out, side in zip(target, self.input_size, strict=True)]
-        if all(f * side == out for f, side, out in zip(factors, ab.shape[2:], target, strict=True)):
-            return F.interpolate(ab, size=target, mode=mode, align_corners=False)
-        # One more cell, since interpolate rounds sizes down and could return a row too few.
-        padded = F.pad(ab, (0, 1, 0, 1), mode="replicate")
-        upsampled = F.interpolate(padded, scale_factor=factors, mode=mode, align_corners=False)
-        return upsampled[..., : target[0], : target[1]]
+        if not ab.requires_grad:
+            return _interpolate(ab, target, factors, mode)
+        # The same by matrix products: the gradient of interpolate has 16 atomic additions per pixel, in no fixed order.
+        rows, columns = (
+            _matrix(side, out, factor, mode, ab.device, ab.dtype)
+            for side, out, factor in zip(ab.shape[2:], target, factors, strict=True)
+        )
+        with torch.autocast(ab.device.type, enabled=False):
+            return rows @ ab @ columns.T
+
+
+def _interpolate(ab: Tensor, target: tuple[int, int], factors: Sequence[float], mode: Upsampling) -> Tensor:
+    """Returns ab (B, C, h, w) at the target's height and width, where a cell is as many pixels as the factors say."""
+    if all(factor * side == out for factor, side, out in zip(factors, ab.shape[2:], target, strict=True)):
+        return F.interpolate(ab, size=target, mode=mode, align_corners=False)
+    # One more cell, since interpolate rounds sizes down and could return a row too few.
+    padded = F.pad(ab, (0, 1, 0, 1), mode="replicate")
+    upsampled = F.interpolate(padded, scale_factor=list(factors), mode=mode, align_corners=False)
+    return upsampled[..., : target[0], : target[1]]
+
+
+@constant
+def _matrix(
+    side: int, target: int, factor: float, mode: Upsampling, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """Returns the weights (target, side) with which the cells of one axis make up its pixels."""
+    cells = torch.eye(side, dtype=torch.float64)[None, None]  # each column interpolated: its weights
+    return _interpolate(cells, (target, side), (factor, 1.0), mode)[0, 0].to(device, dtype)

@@ -62,7 +62,12 @@ def trace_step(
         results = [node.meta["val"] if isinstance(node, Node) else None for node in outputs]
         with fake_cuda(capability=capability, multiprocessors=multiprocessors):
             kernels.extend(_schedule(graph, inputs, is_backward))
-        return make_boxed_func(lambda *arguments: [None if value is None else _like(value) for value in results])
+
+        def run(*arguments: Any) -> list[Tensor | None]:
+            with mode:
+                return [None if value is None else _like(value) for value in results]
+
+        return make_boxed_func(run)
 
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
     with mode:
@@ -89,10 +94,17 @@ def trace_step(
         keep_inference_input_mutations=True,
     )
     # Traced on the CPU, whose autograd a build without CUDA has, with the decompositions of a GPU; _schedule moves it.
-    gpu_decompositions = replaced({"torch._inductor.decomposition.is_gpu": lambda device: True})
+    as_compiled = replaced(
+        {
+            "torch._inductor.decomposition.is_gpu": lambda device: True,
+            "torch.compiler.is_compiling": lambda: True,
+        }
+    )
     layers_of_gpu = patch.object(bias_relu, "is_fused", lambda x: True)
-    with gpu_decompositions, layers_of_gpu, mode, tracing(TracingContext(mode)):
-        compiled(*weights.values(), *buffers.values(), lab[:, :1], lab[:, 1:]).backward()
+    with as_compiled, layers_of_gpu, tracing(TracingContext(mode)):
+        with mode:
+            total = compiled(*weights.values(), *buffers.values(), lab[:, :1], lab[:, 1:])
+        total.backward()  # compiled now; graphs with constants cannot be copied in the mode
     return kernels
 
 
@@ -184,7 +196,8 @@ def _operators(node: BaseSchedulerNode) -> tuple[str, ...]:
 def _kind(node: BaseSchedulerNode, operators: tuple[str, ...], is_library_call: bool, is_backward: bool) -> str:
     """Returns the class of a kernel in the network of 3x3 convolutions with ReLU and BatchNorm."""
     if is_library_call:
-        return "convolutions" if any("convolution" in name for name in operators) else "other library calls"
+        call = f"{getattr(node.node, 'op_overload', '')} {getattr(node.node, 'python_kernel_name', '')}"
+        return "convolutions" if "convolution" in call else "other library calls"
     is_reduction = any(part.is_reduction() for part in node.get_nodes())
     if is_backward:
         return "bias gradients and sums, backward" if is_reduction else "ReLU and BatchNorm, backward"

@@ -83,7 +83,7 @@ def _rows(name: str, run: RunConfig, batch_size: int, machine: Machine) -> Itera
 def _trace(
     colorizer: Colorizer, loss: ColorLoss, run: RunConfig, batch_size: int, precision: str, machine: Machine
 ) -> list[Kernel]:
-    L, ab = random_lab(1, 32, seed=0)
+    L, ab = random_lab(1, run.data.size, seed=0)
     # The loss makes and caches constants, which must not be fake: so the first step is a real one.
     loss(colorizer(L), LabBatch(L=L, ab=ab, index=torch.arange(1)))
     if run.train.memory_format != "contiguous":

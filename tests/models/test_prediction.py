@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from photochrom.models import ColorPrediction
+from photochrom.models.prediction import Upsampling
 
 
 def ramp(cells: int, input_size: tuple[int, int]) -> ColorPrediction:
@@ -44,3 +45,30 @@ def test_a_slice_holds_those_samples() -> None:
     part = prediction[1:3]
     assert torch.equal(part.output, prediction.output[1:3])
     assert part.input_size == (31, 32)
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("input_size", [(32, 24), (30, 21), (1, 5)])
+@pytest.mark.parametrize("size", [None, (48, 50), (7, 9)])
+def test_with_a_gradient_it_is_a_product_of_matrices(
+    mode: Upsampling, input_size: tuple[int, int], size: tuple[int, int] | None
+) -> None:
+    """It equals torch's interpolation and its gradient, whose atomic additions a GPU makes in no fixed order."""
+    shape = (2, 2, *(-(-side // 4) for side in input_size))
+    output = 100 * torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = ColorPrediction(output=output, input_size=input_size, upsampling=mode).ab(size)
+    weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    def gradient(prediction: ColorPrediction) -> torch.Tensor:
+        return torch.autograd.grad((prediction.ab(size) * weights).sum(), prediction.output)[0]
+
+    learnt = ColorPrediction(output=output.clone().requires_grad_(), input_size=input_size, upsampling=mode)
+    torch.testing.assert_close(learnt.ab(size).detach(), expected, rtol=0, atol=1e-11)
+    # Each output is linear in each cell, so differences of any width give the gradient of `interpolate`.
+    cell = (1, 0, shape[2] // 2, shape[3] - 1)
+    moved = output.clone()
+    moved[cell] += 1
+    change = ColorPrediction(output=moved, input_size=input_size, upsampling=mode).ab(size) - expected
+    assert gradient(learnt)[cell].item() == pytest.approx((change * weights).sum().item(), abs=1e-9)
+    single = ColorPrediction(output=output.float().requires_grad_(), input_size=input_size, upsampling=mode)
+    torch.testing.assert_close(single.ab(size).detach().double(), expected, rtol=0, atol=1e-4)
