@@ -159,7 +159,7 @@ class TrainConfig:
         batch_size: Photographs per optimizer step, over all processes.
         grad_accum_steps: Micro-batches per optimizer step, to save memory.
         precision: Precision of the network. auto: bf16 on GPUs and CPUs that support it, fp16 on other GPUs, fp32 on
-            other CPUs. fp32 uses TF32 on GPUs that have it.
+            other CPUs. fp32 uses TF32 in convolutions on GPUs that have it.
         device: Device to train on. auto takes the GPU if there is one.
         seed: Seed of weights, order and augmentation.
         compile: Mode of torch.compile for network, loss and Lab conversion, or off. reduce-overhead and max-autotune

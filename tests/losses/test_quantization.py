@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from photochrom.losses import ab_bins, ab_histogram, annealed_mean, quantization, soft_encode
+from photochrom.losses.constant import constant
 from skimage.color import rgb2lab
 
 
@@ -105,7 +106,7 @@ def test_the_kernel_is_a_gaussian_over_the_distance() -> None:
 
 def test_results_cached_in_evaluation_serve_training() -> None:
     """A tensor made in inference mode cannot be saved for a backward pass."""
-    kept = quantization._constant(lambda: torch.ones(1))
+    kept = constant(lambda: torch.ones(1))
     with torch.inference_mode():
         made = kept()
     assert kept() is made
