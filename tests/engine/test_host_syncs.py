@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from photochrom.engine.colorization import colorize as colorize_module
 from photochrom.engine.colorization.colorize import colorize
 from photochrom.engine.distributed import make_training_accelerator
 from photochrom.engine.evaluation.predictors import BASELINES, ModelPredictor
@@ -101,8 +102,10 @@ def waits(call: Callable[[], object]) -> Counter[str]:
 
 
 @pytest.fixture(autouse=True)
-def _meta_is_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def _meta_is_a_gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets the meta device be what torch and Accelerate allow for a GPU."""
+    if request.node.get_closest_marker("gpu"):
+        return
     monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())
     fused = sys.modules["torch.optim.optimizer"]
     monkeypatch.setattr(fused, "_get_fused_kernels_supported_devices", lambda: [GPU.type])
@@ -240,3 +243,27 @@ def test_an_index_by_mask_fails() -> None:
     values = torch.empty(4, device=GPU)
     with pytest.raises(NotImplementedError, match="nonzero"):
         values[values > 1]
+
+
+@pytest.mark.gpu
+def test_cuda_finds_no_wait_either(shards: ShardSet) -> None:
+    network, images = VGGColorizer(width=0.0625).cuda(), [np.zeros((64, 40, 3), np.uint8)]
+    predictors = {name: make(shards) for name, make in BASELINES.items()}
+    predictors["model"] = ModelPredictor(network, Focal(L2()))
+    scorer = Scorer(predictors, shards.prior)
+    options = {"batch_size": 2, "size": 32, "train": False, "device": torch.device("cuda")}
+    loaders = [TorchLoader(shards, **options), CachedLoader(shards, **options, cache_location="device")]
+
+    def use_all() -> None:
+        for loader in loaders:
+            for batch in loader:
+                scorer._score(batch)
+        colorize_module._to_lightness(images[0], torch.device("cuda"))
+
+    with torch.inference_mode():
+        use_all()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            use_all()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
