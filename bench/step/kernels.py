@@ -201,6 +201,8 @@ def _kind(node: BaseSchedulerNode, operators: tuple[str, ...], is_library_call: 
     is_reduction = any(part.is_reduction() for part in node.get_nodes())
     if is_backward:
         return "bias gradients and sums, backward" if is_reduction else "ReLU and BatchNorm, backward"
+    if "relu" in operators and "var_mean" not in operators:
+        return "bias and ReLU"  # packing the mask's bits is a reduction
     if is_reduction:
         return "BatchNorm statistics and loss"
     return "BatchNorm" if "var_mean" in operators else "bias and ReLU"
