@@ -244,7 +244,7 @@ def test_precisions_of_the_cpu(configure, tmp_path: Path, precision: str, traine
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32", "auto"])
+@pytest.mark.parametrize("precision", ["bf16", "fp32", "auto"])  # fp16: test_precision.py
 def test_precisions_of_the_gpu(configure, tmp_path: Path, precision: str, trained: Path) -> None:
     train(configure(tmp_path / "run", train__precision=precision, train__device="cuda"))
     assert losses(tmp_path / "run") == pytest.approx(losses(trained), rel=0.05)
