@@ -49,13 +49,13 @@ measure() {
   photochrom 120 bench step "${settings[@]}" --seconds "$rounds" --out "$out/step.json" --variants "$precision" "$variant" \
     "$variant space_to_batch" "$variant $compiled" "$variant $compiled space_to_batch"
   probe 30 profile "${settings[@]}" --step "$out/step.json"
-  probe 20 syncs "${settings[@]}" --data "$train"
+  probe 35 syncs "${settings[@]}" --data "$train"
   step 60 python3 -m pytest -q -m gpu -p no:cacheprovider --durations=3 "${tests[@]}"
   for loader in synthetic dali torch; do
     photochrom 33 train "${settings[@]}" --data.train "$train" --data.val "$val" --out "$work/runs/$loader" \
       --loader.backend "$loader" --train.steps "$steps" --log.every $((steps / 6)) --log.validate_every $((steps / 2)) \
       --checkpoint.every $((steps / 3)) --log.preview_every "$steps"
-    probe 15 loop "${settings[@]}" --peak "$out/peak.json" --runs "$work/runs"
+    probe 10 loop "${settings[@]}" --peak "$out/peak.json" --runs "$work/runs"
   done
   probe 30 exact "${small[@]}"
 }

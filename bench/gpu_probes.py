@@ -1,4 +1,4 @@
-"""Probes of bench/gpu.sh, for what no command measures: python3 -m photochrom.bench.gpu_probes PROBE [--SETTING VALUE ...]
+"""Probes of bench/gpu.sh, for what no command measures: python3 -m photochrom.bench.gpu_probes PROBE [OPTION ...]
 
 Each probe writes one JSON file. On a CPU it measures the same on toy sizes, for rehearsals.
 """
