@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 _MAX_ROWS, _MIN_ROWS = 1024, 32  # pixels of a chunk; with fewer, the chunks' sums would be large themselves
+_MAX_SUMS = 4  # output channels of a 1x1 convolution as sums
 _CHANNELS = 8  # tensor cores read channels by eight
 
 
@@ -36,6 +37,19 @@ def forward_layers(layers: Iterable[nn.Module], x: Tensor, *, in_phases: bool = 
         elif not (fused and isinstance(layer, nn.ReLU)):
             x = layer(x)
     return x
+
+
+def project(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """Returns a 1x1 convolution of x (B, C, H, W) in its weight's precision, for few output channels.
+
+    As a sum it reads a map of half precision as it is; a convolution would need a copy in float32.
+    """
+    if not is_fused(x) or len(conv.weight) > _MAX_SUMS:
+        output: Tensor = conv(x.to(conv.weight.dtype))
+        return output
+    weight, bias = conv.weight[None], conv.bias
+    assert bias is not None
+    return (x.to(weight.dtype)[:, None] * weight).sum(2) + bias[:, None, None]
 
 
 def is_fused(x: Tensor) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..losses.base import Head, check_choice
 from ..losses.quantization import ab_bins
 from .activation_checkpointing import checkpoint_activations
-from .bias_relu import forward_layers
+from .bias_relu import forward_layers, project
 from .colorizer import Colorizer
 from .dilation import forward_in_batch, is_faster
 from .normalization import Normalization, Preset
@@ -120,7 +120,7 @@ class VGGColorizer(Colorizer):
             else:
                 features = block(features)
         with torch.autocast(L.device.type, enabled=False):  # bfloat16 would round ab to steps of up to half a unit
-            output = self._last_layer(features.to(self._last_layer.weight.dtype))
+            output = project(self._last_layer, features)
             if self.head == "ab":
                 output = self.normalization.decode(output)
         return ColorPrediction(

@@ -81,3 +81,12 @@ def test_a_block_compiles_without_breaks_also_for_other_sizes(monkeypatch: pytes
 
 def test_layers_run_as_they_are_where_nothing_is_compiled_for_a_gpu() -> None:
     assert not bias_relu.is_fused(torch.zeros(1))
+
+
+def test_the_last_layer_as_a_sum_is_exact_where_maps_are_in_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    layer, x = torch.nn.Conv2d(256, 2, 1), torch.randn(2, 256, 6, 5, dtype=torch.bfloat16)
+    expected = torch.nn.functional.conv2d(x.double(), layer.weight.double(), layer.bias.double())  # type: ignore[union-attr]
+    assert bias_relu.project(layer, x).dtype == torch.float32
+    monkeypatch.setattr(bias_relu, "is_fused", lambda x: True)
+    assert (bias_relu.project(layer, x) - expected).abs().max() < 1e-5

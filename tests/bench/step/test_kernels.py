@@ -37,10 +37,10 @@ def gigabytes(kernels: list[Kernel], *, convolutions: bool) -> float:
 
 
 def test_the_bytes_of_a_step_stay_below_what_they_are() -> None:
-    """46.1 GB of convolutions, and 46.5 GB beside them."""
-    assert gigabytes(l2_recipe(), convolutions=True) < 46.2
-    assert gigabytes(l2_recipe(), convolutions=False) < 46.6
-    assert len(l2_recipe()) <= 247
+    """43.3 GB of convolutions, and 45.1 GB beside them."""
+    assert gigabytes(l2_recipe(), convolutions=True) < 43.4
+    assert gigabytes(l2_recipe(), convolutions=False) < 45.2
+    assert len(l2_recipe()) <= 246
 
 
 def test_the_backward_pass_has_no_atomic_additions() -> None:
@@ -49,9 +49,9 @@ def test_the_backward_pass_has_no_atomic_additions() -> None:
 
 
 def test_convolutions_are_counted_as_their_tensors() -> None:
-    """23 layers, forward and backward: inputs, weights and outputs in bf16, once each."""
+    """22 layers, all but the last, forward and backward: inputs, weights and outputs in bf16, once each."""
     counts = Counter(kernel.kind for kernel in l2_recipe())
-    assert counts["convolutions"] == 2 * 23
+    assert counts["convolutions"] == 2 * 22
     first = next(kernel for kernel in l2_recipe() if kernel.kind == "convolutions")
     assert first.num_bytes == 2 * (BATCH * 256 * 256 * (8 + 64) + 64 * 8 * 9)  # L is padded to 8 channels
 
@@ -68,7 +68,9 @@ def test_the_gradient_behind_a_relu_is_read_once() -> None:
     masks = [kernel for kernel in backward if "where" in kernel.operators]
     assert len(masks) == 22
     assert all("sum" in kernel.operators for kernel in masks)
-    assert len([kernel for kernel in backward if "sum" in kernel.operators]) == 22 + 7  # and BatchNorm's sums
+    assert (
+        len([kernel for kernel in backward if "sum" in kernel.operators]) == 22 + 7 + 1
+    )  # BatchNorm's, the head's weight
 
 
 @pytest.mark.slow
