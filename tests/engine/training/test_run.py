@@ -366,6 +366,13 @@ def test_a_finished_run_is_not_done_again(
         train(configure(Path(), resume="never"))
 
 
+def test_the_first_line_says_what_is_trained(configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(configure(tmp_path / "run", train__steps=2))
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("training"))
+    assert line.startswith("training from step 0 to 2 on the CPU in fp32, with ")
+    assert line.endswith(f"{tmp_path / 'run'}: VGGColorizer, 0.8889 epochs of 9 photographs")
+
+
 def test_a_changed_setting_is_printed(configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(configure(tmp_path / "run", train__steps=10))
     capsys.readouterr()
