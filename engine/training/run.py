@@ -243,8 +243,8 @@ def _describe(run: Run) -> Iterator[str]:
     epochs = run.total_steps * run.loader.batch_size / run.loader.num_samples
     yield (
         f"training from step {run.step} to {run.total_steps} on {name}{processes} in {precision}, "
-        f"with {type(run.loader).__name__} and {config.optim.class_path} at {run.trainer.base_lr:g}, into {config.out}: "
-        f"{config.model.class_path}, {epochs:.4g} epochs of {plural(run.loader.num_samples, 'photograph')}"
+        f"with {type(run.loader).__name__} and {config.optim.class_path} at {run.trainer.base_lr:g}, into {config.out}"
+        f": {config.model.class_path}, {epochs:.4g} epochs of {plural(run.loader.num_samples, 'photograph')}"
     )
     if isinstance(run.loader, CachedLoader):
         yield f"the cache has room for {100 * run.loader.share:.0f} % of the photographs"
