@@ -52,8 +52,8 @@ class TrainedColorizer(Colorizer):
         prediction: ColorPrediction = self.network(L)
         return prediction
 
-    def autotune(self, L: Tensor) -> None:
-        self.network.autotune(L)
+    def autotune(self, L: Tensor, *, compiled: bool = False) -> None:
+        self.network.autotune(L, compiled=compiled)
 
     @property
     def device(self) -> torch.device:

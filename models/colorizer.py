@@ -31,5 +31,8 @@ class Colorizer(nn.Module, ABC):
     def forward(self, L: Tensor) -> ColorPrediction:
         """Returns the colours of L (B, 1, H, W) in [0, 100], of any size."""
 
-    def autotune(self, L: Tensor) -> None:
-        """Chooses, before training, the fastest way to compute the same result for batches like L (B, 1, H, W)."""
+    def autotune(self, L: Tensor, *, compiled: bool = False) -> None:
+        """Chooses, before training, the fastest way to compute the same result for batches like L (B, 1, H, W).
+
+        It is called as training will call the network: within autocast, and with `compiled` by torch.compile.
+        """

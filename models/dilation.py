@@ -39,7 +39,7 @@ def forward_in_batch(blocks: Sequence[nn.Sequential], x: Tensor) -> Tensor:
     return batch_to_space(forward_layers(layers, space_to_batch(x), in_phases=True))
 
 
-def is_faster(blocks: Sequence[nn.Sequential], x: Tensor) -> bool:
+def is_faster(blocks: Sequence[nn.Sequential], x: Tensor, *, compiled: bool = False) -> bool:
     """Times both ways forward and backward on x; returns True if `forward_in_batch` takes less time."""
     from torch.utils.benchmark import Timer  # slow to import
 
@@ -47,6 +47,7 @@ def is_faster(blocks: Sequence[nn.Sequential], x: Tensor) -> bool:
 
     def seconds(function: Callable[[Tensor], Tensor]) -> float:
         step = "function(x.detach().requires_grad_()).sum().backward()"
-        return Timer(step, globals={"function": function, "x": x}).timeit(_REPEATS).mean
+        function = torch.compile(function) if compiled else function
+        return Timer(step, globals={"function": function, "x": x}).timeit(_REPEATS).mean  # after a first call
 
     return seconds(partial(forward_in_batch, blocks)) < seconds(nn.Sequential(*blocks))

@@ -138,7 +138,7 @@ class VGGColorizer(Colorizer):
             return forward_in_batch(blocks, features)
         return self.block6(self.block5(features))
 
-    def autotune(self, L: Tensor) -> None:
+    def autotune(self, L: Tensor, *, compiled: bool = False) -> None:
         height, width = (side // _STRIDE for side in _pad(L).shape[-2:])
         if self.dilation != "auto" or not L.is_cuda or height % 2 or width % 2:  # on a CPU it is 3 to 4 % slower
             return
@@ -149,7 +149,9 @@ class VGGColorizer(Colorizer):
             torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else weight.dtype,
             memory_format=torch.channels_last if channels_last else torch.contiguous_format,
         )
-        self.dilation = "space_to_batch" if is_faster((self.block5, self.block6), features) else "native"
+        self.dilation = (
+            "space_to_batch" if is_faster((self.block5, self.block6), features, compiled=compiled) else "native"
+        )
 
 
 def _block(number: int, c_in: int, c_out: int, *, num_convs: int, stride: int = 1, dilation: int = 1) -> "_Block":

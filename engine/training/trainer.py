@@ -74,7 +74,7 @@ class Trainer:
         micro_batch_size = train.batch_size // (self._accelerator.num_processes * train.grad_accum_steps)
         with self._accelerator.autocast():
             shape = (micro_batch_size, 1, config.data.size, config.data.size)
-            colorizer.autotune(100 * torch.rand(shape, device=device))
+            colorizer.autotune(100 * torch.rand(shape, device=device), compiled=resolve_compile(train, device) != "off")
 
     @property
     def eval_model(self) -> Colorizer:

@@ -77,6 +77,14 @@ def test_timing_changes_no_parameter_and_no_buffer(device: torch.device) -> None
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+def test_both_ways_are_timed_compiled_where_training_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed = []
+    monkeypatch.setattr(torch, "compile", lambda function: timed.append(function) or function)
+    model = VGGColorizer(width=0.0625)
+    is_faster((model.block5, model.block6), torch.randn(2, 32, 8, 8), compiled=True)
+    assert len(timed) == 2
+
+
 def test_an_unknown_dilation_is_refused() -> None:
     with pytest.raises(ValueError, match=r"model.dilation='fast' is unknown; known are native, space_to_batch, auto"):
         VGGColorizer(dilation="fast")
