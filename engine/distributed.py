@@ -43,13 +43,11 @@ def make_training_accelerator(train: TrainConfig) -> Accelerator:
     if train.grad_compression == "bf16" and resolve_device(train.device).type == "cpu":
         raise ValueError("train.grad_compression=bf16 needs GPUs, where NCCL reduces it: use fp16 or none")
     # No static_graph: DistributedDataParallel does not find the tensors inside a ColorPrediction, and would silently
-    # leave the first gradients of each process as they are. No broadcast_buffers: training reads no running statistics,
-    # those of rank 0 are the same without it, and validation copies them to the other ranks.
+    # leave the first gradients of each process as they are.
     accelerator = make_accelerator(
         train.device,
         train.precision,
         timeout=train.timeout,
-        broadcast_buffers=False,
         comm_hook=DDPCommunicationHookType({"none": "no"}.get(train.grad_compression, train.grad_compression)),
     )
     if accelerator.device.type == "cuda":

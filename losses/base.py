@@ -91,7 +91,8 @@ class UnreducedLoss:
 
     `error` and `distance` are (B, E, h, w) and carry gradients; `weight` is constant and broadcasts to them. `distance`
     tells how far an element is from the truth: |predicted - true| in Lab units, or 1 - p for losses of probabilities.
-    `count` depends on shapes only, so that the mean over equal parts of a batch is the batch's loss.
+    A sample's elements depend on that sample alone, and `count` on shapes only, so that the mean over equal parts of a
+    batch is the batch's loss.
     """
 
     error: Tensor

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ...losses import ColorLoss
 from ...models import Colorizer
@@ -53,6 +54,10 @@ class Trainer:
         self.base_lr: float = self.optimizer.defaults["lr"]
         # With None for device_placement, Accelerate imports DTensor: half a second, to look for sharded parameters.
         self._model: nn.Module = accelerator.prepare_model(colorizer, device_placement=True)
+        # Training reads no running statistics, those of rank 0 are the same without copies, and validation copies them.
+        # Set here, since torch warns of the argument, and copies no buffers at the beginning with it.
+        if isinstance(self._model, DistributedDataParallel):
+            self._model.broadcast_buffers = False
         if self.ema:  # evaluated in the same precision
             accelerator.prepare_model(self.ema.module, device_placement=True, evaluation_mode=True)
         mode = resolve_compile(train, device)

@@ -35,11 +35,21 @@ BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 # Several runs in the same two processes: to start two takes longer than to train.
 SCRIPT = """
-import json, sys
+import json, sys, warnings
+from contextlib import nullcontext
+from unittest.mock import patch
 from photochrom.engine.commands.train import parse
 from photochrom.engine.training.run import train
+from torch.nn.parallel import DistributedDataParallel as Parallel
+sync_buffers = Parallel._sync_buffers
+warnings.filterwarnings("error", message=".*broadcast_buffers")
+always = patch.object(Parallel, "broadcast_buffers", property(lambda self: True, lambda self, value: None), create=True)
 for argv in json.loads(sys.argv[1]):
-    summary = train(parse(argv[1:]))
+    broadcasts = argv[2].endswith("broadcast")
+    with always if broadcasts else nullcontext(), patch.object(Parallel, "_sync_buffers", autospec=True) as sync:
+        sync.side_effect = sync_buffers
+        summary = train(parse(argv[1:]))
+    assert sync.call_count == (3 if broadcasts else 0)
     assert summary["steps"] in (3, 6) or summary["best"]["step"] + 2 == summary["steps"]
 """
 
@@ -130,6 +140,7 @@ def two_ranks(shards: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Two
     runs = [
         arguments(shards, folder / "run", "--data.val", str(shards.root), "--log.validate_every", "6"),
         arguments(shards, folder / "half", "--train.steps", "3"),
+        arguments(shards, folder / "broadcast", "--train.steps", "3"),
         arguments(shards, folder / "four-parts", "--train.steps", "3", "--train.grad_accum_steps", "2"),
         arguments(shards, folder / "compressed", "--train.grad_compression", "fp16"),
         arguments(shards, folder / "from-weights", "--model.init", str(folder / "half"), "--train.steps", "3"),
@@ -145,6 +156,16 @@ def two_ranks(shards: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Two
 def test_two_ranks_train_like_one_rank(one_rank: Path, two_ranks: TwoRanks) -> None:
     assert_same_weights(one_rank, two_ranks.run, 1e-5)
     assert losses(two_ranks.run) == pytest.approx(losses(one_rank), rel=1e-5)
+
+
+def test_without_broadcast_buffers_training_is_the_same(two_ranks: TwoRanks) -> None:
+    """Bit for bit, with the running statistics that are saved."""
+    ours, torchs = two_ranks.folder / "half", two_ranks.folder / "broadcast"
+    assert losses(ours) == losses(torchs)
+    weights, expected = load_file(ours / "model.safetensors"), load_file(torchs / "model.safetensors")
+    assert {name: tensor.tolist() for name, tensor in weights.items()} == {
+        name: tensor.tolist() for name, tensor in expected.items()
+    }
 
 
 def test_ranks_and_micro_batches_multiply(two_ranks: TwoRanks, shards: ShardSet, tmp_path: Path) -> None:
