@@ -58,6 +58,7 @@ def test_the_limits_add_up_to_what_the_script_promises(verb: str, most: int) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("verb", ["measure", "train"])
 def test_a_rehearsal_runs_every_command_and_writes_every_file(verb: str, shards: ShardSet, tmp_path: Path) -> None:
     done = run(verb, str(shards.root), str(tmp_path), "--dry-run")

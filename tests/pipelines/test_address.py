@@ -38,9 +38,9 @@ def test_secrets_in_a_text_are_not_shown() -> None:
 
 def test_long_texts_are_searched_for_secrets_in_time() -> None:
     for text in ("a." * 100_000, "https://host/" + "a." * 100_000):
-        started = time.perf_counter()
+        started = time.process_time()
         assert hide_secrets(text) == text
-        assert time.perf_counter() - started < 2
+        assert time.process_time() - started < 2
 
 
 @pytest.mark.parametrize(

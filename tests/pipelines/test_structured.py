@@ -16,10 +16,10 @@ MERGES = "".join(["a: &a {k: 1}\n", *(f"{b}: &{b} {{<<: [{','.join(9 * [f'*{a}']
 
 
 def refusal(parse: Callable[[str, str], Any], text: str) -> str:
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(ValueError, match="mine") as error:
         parse(text, "mine")
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
     assert "\n" not in str(error.value)
     return str(error.value)
 

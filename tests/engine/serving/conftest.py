@@ -58,9 +58,9 @@ def server(models: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iter
         assert running.files() == []
         decoders = psutil.Process(running.process.pid).children(recursive=True)
         running.process.send_signal(signal.SIGINT)
-        _, error = running.process.communicate(timeout=20)
+        _, error = running.process.communicate(timeout=60)
         assert (running.process.returncode, error) == (130, "photochrom serve: interrupted\n")
-        assert psutil.wait_procs(decoders, timeout=10)[1] == []
+        assert psutil.wait_procs(decoders, timeout=30)[1] == []
         assert list(folder.iterdir()) == []
 
 

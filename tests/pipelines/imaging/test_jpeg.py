@@ -157,10 +157,10 @@ def test_bytes_that_a_scan_does_not_use_are_damage(coffee: Image.Image) -> None:
 
 def test_a_long_run_of_fill_bytes_is_searched_in_time(coffee: Image.Image) -> None:
     faulty = FAULTY_HEADERS["unknown JFIF revision"](jpeg(coffee))
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(Rejected, match="damaged JPEG"):
         decode(faulty[:-2] + b"\xff" * 1_000_000 + b"\0")
-    assert time.perf_counter() - started < 5  # it was hours
+    assert time.process_time() - started < 5  # it was hours
 
 
 def test_a_faulty_header_of_inks(coffee: Image.Image) -> None:

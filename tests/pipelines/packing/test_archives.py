@@ -445,10 +445,10 @@ def test_headers_that_tarfile_does_not_check_are_damage(header: bytes, tmp_path:
 
 def test_many_files_of_one_name_take_no_time(tmp_path: Path) -> None:
     paths, file = UniquePaths("a.tar"), LocalFile(tmp_path)
-    started = time.perf_counter()
+    started = time.process_time()
     names = {paths.add("x.jpg", file).path for _ in range(20_000)}
     assert len(names) == 20_000
-    assert time.perf_counter() - started < 5  # it was a minute
+    assert time.process_time() - started < 5  # it was a minute
 
 
 def test_zips_that_windows_and_macos_wrote(tmp_path: Path) -> None:
