@@ -54,10 +54,10 @@ class ColorPrediction:
         if not ab.requires_grad:
             return _interpolate(ab, target, factors, mode)
         # The same by matrix products: the gradient of interpolate has 16 atomic additions per pixel, in no fixed order.
-        rows, columns = (
-            _matrix(side, out, factor, mode, ab.device, ab.dtype)
-            for side, out, factor in zip(ab.shape[2:], target, factors, strict=True)
-        )
+        # Compiled code makes the matrices in every step, since it may have symbolic sizes, which no cache knows.
+        matrix = _matrix if torch.compiler.is_compiling() else _cached_matrix
+        rows = matrix(ab.shape[2], target[0], factors[0], mode, ab.device, ab.dtype)
+        columns = matrix(ab.shape[3], target[1], factors[1], mode, ab.device, ab.dtype)
         with torch.autocast(ab.device.type, enabled=False):
             return rows @ ab @ columns.T
 
@@ -72,10 +72,12 @@ def _interpolate(ab: Tensor, target: tuple[int, int], factors: Sequence[float], 
     return upsampled[..., : target[0], : target[1]]
 
 
-@constant
 def _matrix(
     side: int, target: int, factor: float, mode: Upsampling, device: torch.device, dtype: torch.dtype
 ) -> Tensor:
     """Returns the weights (target, side) with which the cells of one axis make up its pixels."""
-    cells = torch.eye(side, dtype=torch.float64)[None, None]  # each column interpolated: its weights
-    return _interpolate(cells, (target, side), (factor, 1.0), mode)[0, 0].to(device, dtype)
+    cells = torch.eye(side, dtype=torch.float64, device=device)[None, None]  # each column interpolated: its weights
+    return _interpolate(cells, (target, side), (factor, 1.0), mode)[0, 0].to(dtype)
+
+
+_cached_matrix = constant(_matrix)

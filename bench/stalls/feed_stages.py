@@ -101,7 +101,8 @@ def _num_replayed(data: ShardSet, batch_size: int) -> int:
 def _host_batches(run: Run, to_device: ToDevice | None) -> Iterator[LabBatch]:
     """Yields one batch again and again, copied from the host each time; by default as bytes, as loaders do."""
     device, size, batch_size = run.accelerator.device, run.config.data.size, run.config.train.batch_size
-    L, ab = random_lab(batch_size, size, seed=0, device=device)
+    store = run.loader.data.store
+    L, ab = random_lab(batch_size, size, seed=0, device=torch.device("cpu") if to_device else device, store=store)
     batch = LabBatch(L=L, ab=ab, index=torch.arange(batch_size))
     buffer = DeviceBatchBuffer(batch_size, size, "jpeg", device, rgb_to_lab)
     while True:

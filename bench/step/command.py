@@ -46,10 +46,12 @@ class StepOptions(BenchmarkOptions):
 
 def main(argv: list[str], prog: str) -> int:
     options, config = parse_run(StepOptions, argv, prog)
-    from . import measurement, trace  # import torch
-
     if options.trace:
+        from . import trace  # imports torch's compiler
+
         report(trace.measure(config, options), options.out)
-    else:
-        report(measurement.measure(config, options), options.out, notes=measurement.notes)
+        return 0
+    from . import measurement  # imports torch
+
+    report(measurement.measure(config, options), options.out, notes=measurement.notes)
     return 0

@@ -63,9 +63,11 @@ def _rows(name: str, run: RunConfig, batch_size: int, machine: Machine) -> Itera
             "GB": num_bytes / 1e9,
             "memory(ms)": 1e3 * num_bytes / bandwidth,
         }
-    peak = machine.half_peak if precision != "fp32" else machine.fp32_peak
+    peak, key = (
+        (machine.fp32_peak, "fp32_peak(TFLOP/s)") if precision == "fp32" else (machine.half_peak, "half_peak(TFLOP/s)")
+    )
     arithmetic = flops_per_image(colorizer, run.data.size, _CPU) * batch_size
-    arithmetic_seconds = arithmetic / (1e12 * _value(machine, peak, "half_peak(TFLOP/s)"))
+    arithmetic_seconds = arithmetic / (1e12 * _value(machine, peak, key))
     beside = sum(kernel.num_bytes for kernel in kernels if kernel.kind != CONVOLUTIONS)
     num_bytes = sum(kernel.num_bytes for kernel in kernels)
     yield {

@@ -52,7 +52,7 @@ def test_a_folder_that_is_not_packed_is_refused(tmp_path: Path) -> None:
 def test_the_limits_add_up_to_what_the_script_promises(verb: str, most: int) -> None:
     body = re.search(rf"^{verb}\(\) {{(.*?)^}}", SCRIPT.read_text(), re.DOTALL | re.MULTILINE)
     assert body
-    limits = re.findall(r"^( +)(?:step|probe|photochrom) (\d+) ", body[1], re.MULTILINE)
+    limits = re.findall(r"^( +)(?:grace=\d+ )?(?:step|probe|photochrom) (\d+) ", body[1], re.MULTILINE)
     assert len(limits) > 2
     assert sum(int(limit) * (3 if len(indent) == 4 else 1) for indent, limit in limits) <= most  # three loaders
 

@@ -49,3 +49,20 @@ def test_a_step_is_one_graph_that_is_compiled_once(
         L, ab = random_lab(2, 32, seed=step)
         trainer.train_step(LabBatch(L=L, ab=ab, index=torch.arange(2)), step=step, lr=1e-4)
     assert counter.frame_count == 1
+
+
+def test_another_size_in_the_same_process_is_one_graph_too(
+    configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bias_relu, "is_fused", lambda x: True)
+    torch.compiler.reset()
+    config = configure(tmp_path, train__batch_size=2, train__precision="fp32")
+    network = VGGColorizer(width=0.0625, upsampling="bicubic")
+    trainer = Trainer(network, L2(resolution="input"), config, make_training_accelerator(config.train))
+    trainer._compute_loss = torch.compile(trainer._micro_batch_loss, backend="eager", fullgraph=True)
+    for size in (32, 48, 64):
+        L, ab = random_lab(2, size, seed=0)
+        batch = LabBatch(L=L, ab=ab, index=torch.arange(2))
+        compiled = trainer.train_step(batch, step=0, lr=0.0)[0]["loss"]
+        plain = L2(resolution="input")(network(L), batch).total
+        assert compiled.item() == pytest.approx(plain.item(), rel=1e-4)
