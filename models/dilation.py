@@ -16,21 +16,26 @@ from torch import Tensor, nn
 
 from .bias_relu import forward_layers
 
-_PHASES = [(row, column) for row in (0, 1) for column in (0, 1)]
 _REPEATS = 5
 
 
 def space_to_batch(x: Tensor) -> Tensor:
-    """Returns the four phases (4 B, C, H / 2, W / 2) of x (B, C, H, W); H and W are even."""
-    return torch.cat([x[:, :, row::2, column::2] for row, column in _PHASES])
+    """Returns the four phases (4 B, C, H / 2, W / 2) of x (B, C, H, W), in its memory format; H and W are even.
+
+    Inductor fuses a permutation with the layers around it, where a concatenation would be a copy, and so its gradient.
+    """
+    split = x.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))  # B C H/2 2 W/2 2
+    if x.is_contiguous(memory_format=torch.channels_last):
+        return split.permute(3, 5, 0, 2, 4, 1).flatten(0, 2).movedim(3, 1)
+    return split.permute(3, 5, 0, 1, 2, 4).flatten(0, 2)
 
 
 def batch_to_space(phases: Tensor) -> Tensor:
-    """Returns x (B, C, H, W) of its four phases (4 B, C, H / 2, W / 2)."""
-    interleaved = phases.unflatten(0, (2, 2, -1)).permute(2, 3, 4, 0, 5, 1)  # B C H/2 2 W/2 2
-    channels_last = phases.is_contiguous(memory_format=torch.channels_last)
-    x = interleaved.flatten(4, 5).flatten(2, 3)
-    return x.contiguous(memory_format=torch.channels_last) if channels_last else x
+    """Returns x (B, C, H, W), in their memory format, of its four phases (4 B, C, H / 2, W / 2)."""
+    split = phases.unflatten(0, (2, 2, -1))  # 2 2 B C H/2 W/2
+    if phases.is_contiguous(memory_format=torch.channels_last):
+        return split.permute(2, 4, 0, 5, 1, 3).flatten(3, 4).flatten(1, 2).movedim(3, 1)
+    return split.permute(2, 3, 4, 0, 5, 1).flatten(4, 5).flatten(2, 3)
 
 
 def forward_in_batch(blocks: Sequence[nn.Sequential], x: Tensor) -> Tensor:
