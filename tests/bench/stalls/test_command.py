@@ -193,7 +193,10 @@ def test_the_transfer_is_that_of_the_loaders(monkeypatch: pytest.MonkeyPatch) ->
     """On their stream, beside the step; without the conversion to Lab, which is a stage of its own."""
     copied = []
     monkeypatch.setattr(DeviceBatchBuffer, "copy", before(copied.append, DeviceBatchBuffer.copy))
-    run = SimpleNamespace(accelerator=SimpleNamespace(device=torch.device("cpu")), config=config(Path("unused")))
+    device, data = torch.device("cpu"), SimpleNamespace(store="jpeg")
+    run = SimpleNamespace(
+        accelerator=SimpleNamespace(device=device), config=config(Path("unused")), loader=SimpleNamespace(data=data)
+    )
     batches = _host_batches(run, None)  # type: ignore[arg-type]
     assert next(batches) is next(batches)
     assert [buffer._bytes.shape for buffer in copied] == 2 * [(4, 32, 32, 3)]
