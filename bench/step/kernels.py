@@ -5,13 +5,14 @@ Forward, loss and backward are counted; the optimizer, which is not compiled, an
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from unittest.mock import patch
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._functorch.aot_autograd import aot_function, make_boxed_func
 from torch._functorch.partitioners import min_cut_rematerialization_partition
 from torch._guards import TracingContext, tracing
@@ -41,6 +42,20 @@ class Kernel:
     operators: tuple[str, ...]
 
 
+class _Step(nn.Module):
+    """A training step up to its loss: network and loss, in the precision of autocast."""
+
+    def __init__(self, colorizer: Colorizer, loss: ColorLoss, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.colorizer, self.loss, self._dtype = colorizer, loss, dtype
+
+    def forward(self, L: Tensor, ab: Tensor) -> Tensor:
+        with torch.autocast("cpu", self._dtype, enabled=self._dtype != torch.float32):
+            prediction = self.colorizer(L)
+        total: Tensor = self.loss(prediction, LabBatch(L=L, ab=ab, index=torch.empty(0))).total
+        return total
+
+
 def trace_step(
     colorizer: Colorizer,
     loss: ColorLoss,
@@ -56,6 +71,14 @@ def trace_step(
     `dtype` is that of autocast, float32 for none. Raises ValueError where torch's internals are others than known.
     """
     kernels: list[Kernel] = []
+    module, mode = _Step(colorizer, loss, dtype), FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+    with mode:
+        weights = {name: _like(value).requires_grad_() for name, value in module.named_parameters()}
+        state = weights | {name: _like(value) for name, value in module.named_buffers()}
+        lab = torch.empty(batch_size, 3, size, size)  # loaders' L and ab are views of one tensor, too
+
+    def step(*tensors: Tensor) -> Any:
+        return functional_call(module, dict(zip(state, tensors, strict=False)), tensors[-2:])
 
     def compile_graph(graph: GraphModule, inputs: Sequence[Any], *, is_backward: bool) -> Callable[..., Any]:
         outputs: Any = graph.graph.output_node().args[0]
@@ -69,22 +92,6 @@ def trace_step(
 
         return make_boxed_func(run)
 
-    mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
-    with mode:
-        weights = {name: _like(value).requires_grad_() for name, value in colorizer.named_parameters()}
-        buffers = {name: _like(value) for name, value in [*colorizer.named_buffers(), *_buffers(loss)]}
-        lab = torch.empty(batch_size, 3, size, size)  # loaders' L and ab are views of one tensor, too
-    names = [*weights, *buffers]
-
-    def step(*tensors: Tensor) -> Tensor:
-        state, (L, ab) = dict(zip(names, tensors, strict=False)), tensors[-2:]
-        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            prediction = functional_call(colorizer, {name: state[name] for name in state if name[0] != ":"}, (L,))
-        batch = LabBatch(L=L, ab=ab, index=torch.empty(0))
-        held = {name[1:]: state[name] for name in state if name[0] == ":"}
-        total: Tensor = functional_call(loss, held, (prediction, batch)).total
-        return total
-
     compiled = aot_function(
         step,
         fw_compiler=partial(compile_graph, is_backward=False),
@@ -93,28 +100,26 @@ def trace_step(
         decompositions=select_decomp_table(),
         keep_inference_input_mutations=True,
     )
-    # Traced on the CPU, whose autograd a build without CUDA has, with the decompositions of a GPU; _schedule moves it.
-    as_compiled = replaced(
-        {
-            "torch._inductor.decomposition.is_gpu": lambda device: True,
-            "torch.compiler.is_compiling": lambda: True,
-        }
-    )
-    layers_of_gpu = patch.object(bias_relu, "is_fused", lambda x: True)
-    with as_compiled, layers_of_gpu, tracing(TracingContext(mode)):
+    with _compiling_for_gpu(), tracing(TracingContext(mode)):
         with mode:
-            total = compiled(*weights.values(), *buffers.values(), lab[:, :1], lab[:, 1:])
+            total = compiled(*state.values(), lab[:, :1], lab[:, 1:])
         total.backward()  # compiled now; graphs with constants cannot be copied in the mode
     return kernels
 
 
+@contextmanager
+def _compiling_for_gpu() -> Iterator[None]:
+    """Lets a trace on the CPU be that of a GPU: a build without CUDA has no autograd there. `_schedule` moves it."""
+    replacements = {
+        "torch._inductor.decomposition.is_gpu": lambda device: True,
+        "torch.compiler.is_compiling": lambda: True,
+    }
+    with replaced(replacements), patch.object(bias_relu, "is_fused", lambda x: True):
+        yield
+
+
 def _like(tensor: Tensor) -> Tensor:
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
-
-
-def _buffers(loss: ColorLoss) -> Iterator[tuple[str, Tensor]]:
-    for name, value in loss.named_buffers():
-        yield f":{name}", value
 
 
 def _partition(joint: GraphModule, inputs: Any, **settings: Any) -> Any:

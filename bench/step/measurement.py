@@ -19,6 +19,7 @@ from ...engine.console import console, plural
 from ...engine.distributed import make_training_accelerator, resolve_compile, resolve_device, resolve_precision
 from ...engine.training.flops import flops_per_image, published_peak
 from ...engine.training.trainer import Trainer
+from ...losses import ColorLoss
 from ...losses.quantization import ab_bins
 from ...models.vgg import Dilation
 from ...pipelines import LabBatch
@@ -171,6 +172,11 @@ def _rows(steps: dict[str, "Step"], times: dict[str, list[float]], batch_size: i
         }
 
 
+def loss_without_set(run: RunConfig) -> ColorLoss:
+    """Returns the run's loss with a uniform prior: the weights of the bins do not change its time."""
+    return build_loss(with_prior(run.loss, [1 / len(ab_bins())] * len(ab_bins())))
+
+
 class Step:
     """A training step that can be repeated on one batch. Raises ValueError if this machine cannot run it."""
 
@@ -178,9 +184,7 @@ class Step:
         train = replace(run.train, batch_size=batch_size, grad_accum_steps=1)
         accelerator = make_training_accelerator(train)
         torch.manual_seed(0)
-        # A uniform prior: the weights of the bins do not change the loss's time.
-        loss = build_loss(with_prior(run.loss, [1 / len(ab_bins())] * len(ab_bins())))
-        self.trainer = Trainer(build_model(run.model), loss, replace(run, train=train), accelerator)
+        self.trainer = Trainer(build_model(run.model), loss_without_set(run), replace(run, train=train), accelerator)
         L, ab = random_lab(batch_size, run.data.size, seed=0, device=device)
         self.batch = LabBatch(L=L, ab=ab, index=torch.arange(batch_size))
         self._device, self._compiled = device, resolve_compile(train, device) != "off"

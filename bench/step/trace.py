@@ -6,10 +6,9 @@ from typing import Any
 import torch
 
 from ...engine.configuration.config import RunConfig, to_plain_dict
-from ...engine.configuration.registry import build_loss, build_model, with_prior
+from ...engine.configuration.registry import build_model
 from ...engine.training.flops import flops_per_image
 from ...losses import ColorLoss
-from ...losses.quantization import ab_bins
 from ...models import Colorizer
 from ...pipelines import LabBatch
 from ...pipelines.loading.synthetic_loader import random_lab
@@ -18,7 +17,7 @@ from ..common.results import Results, make_results
 from ..scale.machines import Machine, SourcedValue, load_machine
 from .command import StepOptions
 from .kernels import Kernel, trace_step
-from .measurement import CONFIGURED, apply_variant
+from .measurement import CONFIGURED, apply_variant, loss_without_set
 
 CONVOLUTIONS = "convolutions"
 
@@ -50,36 +49,30 @@ def _rows(name: str, run: RunConfig, batch_size: int, machine: Machine) -> Itera
     """Yields a row for each kind of kernel, and one for all."""
     bandwidth = 1e9 * _value(machine, machine.device_memory, "device_memory(GB/s)")
     precision = _precision(run, machine)
-    colorizer, loss = build_model(run.model), build_loss(with_prior(run.loss, [1 / len(ab_bins())] * len(ab_bins())))
+    colorizer, loss = build_model(run.model), loss_without_set(run)
     kernels = _trace(colorizer, loss, run, batch_size, precision, machine)
     variant = {"variant": name, "batch_size": batch_size, "precision": precision}
     for kind in dict.fromkeys(kernel.kind for kernel in kernels):
-        some = [kernel for kernel in kernels if kernel.kind == kind]
-        num_bytes = sum(kernel.num_bytes for kernel in some)
-        yield {
-            **variant,
-            "kernels": kind,
-            "number": len(some),
-            "GB": num_bytes / 1e9,
-            "memory(ms)": 1e3 * num_bytes / bandwidth,
-        }
+        yield {**variant, "kernels": kind, **_sums([k for k in kernels if k.kind == kind], bandwidth)}
     peak, key = (
         (machine.fp32_peak, "fp32_peak(TFLOP/s)") if precision == "fp32" else (machine.half_peak, "half_peak(TFLOP/s)")
     )
     arithmetic = flops_per_image(colorizer, run.data.size, _CPU) * batch_size
     arithmetic_seconds = arithmetic / (1e12 * _value(machine, peak, key))
     beside = sum(kernel.num_bytes for kernel in kernels if kernel.kind != CONVOLUTIONS)
-    num_bytes = sum(kernel.num_bytes for kernel in kernels)
     yield {
         **variant,
         "kernels": "all",
-        "number": len(kernels),
-        "GB": num_bytes / 1e9,
-        "memory(ms)": 1e3 * num_bytes / bandwidth,
+        **_sums(kernels, bandwidth),
         "arithmetic(ms)": 1e3 * arithmetic_seconds,
         "GB_beside_convolutions": beside / 1e9,
         "bound(img/s)": batch_size / (arithmetic_seconds + beside / bandwidth),
     }
+
+
+def _sums(kernels: list[Kernel], bandwidth: float) -> dict[str, float]:
+    num_bytes = sum(kernel.num_bytes for kernel in kernels)
+    return {"number": len(kernels), "GB": num_bytes / 1e9, "memory(ms)": 1e3 * num_bytes / bandwidth}
 
 
 def _trace(

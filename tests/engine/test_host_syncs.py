@@ -241,7 +241,7 @@ def test_what_waits_is_seen(call: Callable[[Tensor], object], kind: str) -> None
 
 def test_an_index_by_mask_fails() -> None:
     values = torch.empty(4, device=GPU)
-    with pytest.raises(NotImplementedError, match="nonzero"):
+    with pytest.raises(NotImplementedError, match="nonzero"):  # torch's: the meta device has no values to count
         values[values > 1]
 
 
