@@ -43,7 +43,8 @@ def parse_run(options: type[Options], argv: list[str], prog: str) -> tuple[Optio
         own = build(options, {name: values.pop(name) for name in parameters(options) if name in values})
     except ValueError as error:
         parser.error(str(error))
-    return own, parser.run_config({**values, "data.train": getattr(own, "data", _UNUSED), "out": _UNUSED})
+    data = {"data.train": own.data} if hasattr(own, "data") else {"data.train": _UNUSED, "data.weights": None}
+    return own, parser.run_config({**values, **data, "out": _UNUSED})
 
 
 def used_settings(config: RunConfig, **own: Any) -> dict[str, Any]:

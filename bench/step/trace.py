@@ -7,6 +7,7 @@ import torch
 
 from ...engine.configuration.config import RunConfig, to_plain_dict
 from ...engine.configuration.registry import build_model
+from ...engine.console import console, plural
 from ...engine.training.flops import flops_per_image
 from ...losses import ColorLoss
 from ...models import Colorizer
@@ -31,13 +32,14 @@ def measure(config: RunConfig, options: StepOptions) -> Results:
     machine = load_machine(options.trace)
     runs = {CONFIGURED: config} | {name: apply_variant(config, name) for name in options.variants}
     sizes = options.batch_sizes or [config.train.batch_size]
+    console.print(f"{plural(len(runs) * len(sizes), 'trace')}, each of some 20 s ...")
     rows = [row for name, run in runs.items() for size in sizes for row in _rows(name, run, size, machine)]
     bounds = [row for row in rows if row["kernels"] == "all"]
     best = max(bounds, key=lambda row: row["bound(img/s)"])
     verdict = (
-        f"at most {best['bound(img/s)']:,.0f} images/s on {machine.name}, {best['variant']} with batches of "
-        f"{best['batch_size']}: {best['arithmetic(ms)']:.1f} ms of arithmetic at the card's peak, and "
-        f"{best['GB_beside_convolutions']:.1f} GB beside the convolutions at its memory's"
+        f"at most {best['bound(img/s)']:,.0f} images/s on {machine.name}: {best['arithmetic(ms)']:.3g} ms of arithmetic "
+        f"and {best['beside_convolutions(ms)']:.3g} ms for {best['beside_convolutions(GB)']:.3g} GB beside the "
+        f"convolutions, both at its peak ({best['variant']}, batches of {best['batch_size']})"
     )
     return make_results(config, _CPU, rows, verdict) | {
         "settings": used_settings(config, **to_plain_dict(options)),
@@ -65,7 +67,8 @@ def _rows(name: str, run: RunConfig, batch_size: int, machine: Machine) -> Itera
         "kernels": "all",
         **_sums(kernels, bandwidth),
         "arithmetic(ms)": 1e3 * arithmetic_seconds,
-        "GB_beside_convolutions": beside / 1e9,
+        "beside_convolutions(GB)": beside / 1e9,
+        "beside_convolutions(ms)": 1e3 * beside / bandwidth,
         "bound(img/s)": batch_size / (arithmetic_seconds + beside / bandwidth),
     }
 

@@ -72,7 +72,7 @@ def test_the_command_counts_for_a_card_and_bounds_its_throughput(tmp_path: Path)
     assert everything["precision"] == "fp16"  # a V100 has no bf16
     assert sum(row["number"] for row in kinds) == everything["number"]
     assert sum(row["GB"] for row in kinds) == pytest.approx(everything["GB"])
-    seconds = everything["arithmetic(ms)"] / 1e3 + everything["GB_beside_convolutions"] / 900
+    seconds = everything["arithmetic(ms)"] / 1e3 + everything["beside_convolutions(GB)"] / 900
     assert everything["bound(img/s)"] == pytest.approx(32 / seconds)
 
 

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 import torch
 from photochrom.bench.command import main
+from photochrom.bench.common.options import parse_run
 from photochrom.bench.common.timing import Clock
 from photochrom.bench.step.command import StepOptions
 from photochrom.bench.step.measurement import CONFIGURED, PARTS, Step, apply_variant, max_batch, measure
 from photochrom.engine.configuration.config import ClassSpec, DataConfig, ModelSpec, RunConfig, TrainConfig
+from photochrom.engine.configuration.run_parser import _recipes
 from photochrom.engine.training.flops import flops_per_image
 from photochrom.models import VGGColorizer
 from photochrom.pipelines import ShardSet, SyntheticLoader, TorchLoader
@@ -90,6 +92,13 @@ def test_a_loaders_batch_runs_what_was_compiled_for_the_benchmarks(shards: Shard
     for batch in (step.batch, *(next(iter(kind(shards, **settings))) for kind in (TorchLoader, SyntheticLoader))):
         compiled(batch)
     assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("recipe", sorted(_recipes()))
+def test_every_recipe_can_be_measured_without_a_set(recipe: str) -> None:
+    """Also those that mix several sets."""
+    _, run = parse_run(StepOptions, ["--config", recipe], "bench step")
+    assert run.data.weights is None
 
 
 def test_an_unknown_word_is_refused() -> None:
