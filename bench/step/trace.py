@@ -37,8 +37,8 @@ def measure(config: RunConfig, options: StepOptions) -> Results:
     bounds = [row for row in rows if row["kernels"] == "all"]
     best = max(bounds, key=lambda row: row["bound(img/s)"])
     verdict = (
-        f"at most {best['bound(img/s)']:,.0f} images/s on {machine.name}: {best['arithmetic(ms)']:.3g} ms of arithmetic "
-        f"and {best['beside_convolutions(ms)']:.3g} ms for {best['beside_convolutions(GB)']:.3g} GB beside the "
+        f"at most {best['bound(img/s)']:,.0f} images/s on {machine.name}: {best['arithmetic(ms)']:.3g} ms for arithmetic"
+        f" and {best['beside_convolutions(ms)']:.3g} ms for {best['beside_convolutions(GB)']:.3g} GB beside the "
         f"convolutions, both at its peak ({best['variant']}, batches of {best['batch_size']})"
     )
     return make_results(config, _CPU, rows, verdict) | {
