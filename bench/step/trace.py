@@ -21,6 +21,7 @@ from .kernels import Kernel, trace_step
 from .measurement import CONFIGURED, apply_variant, loss_without_set
 
 CONVOLUTIONS = "convolutions"
+_BESIDE = "beside_convolutions(GB)"
 
 _CPU = torch.device("cpu")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -36,10 +37,11 @@ def measure(config: RunConfig, options: StepOptions) -> Results:
     rows = [row for name, run in runs.items() for size in sizes for row in _rows(name, run, size, machine)]
     bounds = [row for row in rows if row["kernels"] == "all"]
     best = max(bounds, key=lambda row: row["bound(img/s)"])
+    arithmetic, beside, gigabytes = (best[key] for key in ("arithmetic(ms)", "beside_convolutions(ms)", _BESIDE))
     verdict = (
-        f"at most {best['bound(img/s)']:,.0f} images/s on {machine.name}: {best['arithmetic(ms)']:.3g} ms for arithmetic"
-        f" and {best['beside_convolutions(ms)']:.3g} ms for {best['beside_convolutions(GB)']:.3g} GB beside the "
-        f"convolutions, both at its peak ({best['variant']}, batches of {best['batch_size']})"
+        f"at most {best['bound(img/s)']:,.0f} images/s on {machine.name}: {arithmetic:.3g} ms of arithmetic and "
+        f"{beside:.3g} ms for {gigabytes:.3g} GB beside the convolutions, both at its peak ({best['variant']}, "
+        f"batches of {best['batch_size']})"
     )
     return make_results(config, _CPU, rows, verdict) | {
         "settings": used_settings(config, **to_plain_dict(options)),
@@ -67,7 +69,7 @@ def _rows(name: str, run: RunConfig, batch_size: int, machine: Machine) -> Itera
         "kernels": "all",
         **_sums(kernels, bandwidth),
         "arithmetic(ms)": 1e3 * arithmetic_seconds,
-        "beside_convolutions(GB)": beside / 1e9,
+        _BESIDE: beside / 1e9,
         "beside_convolutions(ms)": 1e3 * beside / bandwidth,
         "bound(img/s)": batch_size / (arithmetic_seconds + beside / bandwidth),
     }
